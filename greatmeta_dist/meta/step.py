@@ -1,0 +1,152 @@
+"""One meta step: DESIGN.md section 2, written once for any number of lanes and workers.
+
+The step sees other lanes only through an ``Exchange`` (section 4) and leaves the scheduler and the
+optimizers to a ``Coordinator``; ``engine/`` has both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from greatmeta_dist.meta.adapt import InnerLoop, Layers, Tasks, query_gradient, task_gradients
+from greatmeta_dist.meta.factors import read_factors
+from greatmeta_dist.meta.gradients import MetaGradient
+from greatmeta_dist.meta.model import Recommender, TaskBatch
+
+
+class Exchange(Protocol):
+    """What lanes may say to each other. Lists hold one entry for each lane hosted here."""
+
+    def fetch_rows(self) -> list[Tensor]:
+        """The current embedding rows [U, d] of each lane's batch."""
+
+    def sum(self, parts: list[MetaGradient]) -> list[MetaGradient]:
+        """The sum over all lanes, given back at the rows of each lane hosted here."""
+
+    def gather(self, parts: list[Tensor]) -> Tensor:
+        """Per-user values of all lanes [all users, ·], in lane order, for the coordinator."""
+
+    def scatter(self, values: Tensor) -> list[Tensor]:
+        """The inverse of ``gather``: to each lane hosted here, its users' part."""
+
+    def apply(self, parts: list[MetaGradient]) -> None:
+        """Sum over all lanes and take the outer optimizer's step on θ."""
+
+
+class Coordinator(Protocol):
+    """Who turns all users' factors into weights; holds φ."""
+
+    def weigh(self, factors: Tensor) -> Tensor:
+        """Weights [all users] under the present φ."""
+
+    def learn(self, factors: Tensor, slopes: Tensor) -> Tensor:
+        """Move φ along ∂L_φ/∂w [all users]; weights under the new φ."""
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    nominal_users: int
+    """B of ḡ = (1/B) Σ g: the size of a full global batch."""
+    outer_rate: float
+    """β of θ'."""
+    magnitude: Literal["loss", "norm"]
+    has_scheduler: bool
+    """Without it every user weighs the same: first-order MAML."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What the coordinator knows of a step, for the records; all users of the global batch."""
+
+    loss: Tensor
+    """[users] query loss after adaptation."""
+    loss_before: Tensor
+    """[users] query loss before it."""
+    weights: Tensor
+    """[users] w*, which moved θ."""
+    first_weights: Tensor
+    """[users] w, before φ moved."""
+    factors: Tensor | None
+    """[users, ·] raw, as ``Factors.columns``; None without scheduler."""
+
+
+@dataclass(frozen=True)
+class MetaStep:
+    """Adapt, weigh, learn the weighing, move θ: DESIGN.md section 2, steps 1 to 6."""
+
+    model: Recommender
+    inner: InnerLoop
+    settings: StepSettings
+
+    def __call__(
+        self,
+        lanes: Sequence[TaskBatch],
+        layers: Layers,
+        *,
+        exchange: Exchange,
+        coordinator: Coordinator,
+    ) -> StepReport:
+        """One step on the global batch of which ``lanes`` are hosted here; moves θ in place."""
+        rows = exchange.fetch_rows()
+        tasks = [
+            task_gradients(self.model, batch, own, layers, self.inner)
+            for batch, own in zip(lanes, rows, strict=True)
+        ]
+        losses = exchange.gather([torch.stack((t.loss, t.loss_before), 1) for t in tasks])
+        factors = None
+        first = weights = torch.full_like(losses[:, 0], 1 / losses.shape[0])
+        if self.settings.has_scheduler:
+            factors = exchange.gather(self._factors(tasks, exchange))
+            first = coordinator.weigh(factors)
+            ahead = self._look_ahead(lanes, rows, layers, tasks, exchange.scatter(first), exchange)
+            slopes = exchange.gather(self._slopes(tasks, ahead))
+            weights = coordinator.learn(factors, slopes / losses.shape[0])
+        exchange.apply(weighted_sums(tasks, exchange.scatter(weights)))
+        return StepReport(losses[:, 0], losses[:, 1], weights, first, factors)
+
+    def _factors(self, tasks: list[Tasks], exchange: Exchange) -> list[Tensor]:
+        """Step 3: factor columns of each lane's users."""
+        share = 1 / self.settings.nominal_users
+        means = exchange.sum(weighted_sums(tasks, [torch.full_like(t.loss, share) for t in tasks]))
+        return [
+            read_factors(t, mean, magnitude=self.settings.magnitude).columns()
+            for t, mean in zip(tasks, means, strict=True)
+        ]
+
+    def _look_ahead(
+        self,
+        lanes: Sequence[TaskBatch],
+        rows: list[Tensor],
+        layers: Layers,
+        tasks: list[Tasks],
+        weights: list[Tensor],
+        exchange: Exchange,
+    ) -> list[MetaGradient]:
+        """Step 5: gradient of all users' summed query loss at θ' = θ − β Σ w g, unadapted."""
+        rate = self.settings.outer_rate
+        moves = exchange.sum(weighted_sums(tasks, weights))
+        ahead = {name: p - rate * moves[0].layers[name] for name, p in layers.items()}
+        return exchange.sum(
+            [
+                query_gradient(
+                    self.model, batch, own - rate * move.rows, ahead, self.inner.loss
+                )
+                for batch, own, move in zip(lanes, rows, moves, strict=True)
+            ]
+        )
+
+    def _slopes(self, tasks: list[Tasks], ahead: list[MetaGradient]) -> list[Tensor]:
+        """Step 5: how the summed query loss at θ' changes with each user's weight."""
+        rate = self.settings.outer_rate
+        return [
+            -rate * t.adapted.dot_shared(total).sum(1)
+            for t, total in zip(tasks, ahead, strict=True)
+        ]
+
+
+def weighted_sums(tasks: list[Tasks], weights: list[Tensor]) -> list[MetaGradient]:
+    """Σ_i w_i g_i of each lane's users."""
+    return [t.adapted.weighted_sum(w) for t, w in zip(tasks, weights, strict=True)]

@@ -1,0 +1,186 @@
+"""One meta step as DESIGN.md section 2 writes it: one user at a time, autograd, no factors kept.
+
+Shares nothing with the production step but the tensors it starts from. The scheduler's gradient is
+taken straight through θ'. Used by tests as the reference, in float64.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass
+class User:
+    """One task in the plainest form: embedding rows by field, rows of sets as lists."""
+
+    user_fields: list[list[int]]
+    support: list[list[list[int]]]
+    """For each support row, for each item field, its embedding rows."""
+    support_label: list[float]
+    query: list[list[list[int]]]
+    query_label: list[float]
+
+
+@dataclass
+class Settings:
+    num_steps: int
+    inner_rate: float
+    outer_rate: float
+    scheduler_rate: float
+    nominal_users: int
+    magnitude: str
+    loss: str
+    context: str
+    has_encoder: bool
+    hidden: tuple[int, ...]
+    activation: str
+    is_film_residual: bool
+    is_mean: list[bool]
+    is_lazy: bool
+
+
+def pooled(table: Tensor, values: list[int], is_mean: bool) -> Tensor:
+    if not values:
+        return torch.zeros(table.shape[1], dtype=table.dtype)
+    total = sum(table[v] for v in values)
+    return total / len(values) if is_mean else total
+
+
+def inputs(tables: list[Tensor], user: User, rows: list[list[list[int]]], s: Settings) -> Tensor:
+    """x [n, D]; tables are one per field, indexed by global row."""
+    num_user = len(user.user_fields)
+    out = []
+    for row in rows:
+        parts = [
+            pooled(tables[f], v, s.is_mean[f]) for f, v in enumerate([*user.user_fields, *row])
+        ]
+        assert len(parts) == num_user + len(row)
+        out.append(torch.cat(parts))
+    return torch.stack(out)
+
+
+def forward(x: Tensor, context: Tensor, a: dict[str, Tensor], s: Settings) -> Tensor:
+    act = {"none": lambda h: h, "relu": F.relu, "gelu": F.gelu, "tanh": torch.tanh}[s.activation]
+    h = x
+    t = None
+    if s.has_encoder:
+        t = a["encoder.weight"] @ context + a["encoder.bias"]
+    for k in range(1, len(s.hidden) + 1):
+        h = h @ a[f"hidden_{k}.weight"].T + a[f"hidden_{k}.bias"]
+        if t is not None:
+            gamma = a[f"scale_{k}.weight"] @ t
+            if s.is_film_residual:
+                gamma = 1 + gamma
+            h = gamma * h + a[f"shift_{k}.weight"] @ t
+        h = act(h)
+    return (h @ a["output.weight"].T + a["output.bias"]).squeeze(1)
+
+
+def loss_of(tables, a, user: User, which: str, s: Settings) -> Tensor:
+    rows, label = (
+        (user.support, user.support_label) if which == "support" else (user.query, user.query_label)
+    )
+    if not rows:
+        return sum(t.sum() for t in [*tables, *a.values()]) * 0.0
+    x = inputs(tables, user, rows, s)
+    y = torch.tensor(label, dtype=x.dtype)
+    if s.context == "own":
+        context = x.mean(0)
+    elif user.support:
+        xs = x if which == "support" else inputs(tables, user, user.support, s)
+        ys = torch.tensor(user.support_label, dtype=x.dtype)
+        context = torch.cat((xs.mean(0), (ys[:, None] * xs).mean(0)))
+    else:
+        context = torch.zeros(2 * x.shape[1], dtype=x.dtype)
+    prediction = forward(x, context, a, s)
+    if s.loss == "mse":
+        return ((prediction - y) ** 2).mean()
+    return F.binary_cross_entropy_with_logits(prediction, y)
+
+
+def gradient(loss: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    found = torch.autograd.grad(loss, leaves, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, leaves, strict=True)]
+
+
+def leaf(t: Tensor) -> Tensor:
+    return t.detach().clone().requires_grad_()
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum() / (a.norm().clamp(min=1e-8) * b.norm().clamp(min=1e-8))
+
+
+class NaiveStep:
+    """Holds θ (one table per field, all with the same row numbers), φ and both Adams."""
+
+    def __init__(self, tables, layers, scheduler, settings: Settings):
+        self.s = settings
+        self.tables = [leaf(t) for t in tables]
+        self.layers = {k: leaf(v) for k, v in layers.items()}
+        self.scheduler = scheduler
+        self.theta = torch.optim.Adam([*self.tables, *self.layers.values()], lr=settings.outer_rate)
+        self.phi = torch.optim.Adam(scheduler.parameters(), lr=settings.scheduler_rate)
+
+    def __call__(self, users: list[User]) -> dict:
+        s = self.s
+        grads, losses, gaps = [], [], []
+        for user in users:
+            a = {k: leaf(v) for k, v in self.layers.items()}
+            for _ in range(s.num_steps):
+                g = gradient(loss_of(self.tables, a, user, "support", s), list(a.values()))
+                a = {k: leaf(v - s.inner_rate * d) for (k, v), d in zip(a.items(), g, strict=True)}
+            loss = loss_of(self.tables, a, user, "query", s)
+            grads.append(gradient(loss, [*self.tables, *a.values()]))
+            losses.append(loss.detach())
+            before = gradient(
+                loss_of(self.tables, self.layers, user, "query", s), list(self.layers.values())
+            )
+            after = grads[-1][len(self.tables) :]
+            gaps.append(torch.stack([cosine(x, y) for x, y in zip(after, before, strict=True)]))
+
+        num_fields = len(self.tables)
+        mean = [sum(g[p] for g in grads) / s.nominal_users for p in range(len(grads[0]))]
+        agreement = [
+            torch.stack(
+                [
+                    (g[p] * mean[p]).sum() if p < num_fields else cosine(g[p], mean[p])
+                    for p in range(len(g))
+                ]
+            )
+            for g in grads
+        ]
+        magnitude = [
+            loss if s.magnitude == "loss" else sum(x.norm() for x in g)
+            for loss, g in zip(losses, grads, strict=True)
+        ]
+        columns = torch.cat(
+            (torch.stack(magnitude)[:, None], torch.stack(gaps), torch.stack(agreement)), 1
+        )
+
+        weights = self.scheduler(columns)
+        params = [*self.tables, *self.layers.values()]
+        ahead = [
+            p.detach() - s.outer_rate * sum(w * g[k] for w, g in zip(weights, grads, strict=True))
+            for k, p in enumerate(params)
+        ]
+        a = dict(zip(self.layers, ahead[num_fields:], strict=True))
+        total = sum(loss_of(ahead[:num_fields], a, u, "query", s) for u in users) / len(users)
+        self.phi.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_value_(self.scheduler.parameters(), 10)
+        self.phi.step()
+
+        with torch.no_grad():
+            final = self.scheduler(columns)
+        for k, p in enumerate(params):
+            p.grad = sum(w * g[k] for w, g in zip(final, grads, strict=True)).clamp(-10, 10)
+        self.theta.step()
+        return {
+            "loss": torch.stack(losses),
+            "columns": columns,
+            "first_weights": weights.detach(),
+            "weights": final,
+        }

@@ -38,7 +38,6 @@ class Settings:
     activation: str
     is_film_residual: bool
     is_mean: list[bool]
-    is_lazy: bool
 
 
 def pooled(table: Tensor, values: list[int], is_mean: bool) -> Tensor:

@@ -109,7 +109,9 @@ class Run:
         offsets = trace["batch_offsets"]
         for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
             users = trace["batch_user"][start:stop]
-            batch = build_batch(tasks, items, users, has_support_gradient=False).to(dtype=dtype)
+            batch = build_batch(
+                tasks, items, users, has_support_gradient=False, dtype=str(dtype)[6:]
+            )
             if isinstance(coordinator, RecordedWeights):
                 coordinator.recorded = torch.from_numpy(trace["weight"][start:stop]).to(dtype)
             exchange = LocalExchange([batch], self.table, coordinator)

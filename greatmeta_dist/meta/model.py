@@ -98,19 +98,16 @@ class TaskBatch:
     def num_users(self) -> int:
         return self.task.shape[0]
 
-    def to(self, *, device: torch.device | None = None, dtype: torch.dtype) -> "TaskBatch":
-        """The batch on another device; labels, masks and pooling weights in another precision."""
-        return _move(self, device, dtype)
+    def to(self, device: torch.device) -> "TaskBatch":
+        """The batch on another device."""
+        return _move(self, device)
 
 
-def _move(value: Any, device: torch.device | None, dtype: torch.dtype) -> Any:
+def _move(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
-        kind = dtype if value.is_floating_point() else None
-        return value.to(device=device, dtype=kind, non_blocking=True)
+        return value.to(device, non_blocking=True)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(
-            value, **{f.name: _move(getattr(value, f.name), device, dtype) for f in fields(value)}
-        )
+        return replace(value, **{f.name: _move(getattr(value, f.name), device) for f in fields(value)})
     return value
 
 

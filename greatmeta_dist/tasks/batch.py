@@ -10,6 +10,7 @@ from torch import Tensor
 from greatmeta_dist.meta.model import GradientPlan, RowSet, SlotTable, TaskBatch
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Features:
     is_mean: tuple[bool, ...]
     """For each field, whether several values are averaged (else summed)."""
 
-    def table(self, entities: Ints) -> tuple[Ints, NDArray[np.float32], tuple[int, ...]]:
+    def table(self, entities: Ints, dtype: type) -> tuple[Ints, Floats, tuple[int, ...]]:
         """Padded rows and weights [entities, slots], and the slots of each field."""
         rows, weights, widths = [], [], []
         for ragged, is_mean in zip(self.fields, self.is_mean, strict=True):
@@ -56,7 +57,7 @@ class Features:
             at = _padded_positions(picked.lengths)
             width = max(1, int(picked.lengths.max(initial=0)))
             row = np.zeros((len(entities), width), np.int64)
-            weight = np.zeros((len(entities), width), np.float32)
+            weight = np.zeros((len(entities), width), dtype)
             row[at] = picked.values
             share = 1 / np.maximum(picked.lengths, 1) if is_mean else np.ones(len(entities))
             weight[at] = np.repeat(share, picked.lengths)
@@ -64,7 +65,7 @@ class Features:
             weights.append(weight)
             widths.append(width)
         if not rows:
-            return np.zeros((len(entities), 0), np.int64), np.zeros((len(entities), 0)), ()
+            return np.zeros((len(entities), 0), np.int64), np.zeros((len(entities), 0), dtype), ()
         return np.concatenate(rows, 1), np.concatenate(weights, 1), tuple(widths)
 
 
@@ -83,7 +84,12 @@ class TaskTable:
 
 
 def build_batch(
-    tasks: TaskTable, items: Features, chosen: Ints, *, has_support_gradient: bool
+    tasks: TaskTable,
+    items: Features,
+    chosen: Ints,
+    *,
+    has_support_gradient: bool,
+    dtype: type = np.float32,
 ) -> TaskBatch:
     """The batch of the chosen tasks.
 
@@ -96,8 +102,8 @@ def build_batch(
     if not len(item):
         item = np.zeros(1, np.int64)
     num_support = len(support.values)
-    user_row, user_weight, user_widths = tasks.features.table(chosen)
-    item_row, item_weight, item_widths = items.table(item)
+    user_row, user_weight, user_widths = tasks.features.table(chosen, dtype)
+    item_row, item_weight, item_widths = items.table(item, dtype)
     rows, flat = np.unique(
         np.concatenate((user_row[user_weight > 0], item_row[item_weight > 0])), return_inverse=True
     )
@@ -106,10 +112,10 @@ def build_batch(
     )
     user_row[user_weight == 0], item_row[item_weight == 0] = 0, 0
     support_set, support_at = _row_set(
-        support.offsets, which[:num_support], tasks.support_label.take(chosen).values
+        support.offsets, which[:num_support], tasks.support_label.take(chosen).values.astype(dtype)
     )
     query_set, query_at = _row_set(
-        query.offsets, which[num_support:], tasks.query_label.take(chosen).values
+        query.offsets, which[num_support:], tasks.query_label.take(chosen).values.astype(dtype)
     )
     sets = [(query_set, query_at)] + ([(support_set, support_at)] if has_support_gradient else [])
     return TaskBatch(
@@ -125,9 +131,9 @@ def build_batch(
     )
 
 
-def _slot_table(row: Ints, weight: NDArray[np.float32], widths: tuple[int, ...]) -> SlotTable:
+def _slot_table(row: Ints, weight: Floats, widths: tuple[int, ...]) -> SlotTable:
     return SlotTable(
-        torch.from_numpy(row), torch.from_numpy(weight.astype(np.float32, copy=False)), widths
+        torch.from_numpy(row), torch.from_numpy(weight), widths
     )
 
 
@@ -138,20 +144,20 @@ def _padded_positions(lengths: Ints) -> tuple[Ints, Ints]:
     return row, column
 
 
-def _row_set(offsets: Ints, item: Ints, label: NDArray) -> tuple[RowSet, tuple[Ints, Ints]]:
+def _row_set(offsets: Ints, item: Ints, label: Floats) -> tuple[RowSet, tuple[Ints, Ints]]:
     lengths = np.diff(offsets)
     at = _padded_positions(lengths)
     shape = (len(lengths), max(1, int(lengths.max(initial=0))))
     items = np.zeros(shape, np.int64)
-    labels = np.zeros(shape, np.float32)
-    mask = np.zeros(shape, np.float32)
+    labels = np.zeros(shape, label.dtype)
+    mask = np.zeros(shape, label.dtype)
     items[at], labels[at], mask[at] = item, label, 1
     return RowSet(*(torch.from_numpy(a) for a in (items, labels, mask))), at
 
 
 def _gradient_plan(
-    user: tuple[Ints, NDArray[np.float32], tuple[int, ...]],
-    item: tuple[Ints, NDArray[np.float32], tuple[int, ...]],
+    user: tuple[Ints, Floats, tuple[int, ...]],
+    item: tuple[Ints, Floats, tuple[int, ...]],
     sets: list[tuple[RowSet, tuple[Ints, Ints]]],
 ) -> GradientPlan:
     """List every slot the query loss reaches, and group slots into (user, row) pairs."""
@@ -196,7 +202,7 @@ def _gradient_plan(
 
     return GradientPlan(
         atom=tensor(np.concatenate(atoms)[order]),
-        weight=tensor(np.concatenate(weights)[order].astype(np.float32, copy=False)),
+        weight=tensor(np.concatenate(weights)[order]),
         pair=tensor(pair),
         user=tensor(user_of[head]),
         row=tensor(row_of[head]),

@@ -1,0 +1,84 @@
+"""Random tasks for the float64 tests, in production form and in the naive loop's form."""
+
+from dataclasses import dataclass
+
+import naive
+import numpy as np
+
+from greatmeta_dist.tasks.batch import Features, Ragged, TaskTable, offsets_of
+
+
+@dataclass
+class RandomTasks:
+    table: TaskTable
+    items: Features
+    users: list[naive.User]
+    field_rows: list[range]
+    """Rows of each field in the shared row space, user fields first."""
+    is_mean: list[bool]
+
+    @property
+    def num_rows(self) -> int:
+        return self.field_rows[-1].stop
+
+
+def ragged(lists: list[list]) -> Ragged:
+    values = np.array([v for row in lists for v in row], dtype=np.int64)
+    return Ragged(values, offsets_of(np.array([len(row) for row in lists], dtype=np.int64)))
+
+
+def make_tasks(
+    rng: np.random.Generator, *, num_users: int = 7, is_click: bool = False
+) -> RandomTasks:
+    """Uneven sizes and lists, repeated items, one-row supports, one user without a query."""
+    sizes = [3, 5, 4, 9, 6]
+    stops = np.cumsum(sizes)
+    rows = [range(int(b - a), int(b)) for a, b in zip(sizes, stops, strict=True)]
+    is_mean = [False, False, False, True, False]
+
+    def lists(field: int, count: int, shortest: int, longest: int) -> list[list[int]]:
+        return [
+            [int(v) for v in rng.choice(rows[field], rng.integers(shortest, longest + 1))]
+            for _ in range(count)
+        ]
+
+    num_items = 12
+    user_fields = [lists(0, num_users, 1, 1), lists(1, num_users, 0, 3)]
+    item_fields = [lists(2, num_items, 1, 1), lists(3, num_items, 0, 4), lists(4, num_items, 1, 3)]
+    sets, labels = [], []
+    for part in range(2):
+        lengths = rng.integers(1, 6, num_users)
+        lengths[0] = 1
+        if part == 1:
+            lengths[-1] = 0
+        sets.append([[int(i) for i in rng.integers(0, num_items, n)] for n in lengths])
+        labels.append(
+            [
+                (rng.integers(0, 2, n) if is_click else rng.normal(0, 1, n)).astype(float).tolist()
+                for n in lengths
+            ]
+        )
+    users = [
+        naive.User(
+            [f[u] for f in user_fields],
+            [[f[i] for f in item_fields] for i in sets[0][u]],
+            labels[0][u],
+            [[f[i] for f in item_fields] for i in sets[1][u]],
+            labels[1][u],
+        )
+        for u in range(num_users)
+    ]
+
+    def label_values(part: int) -> Ragged:
+        flat = np.array([v for row in labels[part] for v in row])
+        return Ragged(flat, ragged(sets[part]).offsets)
+
+    table = TaskTable(
+        Features(tuple(ragged(f) for f in user_fields), tuple(is_mean[:2])),
+        ragged(sets[0]),
+        label_values(0),
+        ragged(sets[1]),
+        label_values(1),
+    )
+    items = Features(tuple(ragged(f) for f in item_fields), tuple(is_mean[2:]))
+    return RandomTasks(table, items, users, rows, is_mean)

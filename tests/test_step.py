@@ -1,0 +1,101 @@
+"""The meta step equals a naive loop over users, in float64."""
+
+import itertools
+
+import naive
+import numpy as np
+import pytest
+import torch
+from random_tasks import make_tasks
+
+from greatmeta_dist.engine.coordinator import Coordinator
+from greatmeta_dist.engine.embeddings import EmbeddingTable
+from greatmeta_dist.engine.exchange import LocalExchange
+from greatmeta_dist.meta.adapt import InnerLoop
+from greatmeta_dist.meta.model import Recommender
+from greatmeta_dist.meta.scheduler import Scheduler
+from greatmeta_dist.meta.step import MetaStep, StepSettings
+from greatmeta_dist.tasks.batch import build_batch
+
+CASES = list(
+    itertools.product(
+        [("own", False), ("own", True), ("support", True)],
+        ["mlp", "lstm"],
+        ["loss", "norm"],
+        ["mse", "bce"],
+    )
+)
+
+
+@pytest.mark.parametrize("num_lanes", [1, 2])
+@pytest.mark.parametrize("form, kind, magnitude, loss", CASES)
+def test_step_equals_naive_loop(form, kind, magnitude, loss, num_lanes):
+    context, has_encoder = form
+    seed = CASES.index((form, kind, magnitude, loss))
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    tasks = make_tasks(rng, is_click=loss == "bce")
+    model = Recommender(
+        2,
+        3,
+        embedding_dim=4,
+        hidden=(6, 5),
+        activation=["none", "relu", "gelu", "tanh"][seed % 4],
+        has_encoder=has_encoder,
+        context=context,
+        is_film_residual=seed % 2 == 1,
+    )
+    generator = torch.Generator().manual_seed(seed)
+    layers = {k: v.double() for k, v in model.init_layers(generator).items()}
+    weight = 0.5 * torch.randn(tasks.num_rows, 4, dtype=torch.float64)
+    num_gap = len(layers)
+    schedulers = [
+        Scheduler(kind, num_gap=num_gap, num_agreement=5 + num_gap, max_weight_ratio=ratio).double()
+        for ratio in (None if seed % 2 else 4.0,) * 2
+    ]
+    schedulers[1].load_state_dict(schedulers[0].state_dict())
+    settings = naive.Settings(
+        3, 0.02, 0.01, 0.02, 8, magnitude, loss, context, has_encoder, model.hidden,
+        model.activation, model.is_film_residual, tasks.is_mean,
+    )  # fmt: skip
+    reference = naive.NaiveStep([weight.clone()] * 5, layers, schedulers[1], settings)
+
+    table = EmbeddingTable(weight.clone(), rate=0.01, update="dense")
+    coordinator = Coordinator(layers, schedulers[0], outer_rate=0.01, scheduler_rate=0.02)
+    step = MetaStep(model, InnerLoop(3, 0.02, loss), StepSettings(8, 0.01, magnitude, True))
+    for _ in range(2):
+        lanes = [
+            build_batch(
+                tasks.table,
+                tasks.items,
+                part,
+                has_support_gradient=context == "support",
+                dtype=np.float64,
+            )
+            for part in np.array_split(np.arange(len(tasks.users)), num_lanes)
+        ]
+        report = step(
+            lanes,
+            layers,
+            exchange=LocalExchange(lanes, table, coordinator),
+            coordinator=coordinator,
+        )
+        expected = reference(tasks.users)
+        assert report.factors is not None
+        assert_close(report.loss, expected["loss"])
+        assert_close(report.factors, expected["columns"])
+        assert_close(report.first_weights, expected["first_weights"])
+        assert_close(report.weights, expected["weights"])
+    for name, param in layers.items():
+        assert_close(param, reference.layers[name])
+    for field, rows in enumerate(tasks.field_rows):
+        assert_close(table.weight[list(rows)], reference.tables[field][list(rows)])
+    for ours, theirs in zip(*(s.parameters() for s in schedulers), strict=True):
+        # The bias of the last layer has no gradient: a softmax does not see it.
+        if ours.shape != (1,):
+            assert_close(ours, theirs)
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    assert expected.isfinite().all()
+    np.testing.assert_allclose(found.detach(), expected.detach(), rtol=1e-9, atol=1e-9)

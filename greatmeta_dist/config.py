@@ -1,0 +1,265 @@
+"""Every option of every command: typed, checked once, registered with Hydra.
+
+Each section is a dataclass; a function gets the section it needs. YAML in ``configs/`` only supplies
+values. ``InputError`` is how anything here or below says that the user's input must change.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+class InputError(ValueError):
+    """Bad usage or input: what was found, what was expected, what to do. Exit code 2."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ``InputError(message)`` unless the condition holds."""
+    if not condition:
+        raise InputError(message)
+
+
+SOURCES = (
+    "synthetic",
+    "recbole",
+    "movielens_100k",
+    "movielens_1m",
+    "movielens_csv",
+    "bookcrossing",
+    "csv",
+    "parquet",
+)
+
+
+@dataclass
+class DataConfig:
+    """Where interactions come from and how they become tasks (``prepare``)."""
+
+    source: str = MISSING
+    """One of the presets of the ``data`` group."""
+    path: str | None = None
+    """Folder (or, for csv and parquet, the interactions file) to read; local or a URL."""
+    split: str | None = None
+    """TSV ``part user_id role item_id`` that says which interaction goes where; else by hash."""
+    seed: int = 0
+    """Decides every random choice of the preparation."""
+
+    valid_fraction: float = 0.1
+    """Share of users held out for validation."""
+    test_fraction: float = 0.2
+    """Share of users held out for the user-cold scenario."""
+    warm_fraction: float = 0.1
+    """Share of training users who also keep some interactions back for the warm scenario."""
+    cold_item_fraction: float = 0.0
+    """Share of items held out; gives the item-cold and both-cold scenarios."""
+    min_interactions: int = 13
+    """Users with fewer interactions are left out."""
+    max_interactions: int | None = None
+    """Users with more are left out."""
+    query_items: int | None = 10
+    """Query rows of each user; the rest is support."""
+    query_fraction: float | None = None
+    """Query share of each user's interactions, in place of ``query_items``."""
+    query_by: str = "random"
+    """Which of a user's interactions are the query: ``random``, or the latest by ``time``."""
+    max_support_items: int | None = None
+    """Keep at most this many support rows (random, or the latest by time)."""
+
+    rating_range: list[float] | None = None
+    """Lowest and highest valid rating; others are rejected. None takes what the log holds."""
+    unrated_value: float | None = None
+    """A rating that means none was given; such rows are left out and counted."""
+    max_rejected_fraction: float = 0.01
+    """Past this share of rejected rows the preparation stops."""
+    category: str | None = None
+    """Item feature whose shares make a user's preference profile; None takes the first list
+    feature with at most 64 values."""
+    num_groups: int = 8
+    """Preference groups to cluster users into."""
+
+    columns: dict[str, str] = field(default_factory=dict)
+    """csv, parquet: column names of ``user``, ``item``, ``rating``, ``timestamp``."""
+    separator: str = ","
+    """csv: field separator."""
+    encoding: str = "utf-8"
+    """csv: ``utf-8`` or ``latin-1``."""
+    users_path: str | None = None
+    """csv, parquet: a file of user features."""
+    items_path: str | None = None
+    """csv, parquet: a file of item features."""
+    user_features: dict[str, str] = field(default_factory=dict)
+    """csv, parquet: kind of each user feature column: ``token``, ``token_list`` or ``float``."""
+    item_features: dict[str, str] = field(default_factory=dict)
+    """csv, parquet: kind of each item feature column."""
+    list_separator: str = "|"
+    """csv: separator inside a ``token_list``."""
+
+    users: int = 2000
+    """synthetic: number of users."""
+    items: int = 1000
+    """synthetic: number of items."""
+    mean_interactions: float = 40.0
+    """synthetic: mean interactions of a user; activity is long-tailed."""
+
+    def __post_init__(self) -> None:
+        held_out = self.valid_fraction + self.test_fraction
+        require(
+            0 <= self.valid_fraction and 0 <= self.test_fraction and held_out < 1,
+            f"data.valid_fraction + data.test_fraction is {held_out:g}; it must be below 1",
+        )
+        require(
+            (self.query_items is None) != (self.query_fraction is None),
+            "data.query_items and data.query_fraction are both "
+            f"{'unset' if self.query_items is None else 'set'}; set one and make the other null",
+        )
+        require(
+            self.query_by in ("random", "time"),
+            f"data.query_by is '{self.query_by}'; expected random or time",
+        )
+        require(
+            self.encoding in ("utf-8", "latin-1"),
+            f"data.encoding is '{self.encoding}'; expected utf-8 or latin-1",
+        )
+        require(
+            self.rating_range is None or len(self.rating_range) == 2,
+            f"data.rating_range is {self.rating_range}; expected [lowest,highest]",
+        )
+
+
+@dataclass
+class ModelConfig:
+    """The recommender."""
+
+    embedding_dim: int = 16
+    """Width of every embedding row."""
+    hidden: list[int] = field(default_factory=lambda: [64, 64])
+    """Widths of the predictor's hidden layers."""
+    activation: str = "relu"
+    """After every hidden layer: ``none`` (the authors' form), ``relu``, ``gelu`` or ``tanh``."""
+    has_encoder: bool = True
+    """Whether the personalized encoder modulates the hidden layers."""
+    context: str = "support"
+    """What the encoder reads: ``own`` (the set's own rows, the authors' form) or the rated
+    ``support`` set, for both sets."""
+    is_film_residual: bool = True
+    """Whether the encoder's scales are 1 + γ."""
+    has_item_id: bool = True
+    """Whether an item has an embedding of its own besides its features."""
+    is_list_mean: bool = True
+    """Whether token lists are averaged; the authors sum them."""
+    is_label_standardised: bool = True
+    """Whether the model predicts (rating − mean) / deviation of the training ratings."""
+    embedding_std: float = 0.1
+    """Standard deviation of fresh embedding rows."""
+
+    def __post_init__(self) -> None:
+        _one_of("model.activation", self.activation, ("none", "relu", "gelu", "tanh"))
+        _one_of("model.context", self.context, ("own", "support"))
+        require(bool(self.hidden), "model.hidden is empty; expected at least one width")
+
+
+@dataclass
+class InnerConfig:
+    """Adaptation to one user."""
+
+    steps: int = 3
+    """T, inner steps."""
+    rate: float = 0.05
+    """α, inner learning rate."""
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 0, f"inner.steps is {self.steps}; it must be 0 or more")
+
+
+@dataclass
+class SchedulerConfig:
+    """The preference-aware scheduler."""
+
+    kind: str = "mlp"
+    """``mlp``, ``lstm``, or ``uniform`` for none: every user weighs the same."""
+    magnitude: str = "loss"
+    """The magnitude factor: the query ``loss`` after adaptation, or the sum of gradient norms,
+    ``norm``."""
+    rate: float = 1e-4
+    """Learning rate of φ."""
+    max_weight_ratio: float | None = 4.0
+    """No weight exceeds this many times another, so the effective sample size stays above
+    4r/(1+r)² of the batch; None leaves weights free, as published."""
+
+    def __post_init__(self) -> None:
+        _one_of("scheduler.kind", self.kind, ("mlp", "lstm", "uniform"))
+        _one_of("scheduler.magnitude", self.magnitude, ("loss", "norm"))
+        require(
+            self.max_weight_ratio is None or self.max_weight_ratio > 1,
+            f"scheduler.max_weight_ratio is {self.max_weight_ratio}; it must be above 1, or null",
+        )
+
+
+@dataclass
+class TrainConfig:
+    """Meta-training."""
+
+    steps: int = 1000
+    """Outer steps in all; a finished run goes on when this grows."""
+    users_per_step: int = 32
+    """B, users of a global batch."""
+    lanes: int | None = None
+    """K, slices of the users that make every batch; None decides from the store alone."""
+    rate: float = 1e-3
+    """β, learning rate of θ."""
+    row_update: str = "lazy"
+    """Adam on the embedding rows a step touches, ``lazy``, or on all of them, ``dense``."""
+    seed: int = 0
+    """Decides initial parameters and the order of users."""
+    valid_every: int = 100
+    """Steps between validations."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 3
+    """Checkpoints kept besides the best."""
+    log_every: int = 20
+    """Steps between TensorBoard points."""
+
+    def __post_init__(self) -> None:
+        _one_of("train.row_update", self.row_update, ("lazy", "dense"))
+        for name in ("users_per_step", "valid_every", "checkpoint_every", "log_every"):
+            value = getattr(self, name)
+            require(value >= 1, f"train.{name} is {value}; it must be 1 or more")
+        require(
+            self.lanes is None or (self.lanes >= 1 and self.lanes & (self.lanes - 1) == 0),
+            f"train.lanes is {self.lanes}; it must be a power of two, or null",
+        )
+
+
+@dataclass
+class ClusterConfig:
+    """Who computes."""
+
+    kind: str = "local"
+    """``local``: this process."""
+    threads: int | None = None
+    """torch threads; None leaves torch's choice."""
+
+    def __post_init__(self) -> None:
+        _one_of("cluster.kind", self.kind, ("local",))
+
+
+@dataclass
+class Config:
+    """All sections; each command reads the ones it needs."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    inner: InnerConfig = field(default_factory=InnerConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    store: str | None = None
+    """Folder of the prepared data."""
+    run: str | None = None
+    """Folder of the training."""
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    require(value in allowed, f"{name} is '{value}'; expected one of {', '.join(allowed)}")

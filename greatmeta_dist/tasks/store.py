@@ -1,0 +1,233 @@
+"""The prepared data on disk: what the files are, and memory-mapped reading of them.
+
+``manifest.json`` (written last, with a checksum of every other file), ``vocab/<field>.parquet``,
+``items.arrow``, ``shards/<part>-<n>.arrow``: one record batch each, one row per task, interactions
+as lists of item index and rating (8 bytes each); features are looked up, never joined in.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from greatmeta_dist.config import InputError, require
+from greatmeta_dist.tasks.batch import Features, Ragged, TaskTable
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+ITEM_ID = "item_id"
+"""The field of an item's own embedding row."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One feature, with its own block of ids in the shared row space."""
+
+    name: str
+    side: str
+    """``user`` or ``item``."""
+    is_list: bool
+    num_rows: int
+    """Values seen in training, and the unknown row."""
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """The training users' ratings."""
+
+    lowest: float
+    highest: float
+    mean: float
+    deviation: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a store holds."""
+
+    format_version: int
+    fields: list[Field]
+    num_rows: int
+    """Embedding rows of all fields together."""
+    num_items: int
+    parts: dict[str, int]
+    """Tasks of each part."""
+    shards: dict[str, int]
+    """Files of each part."""
+    ratings: Ratings
+    groups: list[str]
+    """Names of preference groups; a task's ``group`` is an index here."""
+    minority: list[int]
+    """The smallest groups that together hold at most a fifth of the training users."""
+    recipe: dict[str, Any]
+    """The data section that made the store."""
+    fingerprint: str
+    """Of the source files and the split."""
+    notes: dict[str, float]
+    checksums: dict[str, str]
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    partial = folder / f"{MANIFEST}.partial"
+    partial.write_text(json.dumps(asdict(manifest), indent=1))
+    partial.replace(folder / MANIFEST)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check a manifest; raises ``InputError`` if the folder is no store."""
+    path = folder / MANIFEST
+    require(
+        path.is_file(),
+        f"{folder} is not a prepared store (no {MANIFEST}); run: "
+        f"greatmeta prepare data=<preset> data.path=<files> store={folder}",
+    )
+    try:
+        raw = json.loads(path.read_text())
+        version = raw["format_version"]
+        require(
+            version == FORMAT_VERSION,
+            f"{folder} has format version {version}, this program reads {FORMAT_VERSION}; "
+            "prepare the data again",
+        )
+        raw["fields"] = [Field(**f) for f in raw["fields"]]
+        raw["ratings"] = Ratings(**raw["ratings"])
+        return Manifest(**raw)
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}); prepare the data again") from error
+
+
+def map_arrow(path: Path) -> pa.RecordBatch:
+    """The single record batch of an Arrow file, memory-mapped."""
+    with pa.memory_map(str(path)) as source:
+        reader = pa.ipc.open_file(source)
+        assert reader.num_record_batches == 1, f"{path} has {reader.num_record_batches} batches"
+        return reader.get_batch(0)
+
+
+def write_arrow(path: Path, batch: pa.RecordBatch) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def list_array(ragged: Ragged, kind: pa.DataType) -> pa.Array:
+    return pa.LargeListArray.from_arrays(
+        pa.array(ragged.offsets, pa.int64()), pa.array(ragged.values, kind)
+    )
+
+
+def ragged_of(column: pa.Array) -> Ragged:
+    """A list column as views of its buffers."""
+    return Ragged(
+        column.values.to_numpy(zero_copy_only=True), column.offsets.to_numpy(zero_copy_only=True)
+    )
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part's tasks."""
+
+    tasks: TaskTable
+    user: list[str]
+    group: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+@dataclass(frozen=True)
+class FieldChoice:
+    """Which fields a model uses, and how it pools lists."""
+
+    has_item_id: bool
+    is_list_mean: bool
+
+
+class Store:
+    """A prepared store, opened; arrays are views of mapped files wherever a part is one file."""
+
+    def __init__(self, folder: Path, *, is_verified: bool = False):
+        """Open a store; ``is_verified`` also checks every file against its checksum."""
+        self.folder = folder
+        self.manifest = read_manifest(folder)
+        for name, expected in self.manifest.checksums.items():
+            path = folder / name
+            is_good = path.is_file() and (not is_verified or checksum(path) == expected)
+            state = "does not match its checksum" if path.is_file() else "is missing"
+            require(is_good, f"{path} {state}; prepare the data again")
+
+    def fields(self, side: str, choice: FieldChoice) -> list[Field]:
+        return [
+            f
+            for f in self.manifest.fields
+            if f.side == side and (choice.has_item_id or f.name != ITEM_ID)
+        ]
+
+    @cached_property
+    def _items(self) -> pa.RecordBatch:
+        return map_arrow(self.folder / "items.arrow")
+
+    def item_tokens(self) -> list[str]:
+        return self._items.column("item").to_pylist()
+
+    def item_statistics(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Ratings each item has from training users: their number and sum, [items] each."""
+        return (
+            self._items.column("train_count").to_numpy(),
+            self._items.column("train_sum").to_numpy(),
+        )
+
+    def item_features(self, choice: FieldChoice) -> Features:
+        return _features(self._items, self.fields("item", choice), choice)
+
+    def shard(self, part: str, number: int) -> pa.RecordBatch:
+        return map_arrow(self.folder / shard_name(part, number))
+
+    def part(self, part: str, choice: FieldChoice) -> Part:
+        """All tasks of a part."""
+        shards = [self.shard(part, k) for k in range(self.manifest.shards[part])]
+        return self.tasks_of(shards[0] if len(shards) == 1 else _joined(shards), choice)
+
+    def tasks_of(self, batch: pa.RecordBatch, choice: FieldChoice) -> Part:
+        tasks = TaskTable(
+            _features(batch, self.fields("user", choice), choice),
+            *(
+                ragged_of(batch.column(f"{role}_{what}"))
+                for role in ("support", "query")
+                for what in ("item", "rating")
+            ),
+        )
+        return Part(tasks, batch.column("user").to_pylist(), batch.column("group").to_numpy())
+
+
+def shard_name(part: str, number: int) -> str:
+    return f"shards/{part}-{number:05d}.arrow"
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+
+
+def _features(batch: pa.RecordBatch, fields: list[Field], choice: FieldChoice) -> Features:
+    return Features(
+        tuple(ragged_of(batch.column(f"feature:{f.name}")) for f in fields),
+        tuple(f.is_list and choice.is_list_mean for f in fields),
+    )
+
+
+def write_vocabulary(path: Path, values: list[str | None], rows: NDArray, counts: NDArray) -> None:
+    """A field's values (null for unknown), their embedding rows, and how often training saw them."""
+    pq.write_table(pa.table({"value": values, "row": rows, "count": counts}), path)

@@ -1,0 +1,106 @@
+"""Feature values → rows of one shared embedding space.
+
+All fields' ids are shuffled into one row space, so that contiguous blocks of rows are balanced
+(DESIGN.md section 4). Values that training has not seen share their field's unknown row.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from greatmeta_dist.tasks.batch import Ragged, offsets_of
+from greatmeta_dist.tasks.sources import Kind
+from greatmeta_dist.tasks.store import Field, write_vocabulary
+
+NUM_BINS = 32
+"""Quantile bins of a numeric feature."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """One field's values and their embedding rows."""
+
+    field: Field
+    values: pl.Series
+    """Distinct values seen in training, most frequent first."""
+    counts: NDArray[np.int64]
+    rows: NDArray[np.int32]
+    """One for each value, and the unknown row last."""
+
+    def encode(self, column: pl.Series) -> Ragged:
+        """Embedding rows of every entity's values; nothing known gives the unknown row."""
+        lookup = pl.DataFrame({"value": self.values, "row": self.rows[:-1]})
+        unknown = int(self.rows[-1])
+        frame = pl.DataFrame({"entity": np.arange(len(column)), "value": column})
+        if self.field.is_list:
+            frame = frame.explode("value", empty_as_null=True, keep_nulls=True)
+        row = (
+            frame.join(lookup, on="value", how="left", maintain_order="left")["row"]
+            .fill_null(unknown)
+            .to_numpy()
+        )
+        lengths = np.bincount(frame["entity"].to_numpy(), minlength=len(column))
+        return Ragged(row.astype(np.int32), offsets_of(lengths))
+
+    def write(self, folder: Path) -> None:
+        write_vocabulary(
+            folder / f"{self.field.name}.parquet",
+            [*self.values.to_list(), None],
+            self.rows,
+            np.append(self.counts, 0),
+        )
+
+
+def bin_edges(values: pl.Series) -> NDArray[np.float64]:
+    """Inner edges of a numeric feature's quantile bins."""
+    numbers = values.cast(pl.Float64, strict=False).drop_nulls().to_numpy()
+    if not len(numbers):
+        return np.empty(0)
+    return np.unique(np.quantile(numbers, np.linspace(0, 1, NUM_BINS + 1)[1:-1]))
+
+
+def binned(column: str, edges: NDArray[np.float64]) -> pl.Expr:
+    """A numeric feature as the token of its bin."""
+    number = pl.col(column).cast(pl.Float64, strict=False)
+    labels = [f"bin_{k}" for k in range(len(edges) + 1)]
+    if not len(edges):
+        return pl.when(number.is_not_null()).then(pl.lit(labels[0])).alias(column)
+    return number.cut(edges.tolist(), labels=labels).cast(pl.String).alias(column)
+
+
+def count_values(frame: pl.DataFrame, kinds: Mapping[str, Kind]) -> dict[str, pl.DataFrame]:
+    """How many entities hold each value of each feature: ``value``, ``count``."""
+    counts = {}
+    for name, kind in kinds.items():
+        values = frame.select(value=name)
+        if kind == "token_list":
+            values = values.explode("value", empty_as_null=True, keep_nulls=True)
+        counts[name] = values.drop_nulls().group_by("value").len("count")
+    return counts
+
+
+def build_vocabularies(
+    counted: Sequence[tuple[str, str, Kind, pl.DataFrame]], *, seed: int
+) -> list[Vocabulary]:
+    """Give every (field, value) its row; takes (name, side, kind, ``value``/``count``) by field."""
+    total = sum(len(counts) + 1 for *_, counts in counted)
+    shuffled = np.random.default_rng([seed, 3]).permutation(total).astype(np.int32)
+    out, start = [], 0
+    for name, side, kind, counts in counted:
+        ordered = counts.sort(["count", "value"], descending=[True, False])
+        stop = start + len(ordered) + 1
+        field = Field(name, side, kind == "token_list", stop - start)
+        out.append(
+            Vocabulary(
+                field,
+                ordered["value"],
+                ordered["count"].to_numpy().astype(np.int64),
+                shuffled[start:stop],
+            )
+        )
+        start = stop
+    return out

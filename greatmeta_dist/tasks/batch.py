@@ -208,3 +208,24 @@ def _gradient_plan(
         row=tensor(row_of[head]),
         field=tensor(field_of[head]),
     )
+
+
+def resplit(tasks: TaskTable, rng: np.random.Generator) -> TaskTable:
+    """The same users with support and query dealt anew at random, as many rows of each."""
+    num_support, num_query = tasks.support_item.lengths, tasks.query_item.lengths
+    user = np.arange(len(tasks))
+    owner = np.concatenate((np.repeat(user, num_support), np.repeat(user, num_query)))
+    item = np.concatenate((tasks.support_item.values, tasks.query_item.values))
+    label = np.concatenate((tasks.support_label.values, tasks.query_label.values))
+    order = np.lexsort((rng.random(len(owner)), owner))
+    total = num_support + num_query
+    place = np.arange(len(owner)) - np.repeat(np.cumsum(total) - total, total)
+    is_query = place < np.repeat(num_query, total)
+    support, query = order[~is_query], order[is_query]
+    return TaskTable(
+        tasks.features,
+        Ragged(item[support], tasks.support_item.offsets),
+        Ragged(label[support], tasks.support_label.offsets),
+        Ragged(item[query], tasks.query_item.offsets),
+        Ragged(label[query], tasks.query_label.offsets),
+    )

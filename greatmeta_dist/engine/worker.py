@@ -1,0 +1,160 @@
+"""What a worker holds and does: θ and its optimizers, steps, predictions.
+
+Here with all lanes and the coordinator in one process.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from greatmeta_dist.config import Config
+from greatmeta_dist.engine.coordinator import Coordinator
+from greatmeta_dist.engine.embeddings import EmbeddingTable
+from greatmeta_dist.engine.exchange import LocalExchange
+from greatmeta_dist.meta.adapt import InnerLoop, predict_query
+from greatmeta_dist.meta.model import Recommender, TaskBatch
+from greatmeta_dist.meta.scheduler import Scheduler
+from greatmeta_dist.meta.step import MetaStep, StepReport, StepSettings
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the model must know of a store."""
+
+    num_user_fields: int
+    num_item_fields: int
+    num_rows: int
+
+
+class Worker:
+    """θ = (E, A), φ and the optimizers, and the meta step on them."""
+
+    def __init__(self, config: Config, sizes: Sizes, device: torch.device):
+        m = config.model
+        self.device = device
+        self.model = Recommender(
+            sizes.num_user_fields,
+            sizes.num_item_fields,
+            embedding_dim=m.embedding_dim,
+            hidden=tuple(m.hidden),
+            activation=m.activation,
+            has_encoder=m.has_encoder,
+            context="support" if m.context == "support" else "own",
+            is_film_residual=m.is_film_residual,
+        )
+        self.inner = InnerLoop(config.inner.steps, config.inner.rate)
+        generator = torch.Generator().manual_seed(config.train.seed)
+        self.layers = {
+            name: tensor.to(device) for name, tensor in self.model.init_layers(generator).items()
+        }
+        rows = torch.empty(sizes.num_rows, m.embedding_dim)
+        rows.normal_(std=m.embedding_std, generator=generator)
+        self.table = EmbeddingTable(
+            rows.to(device),
+            rate=config.train.rate,
+            update="dense" if config.train.row_update == "dense" else "lazy",
+        )
+        self.scheduler = _make_scheduler(config, self.model, device)
+        self.coordinator = Coordinator(
+            self.layers,
+            self.scheduler,
+            outer_rate=config.train.rate,
+            scheduler_rate=config.scheduler.rate,
+        )
+        self._step = MetaStep(
+            self.model,
+            self.inner,
+            StepSettings(
+                nominal_users=config.train.users_per_step,
+                outer_rate=config.train.rate,
+                magnitude="norm" if config.scheduler.magnitude == "norm" else "loss",
+                has_scheduler=self.scheduler is not None,
+            ),
+        )
+
+    def step(self, lanes: Sequence[TaskBatch]) -> StepReport:
+        """One meta step on a global batch."""
+        here = [batch.to(self.device) for batch in lanes]
+        exchange = LocalExchange(here, self.table, self.coordinator)
+        return self._step(here, self.layers, exchange=exchange, coordinator=self.coordinator)
+
+    def predict(self, batch: TaskBatch) -> tuple[Tensor, Tensor]:
+        """Predictions [B, n] for every user's query rows, unadapted and adapted."""
+        batch = batch.to(self.device)
+        rows = self.table.fetch(batch.rows)
+        return predict_query(self.model, batch, rows, self.layers, self.inner)
+
+    def dense_state(self) -> dict[str, Tensor]:
+        """Everything but the embedding rows: A, φ and their optimizers' state, by name."""
+        state = {f"theta.{k}": v.detach() for k, v in self.layers.items()}
+        state |= _optimizer_state("theta", self.layers, self.coordinator.optimizer)
+        if self.scheduler is not None and self.coordinator.scheduler_optimizer is not None:
+            named = dict(self.scheduler.named_parameters())
+            state |= {f"phi.{k}": v.detach() for k, v in named.items()}
+            state |= _optimizer_state("phi", named, self.coordinator.scheduler_optimizer)
+        return state
+
+    def row_state(self) -> dict[str, Tensor]:
+        """The embedding rows and their optimizer's state: [R, ·] each, and its step count."""
+        named = {"rows": self.table.weight}
+        state = {"rows": self.table.weight.detach()}
+        return state | _optimizer_state("embedding", named, self.table.optimizer)
+
+    def load(self, dense: dict[str, Tensor], rows: dict[str, Tensor]) -> None:
+        """The inverse of ``dense_state`` and ``row_state``, in place."""
+        with torch.no_grad():
+            for name, param in self.layers.items():
+                param.copy_(dense[f"theta.{name}"])
+            self.table.weight.copy_(rows["rows"])
+            named = dict(self.scheduler.named_parameters()) if self.scheduler else {}
+            for name, param in named.items():
+                param.copy_(dense[f"phi.{name}"])
+        _load_optimizer("theta", self.layers, self.coordinator.optimizer, dense)
+        _load_optimizer("embedding", {"rows": self.table.weight}, self.table.optimizer, rows)
+        if self.coordinator.scheduler_optimizer is not None:
+            _load_optimizer("phi", named, self.coordinator.scheduler_optimizer, dense)
+
+
+def _make_scheduler(
+    config: Config, model: Recommender, device: torch.device
+) -> Scheduler | None:
+    kind = config.scheduler.kind
+    if kind == "uniform":
+        return None
+    num_gap = len(model.parameter_names)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        return Scheduler(
+            "lstm" if kind == "lstm" else "mlp",
+            num_gap=num_gap,
+            num_agreement=model.num_user_fields + model.num_item_fields + num_gap,
+            max_weight_ratio=config.scheduler.max_weight_ratio,
+        ).to(device)
+
+
+def _optimizer_state(
+    prefix: str, named: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    """Adam's state under names, e.g. ``theta.output.bias.exp_avg``; empty before the first step."""
+    return {
+        f"{prefix}.{name}.{key}": torch.as_tensor(value)
+        for name, param in named.items()
+        for key, value in optimizer.state[param].items()
+    }
+
+
+def _load_optimizer(
+    prefix: str,
+    named: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Tensor],
+) -> None:
+    for name, param in named.items():
+        start = f"{prefix}.{name}."
+        own = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+        optimizer.state[param] = {
+            k: v.clone() if v.ndim or not isinstance(optimizer, torch.optim.SparseAdam) else int(v)
+            for k, v in own.items()
+        }

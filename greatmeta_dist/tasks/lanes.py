@@ -1,0 +1,196 @@
+"""Lanes: fixed slices of the training users, walked in an order anyone can recompute.
+
+Lane k of K holds store shards k, k + K, …; a step takes the same number of users from every lane,
+so the global batch never depends on how many workers there are (DESIGN.md section 4).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from greatmeta_dist.config import require
+from greatmeta_dist.meta.model import TaskBatch
+from greatmeta_dist.tasks.batch import Features, Ragged, TaskTable, build_batch, resplit
+from greatmeta_dist.tasks.store import FieldChoice, Part, Ratings, Store
+
+USERS_PER_LANE = 4096
+"""Training users for which a lane of its own is worth its messages."""
+
+
+def default_lanes(num_train: int, num_shards: int) -> int:
+    """K by a rule that looks at the store alone: a power of two dividing the shards."""
+    lanes = 1
+    while 2 * lanes * USERS_PER_LANE <= num_train and num_shards % (2 * lanes) == 0:
+        lanes *= 2
+    return lanes
+
+
+@dataclass(frozen=True)
+class BatchMaker:
+    """Turns tasks read from a store into padded batches in the model's units."""
+
+    items: Features
+    has_support_gradient: bool
+    ratings: Ratings
+    is_standardised: bool
+
+    def to_label(self, rating: NDArray) -> NDArray:
+        """Ratings → what the model predicts."""
+        if not self.is_standardised:
+            return rating
+        return ((rating - self.ratings.mean) / self._scale).astype(np.float32)
+
+    def to_rating(self, prediction: NDArray) -> NDArray[np.float64]:
+        """What the model predicts → ratings, within their range."""
+        rating = prediction.astype(np.float64)
+        if self.is_standardised:
+            rating = rating * self._scale + self.ratings.mean
+        return np.clip(rating, self.ratings.lowest, self.ratings.highest)
+
+    @property
+    def _scale(self) -> float:
+        return self.ratings.deviation or 1.0
+
+    @property
+    def loss_scale(self) -> float:
+        """Mean squared error in ratings for each unit of it in the model's units."""
+        return self._scale**2 if self.is_standardised else 1.0
+
+    def make(self, tasks: TaskTable) -> TaskBatch:
+        labelled = TaskTable(
+            tasks.features,
+            tasks.support_item,
+            Ragged(self.to_label(tasks.support_label.values), tasks.support_label.offsets),
+            tasks.query_item,
+            Ragged(self.to_label(tasks.query_label.values), tasks.query_label.offsets),
+        )
+        return build_batch(
+            labelled,
+            self.items,
+            np.arange(len(tasks)),
+            has_support_gradient=self.has_support_gradient,
+        )
+
+
+class Lane:
+    """One lane's users: which shard and row each stands in, and their order in each epoch."""
+
+    def __init__(self, store: Store, number: int, num_lanes: int, seed: int):
+        self.number, self.seed = number, seed
+        shards = range(number, store.manifest.shards["train"], num_lanes)
+        self.batches: list[pa.RecordBatch] = [store.shard("train", s) for s in shards]
+        sizes = [b.num_rows for b in self.batches]
+        self.shard = np.repeat(np.arange(len(sizes)), sizes)
+        self.row = np.concatenate([np.arange(n) for n in sizes])
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def order(self, epoch: int, length: int) -> NDArray[np.int64]:
+        """The ``length`` users of an epoch: a function of (seed, epoch, lane) alone.
+
+        A block of users that moves on with every epoch is left out; those left out in the epoch
+        before come first, the others follow shard by shard, shuffled within.
+        """
+        num_left = len(self) - length
+        base = np.random.default_rng([self.seed, 11, self.number]).permutation(len(self))
+
+        def left_out(e: int) -> NDArray[np.int64]:
+            return base[(e * num_left + np.arange(num_left)) % len(self)]
+
+        rng = np.random.default_rng([self.seed, 13, self.number, epoch])
+        rank = rng.permutation(len(self.batches))[self.shard] + rng.random(len(self))
+        if epoch > 0:
+            rank[left_out(epoch - 1)] -= len(self.batches) + 1
+        rank[left_out(epoch)] = np.inf
+        return np.argsort(rank, kind="stable")[:length]
+
+    def read(self, users: NDArray[np.int64], store: Store, choice: FieldChoice) -> Part:
+        """The tasks of the chosen users, in that order; only their rows are read."""
+        by_shard = np.argsort(self.shard[users], kind="stable")
+        taken = []
+        for s in np.unique(self.shard[users]):
+            rows = self.row[users[by_shard][self.shard[users[by_shard]] == s]]
+            taken.append(self.batches[s].take(pa.array(rows)))
+        joined = pa.Table.from_batches(taken).combine_chunks().to_batches()[0]
+        back = np.empty(len(users), np.int64)
+        back[by_shard] = np.arange(len(users))
+        return store.tasks_of(joined.take(pa.array(back)), choice)
+
+
+@dataclass(frozen=True)
+class LaneStep:
+    """What one lane contributes to a step."""
+
+    batch: TaskBatch
+    user: list[str]
+    group: NDArray[np.int32]
+
+
+class Lanes:
+    """All lanes hosted here; any step can be read by its number."""
+
+    def __init__(
+        self,
+        store: Store,
+        maker: BatchMaker,
+        choice: FieldChoice,
+        *,
+        num_lanes: int | None,
+        users_per_step: int,
+        seed: int,
+        is_resplit: bool = True,
+    ):
+        """Raises ``InputError`` where the users cannot be dealt as asked."""
+        num_shards, num_train = store.manifest.shards["train"], store.manifest.parts["train"]
+        count = num_lanes or default_lanes(num_train, num_shards)
+        require(
+            num_shards % count == 0 and users_per_step % count == 0,
+            f"{count} lanes do not divide the store's {num_shards} shards and "
+            f"train.users_per_step={users_per_step}; change train.lanes or train.users_per_step",
+        )
+        self.users_per_lane = users_per_step // count
+        self.lanes = [Lane(store, k, count, seed) for k in range(count)]
+        shortest = min(len(lane) for lane in self.lanes)
+        require(
+            shortest >= self.users_per_lane,
+            f"train.users_per_step={users_per_step} needs {self.users_per_lane} users from each of "
+            f"{count} lanes, the shortest has {shortest}; lower it to {shortest * count} or less",
+        )
+        self.steps_per_epoch = shortest // self.users_per_lane
+        self.seed, self.is_resplit = seed, is_resplit
+        self._store, self._maker, self._choice = store, maker, choice
+        self._orders: tuple[int, list[NDArray[np.int64]]] = (-1, [])
+
+    def step(self, number: int) -> list[LaneStep]:
+        """The batches of a step, one for each lane."""
+        epoch, index = divmod(number, self.steps_per_epoch)
+        if self._orders[0] != epoch:
+            length = self.steps_per_epoch * self.users_per_lane
+            self._orders = (epoch, [lane.order(epoch, length) for lane in self.lanes])
+        here = slice(index * self.users_per_lane, (index + 1) * self.users_per_lane)
+        steps = []
+        for lane, order in zip(self.lanes, self._orders[1], strict=True):
+            part = lane.read(order[here], self._store, self._choice)
+            tasks = part.tasks
+            if self.is_resplit:
+                tasks = resplit(tasks, np.random.default_rng([self.seed, 17, lane.number, number]))
+            steps.append(LaneStep(self._maker.make(tasks), part.user, part.group))
+        return steps
+
+
+def read_part(
+    store: Store, part: str, choice: FieldChoice, *, users_per_batch: int
+) -> Iterator[Part]:
+    """A part's tasks in batches of users of similar support size."""
+    for number in range(store.manifest.shards.get(part, 0)):
+        shard = store.shard(part, number)
+        lengths = np.diff(shard.column("support_item").offsets.to_numpy())
+        order = np.argsort(lengths, kind="stable")
+        for start in range(0, len(order), users_per_batch):
+            yield store.tasks_of(
+                shard.take(pa.array(order[start : start + users_per_batch])), choice
+            )

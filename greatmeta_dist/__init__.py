@@ -1,0 +1,1 @@
+"""Distributed, large-scale meta-training for cold-start recommendation."""

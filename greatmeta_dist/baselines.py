@@ -42,5 +42,9 @@ class Baselines:
         )
         total = np.bincount(owner, weights=residual, minlength=len(lengths))
         user = np.repeat(total / (lengths + USER_SHRINK), tasks.query_item.lengths)
-        found = {"global_mean": np.full(len(item), self.mean), "item_mean": item, "bias": item + user}
+        found = {
+            "global_mean": np.full(len(item), self.mean),
+            "item_mean": item,
+            "bias": item + user,
+        }
         return {name: np.clip(p, self.lowest, self.highest) for name, p in found.items()}

@@ -1,13 +1,12 @@
 """Every option of every command: typed, checked once, registered with Hydra.
 
-Each section is a dataclass; a function gets the section it needs. YAML in ``configs/`` only supplies
-values. ``InputError`` is how anything here or below says that the user's input must change.
+Each section is a dataclass; a function gets the section it needs. YAML in ``configs/`` only
+supplies values. ``InputError`` is how anything here or below says that the user's input must
+change.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
-
-from omegaconf import MISSING
 
 
 class InputError(ValueError):
@@ -36,7 +35,7 @@ SOURCES = (
 class DataConfig:
     """Where interactions come from and how they become tasks (``prepare``)."""
 
-    source: str = MISSING
+    source: str = "synthetic"
     """One of the presets of the ``data`` group."""
     path: str | None = None
     """Folder (or, for csv and parquet, the interactions file) to read; local or a URL."""
@@ -105,7 +104,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         held_out = self.valid_fraction + self.test_fraction
         require(
-            0 <= self.valid_fraction and 0 <= self.test_fraction and held_out < 1,
+            self.valid_fraction >= 0 and self.test_fraction >= 0 and held_out < 1,
             f"data.valid_fraction + data.test_fraction is {held_out:g}; it must be below 1",
         )
         require(
@@ -208,6 +207,9 @@ class TrainConfig:
     """K, slices of the users that make every batch; None decides from the store alone."""
     rate: float = 1e-3
     """β, learning rate of θ."""
+    is_resplit: bool = True
+    """Whether each visit deals a training user's rows anew to support and query, so that every
+    rating is learnt from; False keeps the store's own split."""
     row_update: str = "lazy"
     """Adam on the embedding rows a step touches, ``lazy``, or on all of them, ``dense``."""
     seed: int = 0

@@ -49,8 +49,8 @@ def score_part(
         batch = maker.make(users.tasks)
         mask = batch.query.mask.numpy() > 0
         predictions = dict(baselines.predict(users.tasks)) if baselines else {}
-        for name, values in zip(("unadapted", "adapted"), worker.predict(batch), strict=True):
-            predictions[name] = maker.to_rating(values.cpu().numpy()[mask])
+        for name, found_rows in zip(("unadapted", "adapted"), worker.predict(batch), strict=True):
+            predictions[name] = maker.to_rating(found_rows.cpu().numpy()[mask])
         rating = users.tasks.query_label.values.astype(np.float64)
         lengths = users.tasks.query_label.lengths
         for name, values in predictions.items():

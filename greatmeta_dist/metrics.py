@@ -44,10 +44,14 @@ def measure(rating: Rows, prediction: Rows, lengths: Ints, *, lowest: float) -> 
     error = prediction - rating
     return UserMetrics(
         count=lengths,
-        absolute=np.bincount(owner, np.abs(error), len(lengths)),
-        squared=np.bincount(owner, error**2, len(lengths)),
+        absolute=_per_user(np.abs(error), owner, lengths),
+        squared=_per_user(error**2, owner, lengths),
         ndcg=ndcg(rating - min(0.0, lowest), prediction, lengths),
     )
+
+
+def _per_user(values: Rows, owner: Ints, lengths: Ints) -> Rows:
+    return np.bincount(owner, values, len(lengths)).astype(np.float64)
 
 
 def ndcg(gain: Rows, score: Rows, lengths: Ints) -> Rows:
@@ -84,5 +88,8 @@ def _dcg(gain: Rows, score: Rows, lengths: Ints) -> Rows:
 def join(parts: list[UserMetrics]) -> UserMetrics:
     """The users of all parts, in order."""
     return UserMetrics(
-        *(np.concatenate([getattr(p, n) for p in parts]) for n in ("count", "absolute", "squared", "ndcg"))
+        *(
+            np.concatenate([getattr(p, n) for p in parts])
+            for n in ("count", "absolute", "squared", "ndcg")
+        )
     )

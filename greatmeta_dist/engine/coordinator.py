@@ -35,7 +35,8 @@ class Coordinator:
 
     def learn(self, factors: Tensor, slopes: Tensor) -> Tensor:
         """One Adam step on φ along ∂L_φ/∂w [users]; the new weights."""
-        assert self.scheduler is not None and self.scheduler_optimizer is not None
+        assert self.scheduler is not None
+        assert self.scheduler_optimizer is not None
         self.scheduler_optimizer.zero_grad()
         weights = self.scheduler(factors)
         # A slope common to all users moves nothing through a softmax; taking it out first keeps

@@ -22,9 +22,7 @@ def tree_sum(parts: Sequence[Tensor]) -> Tensor:
 class LocalExchange:
     """All lanes in this process: the messages of a step, left out."""
 
-    def __init__(
-        self, lanes: Sequence[TaskBatch], table: EmbeddingTable, coordinator: Coordinator
-    ):
+    def __init__(self, lanes: Sequence[TaskBatch], table: EmbeddingTable, coordinator: Coordinator):
         self._sizes = [batch.num_users for batch in lanes]
         self._step_rows = StepRows.of(lanes)
         self._table = table
@@ -47,9 +45,7 @@ class LocalExchange:
     def apply(self, parts: list[MetaGradient]) -> None:
         total = self._total(parts)
         self._coordinator.step(total.layers)
-        self._table.step(
-            self._step_rows.rows, total.rows.clamp(-GRADIENT_BOUND, GRADIENT_BOUND)
-        )
+        self._table.step(self._step_rows.rows, total.rows.clamp(-GRADIENT_BOUND, GRADIENT_BOUND))
 
     def _total(self, parts: list[MetaGradient]) -> MetaGradient:
         layers = {name: tree_sum([p.layers[name] for p in parts]) for name in parts[0].layers}

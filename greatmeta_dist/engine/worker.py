@@ -3,7 +3,7 @@
 Here with all lanes and the coordinator in one process.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -117,9 +117,7 @@ class Worker:
             _load_optimizer("phi", named, self.coordinator.scheduler_optimizer, dense)
 
 
-def _make_scheduler(
-    config: Config, model: Recommender, device: torch.device
-) -> Scheduler | None:
+def _make_scheduler(config: Config, model: Recommender, device: torch.device) -> Scheduler | None:
     kind = config.scheduler.kind
     if kind == "uniform":
         return None
@@ -135,7 +133,7 @@ def _make_scheduler(
 
 
 def _optimizer_state(
-    prefix: str, named: dict[str, Tensor], optimizer: torch.optim.Optimizer
+    prefix: str, named: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
     """Adam's state under names, e.g. ``theta.output.bias.exp_avg``; empty before the first step."""
     return {
@@ -147,7 +145,7 @@ def _optimizer_state(
 
 def _load_optimizer(
     prefix: str,
-    named: dict[str, Tensor],
+    named: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
     state: dict[str, Tensor],
 ) -> None:

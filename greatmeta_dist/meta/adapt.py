@@ -62,8 +62,9 @@ class Displacement:
         bias = step.sum(1) if grads.has_bias else None
         if self.weight is None:
             return Displacement(step.mT @ grads.value, bias)
-        weight = torch.baddbmm(self.weight, step.mT, grads.value)
-        return Displacement(weight, None if bias is None else self.bias + bias)
+        if bias is not None and self.bias is not None:
+            bias = self.bias + bias
+        return Displacement(torch.baddbmm(self.weight, step.mT, grads.value), bias)
 
 
 class Tape:
@@ -206,7 +207,11 @@ def task_gradients(
         num_rows=batch.rows.shape[0],
     )
     return Tasks(
-        loss.detach(), loss_before.detach(), support_loss, TaskGradients(grads, row_grads), unadapted
+        loss.detach(),
+        loss_before.detach(),
+        support_loss,
+        TaskGradients(grads, row_grads),
+        unadapted,
     )
 
 

@@ -41,9 +41,7 @@ def read_factors(
     num_layer_tensors = len(mean.layers)
     layer_norms = norms[:, -num_layer_tensors:]
     norms_before = layer_dots(tasks.unadapted, tasks.unadapted).clamp(min=0).sqrt()
-    gap = _cosine(
-        layer_dots(tasks.adapted.layers, tasks.unadapted), layer_norms, norms_before
-    )
+    gap = _cosine(layer_dots(tasks.adapted.layers, tasks.unadapted), layer_norms, norms_before)
     dots = tasks.adapted.dot_shared(mean)
     mean_norms = torch.stack([g.norm() for g in mean.layers.values()])
     agreement = torch.cat(
@@ -66,9 +64,7 @@ def standardise(factors: Factors) -> Factors:
     DESIGN.md section 2, step 4: (x − mean)/sqrt(var + 1e-5) over the B magnitudes, biased variance
     as in layer normalisation; (x − mean)/sqrt(unbiased var + 1e-8) over a user's entries.
     """
-    magnitude = torch.nn.functional.layer_norm(
-        factors.magnitude, factors.magnitude.shape, eps=1e-5
-    )
+    magnitude = torch.nn.functional.layer_norm(factors.magnitude, factors.magnitude.shape, eps=1e-5)
     return Factors(magnitude, _standardise(factors.gap), _standardise(factors.agreement))
 
 

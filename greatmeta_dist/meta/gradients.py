@@ -134,9 +134,7 @@ class TaskGradients:
         return MetaGradient(layers, self.rows.weighted_sum(weights))
 
 
-def layer_dots(
-    left: dict[str, LinearGradients], right: dict[str, LinearGradients]
-) -> Tensor:
+def layer_dots(left: dict[str, LinearGradients], right: dict[str, LinearGradients]) -> Tensor:
     """⟨g_i,p , g'_i,p⟩ user by user for every tensor of A: [B, P]."""
     dots: Sequence[Tensor] = [d for name in left for d in left[name].dot(right[name])]
     return torch.stack(list(dots), 1)

@@ -107,7 +107,9 @@ def _move(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: _move(getattr(value, f.name), device) for f in fields(value)})
+        return replace(
+            value, **{f.name: _move(getattr(value, f.name), device) for f in fields(value)}
+        )
     return value
 
 

@@ -131,9 +131,7 @@ class MetaStep:
         ahead = {name: p - rate * moves[0].layers[name] for name, p in layers.items()}
         return exchange.sum(
             [
-                query_gradient(
-                    self.model, batch, own - rate * move.rows, ahead, self.inner.loss
-                )
+                query_gradient(self.model, batch, own - rate * move.rows, ahead, self.inner.loss)
                 for batch, own, move in zip(lanes, rows, moves, strict=True)
             ]
         )

@@ -15,7 +15,7 @@ Floats = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Ragged:
-    """Lists of unequal length, one after another: row i is ``values[offsets[i]:offsets[i + 1]]``."""
+    """Lists of unequal length end to end: row i is ``values[offsets[i] : offsets[i + 1]]``."""
 
     values: NDArray
     offsets: Ints
@@ -57,7 +57,7 @@ class Features:
             at = _padded_positions(picked.lengths)
             width = max(1, int(picked.lengths.max(initial=0)))
             row = np.zeros((len(entities), width), np.int64)
-            weight = np.zeros((len(entities), width), dtype)
+            weight: Floats = np.zeros((len(entities), width), dtype)
             row[at] = picked.values
             share = 1 / np.maximum(picked.lengths, 1) if is_mean else np.ones(len(entities))
             weight[at] = np.repeat(share, picked.lengths)
@@ -132,9 +132,7 @@ def build_batch(
 
 
 def _slot_table(row: Ints, weight: Floats, widths: tuple[int, ...]) -> SlotTable:
-    return SlotTable(
-        torch.from_numpy(row), torch.from_numpy(weight), widths
-    )
+    return SlotTable(torch.from_numpy(row), torch.from_numpy(weight), widths)
 
 
 def _padded_positions(lengths: Ints) -> tuple[Ints, Ints]:
@@ -194,7 +192,7 @@ def _gradient_plan(
     num_fields = num_user_fields + num_item_fields
     key = (user_of * num_rows + row_of) * num_fields + field_of
     order = np.argsort(key, kind="stable")
-    distinct, first_slot, pair = np.unique(key[order], return_index=True, return_inverse=True)
+    _, first_slot, pair = np.unique(key[order], return_index=True, return_inverse=True)
     head = order[first_slot]
 
     def tensor(a: NDArray) -> Tensor:

@@ -39,7 +39,7 @@ class Rejects:
         value = pl.coalesce("text", pl.col(column).cast(pl.String))
         self.frames.append(
             bad.select("file", "line", column=pl.lit(column), value=value, reason="reason").cast(
-                SCHEMA  # type: ignore[arg-type]
+                SCHEMA
             )
         )
 
@@ -66,7 +66,9 @@ def read_entities(table: Table, side: str, rejects: Rejects) -> pl.DataFrame:
     good = frame.filter(pl.col("reason").is_null())
     for name, kind in table.features.items():
         if kind == "float":
-            is_wrong = pl.col(name).is_not_null() & pl.col(name).cast(pl.Float64, strict=False).is_null()
+            is_wrong = (
+                pl.col(name).is_not_null() & pl.col(name).cast(pl.Float64, strict=False).is_null()
+            )
             bad = good.filter(is_wrong).with_columns(reason=pl.lit(f"{name} is not a number"))
             rejects.add(bad, name)
     require(len(good) > 0, f"the {side} features hold no usable row; see {REJECTS}")
@@ -74,7 +76,7 @@ def read_entities(table: Table, side: str, rejects: Rejects) -> pl.DataFrame:
 
 
 def catalogue(source: Source, rejects: Rejects) -> pl.DataFrame:
-    """All items, numbered: ``item``, ``id`` and features; of the log itself if no file lists them."""
+    """All items, numbered: ``item``, ``id`` and features; the log's own if no file lists them."""
     if source.items is not None:
         items = read_entities(source.items, "item", rejects)
     else:
@@ -151,7 +153,7 @@ def check_log(
     bad = log.filter(~is_good).select(SCHEMA.names())
     counts = log.select(read=pl.len(), unrated=(is_good & pl.col("is_unrated")).sum())
     _, rejected, counted = pl.collect_all([good, bad, counts], engine="streaming")
-    rejects.frames.append(rejected.cast(SCHEMA))  # type: ignore[arg-type]
+    rejects.frames.append(rejected.cast(SCHEMA))
     num_read = int(counted["read"][0])
     require(num_read > 0, "the log holds no interaction below its header")
     return CheckedLog(folder, num_buckets, num_read, int(counted["unrated"][0]))

@@ -80,9 +80,7 @@ def _fields(fmt: TextFormat, names: list[str]) -> pl.Expr:
         return pl.struct(text.alias(names[0]), pl.lit(False).alias("is_malformed")).alias("fields")
     plain = text.str.split_exact(fmt.separator, len(names))
     columns = [plain.struct.field(f"field_{k}") for k in range(len(names))]
-    is_malformed = (
-        columns[-1].is_null() | plain.struct.field(f"field_{len(names)}").is_not_null()
-    )
+    is_malformed = columns[-1].is_null() | plain.struct.field(f"field_{len(names)}").is_not_null()
     if fmt.is_quoted:
         has_quote = text.str.contains('"', literal=True)
         groups = pl.when(has_quote).then(text).str.extract_groups(_quoted_pattern(fmt, len(names)))

@@ -54,7 +54,13 @@ MIN_SHARDS = 8
 MAX_CATEGORIES = 64
 """Values a list feature may have and still serve as preference profile."""
 SPLIT_SCHEMA = pl.Schema(
-    {"part": pl.String, "user": pl.String, "role": pl.String, "item": pl.Int32, "rating": pl.Float64}
+    {
+        "part": pl.String,
+        "user": pl.String,
+        "role": pl.String,
+        "item": pl.Int32,
+        "rating": pl.Float64,
+    }
 )
 FINGERPRINT_BYTES = 1 << 20
 
@@ -114,7 +120,9 @@ class _Preparation:
         self.given = read_split(self.config.split, self.work) if self.config.split else None
         fingerprint = _fingerprint(self.source, self.config)
         if self._is_done(fingerprint):
-            return Report(**{**json.loads((self.store / "report.json").read_text()), "is_new": False})
+            return Report(
+                **{**json.loads((self.store / "report.json").read_text()), "is_new": False}
+            )
 
         self.progress("check the log", 0)
         self.items = catalogue(self.source, self.rejects)
@@ -171,7 +179,7 @@ class _Preparation:
             is_cold = held_out_items(self.items["id"], self.config)
             frame, left_out = split_by_recipe(log, is_cold, self.config)
             self.report.out_of_bounds += left_out
-            return frame.cast(SPLIT_SCHEMA)  # type: ignore[arg-type]
+            return frame.cast(SPLIT_SCHEMA)
         named = self.given.join(
             self.items.select("id", index="item"), left_on="item", right_on="id", how="inner"
         )
@@ -199,12 +207,12 @@ class _Preparation:
         self.report.rejected = len(rejected)
         reasons = rejected.group_by("reason").len().sort("len", descending=True)
         self.report.reasons = dict(reasons.head(20).iter_rows())
-        most = self.config.max_rejected_fraction * self.report.read
-        if len(rejected) > most:
+        share = self.config.max_rejected_fraction
+        if len(rejected) > share * self.report.read:
             row = rejected.row(0, named=True)
             raise InputError(
-                f"{len(rejected)} rows were rejected, more than {self.config.max_rejected_fraction:g}"
-                f" of {self.report.read}; the first: {row['file']}, line {row['line']}: "
+                f"{len(rejected)} rows were rejected, more than {share:g} of "
+                f"{self.report.read}; the first: {row['file']}, line {row['line']}: "
                 f"{row['reason']}; see {self.store / REJECTS}, mend the files or raise "
                 "data.max_rejected_fraction"
             )
@@ -323,7 +331,9 @@ class _Preparation:
     def _group_of(self, support: Ragged, user_rows: pl.DataFrame) -> NDArray[np.int32]:
         if self.source.group is not None:
             index = {name: k for k, name in enumerate(self.group_names)}
-            return user_rows[self.source.group].replace_strict(index, return_dtype=pl.Int32).to_numpy()
+            return (
+                user_rows[self.source.group].replace_strict(index, return_dtype=pl.Int32).to_numpy()
+            )
         if self.groups is None or self.category is None:
             return np.zeros(len(user_rows), np.int32)
         return self.groups.of(category_profiles(support, *self.category))

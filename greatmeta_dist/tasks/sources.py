@@ -25,10 +25,27 @@ from greatmeta_dist.tasks.synthetic import write_synthetic
 
 Kind = Literal["token", "token_list", "float"]
 
-ML100K_GENRES = (
-    "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
-    "Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western"
-).split()
+ML100K_GENRES = [
+    "unknown",
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children's",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+]
 RECBOLE_KINDS: dict[str, Kind] = {"token": "token", "token_seq": "token_list", "float": "float"}
 
 
@@ -105,7 +122,9 @@ def _interactions(frame: pl.LazyFrame, names: dict[str, str]) -> pl.LazyFrame:
     )  # fmt: skip
 
 
-def _entities(frame: pl.LazyFrame, key: str, columns: list[pl.Expr], kinds: dict[str, Kind]) -> Table:
+def _entities(
+    frame: pl.LazyFrame, key: str, columns: list[pl.Expr], kinds: dict[str, Kind]
+) -> Table:
     return Table(
         frame.select(
             pl.col(key).str.strip_chars().alias("id"), *columns, "file", "line", "reason", "text"
@@ -127,7 +146,7 @@ def _recbole(config: DataConfig, work: Path) -> Source:
     def read(path: Path) -> tuple[pl.LazyFrame, dict[str, str]]:
         fmt = TextFormat("\t")
         header = split_header(as_utf8(path, "utf-8", work), fmt)
-        typed = dict(name.split(":", 1) if ":" in name else (name, "") for name in header)
+        typed = {name.partition(":")[0]: name.partition(":")[2] for name in header}
         kinds = {"token", "token_seq", "float", "float_seq"}
         wrong = [name for name, kind in typed.items() if kind not in kinds]
         require(
@@ -135,9 +154,7 @@ def _recbole(config: DataConfig, work: Path) -> Source:
             f"{path.name}: column '{wrong[0] if wrong else ''}' has no type; RecBole headers read "
             "name:token, name:token_seq, name:float or name:float_seq",
         )
-        frame = scan_text(str(path), fmt, work).rename(
-            dict(zip(header, typed, strict=True))
-        )
+        frame = scan_text(str(path), fmt, work).rename(dict(zip(header, typed, strict=True)))
         return frame, typed
 
     def entities(suffix: str, key: str) -> Table | None:
@@ -288,9 +305,7 @@ def _bookcrossing(config: DataConfig, work: Path) -> Source:
             ],
             {"author": "token", "year": "token", "publisher": "token"},
         ),
-        tuple(
-            Path(folder, n) for n in ("BX-Book-Ratings.csv", "BX-Users.csv", "BX-Books.csv")
-        ),
+        tuple(Path(folder, n) for n in ("BX-Book-Ratings.csv", "BX-Users.csv", "BX-Books.csv")),
     )
 
 
@@ -322,7 +337,7 @@ def _mapped(config: DataConfig, work: Path) -> Source:
             require(not kinds, f"features {', '.join(kinds)} are named but {key}s_path is not set")
             return None
         id_column = config.columns[key]
-        typed: dict[str, Kind] = {n: k for n, k in kinds.items()}  # type: ignore[misc]
+        typed: dict[str, Kind] = dict(kinds)  # type: ignore[arg-type]
         separator = "|" if config.source == "parquet" else config.list_separator
         columns = [
             _words(n, separator) if k == "token_list" else _clean(n) for n, k in typed.items()

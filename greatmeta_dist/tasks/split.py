@@ -40,12 +40,14 @@ def held_out_items(tokens: pl.Series, config: DataConfig) -> NDArray[np.bool_]:
     return uniform_hash(tokens, config.seed, "item") < config.cold_item_fraction
 
 
-def split_by_recipe(log: pl.DataFrame, is_cold_item: NDArray[np.bool_], config: DataConfig):
+def split_by_recipe(
+    log: pl.DataFrame, is_cold_item: NDArray[np.bool_], config: DataConfig
+) -> tuple[pl.DataFrame, int]:
     """Deal a log's users to parts and their interactions to roles.
 
-    Takes ``user``, ``item`` (index), ``rating``, ``timestamp``, ``line``, the whole history of each
-    user; returns ``part``, ``user``, ``role``, ``item``, ``rating`` in the order of the log, and the
-    number of interactions of users left out for their count.
+    Takes ``user``, ``item`` (index), ``rating``, ``timestamp``, ``line``, the whole history of
+    each user; returns ``part``, ``user``, ``role``, ``item``, ``rating`` in the order of the log,
+    and the number of interactions of users left out for their count.
     """
     log = log.with_columns(is_cold=pl.Series(is_cold_item)[log["item"]])
     counts = log.group_by("user", maintain_order=True).len("count")

@@ -229,5 +229,5 @@ def _features(batch: pa.RecordBatch, fields: list[Field], choice: FieldChoice) -
 
 
 def write_vocabulary(path: Path, values: list[str | None], rows: NDArray, counts: NDArray) -> None:
-    """A field's values (null for unknown), their embedding rows, and how often training saw them."""
+    """A field's values (null for unknown), their rows, and how often training saw them."""
     pq.write_table(pa.table({"value": values, "row": rows, "count": counts}), path)

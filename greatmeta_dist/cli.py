@@ -1,0 +1,160 @@
+"""``greatmeta <command> [Hydra overrides]``: the command line (DESIGN.md section 6)."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from greatmeta_dist.config import InputError, require
+from greatmeta_dist.display import Display
+from greatmeta_dist.evaluate import evaluate
+from greatmeta_dist.options import (
+    check_names,
+    command_help,
+    compose_config,
+    help_text,
+    nearest,
+    opened,
+    sweep,
+    value_of,
+    with_changes,
+)
+from greatmeta_dist.tasks.clean import REJECTS
+from greatmeta_dist.tasks.prepare import prepare
+from greatmeta_dist.train import load_run, saved_config, train
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 1 (failed), 2 (bad usage or input)."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _run(words)
+    except InputError as error:
+        print(f"greatmeta: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        print(f"greatmeta: {_one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("greatmeta: interrupted; run the same command again to go on", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 1
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0
+    if words[0] == "--version":
+        print(version("greatmeta_dist"))
+        return 0
+    command, *rest = words
+    require(command in COMMANDS, f"no command '{command}'; {nearest(command, COMMANDS)}")
+    if "-h" in rest or "--help" in rest:
+        print(command_help(command))
+        return 0
+    is_sweep = bool({"-m", "--multirun"} & set(rest))
+    overrides = [w for w in rest if w not in ("-m", "--multirun")]
+    for word in overrides:
+        require(
+            "=" in word and not word.startswith("-"),
+            f"'{word}' is no option; options read key=value: see greatmeta {command} --help",
+        )
+    with opened():
+        check_names(overrides)
+        if not is_sweep:
+            COMMANDS[command](overrides)
+            return 0
+        for k, job in enumerate(sweep(overrides)):
+            print(f"sweep {k}: {' '.join(job)}")
+            COMMANDS[command](job)
+    return 0
+
+
+def _prepare(overrides: list[str]) -> None:
+    config, store = compose_config(overrides), value_of(overrides, "store")
+    require(store is not None, "store=DIR is not set; name the folder to prepare into")
+    display, start = Display(), time.monotonic()
+    with display.bar("prepare", 100, "%") as bar:
+        stages: list[str] = []
+
+        def progress(stage: str, share: float) -> None:
+            if stage not in stages:
+                stages.append(stage)
+            bar.update(int(100 * (len(stages) - 1 + share) / 6), stage)
+
+        report = prepare(config.data, Path(store or ""), progress)
+    if not report.is_new:
+        display.say(f"{store} is already prepared from the same files in the same way")
+    display.say(
+        f"{report.read} rows read, {report.rejected} rejected, "
+        f"{report.unrated + report.out_of_bounds + report.not_in_split} left out "
+        f"({report.out_of_bounds} of users out of bounds, {report.not_in_split} not in the split, "
+        f"{report.unrated} unrated)"
+    )
+    for reason, count in report.reasons.items():
+        display.say(f"  {count} × {reason} (see {Path(store or '') / REJECTS})")
+    for part, count in report.tasks.items():
+        display.say(f"  {part}: {count} users, {report.interactions[part]} interactions")
+    display.say(f"store {store} is ready after {time.monotonic() - start:.1f} s")
+
+
+def _train(overrides: list[str]) -> None:
+    run = value_of(overrides, "run")
+    require(run is not None, "run=DIR is not set; name the folder of the training")
+    saved = saved_config(Path(run or ""))
+    config = compose_config(overrides)
+    if saved is not None:
+        config = with_changes(saved, config, overrides)
+    display = Display()
+    metrics = train(config, Path(run or ""), display)
+    best = metrics["best"]
+    if best:
+        display.say(f"best validation RMSE {best['rmse']:.4f} at step {best['step']}")
+    display.say(
+        f"run {run} is at step {metrics['step']}; evaluate it: greatmeta evaluate run={run}"
+    )
+    display.say(f"watch it: tensorboard --logdir {run}/tensorboard")
+
+
+def _evaluate(overrides: list[str]) -> None:
+    run, store = value_of(overrides, "run"), value_of(overrides, "store")
+    require(run is not None, "run=DIR is not set; name a folder that train made")
+    folder = Path(run or "")
+    setup = load_run(folder, Path(store) if store else None)
+    display = Display()
+    total = sum(
+        n for part, n in setup.store.manifest.parts.items() if part not in ("train", "valid")
+    )
+    require(total > 0, f"{setup.store.folder} holds no scenario to evaluate, only training users")
+    with display.bar("evaluate", total, "users") as bar:
+        done: dict[str, int] = {}
+
+        def progress(part: str, count: int, users: int) -> None:
+            done[part] = count
+            bar.update(sum(done.values()), part)
+
+        found = evaluate(setup.worker, setup.store, setup.maker, setup.choice, progress)
+    partial = folder / "evaluation.json.partial"
+    partial.write_text(json.dumps(found, indent=1))
+    partial.rename(folder / "evaluation.json")
+    display.results(found)
+    display.say(f"written to {folder / 'evaluation.json'}")
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "prepare": _prepare,
+    "train": _train,
+    "evaluate": _evaluate,
+}
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

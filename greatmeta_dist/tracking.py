@@ -1,0 +1,124 @@
+"""TensorBoard (DESIGN.md section 8): one writer, and a twin that writes nothing."""
+
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from greatmeta_dist.meta.factors import Factors
+from greatmeta_dist.meta.scheduler import effective_sample_size
+from greatmeta_dist.meta.step import StepReport
+
+ACTIVITY_EDGES = (8, 16, 32, 64, 128)
+"""Support rows at which ``meta/weight_by_activity`` changes its curve."""
+
+LAYOUT = {
+    "GreatMeta": {
+        "loss": ["Multiline", ["train/loss", "train/loss_before"]],
+        "effective sample size": ["Multiline", ["meta/effective_sample_size"]],
+        "weight by group": ["Multiline", ["meta/weight_by_group/.*"]],
+        "weight by activity": ["Multiline", ["meta/weight_by_activity/.*"]],
+        "validation RMSE": ["Multiline", ["val/[a-z_]+/rmse"]],
+        "validation RMSE by group": ["Multiline", ["val/valid/rmse_by_group/.*"]],
+    }
+}
+
+
+class Tracker(Protocol):
+    """Where a training's numbers go."""
+
+    def train(self, step: int, report: StepReport, users: "StepUsers", scale: float) -> None: ...
+
+    def scalars(self, step: int, values: dict[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class StepUsers:
+    """What is known of a step's users, in the order of its report."""
+
+    def __init__(self, group: NDArray[np.int32], num_support: NDArray, names: Sequence[str]):
+        self.group, self.num_support, self.names = group, num_support, names
+
+
+class NullTracker:
+    """Writes nothing."""
+
+    def train(self, step: int, report: StepReport, users: StepUsers, scale: float) -> None:
+        pass
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class TensorBoardTracker:
+    """Writes events; a resumed run's curves join without doubled points."""
+
+    def __init__(
+        self, folder: Path, *, purge_step: int, hyperparameters: dict[str, Any], num_gap: int
+    ):
+        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+        self._num_gap = num_gap
+        if purge_step == 0:
+            self._writer.add_custom_scalars(LAYOUT)
+            known = {k: v for k, v in hyperparameters.items() if isinstance(v, (int, float, str))}
+            for summary in hparams(known, {"val/valid/rmse": 0.0}):
+                self._writer._get_file_writer().add_summary(summary)
+
+    def train(self, step: int, report: StepReport, users: StepUsers, scale: float) -> None:
+        """A step's losses, weights and factors; ``scale`` turns losses into squared ratings."""
+        write = self._writer
+        loss = float(report.loss.mean())
+        write.add_scalar("train/loss", loss, step)
+        write.add_scalar("train/loss_before", float(report.loss_before.mean()), step)
+        write.add_scalar("train/rmse", (loss * scale) ** 0.5, step)
+        if report.factors is None:
+            return
+        weights = report.weights
+        entropy = -(weights * weights.clamp(min=1e-30).log()).sum()
+        write.add_scalar("meta/entropy", float(entropy), step)
+        size = float(effective_sample_size(weights))
+        write.add_scalar("meta/effective_sample_size", size, step)
+        write.add_scalar("meta/effective_sample_share", size / len(weights), step)
+        relative = (weights * len(weights)).cpu()
+        write.add_histogram("meta/weights", relative, step)
+        factors = Factors.from_columns(report.factors.cpu(), num_gap=self._num_gap)
+        for kind in ("magnitude", "gap", "agreement"):
+            write.add_histogram(f"meta/{kind}", getattr(factors, kind), step)
+        self._weight_by("group", users.group, users.names, relative, step)
+        bounds = ["0", *map(str, ACTIVITY_EDGES)]
+        names = [f"{low}+" for low in bounds]
+        level = np.searchsorted(ACTIVITY_EDGES, users.num_support, side="right")
+        self._weight_by("activity", level, names, relative, step)
+
+    def _weight_by(
+        self, what: str, of: NDArray, names: Sequence[str], weight: torch.Tensor, step: int
+    ) -> None:
+        """Mean weight, relative to uniform, of the users of each kind."""
+        total = np.bincount(of, weight.numpy(), len(names))
+        count = np.bincount(of, minlength=len(names))
+        for name, t, n in zip(names, total, count, strict=True):
+            if n:
+                tag = f"meta/weight_by_{what}/{name.replace(' ', '_')}"
+                self._writer.add_scalar(tag, t / n, step)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        for tag, value in values.items():
+            self._writer.add_scalar(tag.replace(" ", "_"), value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def peak_memory_mib() -> float:
+    """Peak resident memory of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,79 @@
+"""Batches hold exactly the tasks they were built from."""
+
+import numpy as np
+import pytest
+import torch
+from random_tasks import make_tasks
+
+from greatmeta_dist.tasks.batch import Ragged, build_batch, offsets_of, resplit
+
+
+def test_ragged_take_keeps_rows_and_order():
+    ragged = Ragged(np.arange(6), offsets_of(np.array([2, 0, 3, 1])))
+    taken = ragged.take(np.array([2, 1, 0, 2]))
+    rows = [taken.values[a:b].tolist() for a, b in zip(taken.offsets, taken.offsets[1:])]  # noqa: B905, RUF007
+    assert rows == [[2, 3, 4], [], [0, 1], [2, 3, 4]]
+
+
+def test_ragged_take_of_nothing_is_empty():
+    ragged = Ragged(np.arange(3), offsets_of(np.array([3])))
+    assert len(ragged.take(np.empty(0, np.int64)).values) == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_batch_rows_decode_to_the_users_own_features(seed):
+    tasks = make_tasks(np.random.default_rng(seed))
+    chosen = np.random.default_rng(seed).permutation(len(tasks.users))[:5]
+    batch = build_batch(tasks.table, tasks.items, chosen, has_support_gradient=True)
+    assert (batch.rows.diff() > 0).all()
+    for b, u in enumerate(chosen):
+        user = tasks.users[u]
+        assert decode(batch, batch.user_slots, b) == [sorted(f) for f in user.user_fields]
+        for which in ("support", "query"):
+            rows = getattr(batch, which)
+            expected = getattr(user, which)
+            assert int(rows.mask[b].sum()) == len(expected)
+            found = [
+                decode(batch, batch.item_slots, int(rows.item[b, r])) for r in range(len(expected))
+            ]
+            assert found == [[sorted(f) for f in row] for row in expected]
+            labels = getattr(user, f"{which}_label")
+            assert rows.label[b, : len(labels)].tolist() == pytest.approx(labels)
+
+
+def decode(batch, slots, entity: int) -> list[list[int]]:
+    """Global embedding rows of each field of an entity, sorted."""
+    rows = batch.rows[slots.row[entity]].split(list(slots.widths))
+    weights = slots.weight[entity].split(list(slots.widths))
+    return [sorted(r[w > 0].tolist()) for r, w in zip(rows, weights, strict=True)]
+
+
+def test_mean_pooling_weighs_values_by_their_number():
+    tasks = make_tasks(np.random.default_rng(0))
+    batch = build_batch(tasks.table, tasks.items, np.arange(3), has_support_gradient=False)
+    first, mean, last = batch.item_slots.weight.split(list(batch.item_slots.widths), 1)
+    assert set(first.unique().tolist()) == {1.0}
+    total = mean.sum(1)
+    assert torch.allclose(total[total > 0], torch.ones(int((total > 0).sum())))
+    assert set(last.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_resplit_keeps_each_users_rows_and_sizes():
+    tasks = make_tasks(np.random.default_rng(3)).table
+    again = resplit(tasks, np.random.default_rng(0))
+    moved = False
+    for u in range(len(tasks)):
+        assert sorted(rows_of(tasks, u)) == sorted(rows_of(again, u))
+        moved |= rows_of(tasks, u) != rows_of(again, u)
+    assert moved
+    assert (again.query_item.lengths == tasks.query_item.lengths).all()
+    assert (again.support_label.offsets == tasks.support_label.offsets).all()
+
+
+def rows_of(tasks, u: int) -> list[tuple[int, float]]:
+    out = []
+    for role in ("support", "query"):
+        items, labels = getattr(tasks, f"{role}_item"), getattr(tasks, f"{role}_label")
+        here = slice(items.offsets[u], items.offsets[u + 1])
+        out += list(zip(items.values[here].tolist(), labels.values[here].tolist(), strict=True))
+    return out

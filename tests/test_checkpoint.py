@@ -1,0 +1,97 @@
+"""A checkpoint appears whole or not at all, and a damaged one is never loaded."""
+
+import pickle
+import shutil
+
+import pytest
+import torch
+
+from greatmeta_dist.engine import checkpoint
+
+
+def write(folder, step: int):
+    dense = {"theta.a": torch.full((2, 3), float(step)), "adam.step": torch.tensor(float(step))}
+    rows = {"rows": torch.arange(12.0).view(6, 2) + step, "embedding.step": torch.tensor(step)}
+    return checkpoint.save(folder, step, dense, rows, {"best": {"step": step}})
+
+
+def test_round_trip_over_several_row_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "ROWS_PER_BLOCK", 4)
+    path = write(tmp_path, 7)
+    assert sorted(p.name for p in path.glob("rows-*")) == [
+        "rows-00000.safetensors",
+        "rows-00001.safetensors",
+    ]
+    found = checkpoint.load(tmp_path, 7)
+    assert found is not None
+    assert torch.equal(found.rows["rows"], torch.arange(12.0).view(6, 2) + 7)
+    assert found.rows["embedding.step"] == 7
+    assert torch.equal(found.dense["theta.a"], torch.full((2, 3), 7.0))
+    assert found.state["best"] == {"step": 7}
+
+
+def truncate(path):
+    data = (path / "dense.safetensors").read_bytes()
+    (path / "dense.safetensors").write_bytes(data[: len(data) // 2])
+
+
+def flip_bit(path):
+    data = bytearray((path / "rows-00000.safetensors").read_bytes())
+    data[-1] ^= 1
+    (path / "rows-00000.safetensors").write_bytes(data)
+
+
+def lose_manifest(path):
+    (path / "manifest.json").unlink()
+
+
+def lose_file(path):
+    (path / "rows-00000.safetensors").unlink()
+
+
+def put_a_pickle(path):
+    (path / "dense.safetensors").write_bytes(pickle.dumps({"theta.a": 1}))
+
+
+def garble_manifest(path):
+    (path / "manifest.json").write_text("[1, 2")
+
+
+@pytest.mark.parametrize(
+    "damage", [truncate, flip_bit, lose_manifest, lose_file, put_a_pickle, garble_manifest]
+)
+def test_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path, damage):
+    write(tmp_path, 1)
+    damage(write(tmp_path, 2))
+    found, skipped = checkpoint.load_latest(tmp_path)
+    assert found is not None
+    assert (found.step, skipped) == (1, [2])
+
+
+def test_half_written_folder_is_not_a_checkpoint(tmp_path):
+    write(tmp_path, 1)
+    shutil.copytree(tmp_path / "step-000000001", tmp_path / ".partial-step-000000002")
+    found, skipped = checkpoint.load_latest(tmp_path)
+    assert found is not None
+    assert (found.step, skipped) == (1, [])
+
+
+def test_unwritable_disk_is_reported_and_earlier_checkpoints_stay(tmp_path, monkeypatch):
+    write(tmp_path, 1)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(RuntimeError, match="No space left on device"):
+        write(tmp_path, 2)
+    assert checkpoint.steps(tmp_path) == [1]
+    assert checkpoint.load(tmp_path, 1) is not None
+    assert not list(tmp_path.glob(".partial*"))
+
+
+def test_prune_keeps_the_newest_and_the_best(tmp_path):
+    for step in range(1, 7):
+        write(tmp_path, step)
+    checkpoint.prune(tmp_path, keep=2, besides=3)
+    assert checkpoint.steps(tmp_path) == [3, 5, 6]

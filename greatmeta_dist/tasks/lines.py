@@ -66,7 +66,11 @@ def scan_text(path: str, fmt: TextFormat, work: Path) -> pl.LazyFrame:
         .when(pl.col("text").str.contains("\ufffd", literal=True))
         .then(pl.lit(f"not valid {fmt.encoding}"))
         .when(pl.col("is_malformed"))
-        .then(pl.format(f"expected {len(names)} fields, found {{}}", found))
+        .then(
+            pl.when(found == len(names))
+            .then(pl.lit("malformed quotes"))
+            .otherwise(pl.format(f"expected {len(names)} fields, found {{}}", found))
+        )
     )
     return parsed.with_columns(reason=reason).select(
         *names, "file", "line", "reason", text=pl.when(reason.is_not_null()).then(pl.col("text"))

@@ -404,7 +404,8 @@ def _count(
     """Bin numeric features by the seen entities, and count every feature's values among them."""
     for name, kind in kinds.items():
         if kind == "float":
-            frame = frame.with_columns(binned(name, bin_edges(frame.filter(is_seen)[name])))
+            edges = bin_edges(frame.filter(is_seen)[name])
+            frame = frame.with_columns(binned(frame[name], edges).alias(name))
     return frame, count_values(frame.filter(is_seen), kinds)
 
 

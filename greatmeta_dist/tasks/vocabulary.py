@@ -63,13 +63,12 @@ def bin_edges(values: pl.Series) -> NDArray[np.float64]:
     return np.unique(np.quantile(numbers, np.linspace(0, 1, NUM_BINS + 1)[1:-1]))
 
 
-def binned(column: str, edges: NDArray[np.float64]) -> pl.Expr:
-    """A numeric feature as the token of its bin."""
-    number = pl.col(column).cast(pl.Float64, strict=False)
-    labels = [f"bin_{k}" for k in range(len(edges) + 1)]
-    if not len(edges):
-        return pl.when(number.is_not_null()).then(pl.lit(labels[0])).alias(column)
-    return number.cut(edges.tolist(), labels=labels).cast(pl.String).alias(column)
+def binned(values: pl.Series, edges: NDArray[np.float64]) -> pl.Series:
+    """A numeric feature as the token of its bin; null where it is no number."""
+    numbers = values.cast(pl.Float64, strict=False)
+    bins = np.searchsorted(edges, numbers.fill_null(0).to_numpy(), side="right")
+    tokens = pl.Series(bins).cast(pl.String)
+    return pl.select(pl.when(numbers.is_not_null()).then("bin_" + tokens)).to_series()
 
 
 def count_values(frame: pl.DataFrame, kinds: Mapping[str, Kind]) -> dict[str, pl.DataFrame]:

@@ -1,0 +1,343 @@
+"""Preparation loses nothing silently and splits as it says."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from logs import csv_config, write_log
+
+from greatmeta_dist.config import DataConfig, InputError
+from greatmeta_dist.tasks import clean
+from greatmeta_dist.tasks.prepare import prepare
+from greatmeta_dist.tasks.store import FieldChoice, Store
+
+CHOICE = FieldChoice(has_item_id=True, is_list_mean=True)
+
+
+def tasks_of(store: Store, part: str) -> dict[str, dict[str, list[tuple[str, float]]]]:
+    """Every task of a part: user → role → (item token, rating)."""
+    tokens = store.item_tokens()
+    found = store.part(part, CHOICE)
+    out = {}
+    for u, user in enumerate(found.user):
+        out[user] = {}
+        for role in ("support", "query"):
+            items = getattr(found.tasks, f"{role}_item")
+            ratings = getattr(found.tasks, f"{role}_label")
+            here = slice(items.offsets[u], items.offsets[u + 1])
+            pairs = zip(items.values[here], ratings.values[here], strict=True)
+            out[user][role] = [(tokens[i], float(r)) for i, r in pairs]
+    return out
+
+
+def items_of(task: dict[str, list[tuple[str, float]]]) -> set[str]:
+    return {item for role in task.values() for item, _ in role}
+
+
+def test_recipe_deals_every_user_once_and_keeps_scenarios_apart(tmp_path):
+    path = write_log(tmp_path)
+    log = pl.read_csv(path)
+    prepare(
+        csv_config(path, cold_item_fraction=0.2, query_items=3, warm_fraction=0.3, seed=1),
+        tmp_path / "store",
+    )
+    store = Store(tmp_path / "store", is_verified=True)
+    parts = {p: tasks_of(store, p) for p in store.manifest.parts}
+    assert set(parts) == {"train", "valid", "warm", "user_cold", "item_cold", "both_cold"}
+    users = [*parts["train"], *parts["valid"], *parts["user_cold"]]
+    assert sorted(users) == sorted(log["u"].unique())
+    assert set(parts["warm"]) < set(parts["train"])
+    assert set(parts["item_cold"]) <= set(parts["train"])
+    assert set(parts["both_cold"]) <= set(parts["user_cold"])
+
+    trained = set().union(*map(items_of, parts["train"].values()))
+    for part in ("item_cold", "both_cold"):
+        for task in parts[part].values():
+            assert not trained & {i for i, _ in task["query"]}
+            assert {i for i, _ in task["support"]} & trained
+    for part in ("train", "valid", "warm", "user_cold"):
+        for user, task in parts[part].items():
+            assert len(task["query"]) == 3
+            assert not {i for i, _ in task["support"]} & {i for i, _ in task["query"]}
+            rated = dict(log.filter(u=user).select("i", "r").rows())
+            assert all(rated[i] == r for role in task.values() for i, r in role)
+    for user, task in parts["warm"].items():
+        assert not {i for i, _ in task["query"]} & items_of(parts["train"][user])
+
+
+def test_query_by_time_takes_the_latest(tmp_path):
+    path = write_log(tmp_path)
+    prepare(csv_config(path, query_by="time", query_items=4, warm_fraction=0), tmp_path / "store")
+    log = pl.read_csv(path)
+    for user, task in tasks_of(Store(tmp_path / "store"), "user_cold").items():
+        latest = log.filter(u=user).sort("t", descending=True)["i"][:4]
+        assert {i for i, _ in task["query"]} == set(latest)
+
+
+def test_bounds_on_interactions_and_support(tmp_path):
+    path = write_log(tmp_path)
+    config = csv_config(
+        path, min_interactions=18, max_interactions=25, query_items=5, max_support_items=6
+    )
+    report = prepare(config, tmp_path / "store")
+    counts = pl.read_csv(path).group_by("u").len().filter(pl.col("len").is_between(18, 25))
+    tasks = {}
+    for part in ("train", "valid", "user_cold"):
+        tasks |= tasks_of(Store(tmp_path / "store"), part)
+    assert sorted(tasks) == sorted(counts["u"])
+    assert all(len(t["support"]) <= 6 and len(t["query"]) == 5 for t in tasks.values())
+    assert report.out_of_bounds == report.read - counts["len"].sum()
+
+
+def test_number_of_buckets_does_not_change_who_is_where(tmp_path, monkeypatch):
+    path = write_log(tmp_path)
+    prepare(csv_config(path), tmp_path / "one")
+    monkeypatch.setattr(clean, "BUCKET_BYTES", 2000)
+    prepare(csv_config(path), tmp_path / "many")
+    one, many = Store(tmp_path / "one"), Store(tmp_path / "many")
+    assert many.manifest.shards["train"] > one.manifest.shards["train"]
+    for part in one.manifest.parts:
+        assert normalised(tasks_of(one, part)) == normalised(tasks_of(many, part))
+
+
+def normalised(tasks):
+    return {u: {r: sorted(v) for r, v in t.items()} for u, t in tasks.items()}
+
+
+def test_split_file_is_taken_exactly(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(
+        "u,i,r,t\na,x,1,1\na,y,2,2\na,z,3,3\nb,x,4,4\nb,y,5,5\nc,z,1,6\nc,x,2,7\nc,w,3,8\n"
+    )
+    split = tmp_path / "split.tsv"
+    split.write_text(
+        "part\tuser_id\trole\titem_id\n"
+        "train\ta\tsupport\tx\ntrain\ta\tquery\ty\nwarm\ta\tsupport\tx\nwarm\ta\tquery\tz\n"
+        "test\tb\tsupport\tx\ntest\tb\tquery\ty\nboth_cold\tc\tsupport\tx\nboth_cold\tc\tquery\tw\n"
+    )
+    report = prepare(csv_config(path, split=str(split)), tmp_path / "store")
+    store = Store(tmp_path / "store")
+    found = {p: tasks_of(store, p) for p in store.manifest.parts}
+    assert found == {
+        "train": {"a": {"support": [("x", 1)], "query": [("y", 2)]}},
+        "warm": {"a": {"support": [("x", 1)], "query": [("z", 3)]}},
+        "user_cold": {"b": {"support": [("x", 4)], "query": [("y", 5)]}},
+        "both_cold": {"c": {"support": [("x", 2)], "query": [("w", 3)]}},
+    }
+    assert report.not_in_split == 1
+    assert store.manifest.ratings.mean == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("trian\ta\tsupport\tx", "line 3 has part 'trian'"),
+        ("train\ta\tasked\ty", "line 3 has role 'asked'"),
+        ("train\ta\tquery", "line 3 is malformed: expected 4 fields, found 3"),
+        ("train\ta\tquery\tx", "repeats user a, item x in part train"),
+    ],
+)
+def test_bad_split_line_stops_with_its_number(tmp_path, line, message):
+    split = tmp_path / "split.tsv"
+    split.write_text(f"part\tuser_id\trole\titem_id\ntrain\ta\tsupport\tx\n{line}\n")
+    with pytest.raises(InputError, match=message):
+        prepare(csv_config(write_log(tmp_path), split=str(split)), tmp_path / "store")
+
+
+BAD_ROWS = {
+    "u1,i1": "expected 4 fields, found 2",
+    "u1,i1,five,3": "rating is not a number",
+    "u1,i1,,3": "rating is not a number",
+    "u1,i1,nan,3": "rating is not a number",
+    "u1,i1,9,3": "rating is outside 1 to 5",
+    ",i1,4,3": "no user",
+    "u1,,4,3": "no item",
+    "u1,i1,4,noon": "timestamp is not a number",
+    '"u1,i1,4,3': "malformed quotes",
+    "u1,i999,4,3": "unknown item",
+}
+
+
+def test_every_kind_of_bad_row_is_rejected_with_file_line_and_reason(tmp_path):
+    path = write_log(tmp_path)
+    items = tmp_path / "items.csv"
+    items.write_text("i,kind\n" + "".join(f"i{k},a\n" for k in range(50)) + "i3,b\n,c\n")
+    good = path.read_text().splitlines()
+    first_bad = len(good) + 1
+    path.write_text("\n".join([*good, *BAD_ROWS, good[1]]) + "\n")
+    report = prepare(
+        csv_config(
+            path,
+            rating_range=[1, 5],
+            items_path=str(items),
+            item_features={"kind": "token"},
+            max_rejected_fraction=0.05,
+        ),
+        tmp_path / "store",
+    )
+    rejects = pl.read_parquet(tmp_path / "store" / "rejects.parquet")
+    log = rejects.filter(file="log.csv").sort("line")
+    reasons = dict(log.select("line", "reason").rows())
+    for k, reason in enumerate(BAD_ROWS.values()):
+        assert reasons[first_bad + k] == reason
+    # The repeated row is the later one of its time, so line 2 goes.
+    assert reasons[2] == "repeats a user and item; the latest is kept"
+    assert len(log) == len(BAD_ROWS) + 1
+    assert rejects.filter(file="items.csv").select("line", "reason").rows() == [
+        (52, "repeats item i3"),
+        (53, "no item id"),
+    ]
+    assert dict(log.select("line", "value").rows())[first_bad + 1] == "five"
+    assert report.rejected == len(rejects)
+    kept = Store(tmp_path / "store").manifest.parts
+    assert kept["train"] + kept["valid"] + kept["user_cold"] == 60
+
+
+def test_too_many_rejects_stop_the_preparation_and_are_kept(tmp_path):
+    path = write_log(tmp_path)
+    path.write_text(path.read_text() + "u1,i1\n" * 100)
+    with pytest.raises(InputError, match=r"100 rows were rejected, more than 0.01 of .*log\.csv"):
+        prepare(csv_config(path), tmp_path / "store")
+    assert len(pl.read_parquet(tmp_path / "store" / "rejects.parquet")) == 100
+    assert not (tmp_path / "store" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "is empty"),
+        (b"u,i,r,t\n", "holds no interaction"),
+        (b"u,i,r,t\na,b,1,1\n", "no training task came out of 1 rows"),
+        (b"\n", "expected a line of distinct column names"),
+    ],
+)
+def test_empty_input_says_so(tmp_path, content, message):
+    path = tmp_path / "log.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        prepare(csv_config(path), tmp_path / "store")
+
+
+def test_unrated_rows_are_left_out_and_counted(tmp_path):
+    path = write_log(tmp_path)
+    path.write_text(path.read_text() + "u1,i49,0,5\nu2,i49,0,5\n")
+    report = prepare(
+        csv_config(path, rating_range=[1, 5], unrated_value=0.0), tmp_path / "store"
+    )
+    assert (report.unrated, report.rejected) == (2, 0)
+
+
+def test_preparing_again_does_nothing_and_another_way_is_refused(tmp_path):
+    path = write_log(tmp_path)
+    assert prepare(csv_config(path), tmp_path / "store").is_new
+    before = (tmp_path / "store" / "manifest.json").stat().st_mtime_ns
+    again = prepare(csv_config(path), tmp_path / "store")
+    assert not again.is_new
+    assert (tmp_path / "store" / "manifest.json").stat().st_mtime_ns == before
+    with pytest.raises(InputError, match=r"prepared differently \(data.query_items\)"):
+        prepare(csv_config(path, query_items=5), tmp_path / "store")
+    path.write_text(path.read_text() + "u1,i49,5,1\n")
+    with pytest.raises(InputError, match="the source files"):
+        prepare(csv_config(path), tmp_path / "store")
+
+
+def test_unseen_values_share_the_unknown_row(tmp_path):
+    path = write_log(tmp_path)
+    people = tmp_path / "people.csv"
+    people.write_text("u,job,score\n" + "".join(f"u{k},job{k},{k}\n" for k in range(60)))
+    prepare(
+        csv_config(
+            path,
+            users_path=str(people),
+            user_features={"job": "token", "score": "float"},
+            cold_item_fraction=0.2,
+        ),
+        tmp_path / "store",
+    )
+    store = Store(tmp_path / "store")
+    fields = {f.name: f for f in store.manifest.fields}
+    assert fields["job"].num_rows == store.manifest.parts["train"] + 1
+    assert 2 < fields["score"].num_rows <= 33
+    vocabularies = {
+        n: pl.read_parquet(tmp_path / "store" / "vocab" / f"{n}.parquet") for n in fields
+    }
+    rows = pl.concat([v["row"] for v in vocabularies.values()])
+    assert sorted(rows) == list(range(store.manifest.num_rows))
+    unknown = vocabularies["job"].filter(pl.col("value").is_null())["row"][0]
+    for part, expected in (("user_cold", True), ("train", False)):
+        job = store.part(part, CHOICE).tasks.features.fields[0].values
+        assert (job == unknown).all() == expected
+    seen = vocabularies["item_id"]["value"].drop_nulls()
+    count, _ = store.item_statistics()
+    assert set(seen) == {t for t, n in zip(store.item_tokens(), count, strict=True) if n}
+
+
+def test_statistics_are_of_training_users_only(tmp_path):
+    prepare(csv_config(write_log(tmp_path)), tmp_path / "store")
+    store = Store(tmp_path / "store")
+    ratings: dict[str, list[float]] = {}
+    for task in tasks_of(store, "train").values():
+        for item, rating in task["support"] + task["query"]:
+            ratings.setdefault(item, []).append(rating)
+    count, total = store.item_statistics()
+    for token, n, s in zip(store.item_tokens(), count, total, strict=True):
+        assert (n, s) == (len(ratings.get(token, [])), sum(ratings.get(token, [])))
+    flat = [r for rs in ratings.values() for r in rs]
+    assert store.manifest.ratings.mean == pytest.approx(np.mean(flat))
+    assert store.manifest.ratings.deviation == pytest.approx(np.std(flat))
+
+
+def test_synthetic_groups_are_the_true_ones_and_the_noise_floor_is_known(tmp_path):
+    prepare(DataConfig(source="synthetic", users=600, items=200), tmp_path / "store")
+    store = Store(tmp_path / "store")
+    assert store.manifest.groups == ["group_0", "group_1", "group_2", "group_3"]
+    assert 0.4 < store.manifest.notes["noise_floor_rmse"] < 0.75
+    group = store.part("train", CHOICE).group
+    shares = np.bincount(group, minlength=4) / len(group)
+    np.testing.assert_allclose(shares, [0.70, 0.20, 0.07, 0.03], atol=0.06)
+    assert sum(shares[store.manifest.minority]) <= 0.2
+    assert 3 in store.manifest.minority
+
+
+def test_damaged_store_is_refused(tmp_path):
+    prepare(csv_config(write_log(tmp_path)), tmp_path / "store")
+    shard = next((tmp_path / "store" / "shards").glob("train-*"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(InputError, match="does not match its checksum"):
+        Store(tmp_path / "store", is_verified=True)
+    shard.unlink()
+    with pytest.raises(InputError, match="is missing; prepare the data again"):
+        Store(tmp_path / "store")
+    manifest = tmp_path / "store" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format_version": 99}))
+    with pytest.raises(InputError, match="format version 99"):
+        Store(tmp_path / "store")
+
+
+@pytest.mark.data
+def test_ml_100k_split_is_taken_exactly(tmp_path, ml100k: Path):
+    prepare(
+        DataConfig(source="recbole", path=str(ml100k), split=str(ml100k / "split.tsv")),
+        tmp_path / "store",
+    )
+    store = Store(tmp_path / "store")
+    assert store.manifest.parts == {"train": 349, "valid": 49, "user_cold": 99}
+    split = pl.read_csv(ml100k / "split.tsv", separator="\t", schema_overrides=[pl.String] * 4)
+    log = pl.read_csv(ml100k / "ml-100k.inter", separator="\t", schema_overrides=[pl.String] * 4)
+    rating = {(u, i): float(r) for u, i, r, _ in log.iter_rows()}
+    for part, name in (("train", "train"), ("valid", "valid"), ("test", "user_cold")):
+        expected = {
+            (u, role, i, rating[u, i])
+            for _, u, role, i in split.filter(pl.col("part") == part).iter_rows()
+        }
+        found = {
+            (u, role, i, r)
+            for u, task in tasks_of(store, name).items()
+            for role, pairs in task.items()
+            for i, r in pairs
+        }
+        assert found == expected

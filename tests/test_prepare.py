@@ -223,9 +223,7 @@ def test_empty_input_says_so(tmp_path, content, message):
 def test_unrated_rows_are_left_out_and_counted(tmp_path):
     path = write_log(tmp_path)
     path.write_text(path.read_text() + "u1,i49,0,5\nu2,i49,0,5\n")
-    report = prepare(
-        csv_config(path, rating_range=[1, 5], unrated_value=0.0), tmp_path / "store"
-    )
+    report = prepare(csv_config(path, rating_range=[1, 5], unrated_value=0.0), tmp_path / "store")
     assert (report.unrated, report.rejected) == (2, 0)
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as parse
+from safetensors.torch import save_file
 from torch import Tensor
 
 ROWS_PER_BLOCK = 1 << 20
@@ -85,11 +86,15 @@ def load(folder: Path, step: int) -> Checkpoint | None:
     path = folder / _name(step)
     try:
         hashes = json.loads((path / MANIFEST).read_text())
-        if any(_hash(path / name) != expected for name, expected in hashes.items()):
+        # Each file is read once, so what is hashed is what is used.
+        content = {name: (path / name).read_bytes() for name in hashes}
+        if any(
+            hashlib.sha256(content[n]).hexdigest() != expected for n, expected in hashes.items()
+        ):
             return None
-        state = json.loads((path / "state.json").read_text())
-        dense = load_file(path / "dense.safetensors")
-        blocks = [load_file(path / name) for name in sorted(hashes) if name.startswith("rows-")]
+        state = json.loads(content["state.json"])
+        dense = parse(content["dense.safetensors"])
+        blocks = [parse(content[name]) for name in sorted(hashes) if name.startswith("rows-")]
     except (OSError, ValueError, AttributeError, KeyError, SafetensorError):
         return None
     rows = {k.removeprefix("rows/"): dense.pop(k) for k in list(dense) if k.startswith("rows/")}

@@ -209,6 +209,8 @@ class Recommender:
 
 def pool_slots(rows: Tensor, slots: SlotTable) -> Tensor:
     """Feature vectors [entities, fields·d] from embedding rows [U, d]."""
+    if not slots.widths:
+        return rows.new_zeros(slots.row.shape[0], 0)
     picked = rows[slots.row] * slots.weight.unsqueeze(-1)
     by_field = picked.split(list(slots.widths), dim=1)
     return torch.cat([field.sum(1) for field in by_field], dim=1)

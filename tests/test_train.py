@@ -1,0 +1,186 @@
+"""Training resumes bitwise, refuses another config, and leaves readable records."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from logs import csv_config, write_log
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from greatmeta_dist.config import Config, InputError, ModelConfig, SchedulerConfig, TrainConfig
+from greatmeta_dist.display import Display
+from greatmeta_dist.engine import checkpoint
+from greatmeta_dist.evaluate import evaluate
+from greatmeta_dist.tasks.prepare import prepare
+from greatmeta_dist.train import load_run, train
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("train")
+    items = folder / "items.csv"
+    items.write_text("i,kind\n" + "".join(f"i{k},c{k % 5}|d{k % 3}\n" for k in range(50)))
+    prepare(
+        csv_config(
+            write_log(folder, num_users=80),
+            items_path=str(items),
+            item_features={"kind": "token_list"},
+            cold_item_fraction=0.1,
+            num_groups=8,
+        ),
+        folder / "store",
+    )
+    return folder / "store"
+
+
+def small(store: Path, **options) -> Config:
+    given = {"steps": 12, "users_per_step": 8, "valid_every": 5, "log_every": 2}
+    return Config(
+        model=ModelConfig(embedding_dim=4, hidden=[8]),
+        train=TrainConfig(**{**given, "checkpoint_every": 4, **options}),
+        store=str(store),
+    )
+
+
+def final_state(run: Path) -> dict[str, torch.Tensor]:
+    found, _ = checkpoint.load_latest(run / "checkpoints")
+    assert found is not None
+    return found.dense | found.rows
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("update", ["lazy", "dense"])
+@pytest.mark.parametrize("kind", ["mlp", "lstm", "uniform"])
+def test_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, store, kind, update):
+    config = replace(small(store, row_update=update), scheduler=SchedulerConfig(kind=kind))
+    train(config, tmp_path / "whole", Display())
+    for steps in (5, 12):
+        part = replace(config, train=replace(config.train, steps=steps))
+        train(part, tmp_path / "parts", Display())
+    assert_same(final_state(tmp_path / "whole"), final_state(tmp_path / "parts"))
+
+
+def test_resume_goes_past_a_damaged_checkpoint(tmp_path, store):
+    train(small(store), tmp_path / "run", Display())
+    expected = final_state(tmp_path / "run")
+    newest = checkpoint.steps(tmp_path / "run" / "checkpoints")[-1]
+    folder = tmp_path / "run" / "checkpoints" / f"step-{newest:09d}"
+    (folder / "dense.safetensors").write_bytes(b"no")
+    train(small(store), tmp_path / "run", Display())
+    assert_same(final_state(tmp_path / "run"), expected)
+
+
+def test_several_lanes_train_in_one_process(tmp_path, store):
+    metrics = train(small(store, lanes=4), tmp_path / "run", Display())
+    assert metrics["step"] == 12
+    assert metrics["best"]["rmse"] < 2
+
+
+def test_run_with_another_config_is_refused_with_the_difference(tmp_path, store):
+    train(small(store), tmp_path / "run", Display())
+    other = replace(small(store), model=ModelConfig(embedding_dim=8, hidden=[8]))
+    with pytest.raises(InputError, match="model.embedding_dim was 4, is 8"):
+        train(other, tmp_path / "run", Display())
+    with pytest.raises(InputError, match="is no run"):
+        train(small(store), store, Display())
+
+
+def test_divergence_stops_the_run_with_advice(tmp_path, store):
+    config = small(store, rate=1e6)
+    with pytest.raises(RuntimeError, match="diverged; lower inner.rate"):
+        train(config, tmp_path / "run", Display())
+    assert not any("nan" in p.read_text() for p in tmp_path.rglob("metrics.json"))
+
+
+def test_tensorboard_holds_every_group_of_tags_and_no_doubled_points(tmp_path, store):
+    train(small(store, steps=6), tmp_path / "run", Display())
+    train(small(store, steps=12), tmp_path / "run", Display())
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), {"scalars": 0})
+    events.Reload()
+    scalars, histograms = events.Tags()["scalars"], events.Tags()["histograms"]
+    for tag in (
+        "train/loss",
+        "train/rmse",
+        "meta/entropy",
+        "meta/effective_sample_size",
+        "val/valid/rmse",
+        "val/valid/ndcg@5",
+        "val/user_cold/rmse",
+        "val/both_cold/mae",
+        "perf/users_per_s",
+        "system/peak_memory_mib",
+    ):
+        assert tag in scalars
+    for prefix in ("meta/weight_by_group/", "meta/weight_by_activity/", "val/valid/rmse_by_group/"):
+        assert any(tag.startswith(prefix) for tag in scalars)
+    assert {"meta/weights", "meta/magnitude", "meta/gap", "meta/agreement"} <= set(histograms)
+    steps = [e.step for e in events.Scalars("train/loss")]
+    assert steps == sorted(set(steps)) == [2, 4, 6, 8, 10, 12]
+
+
+def test_evaluation_has_every_scenario_model_and_metric(tmp_path, store):
+    train(small(store), tmp_path / "run", Display())
+    setup = load_run(tmp_path / "run")
+    found = evaluate(setup.worker, setup.store, setup.maker, setup.choice)
+    parts = set(setup.store.manifest.parts) - {"train", "valid"}
+    assert set(found["scenarios"]) == parts == {"warm", "user_cold", "item_cold", "both_cold"}
+    for part, scenario in found["scenarios"].items():
+        assert scenario["users"] == setup.store.manifest.parts[part]
+        assert list(scenario["models"]) == [
+            "global_mean", "item_mean", "bias", "unadapted", "adapted",
+        ]  # fmt: skip
+        for values in scenario["models"].values():
+            assert set(values) == {"mae", "rmse", "ndcg@1", "ndcg@3", "ndcg@5", "ndcg@10"}
+        groups = scenario["groups"]
+        users = [g["users"] for g in groups["by_group"].values()]
+        assert sum(users) == scenario["users"]
+        squared = sum(
+            g["models"]["adapted"]["rmse"] ** 2 * n
+            for g, n in zip(groups["by_group"].values(), users, strict=True)
+        )
+        if part == "user_cold":  # as many query rows for every user
+            expected = scenario["models"]["adapted"]["rmse"] ** 2 * scenario["users"]
+            assert squared == pytest.approx(expected)
+            minority = groups["minority"]["models"]["adapted"]["rmse"]
+            majority = groups["majority"]["models"]["adapted"]["rmse"]
+            assert groups["gap"]["adapted"]["rmse"] == pytest.approx(minority - majority)
+
+
+def test_interrupted_run_leaves_a_checkpoint_and_resumes(tmp_path, store):
+    run = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "greatmeta_dist", "train", f"store={store}", f"run={run}",
+        "train.steps=100000", "train.users_per_step=8", "train.checkpoint_every=100000",
+        "train.valid_every=100000", "train.log_every=5",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+    )
+    events = run / "tensorboard"
+    deadline = time.monotonic() + 60
+    while not any(p.stat().st_size > 5000 for p in events.glob("*")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.strip() == "greatmeta: interrupted; run the same command again to go on"
+    (step,) = checkpoint.steps(run / "checkpoints")
+    assert step > 0
+    again = [*command[:-3], *command[-2:], f"train.steps={step + 3}"]
+    again[again.index("train.steps=100000")] = "train.keep_checkpoints=3"
+    done = subprocess.run(again, capture_output=True, text=True, check=True)
+    assert f"resuming {run} after step {step}" in done.stdout
+    assert json.loads((run / "metrics.json").read_text())["step"] == step + 3

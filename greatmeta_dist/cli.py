@@ -103,10 +103,9 @@ def _prepare(overrides: list[str]) -> None:
 
 
 def _train(overrides: list[str]) -> None:
-    run = value_of(overrides, "run")
+    config, run = compose_config(overrides), value_of(overrides, "run")
     require(run is not None, "run=DIR is not set; name the folder of the training")
     saved = saved_config(Path(run or ""))
-    config = compose_config(overrides)
     if saved is not None:
         config = with_changes(saved, config, overrides)
     display = Display()

@@ -32,6 +32,17 @@ SOURCES = (
 
 
 @dataclass
+class ColumnsConfig:
+    """Column names of a csv or parquet log."""
+
+    user: str = "user"
+    item: str = "item"
+    rating: str = "rating"
+    timestamp: str | None = None
+    """None where the log has no times."""
+
+
+@dataclass
 class DataConfig:
     """Where interactions come from and how they become tasks (``prepare``)."""
 
@@ -77,8 +88,8 @@ class DataConfig:
     num_groups: int = 8
     """Preference groups to cluster users into."""
 
-    columns: dict[str, str] = field(default_factory=dict)
-    """csv, parquet: column names of ``user``, ``item``, ``rating``, ``timestamp``."""
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    """csv, parquet: what the log's columns are called: ``{user: uid, item: iid, …}``."""
     separator: str = ","
     """csv: field separator."""
     encoding: str = "utf-8"
@@ -134,7 +145,7 @@ class ModelConfig:
     """Width of every embedding row."""
     hidden: list[int] = field(default_factory=lambda: [64, 64])
     """Widths of the predictor's hidden layers."""
-    activation: str = "relu"
+    activation: str = "tanh"
     """After every hidden layer: ``none`` (the authors' form), ``relu``, ``gelu`` or ``tanh``."""
     has_encoder: bool = True
     """Whether the personalized encoder modulates the hidden layers."""
@@ -149,7 +160,7 @@ class ModelConfig:
     """Whether token lists are averaged; the authors sum them."""
     is_label_standardised: bool = True
     """Whether the model predicts (rating − mean) / deviation of the training ratings."""
-    embedding_std: float = 0.1
+    embedding_std: float = 0.05
     """Standard deviation of fresh embedding rows."""
 
     def __post_init__(self) -> None:
@@ -164,7 +175,7 @@ class InnerConfig:
 
     steps: int = 3
     """T, inner steps."""
-    rate: float = 0.05
+    rate: float = 0.02
     """α, inner learning rate."""
 
     def __post_init__(self) -> None:
@@ -205,11 +216,17 @@ class TrainConfig:
     """B, users of a global batch."""
     lanes: int | None = None
     """K, slices of the users that make every batch; None decides from the store alone."""
-    rate: float = 1e-3
+    rate: float = 2e-3
     """β, learning rate of θ."""
     is_resplit: bool = True
     """Whether each visit deals a training user's rows anew to support and query, so that every
     rating is learnt from; False keeps the store's own split."""
+    hidden_share: float = 0.2
+    """Share of feature values replaced by their field's unknown row, so that cold users and items
+    meet one that has learnt; 0 for none."""
+    averaging: float = 0.98
+    """d of the running mean of θ over steps, mean ← d·mean + (1 − d)·θ, that predictions use; 0
+    predicts with θ itself."""
     row_update: str = "lazy"
     """Adam on the embedding rows a step touches, ``lazy``, or on all of them, ``dense``."""
     seed: int = 0
@@ -228,6 +245,9 @@ class TrainConfig:
         for name in ("users_per_step", "valid_every", "checkpoint_every", "log_every"):
             value = getattr(self, name)
             require(value >= 1, f"train.{name} is {value}; it must be 1 or more")
+        for name in ("hidden_share", "averaging"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"train.{name} is {value:g}; it must be from 0 to below 1")
         require(
             self.lanes is None or (self.lanes >= 1 and self.lanes & (self.lanes - 1) == 0),
             f"train.lanes is {self.lanes}; it must be a power of two, or null",

@@ -74,13 +74,19 @@ def with_changes(saved: Config, config: Config, overrides: list[str]) -> Config:
 def compose_config(overrides: list[str]) -> Config:
     """The config that overrides give; raises ``InputError`` in one line."""
     try:
-        composed = compose("config", overrides)
+        composed = compose("config", [_opened_dict(o) for o in overrides])
         return OmegaConf.to_object(composed)  # type: ignore[return-value]
     except InputError:
         raise
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ or error
         raise InputError(f"{_first_line(error)} {_first_line(cause)}".strip()) from error
+
+
+def _opened_dict(override: str) -> str:
+    """Hydra adds keys to a dict only if told to; ``data.user_features={a: token}`` just should."""
+    is_dict = override.split("=", 1)[0] in ("data.user_features", "data.item_features")
+    return f"+{override}" if is_dict else override
 
 
 def value_of(overrides: list[str], key: str) -> str | None:
@@ -151,10 +157,10 @@ def check_names(overrides: list[str]) -> None:
 def nearest(word: str, known: Iterable[str]) -> str:
     """'did you mean …' or, if nothing is near, what there is."""
     names = list(known)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    if not near:
-        last = {n.split(".")[-1]: n for n in names}
-        near = [last[m] for m in difflib.get_close_matches(word.split(".")[-1], last, 1, 0.6)]
+    last = {n.split(".")[-1]: n for n in reversed(names)}
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.8)
+    near += [last[m] for m in difflib.get_close_matches(word.split(".")[-1], last, 1, 0.6)]
+    near += difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     if near:
         return f"did you mean {near[0]}?"
     shown = ", ".join(names[:12])

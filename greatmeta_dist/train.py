@@ -150,6 +150,7 @@ class _Training:
             users_per_step=self.config.users_per_step,
             seed=self.config.seed,
             is_resplit=self.config.is_resplit,
+            hidden_share=self.config.hidden_share,
         )
         self.best: dict[str, Any] | None = None
         self.valid: dict[str, float] = {}

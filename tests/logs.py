@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from greatmeta_dist.config import DataConfig
+from greatmeta_dist.config import ColumnsConfig, DataConfig
 
-COLUMNS = {"user": "u", "item": "i", "rating": "r", "timestamp": "t"}
+COLUMNS = ColumnsConfig("u", "i", "r", "t")
 
 
 def write_log(folder: Path, *, num_users: int = 60, num_items: int = 50, seed: int = 0) -> Path:
@@ -23,4 +23,4 @@ def write_log(folder: Path, *, num_users: int = 60, num_items: int = 50, seed: i
 
 
 def csv_config(path: Path, **options: Any) -> DataConfig:
-    return DataConfig(source="csv", path=str(path), columns=dict(COLUMNS), **options)
+    return DataConfig(source="csv", path=str(path), columns=COLUMNS, **options)

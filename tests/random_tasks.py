@@ -74,11 +74,11 @@ def make_tasks(
         return Ragged(flat, ragged(sets[part]).offsets)
 
     table = TaskTable(
-        Features(tuple(ragged(f) for f in user_fields), tuple(is_mean[:2])),
+        Features(tuple(ragged(f) for f in user_fields), tuple(is_mean[:2]), (0, 3)),
         ragged(sets[0]),
         label_values(0),
         ragged(sets[1]),
         label_values(1),
     )
-    items = Features(tuple(ragged(f) for f in item_fields), tuple(is_mean[2:]))
+    items = Features(tuple(ragged(f) for f in item_fields), tuple(is_mean[2:]), (8, 12, 21))
     return RandomTasks(table, items, users, rows, is_mean)

@@ -5,13 +5,13 @@ import pytest
 import torch
 from random_tasks import make_tasks
 
-from greatmeta_dist.tasks.batch import Ragged, build_batch, offsets_of, resplit
+from greatmeta_dist.tasks.batch import Hiding, Ragged, build_batch, offsets_of, resplit
 
 
 def test_ragged_take_keeps_rows_and_order():
     ragged = Ragged(np.arange(6), offsets_of(np.array([2, 0, 3, 1])))
     taken = ragged.take(np.array([2, 1, 0, 2]))
-    rows = [taken.values[a:b].tolist() for a, b in zip(taken.offsets, taken.offsets[1:])]  # noqa: B905, RUF007
+    rows = [taken.values[a:b].tolist() for a, b in zip(taken.offsets, taken.offsets[1:])]  # noqa: B905
     assert rows == [[2, 3, 4], [], [0, 1], [2, 3, 4]]
 
 
@@ -77,3 +77,19 @@ def rows_of(tasks, u: int) -> list[tuple[int, float]]:
         here = slice(items.offsets[u], items.offsets[u + 1])
         out += list(zip(items.values[here].tolist(), labels.values[here].tolist(), strict=True))
     return out
+
+
+def test_hiding_gives_whole_fields_to_the_unknown_row():
+    tasks = make_tasks(np.random.default_rng(4), num_users=200)
+    hide = Hiding(0.5, np.random.default_rng(0))
+    users = np.arange(200)
+    batch = build_batch(tasks.table, tasks.items, users, has_support_gradient=True, hide=hide)
+    unknown = tasks.table.features.unknown
+    hidden = np.zeros(2)
+    for b in range(200):
+        for f, values in enumerate(decode(batch, batch.user_slots, b)):
+            if values != sorted(tasks.users[b].user_fields[f]):
+                assert values == [unknown[f]]
+                hidden[f] += 1
+    assert (hidden > 60).all()
+    assert (hidden < 140).all()

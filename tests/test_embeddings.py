@@ -1,9 +1,9 @@
 """The embedding table moves the rows a step touches, and lanes share one set of rows."""
 
+import numpy as np
+import pytest
 import torch
 from random_tasks import make_tasks
-
-import numpy as np
 
 from greatmeta_dist.engine.embeddings import EmbeddingTable, StepRows
 from greatmeta_dist.engine.exchange import tree_sum
@@ -55,3 +55,16 @@ def test_tree_sum_adds_neighbours_first():
     parts = [torch.tensor(x) for x in (1e8, 1.0, -1e8, 1.0)]
     assert tree_sum(parts) == (parts[0] + parts[1]) + (parts[2] + parts[3])
     assert tree_sum(parts) != parts[0] + parts[2] + parts[1] + parts[3]
+
+
+@pytest.mark.parametrize("update", ["lazy", "dense"])
+def test_running_mean_is_the_mean_over_all_steps_of_every_row(update):
+    weight = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    table = EmbeddingTable(weight.clone(), rate=0.1, update=update, averaging=0.9)
+    expected = weight.clone()
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        rows = torch.from_numpy(np.sort(rng.choice(6, 2, replace=False)))
+        table.step(rows, torch.from_numpy(rng.normal(size=(2, 2))))
+        expected = 0.9 * expected + 0.1 * table.weight.detach()
+        assert torch.allclose(table.fetch_mean(torch.arange(6)), expected, atol=1e-12)

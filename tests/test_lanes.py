@@ -22,7 +22,14 @@ def store(tmp_path_factory) -> Store:
 def make_lanes(store: Store, *, num_lanes: int, users_per_step: int, seed: int = 0) -> Lanes:
     maker = BatchMaker(store.item_features(CHOICE), True, store.manifest.ratings, True)
     return Lanes(
-        store, maker, CHOICE, num_lanes=num_lanes, users_per_step=users_per_step, seed=seed
+        store,
+        maker,
+        CHOICE,
+        num_lanes=num_lanes,
+        users_per_step=users_per_step,
+        seed=seed,
+        is_resplit=True,
+        hidden_share=0.2,
     )
 
 
@@ -105,7 +112,7 @@ def test_reading_a_part_gives_every_task_once(store):
 
 
 def test_impossible_batches_say_what_to_change(store):
-    with pytest.raises(InputError, match="change train.lanes or train.users_per_step"):
+    with pytest.raises(InputError, match=r"change train.lanes or train.users_per_step"):
         make_lanes(store, num_lanes=4, users_per_step=10)
     with pytest.raises(InputError, match="lower it to"):
         make_lanes(store, num_lanes=1, users_per_step=500)

@@ -58,7 +58,9 @@ def load_tasks(trace, first_row: dict[str, int]) -> tuple[TaskTable, Features]:
         for part in ("support", "query")
         for what in ("item", "rating")
     ]
-    return TaskTable(Features(users, (False,) * 4), *ragged), Features(items, (False,) * 3)
+    return TaskTable(Features(users, (False,) * 4, (0,) * 4), *ragged), Features(
+        items, (False,) * 3, (0,) * 3
+    )
 
 
 def rename_scheduler(name: str) -> str:

@@ -14,7 +14,14 @@ import torch
 from logs import csv_config, write_log
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from greatmeta_dist.config import Config, InputError, ModelConfig, SchedulerConfig, TrainConfig
+from greatmeta_dist.config import (
+    Config,
+    InnerConfig,
+    InputError,
+    ModelConfig,
+    SchedulerConfig,
+    TrainConfig,
+)
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.evaluate import evaluate
@@ -29,11 +36,12 @@ def store(tmp_path_factory) -> Path:
     items.write_text("i,kind\n" + "".join(f"i{k},c{k % 5}|d{k % 3}\n" for k in range(50)))
     prepare(
         csv_config(
-            write_log(folder, num_users=80),
+            write_log(folder, num_users=120),
             items_path=str(items),
             item_features={"kind": "token_list"},
             cold_item_fraction=0.1,
             num_groups=8,
+            test_fraction=0.3,
         ),
         folder / "store",
     )
@@ -90,15 +98,16 @@ def test_several_lanes_train_in_one_process(tmp_path, store):
 def test_run_with_another_config_is_refused_with_the_difference(tmp_path, store):
     train(small(store), tmp_path / "run", Display())
     other = replace(small(store), model=ModelConfig(embedding_dim=8, hidden=[8]))
-    with pytest.raises(InputError, match="model.embedding_dim was 4, is 8"):
+    with pytest.raises(InputError, match=r"model.embedding_dim was 4, is 8"):
         train(other, tmp_path / "run", Display())
     with pytest.raises(InputError, match="is no run"):
         train(small(store), store, Display())
 
 
 def test_divergence_stops_the_run_with_advice(tmp_path, store):
-    config = small(store, rate=1e6)
-    with pytest.raises(RuntimeError, match="diverged; lower inner.rate"):
+    unbounded = ModelConfig(embedding_dim=4, hidden=[8], activation="none")
+    config = replace(small(store), model=unbounded, inner=InnerConfig(rate=1e6))
+    with pytest.raises(RuntimeError, match=r"diverged; lower inner.rate"):
         train(config, tmp_path / "run", Display())
     assert not any("nan" in p.read_text() for p in tmp_path.rglob("metrics.json"))
 

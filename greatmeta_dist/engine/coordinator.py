@@ -19,8 +19,14 @@ class Coordinator:
         *,
         outer_rate: float,
         scheduler_rate: float,
+        averaging: float = 0.0,
     ):
+        """``averaging`` is d of the running mean of A that predictions use, 0 for A itself."""
         self.layers = layers
+        self.averaging = averaging
+        self.mean = (
+            {name: p.detach().clone() for name, p in layers.items()} if averaging else layers
+        )
         self.scheduler = scheduler
         self.optimizer = torch.optim.Adam(list(layers.values()), lr=outer_rate)
         self.scheduler_optimizer = (
@@ -51,3 +57,6 @@ class Coordinator:
         for name, param in self.layers.items():
             param.grad = gradient[name].clamp(-GRADIENT_BOUND, GRADIENT_BOUND)
         self.optimizer.step()
+        if self.averaging:
+            for name, param in self.layers.items():
+                self.mean[name].lerp_(param, 1 - self.averaging)

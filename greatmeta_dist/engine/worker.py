@@ -55,6 +55,7 @@ class Worker:
             rows.to(device),
             rate=config.train.rate,
             update="dense" if config.train.row_update == "dense" else "lazy",
+            averaging=config.train.averaging,
         )
         self.scheduler = _make_scheduler(config, self.model, device)
         self.coordinator = Coordinator(
@@ -62,6 +63,7 @@ class Worker:
             self.scheduler,
             outer_rate=config.train.rate,
             scheduler_rate=config.scheduler.rate,
+            averaging=config.train.averaging,
         )
         self._step = MetaStep(
             self.model,
@@ -81,14 +83,19 @@ class Worker:
         return self._step(here, self.layers, exchange=exchange, coordinator=self.coordinator)
 
     def predict(self, batch: TaskBatch) -> tuple[Tensor, Tensor]:
-        """Predictions [B, n] for every user's query rows, unadapted and adapted."""
+        """Predictions [B, n] for every user's query rows, unadapted and adapted.
+
+        From the running mean of θ.
+        """
         batch = batch.to(self.device)
-        rows = self.table.fetch(batch.rows)
-        return predict_query(self.model, batch, rows, self.layers, self.inner)
+        rows = self.table.fetch_mean(batch.rows)
+        return predict_query(self.model, batch, rows, self.coordinator.mean, self.inner)
 
     def dense_state(self) -> dict[str, Tensor]:
         """Everything but the embedding rows: A, φ and their optimizers' state, by name."""
         state = {f"theta.{k}": v.detach() for k, v in self.layers.items()}
+        if self.coordinator.averaging:
+            state |= {f"mean.{k}": v for k, v in self.coordinator.mean.items()}
         state |= _optimizer_state("theta", self.layers, self.coordinator.optimizer)
         if self.scheduler is not None and self.coordinator.scheduler_optimizer is not None:
             named = dict(self.scheduler.named_parameters())
@@ -97,17 +104,18 @@ class Worker:
         return state
 
     def row_state(self) -> dict[str, Tensor]:
-        """The embedding rows and their optimizer's state: [R, ·] each, and its step count."""
+        """The embedding rows, their means and optimizer state: [R, ·] each, and step counts."""
         named = {"rows": self.table.weight}
-        state = {"rows": self.table.weight.detach()}
-        return state | _optimizer_state("embedding", named, self.table.optimizer)
+        return self.table.state() | _optimizer_state("embedding", named, self.table.optimizer)
 
     def load(self, dense: dict[str, Tensor], rows: dict[str, Tensor]) -> None:
         """The inverse of ``dense_state`` and ``row_state``, in place."""
         with torch.no_grad():
             for name, param in self.layers.items():
                 param.copy_(dense[f"theta.{name}"])
-            self.table.weight.copy_(rows["rows"])
+                if self.coordinator.averaging:
+                    self.coordinator.mean[name].copy_(dense[f"mean.{name}"])
+            self.table.load_state(rows)
             named = dict(self.scheduler.named_parameters()) if self.scheduler else {}
             for name, param in named.items():
                 param.copy_(dense[f"phi.{name}"])

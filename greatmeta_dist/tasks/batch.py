@@ -41,6 +41,14 @@ def offsets_of(lengths: Ints) -> Ints:
 
 
 @dataclass(frozen=True)
+class Hiding:
+    """Replaces some entities' values of a field by its unknown row, so that this one is learnt."""
+
+    share: float
+    rng: np.random.Generator
+
+
+@dataclass(frozen=True)
 class Features:
     """Embedding rows of every entity, field by field."""
 
@@ -48,11 +56,15 @@ class Features:
     """For each field, the rows of each entity's values."""
     is_mean: tuple[bool, ...]
     """For each field, whether several values are averaged (else summed)."""
+    unknown: tuple[int, ...]
+    """For each field, the row of values that training has not seen."""
 
-    def table(self, entities: Ints, dtype: type) -> tuple[Ints, Floats, tuple[int, ...]]:
+    def table(
+        self, entities: Ints, dtype: type, hide: "Hiding | None"
+    ) -> tuple[Ints, Floats, tuple[int, ...]]:
         """Padded rows and weights [entities, slots], and the slots of each field."""
         rows, weights, widths = [], [], []
-        for ragged, is_mean in zip(self.fields, self.is_mean, strict=True):
+        for ragged, is_mean, unknown in zip(self.fields, self.is_mean, self.unknown, strict=True):
             picked = ragged.take(entities)
             at = _padded_positions(picked.lengths)
             width = max(1, int(picked.lengths.max(initial=0)))
@@ -61,6 +73,10 @@ class Features:
             row[at] = picked.values
             share = 1 / np.maximum(picked.lengths, 1) if is_mean else np.ones(len(entities))
             weight[at] = np.repeat(share, picked.lengths)
+            if hide is not None:
+                hidden = hide.rng.random(len(entities)) < hide.share
+                row[hidden, 0] = unknown
+                weight[hidden] = np.eye(1, width, dtype=dtype)
             rows.append(row)
             weights.append(weight)
             widths.append(width)
@@ -90,6 +106,7 @@ def build_batch(
     *,
     has_support_gradient: bool,
     dtype: type = np.float32,
+    hide: Hiding | None = None,
 ) -> TaskBatch:
     """The batch of the chosen tasks.
 
@@ -102,8 +119,8 @@ def build_batch(
     if not len(item):
         item = np.zeros(1, np.int64)
     num_support = len(support.values)
-    user_row, user_weight, user_widths = tasks.features.table(chosen, dtype)
-    item_row, item_weight, item_widths = items.table(item, dtype)
+    user_row, user_weight, user_widths = tasks.features.table(chosen, dtype, hide)
+    item_row, item_weight, item_widths = items.table(item, dtype, hide)
     rows, flat = np.unique(
         np.concatenate((user_row[user_weight > 0], item_row[item_weight > 0])), return_inverse=True
     )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from greatmeta_dist.config import require
 from greatmeta_dist.meta.model import TaskBatch
-from greatmeta_dist.tasks.batch import Features, Ragged, TaskTable, build_batch, resplit
+from greatmeta_dist.tasks.batch import Features, Hiding, Ragged, TaskTable, build_batch, resplit
 from greatmeta_dist.tasks.store import FieldChoice, Part, Ratings, Store
 
 USERS_PER_LANE = 4096
@@ -59,7 +59,8 @@ class BatchMaker:
         """Mean squared error in ratings for each unit of it in the model's units."""
         return self._scale**2 if self.is_standardised else 1.0
 
-    def make(self, tasks: TaskTable) -> TaskBatch:
+    def make(self, tasks: TaskTable, hide: Hiding | None = None) -> TaskBatch:
+        """The batch of all tasks of a table; ``hide`` is for training."""
         labelled = TaskTable(
             tasks.features,
             tasks.support_item,
@@ -72,6 +73,7 @@ class BatchMaker:
             self.items,
             np.arange(len(tasks)),
             has_support_gradient=self.has_support_gradient,
+            hide=hide,
         )
 
 
@@ -142,7 +144,8 @@ class Lanes:
         num_lanes: int | None,
         users_per_step: int,
         seed: int,
-        is_resplit: bool = True,
+        is_resplit: bool,
+        hidden_share: float,
     ):
         """Raises ``InputError`` where the users cannot be dealt as asked."""
         num_shards, num_train = store.manifest.shards["train"], store.manifest.parts["train"]
@@ -161,7 +164,7 @@ class Lanes:
             f"{count} lanes, the shortest has {shortest}; lower it to {shortest * count} or less",
         )
         self.steps_per_epoch = shortest // self.users_per_lane
-        self.seed, self.is_resplit = seed, is_resplit
+        self.seed, self.is_resplit, self.hidden_share = seed, is_resplit, hidden_share
         self._store, self._maker, self._choice = store, maker, choice
         self._orders: tuple[int, list[NDArray[np.int64]]] = (-1, [])
 
@@ -175,10 +178,10 @@ class Lanes:
         steps = []
         for lane, order in zip(self.lanes, self._orders[1], strict=True):
             part = lane.read(order[here], self._store, self._choice)
-            tasks = part.tasks
-            if self.is_resplit:
-                tasks = resplit(tasks, np.random.default_rng([self.seed, 17, lane.number, number]))
-            steps.append(LaneStep(self._maker.make(tasks), part.user, part.group))
+            rng = np.random.default_rng([self.seed, 17, lane.number, number])
+            tasks = resplit(part.tasks, rng) if self.is_resplit else part.tasks
+            hide = Hiding(self.hidden_share, rng) if self.hidden_share else None
+            steps.append(LaneStep(self._maker.make(tasks, hide), part.user, part.group))
         return steps
 
 

@@ -5,7 +5,7 @@ them (columns, ``file``, ``line``, ``reason``, ``text``).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -311,13 +311,7 @@ def _bookcrossing(config: DataConfig, work: Path) -> Source:
 
 def _mapped(config: DataConfig, work: Path) -> Source:
     """csv and parquet: the user says which column is what."""
-    known = {"user", "item", "rating", "timestamp"}
-    unknown = sorted(set(config.columns) - known)
-    require(
-        not unknown and {"user", "item", "rating"} <= set(config.columns),
-        f"data.columns is {dict(config.columns)}; expected user, item, rating and perhaps "
-        "timestamp, each with its column's name: data.columns='{user: uid, item: iid, rating: r}'",
-    )
+    named = {k: v for k, v in asdict(config.columns).items() if v is not None}
     for name, kind in {**config.user_features, **config.item_features}.items():
         require(
             kind in ("token", "token_list", "float"),
@@ -336,7 +330,7 @@ def _mapped(config: DataConfig, work: Path) -> Source:
         if path is None:
             require(not kinds, f"features {', '.join(kinds)} are named but {key}s_path is not set")
             return None
-        id_column = config.columns[key]
+        id_column = named[key]
         typed: dict[str, Kind] = dict(kinds)  # type: ignore[arg-type]
         separator = "|" if config.source == "parquet" else config.list_separator
         columns = [
@@ -345,11 +339,11 @@ def _mapped(config: DataConfig, work: Path) -> Source:
         return _entities(read(path, [id_column, *kinds]), id_column, columns, typed)
 
     assert config.path is not None
-    log = read(config.path, list(config.columns.values()))
+    log = read(config.path, list(named.values()))
     files = [p for p in (config.path, config.users_path, config.items_path) if p]
     return Source(
-        _interactions(log, dict(config.columns)),
-        "timestamp" in config.columns,
+        _interactions(log, named),
+        "timestamp" in named,
         entities(config.users_path, "user", config.user_features),
         entities(config.items_path, "item", config.item_features),
         tuple(local_copy(p, work) for p in files),

@@ -36,6 +36,8 @@ class Field:
     is_list: bool
     num_rows: int
     """Values seen in training, and the unknown row."""
+    unknown_row: int
+    """The embedding row of every value that training has not seen."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,7 @@ def _features(batch: pa.RecordBatch, fields: list[Field], choice: FieldChoice) -
     return Features(
         tuple(ragged_of(batch.column(f"feature:{f.name}")) for f in fields),
         tuple(f.is_list and choice.is_list_mean for f in fields),
+        tuple(f.unknown_row for f in fields),
     )
 
 

@@ -92,13 +92,14 @@ def build_vocabularies(
     for name, side, kind, counts in counted:
         ordered = counts.sort(["count", "value"], descending=[True, False])
         stop = start + len(ordered) + 1
-        field = Field(name, side, kind == "token_list", stop - start)
+        rows = shuffled[start:stop]
+        field = Field(name, side, kind == "token_list", len(rows), int(rows[-1]))
         out.append(
             Vocabulary(
                 field,
                 ordered["value"],
                 ordered["count"].to_numpy().astype(np.int64),
-                shuffled[start:stop],
+                rows,
             )
         )
         start = stop

@@ -1,7 +1,8 @@
 """Interaction logs → a store (DESIGN.md section 5).
 
 The log is checked in one streaming pass and dealt to buckets of users; each bucket, the unit of
-work, is then split on its own. Rejected rows are kept in ``rejects.parquet``.
+work, is then split and encoded on its own, so memory does not grow with the log (it does with the
+catalogue and the users' features). Rejected rows are kept in ``rejects.parquet``.
 """
 
 import hashlib
@@ -19,23 +20,28 @@ from numpy.typing import NDArray
 from greatmeta_dist.config import DataConfig, InputError, require
 from greatmeta_dist.tasks.batch import Ragged, offsets_of
 from greatmeta_dist.tasks.clean import REJECTS, Rejects, catalogue, check_log, read_entities
-from greatmeta_dist.tasks.groups import Groups, category_profiles, fit_groups, minority_groups
+from greatmeta_dist.tasks.encode import TrainingStatistics, encode_items, encode_tasks
+from greatmeta_dist.tasks.groups import (
+    MAX_FITTED_USERS,
+    Categories,
+    FittedGroups,
+    Grouping,
+    KnownGroups,
+    minority_groups,
+)
 from greatmeta_dist.tasks.sources import Kind, Source, open_source
 from greatmeta_dist.tasks.split import (
     PARTS,
     held_out_items,
     read_split,
     split_by_recipe,
-    uniform_hash,
 )
 from greatmeta_dist.tasks.store import (
     FORMAT_VERSION,
     ITEM_ID,
     MANIFEST,
     Manifest,
-    Ratings,
     checksum,
-    list_array,
     read_manifest,
     shard_name,
     write_arrow,
@@ -124,34 +130,45 @@ class _Preparation:
                 **{**json.loads((self.store / "report.json").read_text()), "is_new": False}
             )
 
+        try:
+            return self._make(fingerprint)
+        except InputError:
+            self.rejects.write(self.store)
+            raise
+
+    def _make(self, fingerprint: str) -> Report:
         self.progress("check the log", 0)
         self.items = catalogue(self.source, self.rejects)
         table = self.source.users
         self.users = None if table is None else read_entities(table, "user", self.rejects)
         log = check_log(self.source, self.items, self.config, self.rejects, self.work / "log")
         self.report.read, self.report.unrated = log.num_read, log.num_unrated
-        buckets = []
-        for k in range(log.num_buckets):
-            self.progress("split users", k / log.num_buckets)
-            buckets.append(self._split(log.bucket(k, self.users, self.rejects)))
-        self._check_rejects(buckets)
 
-        train = pl.concat([b.filter(pl.col("part") == "train") for b in buckets])
+        self.statistics = TrainingStatistics.empty(len(self.items))
+        buckets = [self.work / f"split-{k}.parquet" for k in range(log.num_buckets)]
+        for k, path in enumerate(buckets):
+            self.progress("split users", k / log.num_buckets)
+            split = self._split(log.bucket(k, self.users, self.rejects))
+            self.statistics.add(split.filter(pl.col("part") == "train"))
+            split.write_parquet(path)
+        self._check_rejects()
         require(
-            len(train) > 0,
+            bool(self.statistics.users),
             f"no training task came out of {log.num_read} rows; lower data.min_interactions "
             f"(now {self.config.min_interactions}), or check data.split",
         )
-        self._build_vocabularies(train)
-        self._fit_groups(train)
+
+        self._build_vocabularies()
+        self.grouping = self._make_grouping(buckets)
         for folder in ("shards", "vocab"):
             shutil.rmtree(self.store / folder, ignore_errors=True)
             (self.store / folder).mkdir()
         shards, sizes = self._write_tasks(buckets)
-        self._write_items(train)
+        items = encode_items(self.items, self.vocabularies, self.statistics)
+        write_arrow(self.store / "items.arrow", items)
         for vocabulary in self.vocabularies:
             vocabulary.write(self.store / "vocab")
-        self._finish(fingerprint, train, shards, sizes)
+        self._finish(fingerprint, shards, sizes)
         return self.report
 
     def _is_done(self, fingerprint: str) -> bool:
@@ -193,7 +210,7 @@ class _Preparation:
         self.given = self.given.filter(~pl.col("line").is_in(used["split_line"].implode()))
         return used.select(SPLIT_SCHEMA.names())
 
-    def _check_rejects(self, buckets: list[pl.DataFrame]) -> None:
+    def _check_rejects(self) -> None:
         """Write the rejects; stop if they are too many."""
         if self.given is not None:
             missing = self.given.with_columns(
@@ -219,52 +236,45 @@ class _Preparation:
 
     # --- vocabularies and groups ----------------------------------------------------------
 
-    def _build_vocabularies(self, train: pl.DataFrame) -> None:
+    def _build_vocabularies(self) -> None:
         """Rows for every value that training users and their items have."""
-        seen_items = train["item"].unique()
         self.items = self.items.with_columns(pl.col("id").alias(ITEM_ID))
         item_kinds: dict[str, Kind] = {ITEM_ID: "token"}
         item_kinds |= self.source.items.features if self.source.items else {}
         user_kinds = self.source.users.features if self.source.users else {}
         counted = []
         if self.users is not None:
-            seen = pl.col("id").is_in(train["user"].unique().implode())
-            self.users, counts = _count(self.users, user_kinds, seen)
+            is_seen = pl.col("id").is_in(pl.concat(self.statistics.users).implode())
+            self.users, counts = _count(self.users, user_kinds, is_seen)
             counted += [(n, "user", user_kinds[n], c) for n, c in counts.items()]
-        seen = pl.col("item").is_in(seen_items.implode())
-        self.items, counts = _count(self.items, item_kinds, seen)
+        is_seen = pl.lit(pl.Series(self.statistics.item_count > 0))
+        self.items, counts = _count(self.items, item_kinds, is_seen)
         counted += [(n, "item", item_kinds[n], c) for n, c in counts.items()]
         self.vocabularies = build_vocabularies(counted, seed=self.config.seed)
 
-    def _fit_groups(self, train: pl.DataFrame) -> None:
-        """Find the preference groups, or take the true ones of synthetic data."""
-        self.groups: Groups | None = None
-        self.category: tuple[Ragged, int] | None = None
-        if self.source.group is not None:
+    def _make_grouping(self, buckets: list[Path]) -> Grouping:
+        """The true groups of synthetic data, else clusters of the first training users."""
+        column = self.source.group
+        if column is not None:
             assert self.users is not None
-            self.group_names = sorted(self.users[self.source.group].unique().to_list())
-            return
-        vocabulary = self._category_vocabulary()
-        self.group_names = ["all"]
-        if vocabulary is None:
-            return
-        values = vocabulary.values.to_list()
-        known = pl.DataFrame({"value": values, "code": np.arange(len(values))})
-        column = pl.DataFrame(
-            {"item": self.items["item"], "value": self.items[vocabulary.field.name]}
+            return KnownGroups(column, sorted(self.users[column].unique().to_list()))
+        chosen = self._category_vocabulary()
+        if chosen is None:
+            return Grouping()
+        categories = Categories.from_column(self.items[chosen.field.name], chosen.values)
+        profiles: list[NDArray] = []
+        for path in buckets:
+            rows = pl.scan_parquet(path).filter(part="train", role="support").collect()
+            ordered = rows.sort("user", maintain_order=True)
+            lengths = ordered.group_by("user", maintain_order=True).len()["len"].to_numpy()
+            support = Ragged(ordered["item"].to_numpy(), offsets_of(lengths))
+            profiles.append(categories.profiles(support))
+            if sum(map(len, profiles)) >= MAX_FITTED_USERS:
+                break
+        fitted = np.concatenate(profiles)[:MAX_FITTED_USERS]
+        return FittedGroups(
+            categories, fitted, num_groups=self.config.num_groups, seed=self.config.seed
         )
-        if vocabulary.field.is_list:
-            column = column.explode("value", empty_as_null=True, keep_nulls=True)
-        pairs = column.join(known, on="value", how="inner", maintain_order="left")
-        lengths = np.bincount(pairs["item"].to_numpy(), minlength=len(self.items))
-        self.category = (Ragged(pairs["code"].to_numpy(), offsets_of(lengths)), len(values))
-        users = _by_user(train.filter(pl.col("role") == "support"))
-        support = Ragged(users.frame["item"].to_numpy(), users.offsets)
-        profiles = category_profiles(support, *self.category)
-        self.groups = fit_groups(
-            profiles, values, num_groups=self.config.num_groups, seed=self.config.seed
-        )
-        self.group_names = self.groups.names
 
     def _category_vocabulary(self) -> Vocabulary | None:
         wanted = self.config.category
@@ -279,89 +289,39 @@ class _Preparation:
 
     # --- writing --------------------------------------------------------------------------
 
-    def _write_tasks(self, buckets: list[pl.DataFrame]) -> tuple[dict[str, int], NDArray]:
-        """Every part's shards; returns their numbers, and the training users of each group."""
+    def _write_tasks(self, buckets: list[Path]) -> tuple[dict[str, int], NDArray]:
+        """Every part's shards; returns their numbers, and the training users of each group.
+
+        A bucket's training users are dealt evenly to its shards.
+        """
         shards = dict.fromkeys(PARTS, 0)
-        sizes = np.zeros(len(self.group_names), np.int64)
-        per_bucket = {"train": max(1, MIN_SHARDS // len(buckets))}
-        for k, bucket in enumerate(buckets):
+        sizes = np.zeros(len(self.grouping.names), np.int64)
+        for k, path in enumerate(buckets):
             self.progress("write tasks", k / len(buckets))
+            bucket = pl.read_parquet(path)
             for part in PARTS:
                 rows = bucket.filter(pl.col("part") == part)
                 if not len(rows):
                     continue
-                batch = self._encode_tasks(rows)
+                batch = encode_tasks(
+                    rows, self.users, self.vocabularies, self.grouping, seed=self.config.seed
+                )
+                hands = 1
                 if part == "train":
+                    hands = max(1, MIN_SHARDS // len(buckets))
                     sizes += np.bincount(batch.column("group").to_numpy(), minlength=len(sizes))
                 self.report.tasks[part] = self.report.tasks.get(part, 0) + batch.num_rows
                 self.report.interactions[part] = self.report.interactions.get(part, 0) + len(rows)
-                for hand in range(per_bucket.get(part, 1)):
-                    dealt = np.arange(hand, batch.num_rows, per_bucket.get(part, 1))
-                    path = self.store / shard_name(part, shards[part])
-                    write_arrow(path, batch.take(pa.array(dealt)))
+                for hand in range(hands):
+                    dealt = pa.array(np.arange(hand, batch.num_rows, hands))
+                    write_arrow(self.store / shard_name(part, shards[part]), batch.take(dealt))
                     shards[part] += 1
         return {p: n for p, n in shards.items() if n}, sizes
 
-    def _encode_tasks(self, rows: pl.DataFrame) -> pa.RecordBatch:
-        """One part's tasks of a bucket, users in an order that their tokens alone decide."""
-        tokens = rows["user"].unique(maintain_order=True)
-        order = np.argsort(uniform_hash(tokens, self.config.seed, "order"), kind="stable")
-        position = pl.DataFrame({"user": tokens[order], "position": np.arange(len(tokens))})
-        rows = rows.join(position, on="user").sort("position", maintain_order=True)
-        columns: dict[str, pa.Array] = {"user": pa.array(position["user"].to_list(), pa.string())}
-        sets = {}
-        for role in ("support", "query"):
-            chosen = rows.filter(pl.col("role") == role)
-            lengths = np.bincount(chosen["position"].to_numpy(), minlength=len(tokens))
-            offsets = offsets_of(lengths)
-            sets[role] = Ragged(chosen["item"].to_numpy(), offsets)
-            rating = Ragged(chosen["rating"].to_numpy().astype(np.float32), offsets)
-            columns[f"{role}_item"] = list_array(sets[role], pa.int32())
-            columns[f"{role}_rating"] = list_array(rating, pa.float32())
-        user_rows = position.select(id="user")
-        if self.users is not None:
-            user_rows = user_rows.join(self.users, on="id", how="left", maintain_order="left")
-        for v in self.vocabularies:
-            if v.field.side == "user":
-                coded = v.encode(user_rows[v.field.name])
-                columns[f"feature:{v.field.name}"] = list_array(coded, pa.int32())
-        columns["group"] = pa.array(self._group_of(sets["support"], user_rows), pa.int32())
-        return pa.RecordBatch.from_pydict(columns)
-
-    def _group_of(self, support: Ragged, user_rows: pl.DataFrame) -> NDArray[np.int32]:
-        if self.source.group is not None:
-            index = {name: k for k, name in enumerate(self.group_names)}
-            return (
-                user_rows[self.source.group].replace_strict(index, return_dtype=pl.Int32).to_numpy()
-            )
-        if self.groups is None or self.category is None:
-            return np.zeros(len(user_rows), np.int32)
-        return self.groups.of(category_profiles(support, *self.category))
-
-    def _write_items(self, train: pl.DataFrame) -> None:
-        """The catalogue: token, features, and the training users' ratings of each item."""
-        stats = train.group_by("item").agg(count=pl.len(), total=pl.col("rating").sum())
-        items = self.items.join(stats, on="item", how="left", maintain_order="left")
-        columns = {
-            "item": pa.array(items["id"].to_list(), pa.string()),
-            "train_count": pa.array(items["count"].fill_null(0).to_numpy(), pa.int64()),
-            "train_sum": pa.array(items["total"].fill_null(0.0).to_numpy(), pa.float64()),
-        }
-        for v in self.vocabularies:
-            if v.field.side == "item":
-                coded = v.encode(items[v.field.name])
-                columns[f"feature:{v.field.name}"] = list_array(coded, pa.int32())
-        write_arrow(self.store / "items.arrow", pa.RecordBatch.from_pydict(columns))
-
-    def _finish(
-        self, fingerprint: str, train: pl.DataFrame, shards: dict[str, int], sizes: NDArray
-    ) -> None:
+    def _finish(self, fingerprint: str, shards: dict[str, int], sizes: NDArray) -> None:
         """The report, then the manifest: from here on the folder is a store."""
         self.progress("write the manifest", 0)
         (self.store / "report.json").write_text(json.dumps(asdict(self.report), indent=1))
-        ratings = train["rating"].to_numpy()
-        given = self.config.rating_range
-        bounds = given if given is not None else [float(ratings.min()), float(ratings.max())]
         files = ["items.arrow", REJECTS, "report.json"]
         files += [f"vocab/{v.field.name}.parquet" for v in self.vocabularies]
         files += [shard_name(p, k) for p, n in shards.items() for k in range(n)]
@@ -372,10 +332,8 @@ class _Preparation:
             num_items=len(self.items),
             parts=self.report.tasks,
             shards=shards,
-            ratings=Ratings(
-                bounds[0], bounds[1], float(ratings.mean()), float(ratings.std()), len(ratings)
-            ),
-            groups=self.group_names,
+            ratings=self.statistics.ratings(self.config.rating_range),
+            groups=list(self.grouping.names),
             minority=minority_groups(sizes),
             recipe=asdict(self.config),
             fingerprint=fingerprint,
@@ -383,19 +341,6 @@ class _Preparation:
             checksums={name: checksum(self.store / name) for name in files},
         )
         write_manifest(self.store, manifest)
-
-
-@dataclass(frozen=True)
-class _Users:
-    frame: pl.DataFrame
-    """Rows of one user side by side."""
-    offsets: NDArray[np.int64]
-
-
-def _by_user(rows: pl.DataFrame) -> _Users:
-    ordered = rows.sort("user", maintain_order=True)
-    lengths = ordered.group_by("user", maintain_order=True).len()["len"].to_numpy()
-    return _Users(ordered, offsets_of(lengths))
 
 
 def _count(

@@ -144,11 +144,10 @@ def predict_set(
 
 def adapt(
     model: Recommender, batch: TaskBatch, x: Embedded, layers: Layers, inner: InnerLoop
-) -> tuple[dict[str, Displacement], Tensor]:
-    """T inner steps for every user: how A_i differs from A, and the first support loss [B]."""
+) -> dict[str, Displacement]:
+    """T inner steps for every user at once: how each layer of A_i differs from A's."""
     moved: dict[str, Displacement] = {}
-    first = batch.support.mask.new_zeros(batch.num_users)
-    for step in range(inner.num_steps):
+    for _ in range(inner.num_steps):
         tape = Tape(layers, moved)
         loss = set_loss(predict_set(model, batch, x, tape, "support"), batch.support, inner.loss)
         grads, _ = tape.gradients(loss)
@@ -158,9 +157,7 @@ def adapt(
             )
             for name, grad in grads.items()
         }
-        if step == 0:
-            first = loss.detach()
-    return moved, first
+    return moved
 
 
 @dataclass(frozen=True)
@@ -171,8 +168,6 @@ class Tasks:
     """[B] query loss after adaptation."""
     loss_before: Tensor
     """[B] query loss at the unadapted point."""
-    support_loss: Tensor
-    """[B] support loss before the first inner step."""
     adapted: TaskGradients
     """g_i."""
     unadapted: dict[str, LinearGradients]
@@ -184,7 +179,7 @@ def task_gradients(
 ) -> Tasks:
     """Steps 1 and 2 of DESIGN.md section 2: adapt, then differentiate the query loss."""
     x = embed(batch, rows)
-    moved, support_loss = adapt(model, batch, x, layers, inner)
+    moved = adapt(model, batch, x, layers, inner)
 
     tape = Tape(layers)
     loss_before = set_loss(predict_set(model, batch, x, tape, "query"), batch.query, inner.loss)
@@ -206,13 +201,7 @@ def task_gradients(
         num_fields=model.num_user_fields + model.num_item_fields,
         num_rows=batch.rows.shape[0],
     )
-    return Tasks(
-        loss.detach(),
-        loss_before.detach(),
-        support_loss,
-        TaskGradients(grads, row_grads),
-        unadapted,
-    )
+    return Tasks(loss.detach(), loss_before.detach(), TaskGradients(grads, row_grads), unadapted)
 
 
 def query_gradient(
@@ -238,7 +227,7 @@ def predict_query(
     """Predictions [B, n] for every user's query rows: unadapted, and after adaptation."""
     x = embed(batch, rows)
     with torch.enable_grad():
-        moved, _ = adapt(model, batch, x, layers, inner)
+        moved = adapt(model, batch, x, layers, inner)
     return (
         predict_set(model, batch, x, Tape(layers), "query"),
         predict_set(model, batch, x, Tape(layers, moved), "query"),

@@ -84,8 +84,6 @@ class GradientPlan:
 class TaskBatch:
     """The tasks one lane contributes to one step."""
 
-    task: Tensor
-    """[B] number of each task in its store part."""
     rows: Tensor
     """[U] distinct embedding rows the batch touches, ascending."""
     user_slots: SlotTable
@@ -96,7 +94,7 @@ class TaskBatch:
 
     @property
     def num_users(self) -> int:
-        return self.task.shape[0]
+        return self.support.mask.shape[0]
 
     def to(self, device: torch.device) -> "TaskBatch":
         """The batch on another device."""

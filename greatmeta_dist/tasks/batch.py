@@ -136,7 +136,6 @@ def build_batch(
     )
     sets = [(query_set, query_at)] + ([(support_set, support_at)] if has_support_gradient else [])
     return TaskBatch(
-        task=torch.from_numpy(chosen),
         rows=torch.from_numpy(rows),
         user_slots=_slot_table(user_row, user_weight, user_widths),
         item_slots=_slot_table(item_row, item_weight, item_widths),

@@ -77,12 +77,12 @@ class TensorBoardTracker:
     def train(self, step: int, report: StepReport, users: StepUsers, scale: float) -> None:
         """A step's losses, weights and factors; ``scale`` turns losses into squared ratings."""
         write = self._writer
-        loss = float(report.loss.mean())
+        loss = float(report.losses[:, 0].mean())
         write.add_scalar("train/loss", loss, step)
-        write.add_scalar("train/loss_before", float(report.loss_before.mean()), step)
         write.add_scalar("train/rmse", (loss * scale) ** 0.5, step)
         if report.factors is None:
             return
+        write.add_scalar("train/loss_before", float(report.losses[:, 1].mean()), step)
         weights = report.weights
         entropy = -(weights * weights.clamp(min=1e-30).log()).sum()
         write.add_scalar("meta/entropy", float(entropy), step)

@@ -167,7 +167,7 @@ class _Training:
             self.run_folder / "tensorboard",
             purge_step=start + 1 if start else 0,
             hyperparameters=_flat(asdict(self.setup.config)),
-            num_gap=len(self.setup.worker.model.parameter_names),
+            num_gap=self.setup.worker.model.num_tensors,
         )
         self.display.say(
             f"training on {self.setup.store.manifest.parts['train']} users, "
@@ -212,7 +212,7 @@ class _Training:
     def _log(
         self, step: int, report: Any, lanes: Any, rate: float, tracker: Tracker, bar: Any
     ) -> None:
-        loss = float(report.loss.mean())
+        loss = float(report.losses[:, 0].mean())
         if not np.isfinite(loss):
             raise RuntimeError(
                 f"the loss is {loss} at step {step}: training diverged; lower inner.rate "

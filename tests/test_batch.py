@@ -1,5 +1,7 @@
 """Batches hold exactly the tasks they were built from."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -43,19 +45,21 @@ def test_batch_rows_decode_to_the_users_own_features(seed):
 
 def decode(batch, slots, entity: int) -> list[list[int]]:
     """Global embedding rows of each field of an entity, sorted."""
-    rows = batch.rows[slots.row[entity]].split(list(slots.widths))
-    weights = slots.weight[entity].split(list(slots.widths))
-    return [sorted(r[w > 0].tolist()) for r, w in zip(rows, weights, strict=True)]
+    starts = [*slots.start.flatten().tolist(), len(slots.row)]
+    num_fields = slots.start.shape[1]
+    bounds = starts[entity * num_fields : (entity + 1) * num_fields + 1]
+    return [sorted(batch.rows[slots.row[a:b]].tolist()) for a, b in itertools.pairwise(bounds)]
 
 
 def test_mean_pooling_weighs_values_by_their_number():
     tasks = make_tasks(np.random.default_rng(0))
     batch = build_batch(tasks.table, tasks.items, np.arange(3), has_support_gradient=False)
-    first, mean, last = batch.item_slots.weight.split(list(batch.item_slots.widths), 1)
-    assert set(first.unique().tolist()) == {1.0}
-    total = mean.sum(1)
-    assert torch.allclose(total[total > 0], torch.ones(int((total > 0).sum())))
-    assert set(last.unique().tolist()) <= {0.0, 1.0}
+    start = torch.cat((batch.item_slots.start.flatten(), torch.tensor([len(batch.item_slots.row)])))
+    weights = batch.item_slots.weight.split(start.diff().tolist())
+    for first, mean, last in zip(weights[0::3], weights[1::3], weights[2::3], strict=True):
+        assert first.tolist() == [1.0]
+        assert set(last.tolist()) == {1.0}
+        assert torch.allclose(mean, torch.full_like(mean, 1 / max(1, len(mean))))
 
 
 def test_resplit_keeps_each_users_rows_and_sizes():

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stacked import unstack
 
 from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
@@ -63,6 +64,25 @@ def load_tasks(trace, first_row: dict[str, int]) -> tuple[TaskTable, Features]:
     )
 
 
+def load_trace(name: str, *, has_encoder: bool) -> dict[str, np.ndarray]:
+    """A trace with the columns of factors, and of what reads them, in our order of tensors.
+
+    Theirs is the order of the model's modules; ours keeps the stacked FiLM weights together.
+    """
+    trace = dict(np.load(TRACES / f"{name}.npz"))
+    gap = np.array([0, 1, 4, 5, 8, 9, 2, 3, 6, 7, 10, 11] if has_encoder else range(6))
+    agreement = np.concatenate((np.arange(7), 7 + gap))
+    joined = np.concatenate(([0], 1 + gap, 1 + len(gap) + agreement))
+    for key in trace:
+        if "taskKnowledgeNecessity_lstm.weight_ih" in key or key == "factor_gap":
+            trace[key] = trace[key][:, gap]
+        if "taskRationality_lstm.weight_ih" in key or key == "factor_agreement":
+            trace[key] = trace[key][:, agreement]
+        if "scheduler/mlp.0.weight" in key and CASES[name][0] == "mlp":
+            trace[key] = trace[key][:, joined]
+    return trace
+
+
 def rename_scheduler(name: str) -> str:
     head, rest = name.split(".", 1)
     return f"{LSTM_NAMES[head]}.{rest}"
@@ -88,16 +108,22 @@ class Run:
         dtype: torch.dtype = torch.float32,
         coordinator_type: type[Coordinator] = Coordinator,
     ):
-        self.trace = trace = np.load(TRACES / f"{name}.npz")
         kind, magnitude, has_encoder = CASES[name]
+        self.trace = trace = load_trace(name, has_encoder=has_encoder)
         self.tables = [trace[f"init.meta/0.{f}.weight"] for f in FIELDS]
         first_row = dict(zip(FIELDS, np.cumsum([0, *map(len, self.tables)]), strict=False))
         model = Recommender(4, 3, embedding_dim=8, hidden=(16, 12), has_encoder=has_encoder)
-        self.layers = {
+        recorded = {
             n: torch.from_numpy(trace[f"init.meta/{theirs(n)}"]).to(dtype)
-            for n in model.parameter_names
+            for n in unstack(model, model.init_layers(torch.Generator()))
         }
-        num_gap = len(model.parameter_names)
+        film = [t for n, t in recorded.items() if n.startswith(("scale", "shift"))]
+        self.layers = {
+            n: torch.cat(film) if n == "film.weight" else recorded[n]
+            for n in model.init_layers(torch.Generator())
+        }
+        self.model = model
+        num_gap = model.num_tensors
         self.scheduler = Scheduler(kind, num_gap=num_gap, num_agreement=7 + num_gap).to(dtype)
         self.scheduler.load_state_dict(scheduler_state(trace, "init"))
         self.table = EmbeddingTable(
@@ -120,7 +146,7 @@ class Run:
             exchange = LocalExchange([batch], self.table, coordinator)
             report = step([batch], self.layers, exchange=exchange, coordinator=coordinator)
             assert report.factors is not None
-            self.loss.append(float(report.loss.double().sum()))
+            self.loss.append(float(report.losses[:, 0].double().sum()))
             first.append(report.first_weights)
             final.append(report.weights)
             factors.append(report.factors)
@@ -142,7 +168,7 @@ class Run:
     def assert_theta(self):
         rows = self.table.weight.detach().split([len(t) for t in self.tables])
         found = {f"0.{f}.weight": w for f, w in zip(FIELDS, rows, strict=True)}
-        found |= {theirs(n): p.detach() for n, p in self.layers.items()}
+        found |= {theirs(n): p.detach() for n, p in unstack(self.model, self.layers).items()}
         for n, param in found.items():
             recorded = self.trace[f"final.meta/{n}"]
             np.testing.assert_allclose(param, recorded, rtol=0, atol=1e-5, err_msg=n)

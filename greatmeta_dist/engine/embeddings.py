@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from greatmeta_dist.meta.model import TaskBatch
+from greatmeta_dist.meta.batch import TaskBatch
 
 
 @dataclass(frozen=True)

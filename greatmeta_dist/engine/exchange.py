@@ -7,8 +7,8 @@ from torch import Tensor
 
 from greatmeta_dist.engine.coordinator import GRADIENT_BOUND, Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable, StepRows
+from greatmeta_dist.meta.batch import TaskBatch
 from greatmeta_dist.meta.gradients import MetaGradient
-from greatmeta_dist.meta.model import TaskBatch
 
 
 def tree_sum(parts: Sequence[Tensor]) -> Tensor:

@@ -14,7 +14,8 @@ from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.exchange import LocalExchange
 from greatmeta_dist.meta.adapt import InnerLoop, predict_query
-from greatmeta_dist.meta.model import Recommender, TaskBatch
+from greatmeta_dist.meta.batch import TaskBatch
+from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.scheduler import Scheduler
 from greatmeta_dist.meta.step import MetaStep, StepReport, StepSettings
 
@@ -129,7 +130,7 @@ def _make_scheduler(config: Config, model: Recommender, device: torch.device) ->
     kind = config.scheduler.kind
     if kind == "uniform":
         return None
-    num_gap = len(model.parameter_names)
+    num_gap = model.num_tensors
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         return Scheduler(

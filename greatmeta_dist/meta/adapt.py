@@ -1,19 +1,28 @@
 """Adaptation of A to every user of a batch at once, and the gradients taken on the way.
 
-Layers are applied through a ``Tape``, which remembers what each layer saw and, after the backward
-pass, what gradient reached its output. The backward pass never forms a weight gradient. A user's
-fast weights are a displacement of the shared A, kept as factors or, where that is smaller, as a
-matrix per user (DESIGN.md sections 2 and 3; paper algorithm 1). Shapes as in ``model.py``.
+A user's fast weights are the shared A and a displacement, kept as factors or, where that is
+smaller, as a matrix per user (DESIGN.md sections 2 and 3; paper algorithm 1). Shapes as in
+``batch.py``.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import record_function
 
-from greatmeta_dist.meta.gradients import LinearGradients, MetaGradient, RowGradients, TaskGradients
-from greatmeta_dist.meta.model import Recommender, TaskBatch, pool_slots, set_loss
+from greatmeta_dist.meta.batch import SlotTable, TaskBatch
+from greatmeta_dist.meta.gradients import LayerInput, LinearGradients, RowGradients, TaskGradients
+from greatmeta_dist.meta.model import (
+    InputGradients,
+    Loss,
+    Pass,
+    Recommender,
+    Weights,
+    loss_gradient,
+    set_loss,
+)
 
 Layers = dict[str, Tensor]
 
@@ -24,211 +33,270 @@ class InnerLoop:
 
     num_steps: int
     rate: float
-    loss: Literal["mse", "bce"] = "mse"
+    loss: Loss = "mse"
 
 
-@dataclass(frozen=True)
-class Displacement:
-    """How far every user's copy of one layer has moved: dense, or as the factors of its steps."""
+class SharedWeights:
+    """A, the same for all users; what it makes of a fixed input is computed once."""
 
-    weight: Tensor | None = None
-    """[B, out, in]"""
-    bias: Tensor | None = None
-    """[B, out]"""
-    factors: LinearGradients | None = None
-
-    def apply(self, value: Tensor) -> Tensor:
-        """What the displacement adds to the layer's output: [B, n, in] → [B, n, out]."""
-        if self.factors is not None:
-            factors = self.factors
-            out = (value @ factors.value.mT) @ factors.delta
-            return out + factors.bias.unsqueeze(1) if factors.has_bias else out
-        assert self.weight is not None
-        if self.bias is None:
-            return value @ self.weight.mT
-        return torch.baddbmm(self.bias.unsqueeze(1), value, self.weight.mT)
-
-    def descend(self, grads: LinearGradients, *, rate: float, num_steps: int) -> "Displacement":
-        """Move by −rate · gradient; ``num_steps`` in all decide which form is the smaller."""
-        step = -rate * grads.delta
-        num_rows, num_out = step.shape[1:]
-        num_in = grads.value.shape[2]
-        if num_steps * num_rows * (num_out + num_in) < num_out * num_in:
-            value = grads.value
-            if self.factors is not None:
-                step = torch.cat((self.factors.delta, step), 1)
-                value = torch.cat((self.factors.value, value), 1)
-            return Displacement(factors=LinearGradients(step, value, grads.has_bias))
-        bias = step.sum(1) if grads.has_bias else None
-        if self.weight is None:
-            return Displacement(step.mT @ grads.value, bias)
-        if bias is not None and self.bias is not None:
-            bias = self.bias + bias
-        return Displacement(torch.baddbmm(self.weight, step.mT, grads.value), bias)
-
-
-class Tape:
-    """Applies linear layers by name and remembers inputs and outputs for ``gradients``."""
-
-    def __init__(self, layers: Layers, moved: dict[str, Displacement] | None = None):
+    def __init__(self, layers: Layers):
         self.layers = layers
-        self.moved = moved or {}
-        self.inputs: dict[str, Tensor] = {}
-        self.outputs: dict[str, Tensor] = {}
+        self._seen: dict[str, list[tuple[LayerInput, Tensor]]] = {}
 
-    def __call__(self, name: str, value: Tensor) -> Tensor:
-        bias = self.layers.get(f"{name}.bias")
-        out = torch.nn.functional.linear(value, self.layers[f"{name}.weight"], bias)
-        if name in self.moved:
-            out = out + self.moved[name].apply(value)
-        if torch.is_grad_enabled() and not out.requires_grad:
-            out.requires_grad_()
-        self.inputs[name], self.outputs[name] = value, out
+    def apply(self, name: str, value: LayerInput) -> Tensor:
+        for known, out in self._seen.get(name, ()):
+            if known is value:
+                return out
+        out = value.linear(self.layers[f"{name}.weight"], self.layers.get(f"{name}.bias"))
+        if value.is_fixed:
+            self._seen.setdefault(name, []).append((value, out))
         return out
 
-    def gradients(
-        self, loss: Tensor, leaves: tuple[Tensor, ...] = ()
-    ) -> tuple[dict[str, LinearGradients], tuple[Tensor, ...]]:
-        """Every layer's per-user gradients of loss [B], and the gradients of the leaves."""
-        names = list(self.outputs)
-        found = torch.autograd.grad(loss.sum(), [*self.outputs.values(), *leaves])
-        grads = {
-            name: LinearGradients(delta, self.inputs[name].detach(), f"{name}.bias" in self.layers)
-            for name, delta in zip(names, found, strict=False)
-        }
-        return grads, found[len(names) :]
+    def pull(self, name: str, value: LayerInput, delta: Tensor, total: Tensor) -> LayerInput:
+        return value.pull(self.layers[f"{name}.weight"], delta, total)
 
 
 @dataclass(frozen=True)
-class Embedded:
+class FactorMove:
+    """How far every user's layer has moved, Σ_r δ_r v_rᵀ with the rate in the δ, as factors."""
+
+    delta: Tensor
+    """[B, r, out]"""
+    value: LayerInput
+    """[B, r, in]"""
+    has_bias: bool
+
+
+@dataclass(frozen=True)
+class DenseMove:
+    """Every user's own copy of a layer."""
+
+    weight: Tensor
+    """[B, out, in]"""
+    bias: Tensor | None
+    """[B, out]"""
+
+
+class FastWeights:
+    """Every user's A_i: the shared A, and how far each layer has moved from it."""
+
+    def __init__(self, shared: SharedWeights, moves: dict[str, FactorMove | DenseMove]):
+        self.shared = shared
+        self.moves = moves
+
+    def apply(self, name: str, value: LayerInput) -> Tensor:
+        move = self.moves.get(name)
+        if isinstance(move, DenseMove):
+            return value.linear(move.weight, move.bias)
+        out = self.shared.apply(name, value)
+        if move is None:
+            return out
+        return torch.baddbmm(out, value.gram(move.value, has_bias=move.has_bias), move.delta)
+
+    def pull(self, name: str, value: LayerInput, delta: Tensor, total: Tensor) -> LayerInput:
+        move = self.moves.get(name)
+        if isinstance(move, DenseMove):
+            return value.pull(move.weight, delta, total)
+        pulled = self.shared.pull(name, value, delta, total)
+        if move is None:
+            return pulled
+        moved = move.value.combine(delta @ move.delta.mT)
+        if pulled.shared is None or moved.shared is None:
+            return LayerInput(pulled.rows + moved.rows)
+        return LayerInput(pulled.rows + moved.rows, pulled.shared + moved.shared)
+
+    def descend(self, grads: dict[str, LinearGradients], inner: InnerLoop) -> "FastWeights":
+        """One inner step: A_i − α g_i."""
+        return FastWeights(
+            self.shared, {name: self._moved(name, grad, inner) for name, grad in grads.items()}
+        )
+
+    def _moved(self, name: str, grad: LinearGradients, inner: InnerLoop) -> FactorMove | DenseMove:
+        """Factors where they are the smaller form over all T steps, else a matrix per user."""
+        num_rows, num_out = grad.delta.shape[1:]
+        num_in = self.shared.layers[f"{name}.weight"].shape[1]
+        move = self.moves.get(name)
+        if grad.value.is_fixed:
+            is_small = num_rows <= num_in
+        else:
+            is_small = inner.num_steps * num_rows * (num_out + num_in) < num_out * num_in
+        if not is_small:
+            return self._dense(name, grad, move, inner.rate)
+        delta, value = -inner.rate * grad.delta, grad.value
+        if isinstance(move, FactorMove):
+            if move.value is value:
+                delta = move.delta + delta
+            else:
+                delta = torch.cat((move.delta, delta), 1)
+                value = LayerInput(torch.cat((move.value.rows, value.rows), 1))
+        return FactorMove(delta, value, grad.has_bias)
+
+    def _dense(
+        self, name: str, grad: LinearGradients, move: FactorMove | DenseMove | None, rate: float
+    ) -> DenseMove:
+        if isinstance(move, DenseMove):
+            weight, bias = move.weight, move.bias
+        else:
+            weight = self.shared.layers[f"{name}.weight"].expand(len(grad.delta), -1, -1)
+            bias = self.shared.layers.get(f"{name}.bias")
+        if grad.value.shared is None:
+            weight = torch.baddbmm(weight, grad.delta.mT, grad.value.rows, alpha=-rate)
+        else:
+            weight = torch.add(weight, grad.products(), alpha=-rate)
+        return DenseMove(weight, None if bias is None else torch.add(bias, grad.total, alpha=-rate))
+
+
+@dataclass(frozen=True)
+class Features:
     """A batch's feature vectors, looked up and pooled."""
 
-    user: Tensor
-    """[B, Fu·d]"""
-    support: Tensor
-    """[B, n, Fi·d]"""
-    query: Tensor
-    """[B, m, Fi·d]"""
-
-    def inputs(self, which: Literal["support", "query"]) -> Tensor:
-        """x [B, n, D] of one set's rows."""
-        item = self.support if which == "support" else self.query
-        user = self.user.unsqueeze(1).expand(-1, item.shape[1], -1)
-        return torch.cat((user, item), -1)
+    support: LayerInput
+    query: LayerInput
 
 
-def embed(batch: TaskBatch, rows: Tensor) -> Embedded:
+def embed(batch: TaskBatch, rows: Tensor) -> Features:
     """Look up and pool a batch's features from its distinct embedding rows [U, d]."""
     user = pool_slots(rows, batch.user_slots)
     item = pool_slots(rows, batch.item_slots)
-    return Embedded(user, item[batch.support.item], item[batch.query.item])
+    return Features(
+        LayerInput(_pick(item, batch.support.item), user, is_fixed=True),
+        LayerInput(_pick(item, batch.query.item), user, is_fixed=True),
+    )
 
 
-def predict_set(
-    model: Recommender,
-    batch: TaskBatch,
-    x: Embedded,
-    layer: Tape,
-    which: Literal["support", "query"],
-) -> Tensor:
-    """Predictions [B, n] for one set, its context made as the model says."""
-    inputs = x.inputs(which)
-    context = None
-    if model.has_encoder and model.context == "support":
-        support = inputs if which == "support" else x.inputs("support")
-        context = model.summarise(support, batch.support)
-    elif model.has_encoder:
-        context = model.summarise(inputs, batch.support if which == "support" else batch.query)
-    return model.predict(inputs, context, layer)
+def pool_slots(rows: Tensor, slots: SlotTable) -> Tensor:
+    """Feature vectors [entities, fields·d] from embedding rows [U, d]."""
+    if not slots.start.numel():
+        return rows.new_zeros(slots.start.shape)
+    pooled = F.embedding_bag(
+        slots.row, rows, slots.start.flatten(), mode="sum", per_sample_weights=slots.weight
+    )
+    return pooled.view(len(slots.start), -1)
+
+
+def _pick(item: Tensor, which: Tensor) -> Tensor:
+    return item.index_select(0, which.flatten()).view(*which.shape, -1)
+
+
+def contexts(
+    model: Recommender, batch: TaskBatch, x: Features
+) -> tuple[LayerInput | None, LayerInput | None]:
+    """What the encoder reads for the support and for the query set."""
+    if not model.has_encoder:
+        return None, None
+    support = model.summarise(x.support, batch.support)
+    if model.context == "support":
+        return support, support
+    return support, model.summarise(x.query, batch.query)
 
 
 def adapt(
-    model: Recommender, batch: TaskBatch, x: Embedded, layers: Layers, inner: InnerLoop
-) -> dict[str, Displacement]:
-    """T inner steps for every user at once: how each layer of A_i differs from A's."""
-    moved: dict[str, Displacement] = {}
+    model: Recommender,
+    batch: TaskBatch,
+    x: LayerInput,
+    context: LayerInput | None,
+    shared: SharedWeights,
+    inner: InnerLoop,
+) -> FastWeights:
+    """T inner steps for every user at once, on the support set's x [B, n, D]."""
+    weights = FastWeights(shared, {})
     for _ in range(inner.num_steps):
-        tape = Tape(layers, moved)
-        loss = set_loss(predict_set(model, batch, x, tape, "support"), batch.support, inner.loss)
-        grads, _ = tape.gradients(loss)
-        moved = {
-            name: moved.get(name, Displacement()).descend(
-                grad, rate=inner.rate, num_steps=inner.num_steps
-            )
-            for name, grad in grads.items()
-        }
-    return moved
+        seen = model.forward(x, context, weights)
+        d_prediction = loss_gradient(seen.prediction, batch.support, inner.loss)
+        grads, _ = model.backward(seen, d_prediction, weights, to_inputs=False)
+        weights = weights.descend(grads, inner)
+    return weights
 
 
 @dataclass(frozen=True)
 class Tasks:
     """What a lane's users say in one step."""
 
-    loss: Tensor
-    """[B] query loss after adaptation."""
-    loss_before: Tensor
-    """[B] query loss at the unadapted point."""
+    losses: Tensor
+    """[B, 2] query loss after adaptation, and at the unadapted point if that was asked for."""
     adapted: TaskGradients
     """g_i."""
-    unadapted: dict[str, LinearGradients]
-    """g⁰_i, of A only."""
+    unadapted: dict[str, LinearGradients] | None
+    """g⁰_i, of A only; None if not asked for."""
+
+    @property
+    def loss(self) -> Tensor:
+        """[B] query loss after adaptation."""
+        return self.losses[:, 0]
 
 
 def task_gradients(
-    model: Recommender, batch: TaskBatch, rows: Tensor, layers: Layers, inner: InnerLoop
-) -> Tasks:
-    """Steps 1 and 2 of DESIGN.md section 2: adapt, then differentiate the query loss."""
-    x = embed(batch, rows)
-    moved = adapt(model, batch, x, layers, inner)
-
-    tape = Tape(layers)
-    loss_before = set_loss(predict_set(model, batch, x, tape, "query"), batch.query, inner.loss)
-    unadapted, _ = tape.gradients(loss_before)
-
-    leaves = [x.user, x.query]
-    if model.has_encoder and model.context == "support":
-        leaves.append(x.support)
-    for leaf in leaves:
-        leaf.requires_grad_()
-    tape = Tape(layers, moved)
-    loss = set_loss(predict_set(model, batch, x, tape, "query"), batch.query, inner.loss)
-    grads, found = tape.gradients(loss, tuple(leaves))
-    atoms = torch.cat([g.reshape(-1, model.embedding_dim) for g in found])
-    row_grads = RowGradients.from_atoms(
-        atoms,
-        batch.plan,
-        num_users=batch.num_users,
-        num_fields=model.num_user_fields + model.num_item_fields,
-        num_rows=batch.rows.shape[0],
-    )
-    return Tasks(loss.detach(), loss_before.detach(), TaskGradients(grads, row_grads), unadapted)
-
-
-def query_gradient(
     model: Recommender,
     batch: TaskBatch,
     rows: Tensor,
     layers: Layers,
-    loss: Literal["mse", "bce"],
-) -> MetaGradient:
-    """∇_θ Σ_i L(Q_i; θ), no adaptation: one ordinary backward pass for the whole batch."""
-    rows = rows.detach().requires_grad_()
-    leaves = {name: p.detach().requires_grad_() for name, p in layers.items()}
-    prediction = predict_set(model, batch, embed(batch, rows), Tape(leaves), "query")
-    total = set_loss(prediction, batch.query, loss).sum()
-    *grads, row_grad = torch.autograd.grad(total, [*leaves.values(), rows])
-    return MetaGradient(dict(zip(leaves, grads, strict=True)), row_grad)
+    inner: InnerLoop,
+    *,
+    has_unadapted: bool,
+) -> Tasks:
+    """Adapt to the support sets, then take the query loss's gradients (section 2, steps 1, 2)."""
+    with record_function("meta/embed"):
+        x = embed(batch, rows)
+        support_context, context = contexts(model, batch, x)
+    shared = SharedWeights(layers)
+    with record_function("meta/inner loop"):
+        fast = adapt(model, batch, x.support, support_context, shared, inner)
+    with record_function("meta/query"):
+        seen = model.forward(x.query, context, fast)
+        adapted = _query_gradients(model, batch, seen, fast, inner.loss)
+        loss = set_loss(seen.prediction, batch.query, inner.loss)
+        if not has_unadapted:
+            return Tasks(loss.unsqueeze(1), adapted, None)
+        seen = model.forward(x.query, context, shared)
+        d_prediction = loss_gradient(seen.prediction, batch.query, inner.loss)
+        unadapted, _ = model.backward(seen, d_prediction, shared, to_inputs=False)
+        loss_before = set_loss(seen.prediction, batch.query, inner.loss)
+    return Tasks(torch.stack((loss, loss_before), 1), adapted, unadapted)
 
 
-@torch.no_grad()
+def query_gradients(
+    model: Recommender, batch: TaskBatch, rows: Tensor, layers: Layers, loss: Loss
+) -> TaskGradients:
+    """Every user's ∇_θ L(Q_i; θ), without adaptation."""
+    x = embed(batch, rows)
+    _, context = contexts(model, batch, x)
+    shared = SharedWeights(layers)
+    return _query_gradients(model, batch, model.forward(x.query, context, shared), shared, loss)
+
+
+def _query_gradients(
+    model: Recommender, batch: TaskBatch, seen: Pass, weights: Weights, loss: Loss
+) -> TaskGradients:
+    d_prediction = loss_gradient(seen.prediction, batch.query, loss)
+    grads, d_inputs = model.backward(seen, d_prediction, weights, to_inputs=True)
+    assert d_inputs is not None
+    return TaskGradients(grads, _row_gradients(model, batch, d_inputs))
+
+
+def _row_gradients(model: Recommender, batch: TaskBatch, found: InputGradients) -> RowGradients:
+    """From the gradients of the query's features and context to those of embedding rows."""
+    user, query = found.x.shared, found.x.rows
+    assert user is not None
+    parts = []
+    if found.context is not None:
+        rows = batch.support if model.context == "support" else batch.query
+        through = model.spread(found.context, rows)
+        assert through.shared is not None
+        user = user + through.shared
+        if model.context == "support":
+            parts = [through.rows]
+        else:
+            query = query + through.rows
+    atoms = torch.cat([p.reshape(-1, model.embedding_dim) for p in (user, query, *parts)])
+    return RowGradients.from_atoms(atoms, batch.plan, num_users=batch.num_users)
+
+
 def predict_query(
     model: Recommender, batch: TaskBatch, rows: Tensor, layers: Layers, inner: InnerLoop
 ) -> tuple[Tensor, Tensor]:
     """Predictions [B, n] for every user's query rows: unadapted, and after adaptation."""
     x = embed(batch, rows)
-    with torch.enable_grad():
-        moved = adapt(model, batch, x, layers, inner)
-    return (
-        predict_set(model, batch, x, Tape(layers), "query"),
-        predict_set(model, batch, x, Tape(layers, moved), "query"),
-    )
+    support_context, context = contexts(model, batch, x)
+    shared = SharedWeights(layers)
+    fast = adapt(model, batch, x.support, support_context, shared, inner)
+    return tuple(model.forward(x.query, context, w).prediction for w in (shared, fast))  # type: ignore[return-value]

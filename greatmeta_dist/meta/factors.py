@@ -7,14 +7,17 @@ import torch
 from torch import Tensor
 
 from greatmeta_dist.meta.adapt import Tasks
-from greatmeta_dist.meta.gradients import MetaGradient, layer_dots
+from greatmeta_dist.meta.gradients import MetaGradient, layer_dots, tensor_norms
 
 COSINE_EPS = 1e-8
 
 
 @dataclass(frozen=True)
 class Factors:
-    """Raw factors of B users; P tensors of A, F embedding fields."""
+    """Raw factors of B users; P tensors of A, F embedding fields.
+
+    Tensors of A stand layer by layer, weights (several where a layer stacks them), then bias.
+    """
 
     magnitude: Tensor
     """[B] how far the user would move the model."""
@@ -37,21 +40,23 @@ def read_factors(
     tasks: Tasks, mean: MetaGradient, *, magnitude: Literal["loss", "norm"]
 ) -> Factors:
     """Read every user's factors from its gradients and ḡ, the global batch's mean gradient."""
-    norms = tasks.adapted.norms()
-    num_layer_tensors = len(mean.layers)
-    layer_norms = norms[:, -num_layer_tensors:]
-    norms_before = layer_dots(tasks.unadapted, tasks.unadapted).clamp(min=0).sqrt()
-    gap = _cosine(layer_dots(tasks.adapted.layers, tasks.unadapted), layer_norms, norms_before)
+    assert tasks.unadapted is not None
+    squares, mixed, squares_before = layer_dots(tasks.adapted.layers, tasks.unadapted)
+    norms = squares.clamp(min=0).sqrt()
+    gap = _cosine(mixed, norms, squares_before.clamp(min=0).sqrt())
     dots = tasks.adapted.dot_shared(mean)
-    mean_norms = torch.stack([g.norm() for g in mean.layers.values()])
+    num_fields = dots.shape[1] - norms.shape[1]
     agreement = torch.cat(
         (
-            dots[:, :-num_layer_tensors],
-            _cosine(dots[:, -num_layer_tensors:], layer_norms, mean_norms),
+            dots[:, :num_fields],
+            _cosine(dots[:, num_fields:], norms, tensor_norms(tasks.adapted.layers, mean)),
         ),
         1,
     )
-    return Factors(tasks.loss if magnitude == "loss" else norms.sum(1), gap, agreement)
+    if magnitude == "loss":
+        return Factors(tasks.loss, gap, agreement)
+    row_norms = tasks.adapted.rows.squared_norms().clamp(min=0).sqrt()
+    return Factors(row_norms.sum(1) + norms.sum(1), gap, agreement)
 
 
 def _cosine(dot: Tensor, left: Tensor, right: Tensor) -> Tensor:

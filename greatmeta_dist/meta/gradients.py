@@ -3,16 +3,150 @@
 A linear layer's gradient for one user is Σ_r δ_r v_rᵀ over the rows the layer saw, so everything
 the method reads from it (norms, cosines, dot products, weighted sums) follows from the δ and v
 (DESIGN.md section 3). An embedding's gradient for one user is the rows that the user touched.
-Shapes as in ``model.py``; r counts the rows a layer saw, P the tensors of A.
+Shapes as in ``batch.py``; r counts the rows a layer saw, S the tensors stacked in a layer, P the
+tensors of A.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from greatmeta_dist.meta.model import GradientPlan
+from greatmeta_dist.meta.batch import GradientPlan
+
+
+@dataclass(eq=False)
+class LayerInput:
+    """The rows a linear layer sees, by user; columns that all rows of a user share stand apart.
+
+    A layer's weight has the shared columns first. Products of a ``is_fixed`` input are remembered:
+    the features of a set are the same in every inner step.
+    """
+
+    rows: Tensor
+    """[B, r, in − shared]"""
+    shared: Tensor | None = None
+    """[B, shared]"""
+    is_fixed: bool = False
+    _own_gram: dict[bool, Tensor] = field(default_factory=dict, repr=False)
+
+    def linear(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Apply one layer [out, in] to all users, or one to each [B, out, in]: [B, r, out]."""
+        if self.shared is None:
+            if weight.ndim == 2:
+                return F.linear(self.rows, weight, bias)
+            if bias is None:
+                return self.rows @ weight.mT
+            return torch.baddbmm(bias.unsqueeze(1), self.rows, weight.mT)
+        num_shared = self.shared.shape[1]
+        if weight.ndim == 2:
+            common = F.linear(self.shared, weight[:, :num_shared], bias).unsqueeze(1)
+            return F.linear(self.rows, weight[:, num_shared:]).add_(common)
+        common = weight[:, :, :num_shared] @ self.shared.unsqueeze(2)
+        if bias is not None:
+            common = common + bias.unsqueeze(2)
+        return torch.baddbmm(common.mT, self.rows, weight[:, :, num_shared:].mT)
+
+    def gram(self, other: "LayerInput", *, has_bias: bool) -> Tensor:
+        """Inner products of own and other rows [B, r, r'], with a column of ones for a bias."""
+        is_kept = self.is_fixed and other is self
+        if is_kept and has_bias in self._own_gram:
+            return self._own_gram[has_bias]
+        if self.shared is None or other.shared is None:
+            gram = self.rows @ other.rows.mT
+            gram = gram.add_(1) if has_bias else gram
+        else:
+            common = (self.shared * other.shared).sum(1)[:, None, None] + float(has_bias)
+            gram = torch.baddbmm(common, self.rows, other.rows.mT)
+        if is_kept:
+            self._own_gram[has_bias] = gram
+        return gram
+
+    def pull(self, weight: Tensor, delta: Tensor, total: Tensor) -> "LayerInput":
+        """Gradient of this input through a layer [out, in] or [B, out, in].
+
+        From that of the layer's output, δ [B, r, out] and Σ_r δ [B, out].
+        """
+        if self.shared is None:
+            return LayerInput(delta @ weight)
+        num_shared = self.shared.shape[1]
+        common = total.unsqueeze(1) @ weight[..., :num_shared]
+        return LayerInput(delta @ weight[..., num_shared:], common.squeeze(1))
+
+    def combine(self, shares: Tensor) -> "LayerInput":
+        """Sums of own rows: shares [B, m, r] → m rows for each user, shared columns summed up."""
+        rows = shares @ self.rows
+        if self.shared is None:
+            return LayerInput(rows)
+        return LayerInput(rows, shares.sum((1, 2)).unsqueeze(1) * self.shared)
+
+
+@dataclass(frozen=True)
+class LinearGradients:
+    """Every user's gradient of one linear layer: weight Σ_r δ_r v_rᵀ, bias Σ_r δ_r.
+
+    A layer may stack several tensors along its outputs; ``splits`` are their heights.
+    """
+
+    delta: Tensor
+    """[B, r, out] gradient of the layer's output rows."""
+    total: Tensor
+    """[B, out] Σ_r δ_r."""
+    value: LayerInput
+    has_bias: bool
+    splits: tuple[int, ...]
+
+    def dots(self, other: "LinearGradients") -> tuple[Tensor, Tensor, Tensor]:
+        """User by user ⟨g, g⟩, ⟨g, g'⟩ and ⟨g', g'⟩: [B, S] each, and a bias's column last."""
+        pairs = ((self, self), (self, other), (other, other))
+        found = tuple(left._dot(right) for left, right in pairs)
+        return found  # type: ignore[return-value]
+
+    def _dot(self, other: "LinearGradients") -> Tensor:
+        gram = self.value.gram(other.value, has_bias=False)
+        if self.delta.shape[1] == other.delta.shape[1] == 1:
+            dots = self._by_tensor(self.total * other.total) * gram[:, 0]
+        else:
+            assert len(self.splits) == 1
+            dots = ((self.delta @ other.delta.mT) * gram).sum((1, 2)).unsqueeze(1)
+        if not self.has_bias:
+            return dots
+        return torch.cat((dots, (self.total * other.total).sum(1, keepdim=True)), 1)
+
+    def dot_shared(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """⟨g_i, G⟩ with one gradient G shared by all users: [B, S], and a bias's column last."""
+        if self.value.shared is None:
+            through = (self.delta * F.linear(self.value.rows, weight)).sum(1)
+        else:
+            num_shared = self.value.shared.shape[1]
+            through = (self.delta * F.linear(self.value.rows, weight[:, num_shared:])).sum(1)
+            through = through + self.total * F.linear(self.value.shared, weight[:, :num_shared])
+        dots = self._by_tensor(through)
+        return dots if bias is None else torch.cat((dots, (self.total @ bias).unsqueeze(1)), 1)
+
+    def products(self) -> Tensor:
+        """Each user's weight gradient, formed: [B, out, in]."""
+        rows = self.delta.mT @ self.value.rows
+        if self.value.shared is None:
+            return rows
+        return torch.cat((self.total.unsqueeze(2) * self.value.shared.unsqueeze(1), rows), 2)
+
+    def weighted_sum(self, weights: Tensor) -> list[Tensor]:
+        """Σ_i w_i g_i for weights [B]: the layer's weight, and its bias if it has one."""
+        weighted = self.delta * weights[:, None, None]
+        sums = [weighted.flatten(0, 1).mT @ self.value.rows.flatten(0, 1)]
+        total = weights @ self.total if self.has_bias else None
+        if self.value.shared is not None:
+            common = (self.total * weights.unsqueeze(1)).mT @ self.value.shared
+            sums = [torch.cat((common, *sums), 1)]
+        return [*sums, total] if total is not None else sums
+
+    def _by_tensor(self, columns: Tensor) -> Tensor:
+        """Sum [B, out] within each stacked tensor: [B, S]."""
+        if len(self.splits) == 1:
+            return columns.sum(1, keepdim=True)
+        return torch.stack([part.sum(1) for part in columns.split(self.splits, 1)], 1)
 
 
 @dataclass(frozen=True)
@@ -23,70 +157,33 @@ class MetaGradient:
     rows: Tensor
     """[U, d]"""
 
-    def map(self, fn: Callable[[Tensor], Tensor]) -> "MetaGradient":
-        return MetaGradient({k: fn(v) for k, v in self.layers.items()}, fn(self.rows))
-
-
-@dataclass(frozen=True)
-class LinearGradients:
-    """Every user's gradient of one linear layer: weight Σ_r δ_r v_rᵀ, bias Σ_r δ_r."""
-
-    delta: Tensor
-    """[B, r, out] gradient of the layer's output rows."""
-    value: Tensor
-    """[B, r, in] the layer's input rows."""
-    has_bias: bool
-
-    @property
-    def bias(self) -> Tensor:
-        return self.delta.sum(1)
-
-    def dot(self, other: "LinearGradients") -> list[Tensor]:
-        """User by user ⟨g_i, g'_i⟩, a [B] for each tensor of the layer."""
-        through = (self.delta @ other.delta.mT) * (self.value @ other.value.mT)
-        dots = [through.sum((1, 2))]
-        return [*dots, (self.bias * other.bias).sum(1)] if self.has_bias else dots
-
-    def dot_shared(self, weight: Tensor, bias: Tensor | None) -> list[Tensor]:
-        """⟨g_i, G⟩ with one gradient shared by all users, a [B] for each tensor of the layer."""
-        dots = [(self.delta * (self.value @ weight.mT)).sum((1, 2))]
-        return [*dots, self.bias @ bias] if bias is not None else dots
-
-    def weighted_sum(self, weights: Tensor) -> list[Tensor]:
-        """Σ_i w_i g_i, for weights [B]: one tensor for each of the layer's."""
-        delta = (self.delta * weights[:, None, None]).flatten(0, 1)
-        sums = [delta.mT @ self.value.flatten(0, 1)]
-        return [*sums, delta.sum(0)] if self.has_bias else sums
-
 
 @dataclass(frozen=True)
 class RowGradients:
     """Every user's gradient of the embedding rows that the user touches, repeated rows added."""
 
     value: Tensor
-    """[pairs, d]"""
+    """[P, d]"""
     plan: GradientPlan
     num_users: int
-    num_fields: int
-    num_rows: int
 
     @classmethod
-    def from_atoms(
-        cls, atoms: Tensor, plan: GradientPlan, *, num_users: int, num_fields: int, num_rows: int
-    ) -> "RowGradients":
+    def from_atoms(cls, atoms: Tensor, plan: GradientPlan, *, num_users: int) -> "RowGradients":
         """Add up atoms [·, d], the gradients of pooled features, along the batch's plan."""
-        slots = atoms[plan.atom] * plan.weight.unsqueeze(1)
-        value = atoms.new_zeros(plan.user.shape[0], atoms.shape[1])
-        value.index_add_(0, plan.pair, slots)
-        return cls(value, plan, num_users, num_fields, num_rows)
+        value = F.embedding_bag(
+            plan.atom, atoms, plan.pair_start, mode="sum", per_sample_weights=plan.weight
+        )
+        return cls(value, plan, num_users)
 
     def _by_field(self, per_pair: Tensor) -> Tensor:
         """Sum a number per pair into [B, F]."""
-        out = per_pair.new_zeros(self.num_users * self.num_fields)
-        out.index_add_(0, self.plan.user * self.num_fields + self.plan.field, per_pair)
-        return out.view(self.num_users, self.num_fields)
+        sums = torch.segment_reduce(
+            per_pair, "sum", offsets=self.plan.field_start, unsafe=True, initial=0
+        )
+        return sums.view(self.num_users, -1)
 
     def squared_norms(self) -> Tensor:
+        """‖g_i,f‖² by field: [B, F]."""
         return self._by_field(self.value.square().sum(1))
 
     def dot_shared(self, rows: Tensor) -> Tensor:
@@ -95,9 +192,14 @@ class RowGradients:
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """Σ_i w_i g_i at the batch's distinct rows: [U, d]."""
-        out = self.value.new_zeros(self.num_rows, self.value.shape[1])
-        weighted = self.value * weights[self.plan.user].unsqueeze(1)
-        return out.index_add_(0, self.plan.row, weighted)
+        plan = self.plan
+        return F.embedding_bag(
+            plan.by_row,
+            self.value,
+            plan.row_start,
+            mode="sum",
+            per_sample_weights=weights[plan.user[plan.by_row]],
+        )
 
 
 @dataclass(frozen=True)
@@ -106,22 +208,6 @@ class TaskGradients:
 
     layers: dict[str, LinearGradients]
     rows: RowGradients
-
-    def norms(self) -> Tensor:
-        """‖g_i,p‖ of every tensor: [B, F + P], fields first."""
-        own = layer_dots(self.layers, self.layers)
-        return torch.cat((self.rows.squared_norms(), own), 1).clamp(min=0).sqrt()
-
-    def dot_shared(self, other: MetaGradient) -> Tensor:
-        """⟨g_i,p , G_p⟩ of every tensor: [B, F + P], fields first."""
-        dots = [
-            dot
-            for name, grads in self.layers.items()
-            for dot in grads.dot_shared(
-                other.layers[f"{name}.weight"], other.layers.get(f"{name}.bias")
-            )
-        ]
-        return torch.cat((self.rows.dot_shared(other.rows), torch.stack(dots, 1)), 1)
 
     def weighted_sum(self, weights: Tensor) -> MetaGradient:
         """Σ_i w_i g_i for weights [B]."""
@@ -133,8 +219,30 @@ class TaskGradients:
                 layers[f"{name}.bias"] = bias[0]
         return MetaGradient(layers, self.rows.weighted_sum(weights))
 
+    def dot_shared(self, other: MetaGradient) -> Tensor:
+        """⟨g_i,p , G_p⟩ of every tensor: [B, F + P], fields first."""
+        dots = [
+            grads.dot_shared(other.layers[f"{name}.weight"], other.layers.get(f"{name}.bias"))
+            for name, grads in self.layers.items()
+        ]
+        return torch.cat((self.rows.dot_shared(other.rows), *dots), 1)
 
-def layer_dots(left: dict[str, LinearGradients], right: dict[str, LinearGradients]) -> Tensor:
-    """⟨g_i,p , g'_i,p⟩ user by user for every tensor of A: [B, P]."""
-    dots: Sequence[Tensor] = [d for name in left for d in left[name].dot(right[name])]
-    return torch.stack(list(dots), 1)
+
+def layer_dots(
+    left: dict[str, LinearGradients], right: dict[str, LinearGradients]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """⟨g, g⟩, ⟨g, g'⟩, ⟨g', g'⟩ user by user for every tensor of A: [B, P] each."""
+    dots = [left[name].dots(right[name]) for name in left]
+    own, mixed, other = (torch.cat(parts, 1) for parts in zip(*dots, strict=True))
+    return own, mixed, other
+
+
+def tensor_norms(layers: dict[str, LinearGradients], gradient: MetaGradient) -> Tensor:
+    """‖G_p‖ of every tensor of A: [P], in the order of ``layer_dots``."""
+    norms = []
+    for name, grads in layers.items():
+        parts = gradient.layers[f"{name}.weight"].split(grads.splits)
+        norms += [part.norm() for part in parts]
+        if grads.has_bias:
+            norms.append(gradient.layers[f"{name}.bias"].norm())
+    return torch.stack(norms)

@@ -1,121 +1,81 @@
-"""The recommender as a pure function: rows of features, a context, linear layers, a prediction.
+"""The recommender as pure functions, forward and backward: features of rows → predictions.
 
-Shapes in this package: B users of a batch, n rows of a set (padded), I distinct items of a batch,
-U distinct embedding rows of a batch, F feature fields (Fu of the user, Fi of the item), d embedding
-width, D = F·d input width, C context width.
+Nothing here goes through autograd: ``backward`` gives each layer's output gradients δ, which with
+the layer's inputs are all that a per-user gradient is (DESIGN.md section 3). Shapes as in
+``batch.py``.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ApplyLayer = Callable[[str, Tensor], Tensor]
-"""Applies the linear layer of that name to [B, n, in]; the model never sees a weight."""
+from greatmeta_dist.meta.batch import RowSet
+from greatmeta_dist.meta.gradients import LayerInput, LinearGradients
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda h: h,
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "tanh": torch.tanh,
+Loss = Literal["mse", "bce"]
+
+
+class Activation(NamedTuple):
+    forward: Callable[[Tensor], Tensor]
+    backward: Callable[[Tensor, Tensor, Tensor], Tensor]
+    """(gradient of the output, input z, output h) → gradient of the input."""
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "none": Activation(lambda z: z, lambda grad, z, h: grad),
+    "relu": Activation(F.relu, lambda grad, z, h: torch.ops.aten.threshold_backward(grad, h, 0)),
+    "gelu": Activation(F.gelu, lambda grad, z, h: torch.ops.aten.gelu_backward(grad, z)),
+    "tanh": Activation(torch.tanh, lambda grad, z, h: torch.ops.aten.tanh_backward(grad, h)),
 }
 
 
-@dataclass(frozen=True)
-class RowSet:
-    """A support or query set of every user, padded to the longest of the batch."""
+class Weights(Protocol):
+    """The linear layers of A, the same for all users or each user's own."""
 
-    item: Tensor
-    """[B, n] which of the batch's distinct items each row is about; 0 where padded."""
-    label: Tensor
-    """[B, n] rating in the model's units, or click; 0 where padded."""
-    mask: Tensor
-    """[B, n] 1 for a row, 0 for padding."""
+    def apply(self, name: str, value: LayerInput) -> Tensor:
+        """[B, r, in] → [B, r, out]."""
 
-    @property
-    def count(self) -> Tensor:
-        """[B] rows of each user, at least 1 so that the mean of an empty set is 0."""
-        return self.mask.sum(1).clamp(min=1)
-
-
-@dataclass(frozen=True)
-class SlotTable:
-    """Which embedding rows make up each entity's features.
-
-    Slots of a field stand side by side; padding has weight 0.
-    """
-
-    row: Tensor
-    """[entities, slots] position among the batch's distinct embedding rows."""
-    weight: Tensor
-    """[entities, slots] 1 for a sum, 1/length for a mean, 0 for padding."""
-    widths: tuple[int, ...]
-    """Slots of each field, in order."""
-
-
-@dataclass(frozen=True)
-class GradientPlan:
-    """How per-user gradients of feature vectors become per-user gradients of embedding rows.
-
-    An *atom* is the gradient [d] of one field of one user or of one row of a set; atoms are counted
-    through users [B, Fu], then query rows [B, n, Fi], then support rows [B, n, Fi] (these only
-    where the context is made of the support). A *pair* is one embedding row as one user touches
-    it: the sum of all its slots' atoms. M slots, P pairs, sorted by pair.
-    """
-
-    atom: Tensor
-    """[M] atom of each slot."""
-    weight: Tensor
-    """[M] pooling weight of each slot."""
-    pair: Tensor
-    """[M] pair each slot adds to."""
-    user: Tensor
-    """[P] user of each pair."""
-    row: Tensor
-    """[P] position among the batch's distinct embedding rows."""
-    field: Tensor
-    """[P] field of each pair."""
-
-
-@dataclass(frozen=True)
-class TaskBatch:
-    """The tasks one lane contributes to one step."""
-
-    rows: Tensor
-    """[U] distinct embedding rows the batch touches, ascending."""
-    user_slots: SlotTable
-    item_slots: SlotTable
-    support: RowSet
-    query: RowSet
-    plan: GradientPlan
-
-    @property
-    def num_users(self) -> int:
-        return self.support.mask.shape[0]
-
-    def to(self, device: torch.device) -> "TaskBatch":
-        """The batch on another device."""
-        return _move(self, device)
-
-
-def _move(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(
-            value, **{f.name: _move(getattr(value, f.name), device) for f in fields(value)}
-        )
-    return value
+    def pull(self, name: str, value: LayerInput, delta: Tensor, total: Tensor) -> LayerInput:
+        """Gradient of a layer's input from that of its output: δ [B, r, out], Σ_r δ [B, out]."""
 
 
 @dataclass(frozen=True)
 class LayerShape:
     num_in: int
-    num_out: int
+    splits: tuple[int, ...]
+    """Outputs of each tensor stacked in the layer."""
     has_bias: bool
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a set's rows left behind on their way through the model."""
+
+    inputs: dict[str, LayerInput]
+    """What each layer saw."""
+    scales: list[Tensor]
+    """[B, 1, h] γ of each hidden layer; empty without encoder."""
+    linear: list[Tensor]
+    """[B, r, h] each hidden layer before its modulation."""
+    modulated: list[Tensor]
+    """[B, r, h] after it."""
+    hidden: list[Tensor]
+    """[B, r, h] after the activation."""
+    prediction: Tensor
+    """[B, r]"""
+
+
+@dataclass(frozen=True)
+class InputGradients:
+    """Gradients of a set's features and of its context."""
+
+    x: LayerInput
+    context: Tensor | None
+    """[B, C]"""
 
 
 @dataclass(frozen=True)
@@ -139,85 +99,158 @@ class Recommender:
         return (self.num_user_fields + self.num_item_fields) * self.embedding_dim
 
     @property
+    def has_support_gradient(self) -> bool:
+        """Whether the query loss reaches the support rows' embeddings."""
+        return self.has_encoder and self.context == "support"
+
+    @property
     def layers(self) -> dict[str, LayerShape]:
-        """The linear layers of A, in the order in which factors list their tensors."""
+        """The linear layers of A. ``film`` stacks γ₁, β₁, γ₂, β₂, … (bias-free)."""
         shapes: dict[str, LayerShape] = {}
         if self.has_encoder:
             context_dim = self.input_dim * (2 if self.context == "support" else 1)
-            shapes["encoder"] = LayerShape(context_dim, self.input_dim, True)
+            shapes["encoder"] = LayerShape(context_dim, (self.input_dim,), True)
+            pairs = tuple(h for width in self.hidden for h in (width, width))
+            shapes["film"] = LayerShape(self.input_dim, pairs, False)
         num_in = self.input_dim
         for k, num_out in enumerate(self.hidden, start=1):
-            shapes[f"hidden_{k}"] = LayerShape(num_in, num_out, True)
-            if self.has_encoder:
-                shapes[f"scale_{k}"] = LayerShape(self.input_dim, num_out, False)
-                shapes[f"shift_{k}"] = LayerShape(self.input_dim, num_out, False)
+            shapes[f"hidden_{k}"] = LayerShape(num_in, (num_out,), True)
             num_in = num_out
-        shapes["output"] = LayerShape(num_in, 1, True)
+        shapes["output"] = LayerShape(num_in, (1,), True)
         return shapes
 
     @property
-    def parameter_names(self) -> list[str]:
-        """Names of the tensors of A: ``<layer>.weight``, ``<layer>.bias``, in factor order."""
-        return [
-            f"{name}.{kind}"
-            for name, shape in self.layers.items()
-            for kind in (("weight", "bias") if shape.has_bias else ("weight",))
-        ]
+    def num_tensors(self) -> int:
+        """P, the tensors of A as the paper counts them: factors have an entry for each."""
+        return sum(len(s.splits) + s.has_bias for s in self.layers.values())
 
-    def predict(self, x: Tensor, context: Tensor | None, layer: ApplyLayer) -> Tensor:
-        """Score every row: x [B, n, D], context [B, C] or None without encoder → [B, n]."""
-        act = ACTIVATIONS[self.activation]
-        code = None
+    def forward(self, x: LayerInput, context: LayerInput | None, weights: Weights) -> Pass:
+        """Score every row of every user: x [B, n, D], context [B, 1, C] or None."""
+        activation = ACTIVATIONS[self.activation]
+        inputs: dict[str, LayerInput] = {}
+
+        def apply(name: str, value: LayerInput) -> Tensor:
+            inputs[name] = value
+            return weights.apply(name, value)
+
+        scales, shifts = [], []
         if self.has_encoder:
             assert context is not None
-            code = layer("encoder", context.unsqueeze(1))
-        h = x
-        for k in range(1, len(self.hidden) + 1):
-            h = layer(f"hidden_{k}", h)
-            if code is not None:
-                scale = layer(f"scale_{k}", code)
-                if self.is_film_residual:
-                    scale = 1 + scale
-                h = scale * h + layer(f"shift_{k}", code)
-            h = act(h)
-        return layer("output", h).squeeze(-1)
+            film = apply("film", LayerInput(apply("encoder", context)))
+            parts = film.split(self.layers["film"].splits, 2)
+            scales, shifts = list(parts[0::2]), list(parts[1::2])
+            if self.is_film_residual:
+                scales = [1 + scale for scale in scales]
+        linear, modulated, hidden = [], [], []
+        value = x
+        for k in range(len(self.hidden)):
+            z = apply(f"hidden_{k + 1}", value)
+            linear.append(z)
+            if scales:
+                z = torch.addcmul(shifts[k], scales[k], z)
+            h = activation.forward(z)
+            modulated.append(z)
+            hidden.append(h)
+            value = LayerInput(h)
+        prediction = apply("output", value).squeeze(2)
+        return Pass(inputs, scales, linear, modulated, hidden, prediction)
 
-    def summarise(self, x: Tensor, rows: RowSet) -> Tensor:
-        """The context [B, C] that a set gives: x [B, n, D] of its rows (DESIGN.md section 2)."""
+    def backward(
+        self, seen: Pass, d_prediction: Tensor, weights: Weights, *, to_inputs: bool
+    ) -> tuple[dict[str, LinearGradients], InputGradients | None]:
+        """Every layer's gradients by user, from ∂loss/∂prediction [B, n]; those of the inputs."""
+        grads: dict[str, LinearGradients] = {}
+
+        def pull(name: str, delta: Tensor, total: Tensor) -> LayerInput:
+            return weights.pull(name, seen.inputs[name], delta, total)
+
+        def keep(name: str, delta: Tensor, total: Tensor) -> None:
+            shape = self.layers[name]
+            grads[name] = LinearGradients(
+                delta, total, seen.inputs[name], shape.has_bias, shape.splits
+            )
+
+        delta = d_prediction.unsqueeze(2)
+        total = delta.sum(1)
+        keep("output", delta, total)
+        d_hidden = pull("output", delta, total).rows
+        d_film: list[Tensor] = []
+        backward = ACTIVATIONS[self.activation].backward
+        d_x = None
+        for k in reversed(range(len(self.hidden))):
+            delta = backward(d_hidden, seen.modulated[k], seen.hidden[k])
+            total = delta.sum(1)
+            if seen.scales:
+                d_film = [(delta * seen.linear[k]).sum(1), total, *d_film]
+                delta = delta * seen.scales[k]
+                total = total * seen.scales[k].squeeze(1)
+            keep(f"hidden_{k + 1}", delta, total)
+            if k > 0:
+                d_hidden = pull(f"hidden_{k + 1}", delta, total).rows
+            elif to_inputs:
+                d_x = pull("hidden_1", delta, total)
+        d_context = None
+        if self.has_encoder:
+            total = torch.cat(d_film, 1)
+            keep("film", total.unsqueeze(1), total)
+            delta = pull("film", total.unsqueeze(1), total).rows
+            total = delta.squeeze(1)
+            keep("encoder", delta, total)
+            if to_inputs:
+                d_context = pull("encoder", delta, total).rows.squeeze(1)
+        ordered = {name: grads[name] for name in self.layers}
+        return ordered, None if d_x is None else InputGradients(d_x, d_context)
+
+    def summarise(self, x: LayerInput, rows: RowSet) -> LayerInput:
+        """The context [B, 1, C] that a set gives: x of its rows (DESIGN.md section 2)."""
+        shares = self._shares(rows)
+        assert x.shared is not None
+        common = shares.sum(2, keepdim=True) * x.shared.unsqueeze(1)
+        context = torch.cat((common, shares @ x.rows), 2)
+        return LayerInput(context.flatten(1).unsqueeze(1), is_fixed=True)
+
+    def spread(self, d_context: Tensor, rows: RowSet) -> LayerInput:
+        """The gradient that a context's gradient [B, C] gives the set's features."""
+        shares = self._shares(rows)
+        by_share = d_context.view(len(d_context), shares.shape[1], self.input_dim)
+        num_shared = self.num_user_fields * self.embedding_dim
+        common = (shares.sum(2, keepdim=True) * by_share[:, :, :num_shared]).sum(1)
+        return LayerInput(shares.mT @ by_share[:, :, num_shared:], common)
+
+    def _shares(self, rows: RowSet) -> Tensor:
+        """[B, 1 or 2, n] what each row counts in the context."""
         share = rows.mask / rows.count.unsqueeze(1)
         if self.context == "own":
-            return torch.einsum("bn,bnd->bd", share, x)
-        shares = torch.stack((share, share * rows.label), dim=1)
-        return torch.bmm(shares, x).flatten(1)
+            return share.unsqueeze(1)
+        return torch.stack((share, share * rows.label), dim=1)
 
     def init_layers(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Fresh float32 parameters of A, uniform in ±1/sqrt(fan in) as ``torch.nn.Linear``."""
         params: dict[str, Tensor] = {}
         for name, shape in self.layers.items():
             bound = shape.num_in**-0.5
-            params[f"{name}.weight"] = torch.empty(shape.num_out, shape.num_in).uniform_(
-                -bound, bound, generator=generator
-            )
+            kinds = {"weight": (sum(shape.splits), shape.num_in)}
             if shape.has_bias:
-                params[f"{name}.bias"] = torch.empty(shape.num_out).uniform_(
+                kinds["bias"] = (sum(shape.splits),)  # type: ignore[assignment]
+            for kind, size in kinds.items():
+                params[f"{name}.{kind}"] = torch.empty(size).uniform_(
                     -bound, bound, generator=generator
                 )
         return params
 
 
-def pool_slots(rows: Tensor, slots: SlotTable) -> Tensor:
-    """Feature vectors [entities, fields·d] from embedding rows [U, d]."""
-    if not slots.widths:
-        return rows.new_zeros(slots.row.shape[0], 0)
-    picked = rows[slots.row] * slots.weight.unsqueeze(-1)
-    by_field = picked.split(list(slots.widths), dim=1)
-    return torch.cat([field.sum(1) for field in by_field], dim=1)
-
-
-def set_loss(prediction: Tensor, rows: RowSet, loss: Literal["mse", "bce"]) -> Tensor:
+def set_loss(prediction: Tensor, rows: RowSet, loss: Loss) -> Tensor:
     """Mean loss of each user's rows: [B, n] → [B]; 0 for a user without rows."""
     if loss == "mse":
-        each = (prediction - rows.label) ** 2
+        each = (prediction - rows.label).square()
     else:
         each = F.binary_cross_entropy_with_logits(prediction, rows.label, reduction="none")
     return (each * rows.mask).sum(1) / rows.count
+
+
+def loss_gradient(prediction: Tensor, rows: RowSet, loss: Loss) -> Tensor:
+    """∂ of ``set_loss`` by the predictions: [B, n]."""
+    share = rows.mask / rows.count.unsqueeze(1)
+    if loss == "mse":
+        return 2 * share * (prediction - rows.label)
+    return share * (torch.sigmoid(prediction) - rows.label)

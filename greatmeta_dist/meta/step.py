@@ -10,11 +10,13 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
-from greatmeta_dist.meta.adapt import InnerLoop, Layers, Tasks, query_gradient, task_gradients
+from greatmeta_dist.meta.adapt import InnerLoop, Layers, Tasks, query_gradients, task_gradients
+from greatmeta_dist.meta.batch import TaskBatch
 from greatmeta_dist.meta.factors import read_factors
 from greatmeta_dist.meta.gradients import MetaGradient
-from greatmeta_dist.meta.model import Recommender, TaskBatch
+from greatmeta_dist.meta.model import Recommender
 
 
 class Exchange(Protocol):
@@ -61,10 +63,8 @@ class StepSettings:
 class StepReport:
     """What the coordinator knows of a step, for the records; all users of the global batch."""
 
-    loss: Tensor
-    """[users] query loss after adaptation."""
-    loss_before: Tensor
-    """[users] query loss before it."""
+    losses: Tensor
+    """[users, 2] query loss after adaptation, and before it; without scheduler only the first."""
     weights: Tensor
     """[users] w*, which moved θ."""
     first_weights: Tensor
@@ -90,22 +90,27 @@ class MetaStep:
         coordinator: Coordinator,
     ) -> StepReport:
         """One step on the global batch of which ``lanes`` are hosted here; moves θ in place."""
+        has_scheduler = self.settings.has_scheduler
         rows = exchange.fetch_rows()
         tasks = [
-            task_gradients(self.model, batch, own, layers, self.inner)
+            task_gradients(self.model, batch, own, layers, self.inner, has_unadapted=has_scheduler)
             for batch, own in zip(lanes, rows, strict=True)
         ]
-        losses = exchange.gather([torch.stack((t.loss, t.loss_before), 1) for t in tasks])
+        losses = exchange.gather([t.losses for t in tasks])
         factors = None
-        first = weights = torch.full_like(losses[:, 0], 1 / losses.shape[0])
-        if self.settings.has_scheduler:
-            factors = exchange.gather(self._factors(tasks, exchange))
-            first = coordinator.weigh(factors)
-            ahead = self._look_ahead(lanes, rows, layers, tasks, exchange.scatter(first), exchange)
-            slopes = exchange.gather(self._slopes(tasks, ahead))
-            weights = coordinator.learn(factors, slopes / losses.shape[0])
-        exchange.apply(weighted_sums(tasks, exchange.scatter(weights)))
-        return StepReport(losses[:, 0], losses[:, 1], weights, first, factors)
+        first = weights = torch.full_like(losses[:, 0], 1 / len(losses))
+        if has_scheduler:
+            with record_function("meta/factors"):
+                factors = exchange.gather(self._factors(tasks, exchange))
+            with record_function("meta/scheduler"):
+                first = coordinator.weigh(factors)
+                move = exchange.sum(weighted_sums(tasks, exchange.scatter(first)))
+                ahead = self._look_ahead(lanes, rows, layers, move, exchange)
+                slopes = exchange.gather(self._slopes(tasks, ahead))
+                weights = coordinator.learn(factors, slopes / len(losses))
+        with record_function("meta/outer update"):
+            exchange.apply(weighted_sums(tasks, exchange.scatter(weights)))
+        return StepReport(losses, weights, first, factors)
 
     def _factors(self, tasks: list[Tasks], exchange: Exchange) -> list[Tensor]:
         """Step 3: factor columns of each lane's users."""
@@ -121,20 +126,18 @@ class MetaStep:
         lanes: Sequence[TaskBatch],
         rows: list[Tensor],
         layers: Layers,
-        tasks: list[Tasks],
-        weights: list[Tensor],
+        moves: list[MetaGradient],
         exchange: Exchange,
     ) -> list[MetaGradient]:
         """Step 5: gradient of all users' summed query loss at θ' = θ − β Σ w g, unadapted."""
         rate = self.settings.outer_rate
-        moves = exchange.sum(weighted_sums(tasks, weights))
         ahead = {name: p - rate * moves[0].layers[name] for name, p in layers.items()}
-        return exchange.sum(
-            [
-                query_gradient(self.model, batch, own - rate * move.rows, ahead, self.inner.loss)
-                for batch, own, move in zip(lanes, rows, moves, strict=True)
-            ]
-        )
+        there = [
+            query_gradients(self.model, batch, own - rate * move.rows, ahead, self.inner.loss)
+            for batch, own, move in zip(lanes, rows, moves, strict=True)
+        ]
+        everyone = [own.new_ones(batch.num_users) for batch, own in zip(lanes, rows, strict=True)]
+        return exchange.sum([t.weighted_sum(ones) for t, ones in zip(there, everyone, strict=True)])
 
     def _slopes(self, tasks: list[Tasks], ahead: list[MetaGradient]) -> list[Tensor]:
         """Step 5: how the summed query loss at θ' changes with each user's weight."""

@@ -1,13 +1,12 @@
 """Tasks as CSR arrays → padded ``TaskBatch``es, without a loop over users."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from greatmeta_dist.meta.model import GradientPlan, RowSet, SlotTable, TaskBatch
+from greatmeta_dist.meta.batch import GradientPlan, RowSet, SlotTable, TaskBatch
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.floating]
@@ -59,30 +58,62 @@ class Features:
     unknown: tuple[int, ...]
     """For each field, the row of values that training has not seen."""
 
-    def table(
-        self, entities: Ints, dtype: type, hide: "Hiding | None"
-    ) -> tuple[Ints, Floats, tuple[int, ...]]:
-        """Padded rows and weights [entities, slots], and the slots of each field."""
-        rows, weights, widths = [], [], []
-        for ragged, is_mean, unknown in zip(self.fields, self.is_mean, self.unknown, strict=True):
-            picked = ragged.take(entities)
-            at = _padded_positions(picked.lengths)
-            width = max(1, int(picked.lengths.max(initial=0)))
-            row = np.zeros((len(entities), width), np.int64)
-            weight: Floats = np.zeros((len(entities), width), dtype)
-            row[at] = picked.values
-            share = 1 / np.maximum(picked.lengths, 1) if is_mean else np.ones(len(entities))
-            weight[at] = np.repeat(share, picked.lengths)
-            if hide is not None:
-                hidden = hide.rng.random(len(entities)) < hide.share
-                row[hidden, 0] = unknown
-                weight[hidden] = np.eye(1, width, dtype=dtype)
-            rows.append(row)
-            weights.append(weight)
-            widths.append(width)
-        if not rows:
-            return np.zeros((len(entities), 0), np.int64), np.zeros((len(entities), 0), dtype), ()
-        return np.concatenate(rows, 1), np.concatenate(weights, 1), tuple(widths)
+    def slots(self, entities: Ints, dtype: type, hide: "Hiding | None") -> "Slots":
+        """The chosen entities' values, entity by entity and field by field."""
+        picked = [ragged.take(entities) for ragged in self.fields]
+        if hide is not None:
+            picked = [
+                _hidden(ragged, hide.rng.random(len(entities)) < hide.share, unknown)
+                for ragged, unknown in zip(picked, self.unknown, strict=True)
+            ]
+        length = np.zeros((len(entities), len(picked)), np.int64)
+        for f, ragged in enumerate(picked):
+            length[:, f] = ragged.lengths
+        start = offsets_of(length.ravel())
+        row = np.empty(start[-1], np.int64)
+        weight: Floats = np.ones(start[-1], dtype)
+        first = start[:-1].reshape(length.shape)
+        for f, (ragged, is_mean) in enumerate(zip(picked, self.is_mean, strict=True)):
+            at = np.repeat(first[:, f] - ragged.offsets[:-1], ragged.lengths)
+            at += np.arange(len(at))
+            row[at] = ragged.values
+            if is_mean:
+                weight[at] = np.repeat(1 / np.maximum(ragged.lengths, 1), ragged.lengths)
+        return Slots(row, weight, first, length)
+
+
+def _hidden(ragged: Ragged, is_hidden: NDArray[np.bool_], unknown: int) -> Ragged:
+    """The lists with the chosen ones replaced by the unknown value alone."""
+    kept = ragged.values[~np.repeat(is_hidden, ragged.lengths)]
+    offsets = offsets_of(np.where(is_hidden, 1, ragged.lengths))
+    values = np.full(offsets[-1], unknown, kept.dtype)
+    values[~np.repeat(is_hidden, np.diff(offsets))] = kept
+    return Ragged(values, offsets)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Embedding rows of entities, each a (row, weight) slot, by entity and field."""
+
+    row: Ints
+    """[M]"""
+    weight: Floats
+    """[M]"""
+    start: Ints
+    """[entities, fields] first slot."""
+    length: Ints
+    """[entities, fields] number of slots."""
+
+    @property
+    def field(self) -> Ints:
+        """[M] field of each slot."""
+        fields = np.broadcast_to(np.arange(self.length.shape[1]), self.length.shape)
+        return np.repeat(fields.ravel(), self.length.ravel())
+
+    @property
+    def by_entity(self) -> Ragged:
+        """The slots' numbers, entity by entity."""
+        return Ragged(np.arange(len(self.row)), offsets_of(self.length.sum(1)))
 
 
 @dataclass(frozen=True)
@@ -119,15 +150,11 @@ def build_batch(
     if not len(item):
         item = np.zeros(1, np.int64)
     num_support = len(support.values)
-    user_row, user_weight, user_widths = tasks.features.table(chosen, dtype, hide)
-    item_row, item_weight, item_widths = items.table(item, dtype, hide)
-    rows, flat = np.unique(
-        np.concatenate((user_row[user_weight > 0], item_row[item_weight > 0])), return_inverse=True
-    )
-    user_row[user_weight > 0], item_row[item_weight > 0] = np.split(
-        flat, [int((user_weight > 0).sum())]
-    )
-    user_row[user_weight == 0], item_row[item_weight == 0] = 0, 0
+    user_slots = tasks.features.slots(chosen, dtype, hide)
+    item_slots = items.slots(item, dtype, hide)
+    rows, at = np.unique(np.concatenate((user_slots.row, item_slots.row)), return_inverse=True)
+    user_slots = replace(user_slots, row=at[: len(user_slots.row)])
+    item_slots = replace(item_slots, row=at[len(user_slots.row) :])
     support_set, support_at = _row_set(
         support.offsets, which[:num_support], tasks.support_label.take(chosen).values.astype(dtype)
     )
@@ -137,18 +164,16 @@ def build_batch(
     sets = [(query_set, query_at)] + ([(support_set, support_at)] if has_support_gradient else [])
     return TaskBatch(
         rows=torch.from_numpy(rows),
-        user_slots=_slot_table(user_row, user_weight, user_widths),
-        item_slots=_slot_table(item_row, item_weight, item_widths),
+        user_slots=_slot_table(user_slots),
+        item_slots=_slot_table(item_slots),
         support=support_set,
         query=query_set,
-        plan=_gradient_plan(
-            (user_row, user_weight, user_widths), (item_row, item_weight, item_widths), sets
-        ),
+        plan=_gradient_plan(user_slots, item_slots, sets, num_rows=len(rows)),
     )
 
 
-def _slot_table(row: Ints, weight: Floats, widths: tuple[int, ...]) -> SlotTable:
-    return SlotTable(torch.from_numpy(row), torch.from_numpy(weight), widths)
+def _slot_table(slots: Slots) -> SlotTable:
+    return SlotTable(*(torch.from_numpy(a) for a in (slots.row, slots.weight, slots.start)))
 
 
 def _padded_positions(lengths: Ints) -> tuple[Ints, Ints]:
@@ -170,57 +195,53 @@ def _row_set(offsets: Ints, item: Ints, label: Floats) -> tuple[RowSet, tuple[In
 
 
 def _gradient_plan(
-    user: tuple[Ints, Floats, tuple[int, ...]],
-    item: tuple[Ints, Floats, tuple[int, ...]],
-    sets: list[tuple[RowSet, tuple[Ints, Ints]]],
+    user: Slots, item: Slots, sets: list[tuple[RowSet, tuple[Ints, Ints]]], *, num_rows: int
 ) -> GradientPlan:
     """List every slot the query loss reaches, and group slots into (user, row) pairs."""
-    num_users, num_user_fields, num_item_fields = len(user[0]), len(user[2]), len(item[2])
-    users, atoms, rows, fields, weights = [], [], [], [], []
-
-    def add(owner: Ints, first_atom: Ints, slots: tuple, first_field: int, which: Ints) -> None:
-        row, weight, widths = slots
-        field = np.repeat(np.arange(len(widths)), widths)
-        taken = weight[which] > 0
-        atoms.append((first_atom[:, None] + field)[taken])
-        users.append(np.broadcast_to(owner[:, None], taken.shape)[taken])
-        fields.append(np.broadcast_to(first_field + field, taken.shape)[taken])
-        rows.append(row[which][taken])
-        weights.append(weight[which][taken])
-
-    everyone = np.arange(num_users)
-    add(everyone, everyone * num_user_fields, user, 0, everyone)
+    num_users, num_user_fields = user.length.shape
+    num_item_fields = item.length.shape[1]
+    num_fields = num_user_fields + num_item_fields
+    owner = np.repeat(np.arange(num_users), user.length.sum(1))
+    atoms = [owner * num_user_fields + user.field]
+    keys = [(owner * num_fields + user.field) * num_rows + user.row]
+    weights = [user.weight]
+    item_field, item_slots = item.field, item.by_entity
     first = num_users * num_user_fields
     for row_set, (owner, column) in sets:
-        num_rows = row_set.item.shape[1]
-        which = row_set.item.numpy()[owner, column]
-        add(
-            owner,
-            first + (owner * num_rows + column) * num_item_fields,
-            item,
-            num_user_fields,
-            which,
+        length = row_set.item.shape[1]
+        slot, count = item_slots.positions(row_set.item.numpy()[owner, column])
+        field = item_field[slot]
+        atom = first + (owner * length + column) * num_item_fields
+        atoms.append(np.repeat(atom, count) + field)
+        keys.append(
+            (np.repeat(owner * num_fields + num_user_fields, count) + field) * num_rows
+            + item.row[slot]
         )
-        first += num_users * num_rows * num_item_fields
+        weights.append(item.weight[slot])
+        first += num_users * length * num_item_fields
 
-    num_rows = 1 + max((int(r.max(initial=0)) for r in rows), default=0)
-    user_of, row_of, field_of = (np.concatenate(x) for x in (users, rows, fields))
-    num_fields = num_user_fields + num_item_fields
-    key = (user_of * num_rows + row_of) * num_fields + field_of
+    key = np.concatenate(keys)
     order = np.argsort(key, kind="stable")
-    _, first_slot, pair = np.unique(key[order], return_index=True, return_inverse=True)
-    head = order[first_slot]
-
-    def tensor(a: NDArray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(a))
-
+    key = key[order]
+    is_first = np.ones(len(key), bool)
+    is_first[1:] = key[1:] != key[:-1]
+    pair_start = np.flatnonzero(is_first)
+    owner_field, row = np.divmod(key[pair_start], num_rows)
+    by_row = np.argsort(row, kind="stable")
     return GradientPlan(
-        atom=tensor(np.concatenate(atoms)[order]),
-        weight=tensor(np.concatenate(weights)[order]),
-        pair=tensor(pair),
-        user=tensor(user_of[head]),
-        row=tensor(row_of[head]),
-        field=tensor(field_of[head]),
+        *(
+            torch.from_numpy(a)
+            for a in (
+                np.concatenate(atoms)[order],
+                np.concatenate(weights)[order],
+                pair_start,
+                owner_field // num_fields,
+                row,
+                np.searchsorted(owner_field, np.arange(num_users * num_fields + 1)),
+                by_row,
+                np.searchsorted(row[by_row], np.arange(num_rows)),
+            )
+        )
     )
 
 

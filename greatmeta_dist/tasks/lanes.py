@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from greatmeta_dist.config import require
-from greatmeta_dist.meta.model import TaskBatch
+from greatmeta_dist.meta.batch import TaskBatch
 from greatmeta_dist.tasks.batch import Features, Hiding, Ragged, TaskTable, build_batch, resplit
 from greatmeta_dist.tasks.store import FieldChoice, Part, Ratings, Store
 

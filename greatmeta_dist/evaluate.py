@@ -47,7 +47,7 @@ def score_part(
     group, chance, done = [], [], 0
     for users in read_part(store, part, choice, users_per_batch=USERS_PER_BATCH):
         batch = maker.make(users.tasks)
-        mask = batch.query.mask.numpy() > 0
+        mask = batch.query.share.numpy() > 0
         predictions = dict(baselines.predict(users.tasks)) if baselines else {}
         for name, found_rows in zip(("unadapted", "adapted"), worker.predict(batch), strict=True):
             predictions[name] = maker.to_rating(found_rows.cpu().numpy()[mask])

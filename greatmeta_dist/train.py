@@ -18,7 +18,9 @@ from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.worker import Sizes, Worker
 from greatmeta_dist.evaluate import group_summaries, score_part
-from greatmeta_dist.tasks.lanes import BatchMaker, Lanes
+from greatmeta_dist.meta.step import StepReport
+from greatmeta_dist.tasks.lanes import BatchMaker, Lanes, Step
+from greatmeta_dist.tasks.loader import Loader
 from greatmeta_dist.tasks.split import SCENARIOS
 from greatmeta_dist.tasks.store import FieldChoice, Store
 from greatmeta_dist.tracking import StepUsers, TensorBoardTracker, Tracker, peak_memory_mib
@@ -174,26 +176,35 @@ class _Training:
             f"{self.lanes.steps_per_epoch} steps an epoch, {len(self.lanes.lanes)} lanes, "
             f"{self.setup.worker.device}"
         )
+        is_cuda = self.setup.worker.device.type == "cuda"
         try:
             with (
                 _stop_signals() as stop,
                 self.display.bar("train", steps, "steps", done=start) as bar,
+                Loader(self.lanes, range(start, steps), is_pinned=is_cuda) as loader,
             ):
-                self._loop(start, steps, tracker, bar, stop)
+                self._loop(start, steps, loader, tracker, bar, stop)
         finally:
             tracker.close()
         return self._metrics(steps)
 
-    def _loop(self, start: int, steps: int, tracker: Tracker, bar: Any, stop: list[int]) -> None:
+    def _loop(
+        self,
+        start: int,
+        steps: int,
+        loader: Loader,
+        tracker: Tracker,
+        bar: Any,
+        stop: list[int],
+    ) -> None:
         """Steps ``start`` to ``steps``; every step is one call of the meta step."""
         users_per_step = self.config.users_per_step
         clock, since = time.monotonic(), start
-        for step in range(start + 1, steps + 1):
-            lanes = self.lanes.step(step - 1)
-            report = self.setup.worker.step([lane.batch for lane in lanes])
+        for step, tasks in enumerate(loader, start + 1):
+            report = self.setup.worker.step(tasks.batch)
             if step % self.config.log_every == 0 or step == steps:
                 rate = (step - since) * users_per_step / (time.monotonic() - clock)
-                self._log(step, report, lanes, rate, tracker, bar)
+                self._log(step, report, tasks, rate, tracker, bar)
                 clock, since = time.monotonic(), step
             is_last = step == steps or bool(stop)
             if step % self.config.valid_every == 0 or step == steps:
@@ -210,7 +221,7 @@ class _Training:
         return is_best or step % self.config.checkpoint_every == 0
 
     def _log(
-        self, step: int, report: Any, lanes: Any, rate: float, tracker: Tracker, bar: Any
+        self, step: int, report: StepReport, tasks: Step, rate: float, tracker: Tracker, bar: Any
     ) -> None:
         loss = float(report.losses[:, 0].mean())
         if not np.isfinite(loss):
@@ -220,8 +231,8 @@ class _Training:
             )
         scale = self.setup.maker.loss_scale
         users = StepUsers(
-            np.concatenate([lane.group for lane in lanes]),
-            np.concatenate([lane.batch.support.mask.sum(1).numpy() for lane in lanes]),
+            tasks.group,
+            tasks.num_support,
             self.setup.store.manifest.groups,
         )
         tracker.train(step, report, users, scale)

@@ -34,7 +34,7 @@ def test_batch_rows_decode_to_the_users_own_features(seed):
         for which in ("support", "query"):
             rows = getattr(batch, which)
             expected = getattr(user, which)
-            assert int(rows.mask[b].sum()) == len(expected)
+            assert int((rows.share[b] > 0).sum()) == len(expected)
             found = [
                 decode(batch, batch.item_slots, int(rows.item[b, r])) for r in range(len(expected))
             ]

@@ -5,8 +5,9 @@ import pytest
 import torch
 from random_tasks import make_tasks
 
-from greatmeta_dist.engine.embeddings import EmbeddingTable, StepRows
+from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.exchange import tree_sum
+from greatmeta_dist.meta.batch import StepBatch
 from greatmeta_dist.tasks.batch import build_batch
 
 
@@ -45,7 +46,7 @@ def test_step_rows_are_the_union_of_the_lanes():
         build_batch(tasks.table, tasks.items, part, has_support_gradient=True)
         for part in np.array_split(np.arange(7), 3)
     ]
-    step = StepRows.of(lanes)
+    step = StepBatch.of([lanes[:2], lanes[2:]])
     assert step.rows.tolist() == sorted(set().union(*(b.rows.tolist() for b in lanes)))
     for batch, at in zip(lanes, step.positions, strict=True):
         assert torch.equal(step.rows[at], batch.rows)

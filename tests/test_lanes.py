@@ -5,7 +5,16 @@ import pytest
 from logs import csv_config, write_log
 
 from greatmeta_dist.config import InputError
-from greatmeta_dist.tasks.lanes import BatchMaker, Lane, Lanes, default_lanes, read_part
+from greatmeta_dist.tasks.lanes import (
+    PART_COST_ROWS,
+    BatchMaker,
+    Lane,
+    Lanes,
+    default_lanes,
+    length_parts,
+    read_part,
+)
+from greatmeta_dist.tasks.loader import Loader
 from greatmeta_dist.tasks.prepare import prepare
 from greatmeta_dist.tasks.store import FieldChoice, Store
 
@@ -49,17 +58,16 @@ def test_an_epoch_visits_nobody_twice_and_the_left_out_come_first_next(store, nu
         steps = [
             lanes.step(epoch * lanes.steps_per_epoch + k) for k in range(lanes.steps_per_epoch)
         ]
-        seen = [u for step in steps for lane in step for u in lane.user]
+        seen = [u for step in steps for u in step.user]
         assert len(seen) == len(set(seen)) == lanes.steps_per_epoch * users_per_step
         if epoch:
             left_out = everyone - previous
             assert left_out <= set(seen)
-            per_lane = [
-                [u for step in steps for u in step[k].user] for k in range(len(lanes.lanes))
-            ]
-            for order in per_lane:
-                mine = [u for u in order if u in left_out]
-                assert order[: len(mine)] == mine
+            for lane in lanes.lanes:
+                order = lane.order(epoch, lanes.steps_per_epoch * lanes.users_per_lane)
+                users = lane.read(order, store, CHOICE).user
+                mine = [u for u in users if u in left_out]
+                assert users[: len(mine)] == mine
         previous = set(seen)
 
 
@@ -79,12 +87,12 @@ def test_a_step_is_a_function_of_seed_and_number(store):
     for number in range(15):
         last = first.step(number)
     jumped = ahead.step(14)
-    assert [x.user for x in last] == [x.user for x in jumped]
+    assert last.user == jumped.user
     assert all(
-        (a.batch.query.label == b.batch.query.label).all()
-        for a, b in zip(last, jumped, strict=True)
+        (a.query.label == b.query.label).all()
+        for a, b in zip(last.batch.parts, jumped.batch.parts, strict=True)
     )
-    assert [x.user for x in last] != [x.user for x in other.step(14)]
+    assert last.user != other.step(14).user
 
 
 def test_a_lane_reads_only_its_own_shards(store):
@@ -130,3 +138,41 @@ def test_labels_round_trip_within_the_range(store):
     ratings = np.array([1.0, 3.0, 5.0], np.float32)
     assert maker.to_rating(maker.to_label(ratings)) == pytest.approx(ratings, abs=1e-5)
     assert maker.to_rating(np.array([1e3, -1e3])).tolist() == [5.0, 1.0]
+
+
+def padded(lengths, parts) -> int:
+    return sum((p.stop - p.start) * int(lengths[p].max()) for p in parts)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_parts_cover_every_user_once_and_save_padding(seed):
+    lengths = np.sort(np.random.default_rng(seed).geometric(0.01, 64))
+    parts = length_parts(lengths)
+    assert [p.start for p in parts[1:]] == [p.stop for p in parts[:-1]]
+    assert (parts[0].start, parts[-1].stop) == (0, 64)
+    saved = 64 * int(lengths.max()) - padded(lengths, parts)
+    assert saved > (len(parts) - 1) * PART_COST_ROWS
+
+
+def test_equal_or_short_users_stay_in_one_part():
+    assert length_parts(np.full(500, 90)) == [slice(0, 500)]
+    assert length_parts(np.array([1, 3, 10])) == [slice(0, 3)]
+
+
+def test_the_loader_gives_the_steps_in_order(store):
+    lanes = make_lanes(store, num_lanes=2, users_per_step=8)
+    with Loader(make_lanes(store, num_lanes=2, users_per_step=8), range(3, 9)) as loader:
+        assert [step.user for step in loader] == [lanes.step(k).user for k in range(3, 9)]
+
+
+def test_the_loader_can_be_left_early_and_passes_errors_on(store, monkeypatch):
+    lanes = make_lanes(store, num_lanes=1, users_per_step=8)
+    with Loader(lanes, range(10**6)) as loader:
+        next(iter(loader))
+
+    def gone(number):
+        raise OSError(f"step {number} is gone")
+
+    monkeypatch.setattr(lanes, "step", gone)
+    with Loader(lanes, range(3)) as loader, pytest.raises(OSError, match="step 0 is gone"):
+        next(iter(loader))

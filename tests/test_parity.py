@@ -12,6 +12,7 @@ from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.exchange import LocalExchange
 from greatmeta_dist.meta.adapt import InnerLoop
+from greatmeta_dist.meta.batch import StepBatch
 from greatmeta_dist.meta.factors import Factors
 from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.scheduler import Scheduler
@@ -143,7 +144,7 @@ class Run:
             )
             if isinstance(coordinator, RecordedWeights):
                 coordinator.recorded = torch.from_numpy(trace["weight"][start:stop]).to(dtype)
-            exchange = LocalExchange([batch], self.table, coordinator)
+            exchange = LocalExchange(StepBatch.of([[batch]]), self.table, coordinator)
             report = step([batch], self.layers, exchange=exchange, coordinator=coordinator)
             assert report.factors is not None
             self.loss.append(float(report.losses[:, 0].double().sum()))

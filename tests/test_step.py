@@ -13,6 +13,7 @@ from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.exchange import LocalExchange
 from greatmeta_dist.meta.adapt import InnerLoop
+from greatmeta_dist.meta.batch import StepBatch
 from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.scheduler import Scheduler
 from greatmeta_dist.meta.step import MetaStep, StepSettings
@@ -28,9 +29,9 @@ CASES = list(
 )
 
 
-@pytest.mark.parametrize("num_lanes", [1, 2])
+@pytest.mark.parametrize("lanes", [[1], [1, 1], [2, 1]], ids=str)
 @pytest.mark.parametrize("form, kind, magnitude, loss", CASES)
-def test_step_equals_naive_loop(form, kind, magnitude, loss, num_lanes):
+def test_step_equals_naive_loop(form, kind, magnitude, loss, lanes):
     context, has_encoder = form
     seed = CASES.index((form, kind, magnitude, loss))
     rng = np.random.default_rng(seed)
@@ -67,22 +68,20 @@ def test_step_equals_naive_loop(form, kind, magnitude, loss, num_lanes):
     coordinator = Coordinator(layers, schedulers[0], outer_rate=0.01, scheduler_rate=0.02)
     step = MetaStep(model, InnerLoop(3, 0.02, loss), StepSettings(8, 0.01, magnitude, True))
     for _ in range(2):
-        lanes = [
+        parts = [
             build_batch(
                 tasks.table,
                 tasks.items,
-                part,
+                chosen,
                 has_support_gradient=context == "support",
                 dtype=np.float64,
             )
-            for part in np.array_split(np.arange(len(tasks.users)), num_lanes)
+            for chosen in np.array_split(np.arange(len(tasks.users)), sum(lanes))
         ]
-        report = step(
-            lanes,
-            layers,
-            exchange=LocalExchange(lanes, table, coordinator),
-            coordinator=coordinator,
-        )
+        in_order = iter(parts)
+        batch = StepBatch.of([list(itertools.islice(in_order, n)) for n in lanes])
+        exchange = LocalExchange(batch, table, coordinator)
+        report = step(parts, layers, exchange=exchange, coordinator=coordinator)
         expected = reference(tasks.users)
         assert report.factors is not None
         assert_close(report.losses[:, 0], expected["loss"])

@@ -28,9 +28,11 @@ class Coordinator:
             {name: p.detach().clone() for name, p in layers.items()} if averaging else layers
         )
         self.scheduler = scheduler
-        self.optimizer = torch.optim.Adam(list(layers.values()), lr=outer_rate)
+        self.optimizer = torch.optim.Adam(list(layers.values()), lr=outer_rate, fused=True)
         self.scheduler_optimizer = (
-            torch.optim.Adam(scheduler.parameters(), lr=scheduler_rate) if scheduler else None
+            torch.optim.Adam(scheduler.parameters(), lr=scheduler_rate, fused=True)
+            if scheduler
+            else None
         )
 
     @torch.no_grad()

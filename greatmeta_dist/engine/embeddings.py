@@ -1,30 +1,12 @@
 """The embedding rows E, their optimizer state, and which of them a step touches."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from greatmeta_dist.meta.batch import TaskBatch
-
-
-@dataclass(frozen=True)
-class StepRows:
-    """The distinct rows of a step's lanes, and where each lane's rows stand among them."""
-
-    rows: Tensor
-    """[U] ascending."""
-    positions: list[Tensor]
-    """For each lane hosted here, [U of the lane] positions in ``rows``."""
-
-    @classmethod
-    def of(cls, lanes: Sequence[TaskBatch]) -> "StepRows":
-        if len(lanes) == 1:
-            return cls(lanes[0].rows, [torch.arange(lanes[0].rows.shape[0])])
-        rows = torch.unique(torch.cat([batch.rows for batch in lanes]))
-        return cls(rows, [torch.searchsorted(rows, batch.rows) for batch in lanes])
+BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
+"""Adam's usual constants."""
 
 
 class EmbeddingTable:
@@ -46,57 +28,60 @@ class EmbeddingTable:
         update: Literal["lazy", "dense"] = "lazy",
         averaging: float = 0.0,
     ):
-        self.weight = weight.detach().requires_grad_()
-        self.update = update
-        self.averaging = averaging
-        self.mean = self.weight.detach().clone() if averaging else None
-        self.seen = torch.zeros(len(weight), dtype=torch.int64, device=weight.device)
+        self.weight = weight
+        self.rate, self.update, self.averaging = rate, update, averaging
+        self.num_steps = 0
+        self._first_moment = torch.zeros_like(weight)
+        self._second_moment = torch.zeros_like(weight)
+        self._mean = weight.clone() if averaging else None
+        self._seen = torch.zeros(len(weight), dtype=torch.int64, device=weight.device)
         """[R] the step after which each row's mean was last brought up to date."""
-        self.num_steps = torch.zeros((), dtype=torch.int64)
-        self.optimizer: torch.optim.Optimizer
-        if update == "lazy":
-            self.optimizer = torch.optim.SparseAdam([self.weight], lr=rate)
-        else:
-            self.optimizer = torch.optim.Adam([self.weight], lr=rate)
 
     def fetch(self, rows: Tensor) -> Tensor:
         """[U] → [U, d], the rows as training has them."""
-        return self.weight.detach()[rows]
+        return self.weight.index_select(0, rows)
 
     def fetch_mean(self, rows: Tensor) -> Tensor:
         """[U] → [U, d], their running means."""
         weight = self.fetch(rows)
-        if self.mean is None:
+        if self._mean is None:
             return weight
-        rested = (self.num_steps - self.seen[rows]).to(weight.dtype).unsqueeze(1)
-        return weight + self.averaging**rested * (self.mean[rows] - weight)
+        rested = (self.num_steps - self._seen[rows]).to(weight.dtype).unsqueeze(1)
+        return torch.lerp(weight, self._mean.index_select(0, rows), self.averaging**rested)
 
     def step(self, rows: Tensor, grad: Tensor) -> None:
-        """Move by the gradient [U, d] of distinct, ascending rows [U]."""
-        sparse = torch.sparse_coo_tensor(
-            rows.unsqueeze(0), grad, self.weight.shape, is_coalesced=True, check_invariants=False
-        )
+        """Move by the gradient [U, d] of distinct, ascending rows [U]: Adam (Kingma and Ba)."""
         if self.update == "dense":
+            grad = torch.zeros_like(self.weight).index_copy_(0, rows, grad)
             rows = torch.arange(len(self.weight), device=rows.device)
-        before = self.fetch_mean(rows)
-        self.weight.grad = sparse if self.update == "lazy" else sparse.to_dense()
-        self.optimizer.step()
-        self.weight.grad = None
+        mean = self.fetch_mean(rows) if self._mean is not None else None
         self.num_steps += 1
-        if self.mean is not None:
-            self.mean[rows] = torch.lerp(self.fetch(rows), before, self.averaging)
-            self.seen[rows] = self.num_steps.to(rows.device)
+        first = self._first_moment.index_select(0, rows).lerp_(grad, 1 - BETA_1)
+        second = self._second_moment.index_select(0, rows).mul_(BETA_2)
+        second.addcmul_(grad, grad, value=1 - BETA_2)
+        self._first_moment.index_copy_(0, rows, first)
+        self._second_moment.index_copy_(0, rows, second)
+        scale = second.sqrt_().div_((1 - BETA_2**self.num_steps) ** 0.5).add_(EPS)
+        weight = self.fetch(rows)
+        weight.addcdiv_(first, scale, value=-self.rate / (1 - BETA_1**self.num_steps))
+        self.weight.index_copy_(0, rows, weight)
+        if self._mean is not None and mean is not None:
+            self._mean.index_copy_(0, rows, torch.lerp(weight, mean, self.averaging))
+            self._seen.index_fill_(0, rows, self.num_steps)
 
     def state(self) -> dict[str, Tensor]:
-        """Rows and their means, [R, ·] each, and the number of steps, for a checkpoint."""
-        state = {"rows": self.weight.detach(), "num_steps": self.num_steps}
-        return state if self.mean is None else {**state, "mean": self.mean, "seen": self.seen}
+        """Rows and what goes with each, [R, ·], and the number of steps, for a checkpoint."""
+        state = {
+            "rows": self.weight,
+            "first_moment": self._first_moment,
+            "second_moment": self._second_moment,
+            "num_steps": torch.tensor(self.num_steps),
+        }
+        return state if self._mean is None else {**state, "mean": self._mean, "seen": self._seen}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """The inverse of ``state``, in place."""
-        with torch.no_grad():
-            self.weight.copy_(state["rows"])
-            self.num_steps.copy_(state["num_steps"])
-            if self.mean is not None:
-                self.mean.copy_(state["mean"])
-                self.seen.copy_(state["seen"])
+        self.num_steps = int(state["num_steps"])
+        for name, tensor in self.state().items():
+            if tensor.ndim:
+                tensor.copy_(state[name])

@@ -3,7 +3,7 @@
 Here with all lanes and the coordinator in one process.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.exchange import LocalExchange
 from greatmeta_dist.meta.adapt import InnerLoop, predict_query
-from greatmeta_dist.meta.batch import TaskBatch
+from greatmeta_dist.meta.batch import StepBatch, TaskBatch, to_device
 from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.scheduler import Scheduler
 from greatmeta_dist.meta.step import MetaStep, StepReport, StepSettings
@@ -77,18 +77,18 @@ class Worker:
             ),
         )
 
-    def step(self, lanes: Sequence[TaskBatch]) -> StepReport:
+    def step(self, batch: StepBatch) -> StepReport:
         """One meta step on a global batch."""
-        here = [batch.to(self.device) for batch in lanes]
+        here = to_device(batch, self.device)
         exchange = LocalExchange(here, self.table, self.coordinator)
-        return self._step(here, self.layers, exchange=exchange, coordinator=self.coordinator)
+        return self._step(here.parts, self.layers, exchange=exchange, coordinator=self.coordinator)
 
     def predict(self, batch: TaskBatch) -> tuple[Tensor, Tensor]:
         """Predictions [B, n] for every user's query rows, unadapted and adapted.
 
         From the running mean of θ.
         """
-        batch = batch.to(self.device)
+        batch = to_device(batch, self.device)
         rows = self.table.fetch_mean(batch.rows)
         return predict_query(self.model, batch, rows, self.coordinator.mean, self.inner)
 
@@ -105,9 +105,8 @@ class Worker:
         return state
 
     def row_state(self) -> dict[str, Tensor]:
-        """The embedding rows, their means and optimizer state: [R, ·] each, and step counts."""
-        named = {"rows": self.table.weight}
-        return self.table.state() | _optimizer_state("embedding", named, self.table.optimizer)
+        """The embedding rows and what goes with each: [R, ·], and the number of steps."""
+        return self.table.state()
 
     def load(self, dense: dict[str, Tensor], rows: dict[str, Tensor]) -> None:
         """The inverse of ``dense_state`` and ``row_state``, in place."""
@@ -121,7 +120,6 @@ class Worker:
             for name, param in named.items():
                 param.copy_(dense[f"phi.{name}"])
         _load_optimizer("theta", self.layers, self.coordinator.optimizer, dense)
-        _load_optimizer("embedding", {"rows": self.table.weight}, self.table.optimizer, rows)
         if self.coordinator.scheduler_optimizer is not None:
             _load_optimizer("phi", named, self.coordinator.scheduler_optimizer, dense)
 
@@ -161,7 +159,4 @@ def _load_optimizer(
     for name, param in named.items():
         start = f"{prefix}.{name}."
         own = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
-        optimizer.state[param] = {
-            k: v.clone() if v.ndim or not isinstance(optimizer, torch.optim.SparseAdam) else int(v)
-            for k, v in own.items()
-        }
+        optimizer.state[param] = {k: v.clone() for k, v in own.items()}

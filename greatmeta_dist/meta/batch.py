@@ -5,11 +5,14 @@ a set (padded), I distinct items of a batch, U distinct embedding rows of a batc
 (Fu of the user, Fi of the item), d embedding width, D = F·d input width, C context width.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -20,13 +23,8 @@ class RowSet:
     """[B, n] which of the batch's distinct items each row is about; 0 where padded."""
     label: Tensor
     """[B, n] rating in the model's units, or click; 0 where padded."""
-    mask: Tensor
-    """[B, n] 1 for a row, 0 for padding."""
-
-    @property
-    def count(self) -> Tensor:
-        """[B] rows of each user, at least 1 so that the mean of an empty set is 0."""
-        return self.mask.sum(1).clamp(min=1)
+    share: Tensor
+    """[B, n] 1/(rows of the user) for a row, 0 for padding: sums with it are means over a set."""
 
 
 @dataclass(frozen=True)
@@ -84,18 +82,46 @@ class TaskBatch:
 
     @property
     def num_users(self) -> int:
-        return self.support.mask.shape[0]
-
-    def to(self, device: torch.device) -> "TaskBatch":
-        """The batch on another device."""
-        return _move(self, device)
+        return self.support.share.shape[0]
 
 
-def _move(value: Any, device: torch.device) -> Any:
+@dataclass(frozen=True)
+class StepBatch:
+    """All parts of a step hosted here, and the embedding rows they share."""
+
+    parts: list[TaskBatch]
+    lanes: list[int]
+    """Parts of each lane, in order."""
+    rows: Tensor
+    """[U] the parts' distinct embedding rows together, ascending."""
+    positions: list[Tensor]
+    """For each part, [U of the part] where its rows stand among ``rows``."""
+
+    @classmethod
+    def of(cls, lanes: Sequence[Sequence[TaskBatch]]) -> "StepBatch":
+        """Plan a step of each lane's parts."""
+        parts = [part for lane in lanes for part in lane]
+        rows = torch.unique(torch.cat([part.rows for part in parts]))
+        positions = [torch.searchsorted(rows, part.rows) for part in parts]
+        return cls(parts, [len(lane) for lane in lanes], rows, positions)
+
+
+def to_device(batch: T, device: torch.device) -> T:
+    """A batch on another device."""
+    return _map(batch, lambda t: t.to(device, non_blocking=True))
+
+
+def pinned(batch: T) -> T:
+    """A batch in page-locked memory, from which a GPU copies while it computes."""
+    return _map(batch, torch.Tensor.pin_memory)
+
+
+def _map(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
+    """The same nested dataclass with ``fn`` applied to its tensors."""
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(
-            value, **{f.name: _move(getattr(value, f.name), device) for f in fields(value)}
-        )
-    return value
+        return fn(value)
+    if isinstance(value, list):
+        return [_map(v, fn) for v in value]
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    return replace(value, **{f.name: _map(getattr(value, f.name), fn) for f in fields(value)})

@@ -219,10 +219,9 @@ class Recommender:
 
     def _shares(self, rows: RowSet) -> Tensor:
         """[B, 1 or 2, n] what each row counts in the context."""
-        share = rows.mask / rows.count.unsqueeze(1)
         if self.context == "own":
-            return share.unsqueeze(1)
-        return torch.stack((share, share * rows.label), dim=1)
+            return rows.share.unsqueeze(1)
+        return torch.stack((rows.share, rows.share * rows.label), dim=1)
 
     def init_layers(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Fresh float32 parameters of A, uniform in ±1/sqrt(fan in) as ``torch.nn.Linear``."""
@@ -245,12 +244,11 @@ def set_loss(prediction: Tensor, rows: RowSet, loss: Loss) -> Tensor:
         each = (prediction - rows.label).square()
     else:
         each = F.binary_cross_entropy_with_logits(prediction, rows.label, reduction="none")
-    return (each * rows.mask).sum(1) / rows.count
+    return (each * rows.share).sum(1)
 
 
 def loss_gradient(prediction: Tensor, rows: RowSet, loss: Loss) -> Tensor:
     """∂ of ``set_loss`` by the predictions: [B, n]."""
-    share = rows.mask / rows.count.unsqueeze(1)
     if loss == "mse":
-        return 2 * share * (prediction - rows.label)
-    return share * (torch.sigmoid(prediction) - rows.label)
+        return (prediction - rows.label) * rows.share * 2
+    return (torch.sigmoid(prediction) - rows.label) * rows.share

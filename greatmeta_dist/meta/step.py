@@ -20,19 +20,22 @@ from greatmeta_dist.meta.model import Recommender
 
 
 class Exchange(Protocol):
-    """What lanes may say to each other. Lists hold one entry for each lane hosted here."""
+    """What lanes may say to each other.
+
+    A lane's users come in one part or several; lists hold an entry for each part hosted here.
+    """
 
     def fetch_rows(self) -> list[Tensor]:
-        """The current embedding rows [U, d] of each lane's batch."""
+        """The current embedding rows [U, d] of each part."""
 
     def sum(self, parts: list[MetaGradient]) -> list[MetaGradient]:
-        """The sum over all lanes, given back at the rows of each lane hosted here."""
+        """The sum over all lanes, given back at the rows of each part hosted here."""
 
     def gather(self, parts: list[Tensor]) -> Tensor:
-        """Per-user values of all lanes [all users, ·], in lane order, for the coordinator."""
+        """Per-user values of all parts [all users, ·], in lane order, for the coordinator."""
 
     def scatter(self, values: Tensor) -> list[Tensor]:
-        """The inverse of ``gather``: to each lane hosted here, its users' part."""
+        """The inverse of ``gather``: to each part hosted here, its users'."""
 
     def apply(self, parts: list[MetaGradient]) -> None:
         """Sum over all lanes and take the outer optimizer's step on θ."""
@@ -83,18 +86,18 @@ class MetaStep:
 
     def __call__(
         self,
-        lanes: Sequence[TaskBatch],
+        parts: Sequence[TaskBatch],
         layers: Layers,
         *,
         exchange: Exchange,
         coordinator: Coordinator,
     ) -> StepReport:
-        """One step on the global batch of which ``lanes`` are hosted here; moves θ in place."""
+        """One step on the global batch of which ``parts`` are hosted here; moves θ in place."""
         has_scheduler = self.settings.has_scheduler
         rows = exchange.fetch_rows()
         tasks = [
             task_gradients(self.model, batch, own, layers, self.inner, has_unadapted=has_scheduler)
-            for batch, own in zip(lanes, rows, strict=True)
+            for batch, own in zip(parts, rows, strict=True)
         ]
         losses = exchange.gather([t.losses for t in tasks])
         factors = None
@@ -105,7 +108,7 @@ class MetaStep:
             with record_function("meta/scheduler"):
                 first = coordinator.weigh(factors)
                 move = exchange.sum(weighted_sums(tasks, exchange.scatter(first)))
-                ahead = self._look_ahead(lanes, rows, layers, move, exchange)
+                ahead = self._look_ahead(parts, rows, layers, move, exchange)
                 slopes = exchange.gather(self._slopes(tasks, ahead))
                 weights = coordinator.learn(factors, slopes / len(losses))
         with record_function("meta/outer update"):
@@ -113,7 +116,7 @@ class MetaStep:
         return StepReport(losses, weights, first, factors)
 
     def _factors(self, tasks: list[Tasks], exchange: Exchange) -> list[Tensor]:
-        """Step 3: factor columns of each lane's users."""
+        """Step 3: factor columns of each part's users."""
         share = 1 / self.settings.nominal_users
         means = exchange.sum(weighted_sums(tasks, [torch.full_like(t.loss, share) for t in tasks]))
         return [
@@ -123,7 +126,7 @@ class MetaStep:
 
     def _look_ahead(
         self,
-        lanes: Sequence[TaskBatch],
+        parts: Sequence[TaskBatch],
         rows: list[Tensor],
         layers: Layers,
         moves: list[MetaGradient],
@@ -134,9 +137,9 @@ class MetaStep:
         ahead = {name: p - rate * moves[0].layers[name] for name, p in layers.items()}
         there = [
             query_gradients(self.model, batch, own - rate * move.rows, ahead, self.inner.loss)
-            for batch, own, move in zip(lanes, rows, moves, strict=True)
+            for batch, own, move in zip(parts, rows, moves, strict=True)
         ]
-        everyone = [own.new_ones(batch.num_users) for batch, own in zip(lanes, rows, strict=True)]
+        everyone = [own.new_ones(batch.num_users) for batch, own in zip(parts, rows, strict=True)]
         return exchange.sum([t.weighted_sum(ones) for t, ones in zip(there, everyone, strict=True)])
 
     def _slopes(self, tasks: list[Tasks], ahead: list[MetaGradient]) -> list[Tensor]:
@@ -149,5 +152,5 @@ class MetaStep:
 
 
 def weighted_sums(tasks: list[Tasks], weights: list[Tensor]) -> list[MetaGradient]:
-    """Σ_i w_i g_i of each lane's users."""
+    """Σ_i w_i g_i of each part's users."""
     return [t.adapted.weighted_sum(w) for t, w in zip(tasks, weights, strict=True)]

@@ -189,9 +189,9 @@ def _row_set(offsets: Ints, item: Ints, label: Floats) -> tuple[RowSet, tuple[In
     shape = (len(lengths), max(1, int(lengths.max(initial=0))))
     items = np.zeros(shape, np.int64)
     labels = np.zeros(shape, label.dtype)
-    mask = np.zeros(shape, label.dtype)
-    items[at], labels[at], mask[at] = item, label, 1
-    return RowSet(*(torch.from_numpy(a) for a in (items, labels, mask))), at
+    share = np.zeros(shape, label.dtype)
+    items[at], labels[at], share[at] = item, label, np.repeat(1 / np.maximum(lengths, 1), lengths)
+    return RowSet(*(torch.from_numpy(a) for a in (items, labels, share))), at
 
 
 def _gradient_plan(

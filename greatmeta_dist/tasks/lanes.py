@@ -12,12 +12,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from greatmeta_dist.config import require
-from greatmeta_dist.meta.batch import TaskBatch
+from greatmeta_dist.meta.batch import StepBatch, TaskBatch
 from greatmeta_dist.tasks.batch import Features, Hiding, Ragged, TaskTable, build_batch, resplit
 from greatmeta_dist.tasks.store import FieldChoice, Part, Ratings, Store
 
 USERS_PER_LANE = 4096
 """Training users for which a lane of its own is worth its messages."""
+
+
+PART_COST_ROWS = 1024
+"""Padding rows that cost a step as much as one more part of a lane."""
 
 
 def default_lanes(num_train: int, num_shards: int) -> int:
@@ -59,8 +63,13 @@ class BatchMaker:
         """Mean squared error in ratings for each unit of it in the model's units."""
         return self._scale**2 if self.is_standardised else 1.0
 
-    def make(self, tasks: TaskTable, hide: Hiding | None = None) -> TaskBatch:
-        """The batch of all tasks of a table; ``hide`` is for training."""
+    def make(
+        self,
+        tasks: TaskTable,
+        chosen: NDArray[np.int64] | None = None,
+        hide: Hiding | None = None,
+    ) -> TaskBatch:
+        """The batch of a table's chosen tasks, or of all; ``hide`` is for training."""
         labelled = TaskTable(
             tasks.features,
             tasks.support_item,
@@ -71,7 +80,7 @@ class BatchMaker:
         return build_batch(
             labelled,
             self.items,
-            np.arange(len(tasks)),
+            np.arange(len(tasks)) if chosen is None else chosen,
             has_support_gradient=self.has_support_gradient,
             hide=hide,
         )
@@ -124,12 +133,14 @@ class Lane:
 
 
 @dataclass(frozen=True)
-class LaneStep:
-    """What one lane contributes to a step."""
+class Step:
+    """A step's tasks, each lane's users in parts of similar support size, and who they are."""
 
-    batch: TaskBatch
+    batch: StepBatch
     user: list[str]
+    """In the order of the parts, as the arrays."""
     group: NDArray[np.int32]
+    num_support: NDArray[np.int64]
 
 
 class Lanes:
@@ -168,21 +179,45 @@ class Lanes:
         self._store, self._maker, self._choice = store, maker, choice
         self._orders: tuple[int, list[NDArray[np.int64]]] = (-1, [])
 
-    def step(self, number: int) -> list[LaneStep]:
-        """The batches of a step, one for each lane."""
+    def step(self, number: int) -> Step:
+        """A step's tasks: a function of its number alone."""
         epoch, index = divmod(number, self.steps_per_epoch)
         if self._orders[0] != epoch:
             length = self.steps_per_epoch * self.users_per_lane
             self._orders = (epoch, [lane.order(epoch, length) for lane in self.lanes])
         here = slice(index * self.users_per_lane, (index + 1) * self.users_per_lane)
-        steps = []
+        lanes, names, groups, sizes = [], [], [], []
         for lane, order in zip(self.lanes, self._orders[1], strict=True):
-            part = lane.read(order[here], self._store, self._choice)
+            users = lane.read(order[here], self._store, self._choice)
             rng = np.random.default_rng([self.seed, 17, lane.number, number])
-            tasks = resplit(part.tasks, rng) if self.is_resplit else part.tasks
+            tasks = resplit(users.tasks, rng) if self.is_resplit else users.tasks
             hide = Hiding(self.hidden_share, rng) if self.hidden_share else None
-            steps.append(LaneStep(self._maker.make(tasks, hide), part.user, part.group))
-        return steps
+            by_length = np.argsort(tasks.support_item.lengths, kind="stable")
+            lengths = tasks.support_item.lengths[by_length]
+            lanes.append(
+                [self._maker.make(tasks, by_length[p], hide) for p in length_parts(lengths)]
+            )
+            names += [users.user[k] for k in by_length]
+            groups.append(users.group[by_length])
+            sizes.append(lengths)
+        return Step(StepBatch.of(lanes), names, np.concatenate(groups), np.concatenate(sizes))
+
+
+def length_parts(lengths: NDArray[np.int64]) -> list[slice]:
+    """Cut users, sorted by length, into parts that are padded apart.
+
+    A cut saves the shorter users' padding and costs a part's overhead; the best one is made while
+    it pays, then again on either side.
+    """
+    if len(lengths) < 2:
+        return [slice(0, len(lengths))]
+    saved = np.arange(1, len(lengths)) * (lengths[-1] - lengths[:-1])
+    cut = int(np.argmax(saved))
+    if saved[cut] <= PART_COST_ROWS:
+        return [slice(0, len(lengths))]
+    cut += 1
+    right = [slice(p.start + cut, p.stop + cut) for p in length_parts(lengths[cut:])]
+    return [*length_parts(lengths[:cut]), *right]
 
 
 def read_part(

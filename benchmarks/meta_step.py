@@ -1,0 +1,419 @@
+"""Users a second, memory and time by phase of whole meta steps, against the two usual ways.
+
+``python -m benchmarks.meta_step [--json FILE] [--form paper|shipped] [--users 32 128]
+[--precision float32|tf32|bf16] [--profile FILE]``. Every rate is the median over rounds that take
+the variants in turn, so that a noisy machine touches all alike; all figures come from one run.
+
+Work is counted directly from DESIGN.md section 2: each product of a layer (forward, input gradient,
+weight gradient) is 2·rows·in·out, weight gradients in the inner loop for the predictor only. The
+fast step does fewer: it computes what a fixed input gives once.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks.environment import PeakMemory, environment
+from benchmarks.references import NaiveStep, VmapStep
+from greatmeta_dist.engine.coordinator import Coordinator
+from greatmeta_dist.engine.embeddings import EmbeddingTable
+from greatmeta_dist.engine.exchange import LocalExchange
+from greatmeta_dist.meta.adapt import InnerLoop
+from greatmeta_dist.meta.batch import StepBatch, TaskBatch, to_device
+from greatmeta_dist.meta.model import Recommender
+from greatmeta_dist.meta.scheduler import Scheduler
+from greatmeta_dist.meta.step import MetaStep, StepSettings
+from greatmeta_dist.tasks.batch import Features, Ragged, TaskTable, build_batch, offsets_of
+
+RATE = 1e-3
+PHASES = ("embed", "inner loop", "query", "factors", "scheduler", "outer update")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a meta step is about; every user has as many rows."""
+
+    name: str
+    user_fields: tuple[int, ...]
+    """Values of each field."""
+    item_fields: tuple[int, ...]
+    hidden: tuple[int, ...]
+    support_rows: int
+    query_rows: int = 10
+    embedding_dim: int = 32
+    num_items: int = 1682
+    num_steps: int = 3
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the embedding table."""
+        return sum(self.user_fields) + sum(self.item_fields)
+
+
+ML_USER, ML_ITEM = (61, 2, 21, 795), (2655, 72, 19)
+SHAPES = (
+    Shape("ML-100K", ML_USER, ML_ITEM, (64, 64), 97),
+    Shape("10 support rows", ML_USER, ML_ITEM, (64, 64), 10),
+    Shape("10 support rows, 16 fields, 256/256", (500,) * 8, (500,) * 8, (256, 256), 10),
+)
+
+
+def make_model(shape: Shape, form: str) -> Recommender:
+    is_shipped = form == "shipped"
+    return Recommender(
+        len(shape.user_fields),
+        len(shape.item_fields),
+        embedding_dim=shape.embedding_dim,
+        hidden=shape.hidden,
+        activation="tanh" if is_shipped else "none",
+        context="support" if is_shipped else "own",
+        is_film_residual=is_shipped,
+    )
+
+
+def make_batch(
+    shape: Shape, model: Recommender, num_users: int, *, row_scale: int = 1
+) -> TaskBatch:
+    """Random tasks; an item's first and last fields are lists. ``row_scale`` spreads the rows."""
+    rng = np.random.default_rng(0)
+
+    def features(sizes: tuple[int, ...], first: int, count: int, lists: set[int]) -> Features:
+        columns = []
+        for f, size in enumerate(sizes):
+            lengths = rng.integers(1, 6, count) if f in lists else np.ones(count, np.int64)
+            offsets = offsets_of(lengths)
+            columns.append(
+                Ragged((first + rng.integers(0, size, offsets[-1])) * row_scale, offsets)
+            )
+            first += size
+        return Features(tuple(columns), (False,) * len(sizes), (0,) * len(sizes))
+
+    def rows(count: int) -> tuple[Ragged, Ragged]:
+        offsets = offsets_of(np.full(num_users, count))
+        items = rng.integers(0, shape.num_items, num_users * count)
+        return Ragged(items, offsets), Ragged(rng.normal(size=len(items)), offsets)
+
+    lists = {0, len(shape.item_fields) - 1}
+    table = TaskTable(
+        features(shape.user_fields, 0, num_users, set()),
+        *rows(shape.support_rows),
+        *rows(shape.query_rows),
+    )
+    items = features(shape.item_fields, sum(shape.user_fields), shape.num_items, lists)
+    return build_batch(
+        table,
+        items,
+        np.arange(num_users),
+        has_support_gradient=model.has_support_gradient,
+    )
+
+
+def flops_per_user(shape: Shape, model: Recommender) -> float:
+    """Work of one user in a step (module docstring)."""
+    layers = {n: s.num_in * sum(s.splits) for n, s in model.layers.items()}
+    predictor = {n: v for n, v in layers.items() if n not in ("encoder", "film")}
+    encoder = sum(layers.values()) - sum(predictor.values())
+    first = layers["hidden_1"] + layers.get("encoder", 0)
+
+    def passes(rows: int, *, weight_gradient: bool, to_inputs: bool) -> float:
+        forward = rows * sum(predictor.values()) + encoder
+        back = forward - (0 if to_inputs else rows * layers["hidden_1"] + layers.get("encoder", 0))
+        return 2 * (forward + back + (rows * sum(predictor.values()) if weight_gradient else 0))
+
+    assert first
+    inner = passes(shape.support_rows, weight_gradient=True, to_inputs=False)
+    adapted = passes(shape.query_rows, weight_gradient=False, to_inputs=True)
+    unadapted = passes(shape.query_rows, weight_gradient=False, to_inputs=False)
+    product = 2 * (shape.query_rows * sum(predictor.values()) + encoder)
+    # ḡ, θ', ∇L_φ, Σ w* g are sums; with ḡ and ∇L_φ go dot products; the norms of g and g⁰.
+    return shape.num_steps * inner + 2 * adapted + unadapted + (4 + 2) * product
+
+
+def matrix_rate(device: torch.device) -> float:
+    """GFLOP/s of a large float32 matrix product."""
+    size = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(size, size, device=device)
+    seconds = timed([lambda: a @ a], device, rounds=5)[0]
+    return 2 * size**3 / seconds / 1e9
+
+
+def timed(calls: list[Callable[[], Any]], device: torch.device, *, rounds: int) -> list[float]:
+    """Median seconds of each call, taken in turn after a round that does not count."""
+    seconds: list[list[float]] = [[] for _ in calls]
+    for round_ in range(rounds + 1):
+        for k, call in enumerate(calls):
+            _synchronise(device)
+            start = time.perf_counter()
+            call()
+            _synchronise(device)
+            if round_:
+                seconds[k].append(time.perf_counter() - start)
+    return [statistics.median(s) for s in seconds]
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+class Case:
+    """A shape at a batch size, and the four ways to take its step."""
+
+    def __init__(
+        self, shape: Shape, form: str, num_users: int, device: torch.device, precision: str
+    ):
+        self.model = make_model(shape, form)
+        self.inner = InnerLoop(shape.num_steps, RATE)
+        self.batch = to_device(make_batch(shape, self.model, num_users), device)
+        self.layers = self.model.init_layers(torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(1)
+        self.weight = 0.1 * torch.randn(shape.num_rows, shape.embedding_dim, generator=generator)
+        self.device, self.precision = device, precision
+
+    def ours(self, *, has_scheduler: bool = True) -> Callable[[], Tensor]:
+        table = EmbeddingTable(self.weight.to(self.device, copy=True), rate=RATE)
+        return step_of(
+            self.model,
+            self.batch,
+            {k: v.to(self.device, copy=True) for k, v in self.layers.items()},
+            table,
+            self.inner,
+            has_scheduler=has_scheduler,
+            precision=self.precision,
+        )
+
+    def vmap(self) -> Callable[[], Tensor]:
+        num_gap = len(self.layers)
+        scheduler = self._scheduler(
+            num_gap, num_gap + self.model.num_user_fields + self.model.num_item_fields
+        )
+        step = self._reference(VmapStep, scheduler)
+        return lambda: step(self.batch)
+
+    def naive(self) -> Callable[[], Tensor]:
+        step = self._reference(NaiveStep, self._scheduler(len(self.layers), len(self.layers) + 1))
+        users = step.prepare(self.batch)
+        return lambda: step(users)
+
+    def _scheduler(self, num_gap: int, num_agreement: int) -> Scheduler:
+        torch.manual_seed(0)
+        return Scheduler("mlp", num_gap=num_gap, num_agreement=num_agreement).to(self.device)
+
+    def _reference(self, kind: type, scheduler: Scheduler) -> Any:
+        layers = {k: v.to(self.device) for k, v in self.layers.items()}
+        weight = self.weight.to(self.device)
+        return kind(
+            self.model, layers, weight, scheduler, self.inner, rate=RATE, scheduler_rate=RATE / 10
+        )
+
+
+def step_of(
+    model: Recommender,
+    batch: TaskBatch,
+    layers: dict[str, Tensor],
+    table: EmbeddingTable,
+    inner: InnerLoop,
+    *,
+    has_scheduler: bool = True,
+    precision: str = "float32",
+) -> Callable[[], Tensor]:
+    """A whole step on a fixed batch: from distinct rows to updated θ and φ; the users' losses."""
+    device = batch.rows.device
+    scheduler = None
+    if has_scheduler:
+        torch.manual_seed(0)
+        num_fields = model.num_user_fields + model.num_item_fields
+        scheduler = Scheduler(
+            "mlp", num_gap=model.num_tensors, num_agreement=num_fields + model.num_tensors
+        ).to(device)
+    coordinator = Coordinator(layers, scheduler, outer_rate=RATE, scheduler_rate=RATE / 10)
+    settings = StepSettings(batch.num_users, RATE, "norm", has_scheduler)
+    step = MetaStep(model, inner, settings)
+    planned = StepBatch.of([[batch]])
+
+    def call() -> Tensor:
+        exchange = LocalExchange(planned, table, coordinator)
+        with _precision(precision, device):
+            report = step([batch], layers, exchange=exchange, coordinator=coordinator)
+        return report.losses[:, 0]
+
+    return call
+
+
+def _precision(name: str, device: torch.device) -> AbstractContextManager[Any]:
+    if name == "bf16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def compare(
+    shape: Shape, options: argparse.Namespace, device: torch.device, rate: float
+) -> dict[str, Any]:
+    """One row of the table for each batch size; the references at theirs."""
+    model = make_model(shape, options.form)
+    flops = flops_per_user(shape, model)
+    result: dict[str, Any] = {"shape": asdict(shape), "mflop_per_user": flops / 1e6, "sizes": []}
+    num_naive = min(options.users[0], 8 if shape.support_rows > 50 else 16)
+    naive = Case(shape, options.form, num_naive, device, "float32")
+    _agree([naive.naive(), naive.vmap(), naive.ours()])
+    seconds = timed([naive.naive()], device, rounds=2)[0]
+    result["naive_users_per_s"] = num_naive / seconds
+    for num_users in options.users:
+        case = Case(shape, options.form, num_users, device, options.precision)
+        calls = [case.ours(), case.ours(has_scheduler=False), case.vmap()]
+        found = timed(calls, device, rounds=options.rounds)
+        ours, uniform, by_vmap = (num_users / s for s in found)
+        memory = []
+        for call in (calls[0], calls[2]):
+            with PeakMemory(device) as peak:
+                call()
+            memory.append(peak.mib / num_users)
+        result["sizes"].append(
+            {
+                "users": num_users,
+                "users_per_s": ours,
+                "uniform_users_per_s": uniform,
+                "vmap_users_per_s": by_vmap,
+                "cost_over_uniform": uniform / ours,
+                "gflop_per_s": ours * flops / 1e9,
+                "fraction_of_matrix_rate": ours * flops / 1e9 / rate,
+                "mib_per_user": memory[0],
+                "vmap_mib_per_user": memory[1],
+            }
+        )
+    best = max(s["vmap_users_per_s"] for s in result["sizes"])
+    for size in result["sizes"]:
+        size["times_best_vmap"] = size["users_per_s"] / best
+        size["times_naive"] = size["users_per_s"] / result["naive_users_per_s"]
+    return result
+
+
+def _agree(calls: list[Callable[[], Tensor]]) -> None:
+    """All ways of taking the step see the same losses."""
+    losses = [call() for call in calls]
+    for other in losses[1:]:
+        torch.testing.assert_close(other, losses[0], rtol=1e-4, atol=1e-5)
+
+
+def row_scaling(device: torch.device) -> list[dict[str, float]]:
+    """The same step with 10⁴ and 10⁷ embedding rows: lazy row-wise Adam."""
+    shape = SHAPES[1]
+    model = make_model(shape, "paper")
+    layers = model.init_layers(torch.Generator().manual_seed(0))
+    calls, found = [], []
+    for num_rows in (10_000, 10_000_000):
+        scale = num_rows // shape.num_rows
+        batch = to_device(make_batch(shape, model, 128, row_scale=scale), device)
+        table = EmbeddingTable(
+            0.1 * torch.randn(num_rows, shape.embedding_dim, device=device), rate=RATE
+        )
+        own = {k: v.to(device, copy=True) for k, v in layers.items()}
+        calls.append(step_of(model, batch, own, table, InnerLoop(shape.num_steps, RATE)))
+        calls[-1]()
+        with PeakMemory(device) as peak:
+            calls[-1]()
+        found.append({"rows": num_rows, "working_mib": peak.mib})
+    for entry, seconds in zip(found, timed(calls, device, rounds=30), strict=True):
+        entry["ms"] = 1e3 * seconds
+    return found
+
+
+def phases(call: Callable[[], Any], trace: Path | None) -> dict[str, float]:
+    """Share of a step's time in each phase; the Chrome trace of ten steps, if asked for."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    call()
+    with torch.profiler.profile(activities=activities) as profile:
+        for _ in range(10):
+            call()
+    if trace is not None:
+        profile.export_chrome_trace(str(trace))
+    times = {e.key.removeprefix("meta/"): e.cpu_time_total for e in profile.key_averages()}
+    total = sum(times.get(p, 0) for p in PHASES)
+    return {p: times.get(p, 0) / total for p in PHASES}
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    table = Table(title=f"Whole meta steps, {result['form']} form, {result['precision']}")
+    for name in (
+        "shape", "users", "naive", "vmap", "ours", "uniform", "× naive", "× best vmap",
+        "cost / uniform", "MFLOP/user", "of matrix rate", "MiB/user", "vmap's",
+    ):  # fmt: skip
+        table.add_column(name, justify="left" if name == "shape" else "right")
+    for shape in result["shapes"]:
+        for size in shape["sizes"]:
+            table.add_row(
+                shape["shape"]["name"],
+                str(size["users"]),
+                f"{shape['naive_users_per_s']:.1f}",
+                f"{size['vmap_users_per_s']:.0f}",
+                f"{size['users_per_s']:.0f}",
+                f"{size['uniform_users_per_s']:.0f}",
+                f"{size['times_naive']:.0f}",
+                f"{size['times_best_vmap']:.1f}",
+                f"{size['cost_over_uniform']:.2f}",
+                f"{shape['mflop_per_user']:.1f}",
+                f"{size['fraction_of_matrix_rate']:.0%}",
+                f"{size['mib_per_user']:.2f}",
+                f"{size['vmap_mib_per_user']:.2f}",
+            )
+    console.print(table)
+    console.print(
+        f"Rates in users a second. float32 matrix rate {result['matrix_gflop_per_s']:.0f} GFLOP/s."
+    )
+    for shape in result["shapes"]:
+        shares = ", ".join(f"{p} {s:.0%}" for p, s in shape["phases"].items())
+        console.print(f"{shape['shape']['name']}: {shares}")
+    for entry in result["rows"]:
+        console.print(
+            f"{entry['rows']:,} embedding rows: {entry['ms']:.1f} ms a step, "
+            f"{entry['working_mib']:.0f} MiB of working memory"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--form", choices=("paper", "shipped"), default="paper")
+    parser.add_argument("--precision", choices=("float32", "tf32", "bf16"), default="float32")
+    parser.add_argument("--users", type=int, nargs="+", default=[32, 128])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--profile", type=Path, help="write a Chrome trace of the first shape here")
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rate = matrix_rate(device)
+    torch.backends.cuda.matmul.allow_tf32 = options.precision == "tf32"
+    result: dict[str, Any] = {
+        "environment": environment(),
+        "form": options.form,
+        "precision": options.precision,
+        "matrix_gflop_per_s": rate,
+        "shapes": [],
+    }
+    for shape in SHAPES:
+        found = compare(shape, options, device, rate)
+        case = Case(shape, options.form, options.users[-1], device, options.precision)
+        trace = options.profile if shape is SHAPES[0] else None
+        found["phases"] = phases(case.ours(), trace)
+        result["shapes"].append(found)
+    result["rows"] = row_scaling(device)
+    show(result, Console(width=160))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -38,7 +38,7 @@ def run(path: Path, num_seeds: int, experiment: str) -> dict[str, Any]:
             start = time.monotonic()
             train(replace(config, train=replace(config.train, seed=seed)), where, Display())
             seconds.append(time.monotonic() - start)
-            setup = load_run(where)
+            setup, _ = load_run(where, None, Display())
             found = evaluate(setup.worker, setup.store, setup.maker, setup.choice)
             scores.append(found["scenarios"]["user_cold"])
     return {

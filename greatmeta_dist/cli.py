@@ -23,6 +23,7 @@ from greatmeta_dist.options import (
 )
 from greatmeta_dist.tasks.clean import REJECTS
 from greatmeta_dist.tasks.prepare import prepare
+from greatmeta_dist.tasks.store import read_manifest
 from greatmeta_dist.train import load_run, saved_config, train
 
 
@@ -37,15 +38,21 @@ def main(arguments: list[str] | None = None) -> int:
     except RuntimeError as error:
         print(f"greatmeta: {_one_line(error)}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"greatmeta: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("greatmeta: interrupted; run the same command again to go on", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
         return 1
 
 
 def _run(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help", "help"):
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    if not words or words[0] in ("-h", "--help"):
         print(help_text())
         return 0
     if words[0] == "--version":
@@ -64,11 +71,15 @@ def _run(words: list[str]) -> int:
             f"'{word}' is no option; options read key=value: see greatmeta {command} --help",
         )
     with opened():
-        check_names(overrides)
+        check_names(command, overrides)
         if not is_sweep:
             COMMANDS[command](overrides)
             return 0
-        for k, job in enumerate(sweep(overrides)):
+        require(command == "train", f"-m sweeps over trainings; run {command} once for each")
+        jobs = sweep(overrides)
+        for job in jobs:
+            compose_config(job)
+        for k, job in enumerate(jobs):
             print(f"sweep {k}: {' '.join(job)}")
             COMMANDS[command](job)
     return 0
@@ -99,6 +110,14 @@ def _prepare(overrides: list[str]) -> None:
         display.say(f"  {count} × {reason} (see {Path(store or '') / REJECTS})")
     for part, count in report.tasks.items():
         display.say(f"  {part}: {count} users, {report.interactions[part]} interactions")
+    manifest = read_manifest(Path(store or ""))
+    for side in ("user", "item"):
+        names = [f.name for f in manifest.fields if f.side == side]
+        display.say(f"  {side} features: {', '.join(names) or 'none'}")
+    ratings = manifest.ratings
+    display.say(
+        f"  ratings from {ratings.lowest:g} to {ratings.highest:g}, mean {ratings.mean:.3g}"
+    )
     display.say(f"store {store} is ready after {time.monotonic() - start:.1f} s")
 
 
@@ -123,8 +142,8 @@ def _evaluate(overrides: list[str]) -> None:
     run, store = value_of(overrides, "run"), value_of(overrides, "store")
     require(run is not None, "run=DIR is not set; name a folder that train made")
     folder = Path(run or "")
-    setup = load_run(folder, Path(store) if store else None)
     display = Display()
+    setup, step = load_run(folder, Path(store) if store else None, display)
     total = sum(
         n for part, n in setup.store.manifest.parts.items() if part not in ("train", "valid")
     )
@@ -137,11 +156,12 @@ def _evaluate(overrides: list[str]) -> None:
             bar.update(sum(done.values()), part)
 
         found = evaluate(setup.worker, setup.store, setup.maker, setup.choice, progress)
+    found = {"step": step, **found}
     partial = folder / "evaluation.json.partial"
     partial.write_text(json.dumps(found, indent=1))
     partial.rename(folder / "evaluation.json")
     display.results(found)
-    display.say(f"written to {folder / 'evaluation.json'}")
+    display.say(f"parameters of step {step}; written to {folder / 'evaluation.json'}")
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
@@ -153,7 +173,3 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

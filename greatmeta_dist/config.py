@@ -19,6 +19,9 @@ def require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
+RESERVED_COLUMNS = ("file", "line", "reason", "text", "id", "item", "user", "item_id")
+"""What the preparation itself calls columns; features have other names."""
+
 SOURCES = (
     "synthetic",
     "recbole",
@@ -118,6 +121,19 @@ class DataConfig:
             self.valid_fraction >= 0 and self.test_fraction >= 0 and held_out < 1,
             f"data.valid_fraction + data.test_fraction is {held_out:g}; it must be below 1",
         )
+        require(self.source in SOURCES, f"data.source is '{self.source}'; choose data=<preset>")
+        for name in ("valid_fraction", "test_fraction", "warm_fraction", "cold_item_fraction"):
+            _in_range(f"data.{name}", getattr(self, name), 0, 1, is_open_above=True)
+        _in_range("data.max_rejected_fraction", self.max_rejected_fraction, 0, 1)
+        for name in ("min_interactions", "num_groups", "users", "items"):
+            _at_least(f"data.{name}", getattr(self, name), 1)
+        for name in ("max_interactions", "query_items", "max_support_items"):
+            if getattr(self, name) is not None:
+                _at_least(f"data.{name}", getattr(self, name), 1)
+        if self.query_fraction is not None:
+            _in_range("data.query_fraction", self.query_fraction, 0, 1, is_open=True)
+        _at_least("data.mean_interactions", self.mean_interactions, 1)
+        _at_least("data.seed", self.seed, 0)
         require(
             (self.query_items is None) != (self.query_fraction is None),
             "data.query_items and data.query_fraction are both "
@@ -132,9 +148,21 @@ class DataConfig:
             f"data.encoding is '{self.encoding}'; expected utf-8 or latin-1",
         )
         require(
-            self.rating_range is None or len(self.rating_range) == 2,
+            self.rating_range is None
+            or (len(self.rating_range) == 2 and self.rating_range[0] < self.rating_range[1]),
             f"data.rating_range is {self.rating_range}; expected [lowest,highest]",
         )
+        require(
+            len(self.separator) == 1 and self.separator not in '"\r\n',
+            f"data.separator is {self.separator!r}; expected one character, or \\t for a tab",
+        )
+        reserved = {*RESERVED_COLUMNS} & {*self.user_features, *self.item_features}
+        require(
+            not reserved,
+            f"a feature may not be called {', '.join(sorted(reserved))}; rename that column",
+        )
+        slashed = [n for n in (*self.user_features, *self.item_features) if "/" in n]
+        require(not slashed, f"feature '{''.join(slashed[:1])}' holds a '/'; rename that column")
 
 
 @dataclass
@@ -167,6 +195,9 @@ class ModelConfig:
         _one_of("model.activation", self.activation, ("none", "relu", "gelu", "tanh"))
         _one_of("model.context", self.context, ("own", "support"))
         require(bool(self.hidden), "model.hidden is empty; expected at least one width")
+        _at_least("model.hidden", min(self.hidden), 1)
+        _at_least("model.embedding_dim", self.embedding_dim, 1)
+        _at_least("model.embedding_std", self.embedding_std, 0)
 
 
 @dataclass
@@ -179,7 +210,8 @@ class InnerConfig:
     """α, inner learning rate."""
 
     def __post_init__(self) -> None:
-        require(self.steps >= 0, f"inner.steps is {self.steps}; it must be 0 or more")
+        _at_least("inner.steps", self.steps, 0)
+        _at_least("inner.rate", self.rate, 0)
 
 
 @dataclass
@@ -200,6 +232,7 @@ class SchedulerConfig:
     def __post_init__(self) -> None:
         _one_of("scheduler.kind", self.kind, ("mlp", "lstm", "uniform"))
         _one_of("scheduler.magnitude", self.magnitude, ("loss", "norm"))
+        _at_least("scheduler.rate", self.rate, 0)
         require(
             self.max_weight_ratio is None or self.max_weight_ratio > 1,
             f"scheduler.max_weight_ratio is {self.max_weight_ratio}; it must be above 1, or null",
@@ -242,12 +275,19 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _one_of("train.row_update", self.row_update, ("lazy", "dense"))
-        for name in ("users_per_step", "valid_every", "checkpoint_every", "log_every"):
-            value = getattr(self, name)
-            require(value >= 1, f"train.{name} is {value}; it must be 1 or more")
+        for name in (
+            "steps",
+            "users_per_step",
+            "valid_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "log_every",
+        ):
+            _at_least(f"train.{name}", getattr(self, name), 1)
         for name in ("hidden_share", "averaging"):
-            value = getattr(self, name)
-            require(0 <= value < 1, f"train.{name} is {value:g}; it must be from 0 to below 1")
+            _in_range(f"train.{name}", getattr(self, name), 0, 1, is_open_above=True)
+        _in_range("train.rate", self.rate, 0, 1, is_open=True)
+        _in_range("train.seed", self.seed, 0, 2**63, is_open_above=True)
         require(
             self.lanes is None or (self.lanes >= 1 and self.lanes & (self.lanes - 1) == 0),
             f"train.lanes is {self.lanes}; it must be a power of two, or null",
@@ -265,6 +305,8 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         _one_of("cluster.kind", self.kind, ("local",))
+        if self.threads is not None:
+            _at_least("cluster.threads", self.threads, 1)
 
 
 @dataclass
@@ -285,3 +327,26 @@ class Config:
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     require(value in allowed, f"{name} is '{value}'; expected one of {', '.join(allowed)}")
+
+
+def _at_least(name: str, value: float, lowest: float) -> None:
+    require(value >= lowest, f"{name} is {value:g}; it must be {lowest:g} or more")
+
+
+def _in_range(
+    name: str,
+    value: float,
+    lowest: float,
+    highest: float,
+    *,
+    is_open: bool = False,
+    is_open_above: bool = False,
+) -> None:
+    """``is_open`` leaves both ends out, ``is_open_above`` the upper one."""
+    above = value > lowest if is_open else value >= lowest
+    below = value < highest if is_open or is_open_above else value <= highest
+    ends = (" above" if is_open else "", " below" if is_open or is_open_above else "")
+    require(
+        above and below,
+        f"{name} is {value:g}; it must be from{ends[0]} {lowest:g} to{ends[1]} {highest:g}",
+    )

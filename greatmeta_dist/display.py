@@ -80,7 +80,7 @@ class Display:
 
     def __init__(self) -> None:
         self.console = Console()
-        if not self.console.is_terminal:
+        if not self.console.is_terminal or self.console.width < 100:
             self.console = Console(width=100)
 
     def say(self, text: str) -> None:

@@ -10,9 +10,10 @@ import itertools
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from importlib.resources import files
 
+import yaml
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -45,6 +46,21 @@ PURPOSE = {
     "train": "store → run: train store=DIR run=DIR [experiment=…]",
     "evaluate": "run → table and evaluation.json: evaluate run=DIR",
 }
+VERBATIM = (
+    "store",
+    "run",
+    "data.path",
+    "data.split",
+    "data.users_path",
+    "data.items_path",
+    "data.separator",
+)
+MAPPINGS = ("data.columns", "data.user_features", "data.item_features")
+FOLDERS = {
+    "prepare": ("experiment", "store"),
+    "train": ("experiment", "store", "run"),
+    "evaluate": ("store", "run"),
+}
 SECTIONS = {
     "prepare": ("data",),
     "train": ("model", "inner", "scheduler", "train", "cluster"),
@@ -62,9 +78,9 @@ def opened() -> Iterator[None]:
 
 def with_changes(saved: Config, config: Config, overrides: list[str]) -> Config:
     """A run's config with what the command line sets; presets, where named, count whole."""
-    named = [o.split("=", 1)[0] for o in overrides]
+    named = [_key(o) for o in overrides]
     if any(name in groups() for name in named):
-        return config
+        return replace(config, store=config.store or saved.store)
     merged, given = OmegaConf.structured(saved), OmegaConf.structured(config)
     for name in named:
         OmegaConf.update(merged, name, OmegaConf.select(given, name))
@@ -72,43 +88,93 @@ def with_changes(saved: Config, config: Config, overrides: list[str]) -> Config:
 
 
 def compose_config(overrides: list[str]) -> Config:
-    """The config that overrides give; raises ``InputError`` in one line."""
+    """The config that overrides give; raises ``InputError`` in one line.
+
+    Paths, the separator and column mappings are taken as they stand, outside Hydra's grammar: they
+    may hold ``=``, commas, brackets and letters of any script.
+    """
+    plain = [o for o in overrides if not _is_verbatim(o)]
     try:
-        composed = compose("config", [_opened_dict(o) for o in overrides])
+        composed = compose("config", plain)
+        for override in overrides:
+            key, value = override.split("=", 1)
+            if key in VERBATIM:
+                OmegaConf.update(composed, key, _verbatim(key, value))
+            elif key in MAPPINGS:
+                OmegaConf.update(composed, key, _mapping(key, value), force_add=True)
+            elif _is_verbatim(override):
+                name = key.split(".", 2)[2]
+                only = _mapping(key, f"{{{name}: {value}}}")
+                OmegaConf.update(composed, key, only[name], force_add=True)
         return OmegaConf.to_object(composed)  # type: ignore[return-value]
     except InputError:
         raise
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ or error
-        raise InputError(f"{_first_line(error)} {_first_line(cause)}".strip()) from error
+        said = list(dict.fromkeys((_first_line(error), _first_line(cause))))
+        raise InputError(" ".join(said)) from error
 
 
-def _opened_dict(override: str) -> str:
-    """Hydra adds keys to a dict only if told to; ``data.user_features={a: token}`` just should."""
-    is_dict = override.split("=", 1)[0] in ("data.user_features", "data.item_features")
-    return f"+{override}" if is_dict else override
+def _is_verbatim(override: str) -> bool:
+    """Whether an override is taken as it stands."""
+    key = _key(override)
+    return key in VERBATIM or ".".join(key.split(".")[:2]) in MAPPINGS
+
+
+def _key(override: str) -> str:
+    return override.split("=", 1)[0]
+
+
+def _verbatim(key: str, value: str) -> str | None:
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        value = value[1:-1]
+    if key == "data.separator":
+        return value.replace("\\t", "\t").removeprefix("\\") or value
+    require(bool(value), f"{key}= is empty; name a path")
+    return None if value == "null" else value.removeprefix("file://")
+
+
+def _mapping(key: str, value: str) -> dict[str, str | None]:
+    """``{user: uid, item: iid}``, as YAML reads it."""
+    try:
+        found = yaml.safe_load(value)
+    except yaml.YAMLError:
+        found = None
+    require(
+        isinstance(found, dict) and all(isinstance(k, str) for k in found),
+        f"{key}={value} is no mapping; expected '{key}={{name: value, name: value}}'",
+    )
+    assert isinstance(found, dict)
+    if key == "data.columns":
+        known = [f.name for f in fields(schemas.ColumnsConfig)]
+        for name in found:
+            require(name in known, f"{key} has no '{name}'; {nearest(name, known)}")
+    return {k: None if v is None else str(v) for k, v in found.items()}
 
 
 def value_of(overrides: list[str], key: str) -> str | None:
     """A top-level option that names a folder."""
-    found = [o.split("=", 1)[1] for o in overrides if o.startswith(f"{key}=")]
+    found = [_verbatim(key, o.split("=", 1)[1]) for o in overrides if _key(o) == key]
     return found[-1] if found else None
 
 
 def sweep(overrides: list[str]) -> list[list[str]]:
     """Every combination of comma lists; each job's run folder is numbered below ``run``."""
-    choices = [
-        [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
-        if o.is_sweep_override()
-        else [str(o.input_line)]
-        for o in OverridesParser.create().parse_overrides(overrides)
-    ]
+    parser = OverridesParser.create()
+    choices = []
+    for word in overrides:
+        o = None if _is_verbatim(word) else parser.parse_override(word)
+        if o is None or not o.is_sweep_override():
+            choices.append([word])
+        else:
+            values = o.sweep_string_iterator()
+            choices.append([f"{o.get_key_element()}={value}" for value in values])
     jobs = [list(job) for job in itertools.product(*choices)]
     run = value_of(overrides, "run")
     if run is None:
         return jobs
     return [
-        [f"run={run}/{k}" if o.startswith("run=") else o for o in job] for k, job in enumerate(jobs)
+        [f"run={run}/{k}" if _key(o) == "run" else o for o in job] for k, job in enumerate(jobs)
     ]
 
 
@@ -135,23 +201,26 @@ def _option_names() -> list[str]:
     return names
 
 
-def check_names(overrides: list[str]) -> None:
-    """Name the nearest right option or preset for a mistyped one."""
+def check_names(command: str, overrides: list[str]) -> None:
+    """Name the nearest right option or preset for a mistyped one, or one of another command."""
     presets, options = groups(), _option_names()
     for word in overrides:
-        key, value = word.lstrip("+~").split("=", 1)
+        key, value = word.split("=", 1)
         if key in presets:
             for preset in value.split(","):
                 require(
-                    preset in presets[key] or preset == "null",
+                    preset in presets[key],
                     f"no preset {key}={preset}; {nearest(preset, presets[key])}",
                 )
         else:
             top = ".".join(key.split(".")[:2])
-            require(
-                top in options,
-                f"no option '{key}'; {nearest(key, [*options, *presets])}",
-            )
+            require(top in options, f"no option '{key}'; {nearest(key, [*options, *presets])}")
+        section = key.split(".")[0]
+        known = (*SECTIONS[command], *FOLDERS[command])
+        require(
+            section in known,
+            f"{key} is no option of {command}; it reads {', '.join(known)}",
+        )
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -176,7 +245,7 @@ def help_text() -> str:
     commands = "\n".join(f"  {name:<10}{PURPOSE[name]}" for name in PURPOSE)
     presets = "\n".join(f"  {name}={'|'.join(found)}" for name, found in groups().items())
     return (
-        "greatmeta: distributed meta-training for cold-start recommendation\n\n"
+        "greatmeta: meta-training for cold-start recommendation\n\n"
         "usage: greatmeta <command> [group=preset] [section.option=value] …\n\n"
         f"commands:\n{commands}\n\n"
         f"groups and their presets:\n{presets}\n\n"
@@ -184,7 +253,7 @@ def help_text() -> str:
         "  greatmeta prepare data=synthetic store=stores/synthetic\n"
         "  greatmeta train store=stores/synthetic run=runs/first\n"
         "  greatmeta evaluate run=runs/first\n\n"
-        "greatmeta <command> --help lists a command's options. -m sweeps over comma lists."
+        "greatmeta <command> --help lists a command's options. train -m sweeps over comma lists."
     )
 
 
@@ -200,10 +269,16 @@ def command_help(command: str) -> str:
         docs = _field_docs(schema)  # type: ignore[arg-type]
         for f in fields(schema):  # type: ignore[arg-type]
             default = f.default if not callable(f.default_factory) else f.default_factory()
-            default = "(required)" if default == "???" else default
-            out.append(f"  {section}.{f.name}={default}")
+            out.append(f"  {section}.{f.name}={_shown(default)}")
             out.append(textwrap.indent(textwrap.fill(docs.get(f.name, ""), 88), "      "))
     return "\n".join(out)
+
+
+def _shown(default: object) -> str:
+    """A default as one would type it."""
+    if is_dataclass(default) and not isinstance(default, type):
+        return "{" + ", ".join(f"{k}: {_shown(v)}" for k, v in asdict(default).items()) + "}"
+    return "null" if default is None else str(default)
 
 
 def _field_docs(schema: type) -> dict[str, str]:

@@ -18,6 +18,7 @@ from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.worker import Sizes, Worker
 from greatmeta_dist.evaluate import group_summaries, score_part
+from greatmeta_dist.locks import locked
 from greatmeta_dist.meta.step import StepReport
 from greatmeta_dist.tasks.lanes import BatchMaker, Lanes, Step
 from greatmeta_dist.tasks.loader import Loader
@@ -63,8 +64,8 @@ def set_up(config: Config, store: Store) -> Setup:
     return Setup(config, store, choice, maker, Worker(config, sizes, device))
 
 
-def load_run(run: Path, store: Path | None = None) -> Setup:
-    """A finished or interrupted run with its best parameters; raises ``InputError`` if none."""
+def load_run(run: Path, store: Path | None, display: Display) -> tuple[Setup, int]:
+    """A run with its best parameters, and their step; raises ``InputError`` if there are none."""
     config = saved_config(run)
     require(
         config is not None,
@@ -72,14 +73,35 @@ def load_run(run: Path, store: Path | None = None) -> Setup:
     )
     assert config is not None
     setup = set_up(config, Store(store or Path(config.store or "")))
-    latest, _ = checkpoint.load_latest(run / "checkpoints")
-    require(latest is not None, f"{run} has no whole checkpoint yet; run greatmeta train run={run}")
-    assert latest is not None
-    best = latest.state["best"]
-    chosen = checkpoint.load(run / "checkpoints", best["step"]) if best else None
-    chosen = chosen or latest
+    chosen, skipped = checkpoint.load_latest(run / "checkpoints")
+    require(chosen is not None, f"{run} has no whole checkpoint yet; run greatmeta train run={run}")
+    assert chosen is not None
+    _say_skipped(skipped, display)
+    _require_same_store(chosen, setup.store, run)
+    best = chosen.state["best"]
+    if best and best["step"] != chosen.step:
+        found = checkpoint.load(run / "checkpoints", best["step"])
+        if found is None:
+            display.say(
+                f"the best checkpoint, of step {best['step']}, is damaged or gone; "
+                f"taking step {chosen.step}"
+            )
+        chosen = found or chosen
     setup.worker.load(chosen.dense, chosen.rows)
-    return setup
+    return setup, chosen.step
+
+
+def _say_skipped(steps: list[int], display: Display) -> None:
+    for step in steps:
+        display.say(f"checkpoint of step {step} is damaged or partial; going further back")
+
+
+def _require_same_store(found: checkpoint.Checkpoint, store: Store, run: Path) -> None:
+    require(
+        found.state["store"] == store.identity,
+        f"{run} was trained on another store than {store.folder} now is (its data was prepared "
+        "anew); prepare that data as before, or start a new run=DIR",
+    )
 
 
 def saved_config(run: Path) -> Config | None:
@@ -102,24 +124,32 @@ def train(config: Config, run: Path, display: Display) -> dict[str, Any]:
     """
     require(config.store is not None, "store=DIR is not set; name the folder that prepare made")
     store = Store(Path(config.store or ""))
-    _claim(run, config)
-    return _Training(set_up(config, store), run, display).run()
+    _require_own(run, config)
+    training = _Training(set_up(config, store), run, display)
+    run.mkdir(parents=True, exist_ok=True)
+    with locked(run / ".lock", f"another training writes {run}"):
+        _save_config(run, config)
+        return training.run()
 
 
-def _claim(run: Path, config: Config) -> None:
-    """Make the run folder, or see that it is this config's."""
+def _save_config(run: Path, config: Config) -> None:
+    partial = run / "config.yaml.partial"
+    settings = {k: v for k, v in asdict(config).items() if k != "data"}
+    settings["store"] = str(Path(config.store or "").resolve())
+    OmegaConf.save(OmegaConf.create(settings), partial)
+    partial.rename(run / "config.yaml")
+
+
+def _require_own(run: Path, config: Config) -> None:
+    """A folder is a run's if it is new or empty, holds no checkpoint yet, or this config's."""
     before = saved_config(run)
     if before is None:
         require(
             not run.exists() or (run.is_dir() and not any(run.iterdir())),
             f"run={run} exists and is no run; choose an empty or new folder",
         )
-        run.mkdir(parents=True, exist_ok=True)
-        partial = run / "config.yaml.partial"
-        settings = {k: v for k, v in asdict(config).items() if k != "data"}
-        settings["store"] = str(Path(config.store or "").resolve())
-        OmegaConf.save(OmegaConf.create(settings), partial)
-        partial.rename(run / "config.yaml")
+        return
+    if not checkpoint.steps(run / "checkpoints"):
         return
     old, new = asdict(before), asdict(config)
     differ = [
@@ -128,8 +158,6 @@ def _claim(run: Path, config: Config) -> None:
         for name, value in new[section].items()
         if old[section][name] != value and not (section == "train" and name in MAY_CHANGE)
     ]
-    if Path(before.store or "").resolve() != Path(config.store or "").resolve():
-        differ.append(f"store was {before.store}, is {config.store}")
     require(
         not differ,
         f"{run} is a run with another config: {'; '.join(differ[:6])}. "
@@ -271,7 +299,7 @@ class _Training:
 
     def _save(self, step: int) -> None:
         worker = self.setup.worker
-        state = {"best": self.best, "valid": self.valid}
+        state = {"best": self.best, "valid": self.valid, "store": self.setup.store.identity}
         checkpoint.save(self.checkpoints, step, worker.dense_state(), worker.row_state(), state)
         best = self.best["step"] if self.best else None
         checkpoint.prune(self.checkpoints, keep=self.config.keep_checkpoints, besides=best)
@@ -279,10 +307,10 @@ class _Training:
     def _resume(self) -> int:
         """Load the newest whole checkpoint; the step it was made after."""
         found, skipped = checkpoint.load_latest(self.checkpoints)
-        for step in skipped:
-            self.display.say(f"checkpoint of step {step} is damaged or partial; going further back")
+        _say_skipped(skipped, self.display)
         if found is None:
             return 0
+        _require_same_store(found, self.setup.store, self.run_folder)
         self.setup.worker.load(found.dense, found.rows)
         self.best, self.valid = found.state["best"], found.state["valid"]
         self.display.say(f"resuming {self.run_folder} after step {found.step}")

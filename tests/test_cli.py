@@ -9,6 +9,7 @@ import pytest
 from logs import write_log
 
 from greatmeta_dist.cli import main
+from greatmeta_dist.locks import locked
 
 
 def run(capsys, *words: str) -> tuple[int, str, str]:
@@ -162,3 +163,128 @@ def test_importing_the_command_is_quick_and_silent():
     )  # fmt: skip
     assert done.stderr == ""
     assert done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["train", "run=x", "train.rate=0"], "train.rate is 0; it must be from above 0"),
+        (["train", "run=x", "train.steps=0"], "train.steps is 0; it must be 1 or more"),
+        (["train", "run=x", "model.hidden=[0]"], "model.hidden is 0; it must be 1 or more"),
+        (["train", "run=x", "data.seed=1"], "data.seed is no option of train"),
+        (["evaluate", "run=x", "inner.steps=9"], "inner.steps is no option of evaluate"),
+        (["evaluate", "-m", "run=a,b"], "-m sweeps over trainings"),
+        (["train", "-m", "run=x", "train.seed=0,one"], "could not be converted to Integer"),
+        (["train", "run="], "run= is empty"),
+        (["prepare", "store=x", "data.warm_fraction=7"], "data.warm_fraction is 7"),
+        (["prepare", "store=x", "data.rating_range=[5,1]"], "expected [lowest,highest]"),
+        (["prepare", "store=x", "data.separator=ab"], "expected one character"),
+        (["prepare", "store=x", "data.columns={usr: u}"], "no 'usr'; did you mean user?"),
+        (["prepare", "store=x", "data.columns={user: u"], "is no mapping; expected"),
+        (["prepare", "store=x", "data.item_features={text: token}"], "may not be called text"),
+        (["prepare", "store=x", "data=movielens_1m", "data.path=nowhere"], "is no folder here"),
+        (["prepare", "store=x", "data=csv", "data.path=."], "is a folder; name the file"),
+    ],
+)
+def test_more_wrong_usage_is_one_line_and_code_2(capsys, tmp_path, monkeypatch, words, message):
+    test_wrong_usage_is_one_line_and_code_2(capsys, tmp_path, monkeypatch, words, message)
+
+
+def test_paths_columns_and_separators_are_taken_as_they_stand(capsys, tmp_path):
+    folder = tmp_path / "день=1, [a](b)"
+    folder.mkdir()
+    text = write_log(tmp_path).read_text()
+    header, rest = text.split("\n", 1)
+    assert header == "u,i,r,t"
+    (folder / "журнал.tsv").write_text("Usér\ti\tr\tt\n" + rest.replace(",", "\t"))
+    code, _, err = run(
+        capsys,
+        "prepare",
+        "data=csv",
+        f"data.path={folder}/журнал.tsv",
+        "data.separator=\\t",
+        "data.columns={user: Usér, item: i, rating: r, timestamp: t}",
+        f"store={folder}/store",
+    )
+    assert code == 0, err
+    assert (folder / "store" / "manifest.json").exists()
+
+
+def test_columns_named_like_our_own_do_no_harm(capsys, tmp_path):
+    lines = write_log(tmp_path).read_text().splitlines()
+    added = [lines[0] + ",text,file,row", *(line + ",so-so,f,7" for line in lines[1:])]
+    (tmp_path / "log.csv").write_text("\n".join(added) + "\n")
+    columns = "data.columns={user: u, item: i, rating: r}"
+    code, _, err = run(
+        capsys,
+        "prepare",
+        "data=csv",
+        f"data.path={tmp_path}/log.csv",
+        columns,
+        f"store={tmp_path}/store",
+    )
+    assert code == 0, err
+
+
+def test_prepare_leaves_a_folder_of_other_things_alone(capsys, tmp_path):
+    kept = tmp_path / "project" / "shards" / "mine.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("mine")
+    code, _, err = run(capsys, "prepare", "data=synthetic", f"store={tmp_path}/project")
+    assert code == 2
+    assert "exists and is no store" in err
+    assert kept.read_text() == "mine"
+
+
+def test_a_refused_training_claims_nothing(capsys, store, tmp_path):
+    words = ["train", f"store={store}", f"run={tmp_path}/run", *TINY]
+    code, _, err = run(capsys, *words, "train.users_per_step=1000")
+    assert code == 2
+    assert "lower it to that or less" in err
+    assert not (tmp_path / "run").exists()
+    code, _, err = run(capsys, *words)
+    assert code == 0, err
+
+
+def test_a_run_goes_on_where_its_store_moved_but_not_on_another(capsys, tmp_path):
+    stores = [tmp_path / "a", tmp_path / "b"]
+    for folder, seed in zip(stores, (0, 1), strict=True):
+        words = ["data=synthetic", "data.users=300", f"data.seed={seed}", f"store={folder}"]
+        assert run(capsys, "prepare", *words)[0] == 0
+    words = [f"run={tmp_path}/run", *TINY]
+    assert run(capsys, "train", f"store={stores[0]}", *words)[0] == 0
+    stores[0].rename(tmp_path / "moved")
+    code, out, err = run(
+        capsys, "train", f"run={tmp_path}/run", f"store={tmp_path}/moved", "train.steps=6"
+    )
+    assert code == 0, err
+    code, out, _ = run(capsys, "train", f"run={tmp_path}/run")
+    assert code == 0
+    assert "already at step 6" in out
+    for words in (["train", "train.steps=8"], ["evaluate"]):
+        code, _, err = run(capsys, *words, f"run={tmp_path}/run", f"store={stores[1]}")
+        assert code == 2
+        assert "was trained on another store" in err
+
+
+def test_evaluation_says_which_step_it_scores_and_when_the_best_is_gone(capsys, store, tmp_path):
+    words = ["train", f"store={store}", f"run={tmp_path}/run", *TINY, "train.valid_every=1"]
+    assert run(capsys, *words, "train.checkpoint_every=1")[0] == 0
+    folder = tmp_path / "run"
+    best = json.loads((folder / "metrics.json").read_text())["best"]["step"]
+    assert run(capsys, "evaluate", f"run={folder}")[0] == 0
+    assert json.loads((folder / "evaluation.json").read_text())["step"] == best
+    (folder / "checkpoints" / f"step-{best:09d}" / "dense.safetensors").write_bytes(b"")
+    code, out, _ = run(capsys, "evaluate", f"run={folder}")
+    assert code == 0
+    assert "damaged" in out
+    assert json.loads((folder / "evaluation.json").read_text())["step"] != best
+
+
+def test_two_writers_of_a_folder_are_one_too_many(capsys, store, tmp_path):
+    (tmp_path / "run").mkdir()
+    assert run(capsys, "train", f"store={store}", f"run={tmp_path}/run", *TINY)[0] == 0
+    with locked(tmp_path / "run" / ".lock", "taken"):
+        code, _, err = run(capsys, "train", f"run={tmp_path}/run", "train.steps=9")
+    assert code == 2
+    assert "another training writes" in err

@@ -6,6 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "greatmeta_dist"
 LEVELS = {
     "config": 0,
+    "locks": 1,
     "meta": 1,
     "tasks": 2,
     "engine": 3,

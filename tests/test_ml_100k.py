@@ -25,7 +25,7 @@ def store(tmp_path_factory, ml100k) -> Path:
 
 def evaluated(config: Config, run: Path) -> dict:
     train(config, run, Display())
-    setup = load_run(run)
+    setup, _ = load_run(run, None, Display())
     return evaluate(setup.worker, setup.store, setup.maker, setup.choice)["scenarios"]["user_cold"]
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from logs import csv_config, write_log
+from logs import COLUMNS, csv_config, write_log
 
-from greatmeta_dist.config import DataConfig, InputError
+from greatmeta_dist.config import ColumnsConfig, DataConfig, InputError
 from greatmeta_dist.tasks import clean
 from greatmeta_dist.tasks.prepare import prepare
 from greatmeta_dist.tasks.store import FieldChoice, Store
@@ -43,7 +43,7 @@ def test_recipe_deals_every_user_once_and_keeps_scenarios_apart(tmp_path):
         csv_config(path, cold_item_fraction=0.2, query_items=3, warm_fraction=0.3, seed=1),
         tmp_path / "store",
     )
-    store = Store(tmp_path / "store", is_verified=True)
+    store = Store(tmp_path / "store")
     parts = {p: tasks_of(store, p) for p in store.manifest.parts}
     assert set(parts) == {"train", "valid", "warm", "user_cold", "item_cold", "both_cold"}
     users = [*parts["train"], *parts["valid"], *parts["user_cold"]]
@@ -154,7 +154,7 @@ BAD_ROWS = {
     "u1,i1,9,3": "rating is outside 1 to 5",
     ",i1,4,3": "no user",
     "u1,,4,3": "no item",
-    "u1,i1,4,noon": "timestamp is not a number",
+    "u1,i1,4,noon": "timestamp is not a number (of seconds)",
     '"u1,i1,4,3': "malformed quotes",
     "u1,i999,4,3": "unknown item",
 }
@@ -209,7 +209,7 @@ def test_too_many_rejects_stop_the_preparation_and_are_kept(tmp_path):
     [
         (b"", "is empty"),
         (b"u,i,r,t\n", "holds no interaction"),
-        (b"u,i,r,t\na,b,1,1\n", "no training task came out of 1 rows"),
+        (b"u,i,r,t\na,b,1,1\n", "no training task came out of 1 usable rows"),
         (b"\n", "expected a line of distinct column names"),
     ],
 )
@@ -306,9 +306,9 @@ def test_damaged_store_is_refused(tmp_path):
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
     with pytest.raises(InputError, match="does not match its checksum"):
-        Store(tmp_path / "store", is_verified=True)
+        Store(tmp_path / "store")
     shard.unlink()
-    with pytest.raises(InputError, match="is missing; prepare the data again"):
+    with pytest.raises(InputError, match=r"is missing; delete .* and prepare"):
         Store(tmp_path / "store")
     manifest = tmp_path / "store" / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format_version": 99}))
@@ -339,3 +339,52 @@ def test_ml_100k_split_is_taken_exactly(tmp_path, ml100k: Path):
             for i, r in pairs
         }
         assert found == expected
+
+
+SPLIT = "part\tuser_id\trole\titem_id\n"
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        (["train\tu0\tsupport\ti0"], "names no query row of part train"),
+        (["train\tu0\tquery\ti0"], "names no support row of part train"),
+        (
+            ["train\tu0\tsupport\ti0", "train\tu0\tquery\ti1", "test\tu0\tquery\ti0"],
+            "line 4 puts user u0 in part test, who is a training user too",
+        ),
+    ],
+)
+def test_a_split_that_cannot_be_meant_is_refused(tmp_path, rows, message):
+    path = tmp_path / "split.tsv"
+    path.write_text(SPLIT + "\n".join(rows) + "\n")
+    with pytest.raises(InputError, match=message):
+        prepare(csv_config(write_log(tmp_path), split=str(path)), tmp_path / "store")
+
+
+def test_a_store_that_lost_a_file_is_not_taken_as_ready(tmp_path):
+    config = csv_config(write_log(tmp_path))
+    prepare(config, tmp_path / "store")
+    (tmp_path / "store" / "report.json").unlink()
+    with pytest.raises(InputError, match=r"is missing; delete .* and prepare"):
+        prepare(config, tmp_path / "store")
+
+
+def test_time_order_needs_times(tmp_path):
+    config = csv_config(write_log(tmp_path), query_by="time")
+    config.columns = ColumnsConfig("u", "i", "r", None)
+    with pytest.raises(InputError, match=r"needs times, .* set data.columns.timestamp"):
+        prepare(config, tmp_path / "store")
+
+
+def test_parquet_times_may_be_dates_and_a_folder_is_read_whole(tmp_path):
+    log = pl.read_csv(write_log(tmp_path))
+    (tmp_path / "log").mkdir()
+    dated = log.with_columns(t=pl.from_epoch("t"), row=pl.lit(1))
+    dated[:500].write_parquet(tmp_path / "log" / "a.parquet")
+    dated[500:].write_parquet(tmp_path / "log" / "b.parquet")
+    config = DataConfig(source="parquet", path=str(tmp_path / "log"), columns=COLUMNS)
+    report = prepare(config, tmp_path / "store")
+    assert (report.read, report.rejected) == (len(log), 0)
+    by_csv = prepare(csv_config(tmp_path / "log.csv"), tmp_path / "other")
+    assert report.tasks == by_csv.tasks

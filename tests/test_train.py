@@ -140,7 +140,7 @@ def test_tensorboard_holds_every_group_of_tags_and_no_doubled_points(tmp_path, s
 
 def test_evaluation_has_every_scenario_model_and_metric(tmp_path, store):
     train(small(store), tmp_path / "run", Display())
-    setup = load_run(tmp_path / "run")
+    setup, _ = load_run(tmp_path / "run", None, Display())
     found = evaluate(setup.worker, setup.store, setup.maker, setup.choice)
     parts = set(setup.store.manifest.parts) - {"train", "valid"}
     assert set(found["scenarios"]) == parts == {"warm", "user_cold", "item_cold", "both_cold"}

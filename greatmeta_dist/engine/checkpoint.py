@@ -78,7 +78,8 @@ def save(
 
 def steps(folder: Path) -> list[int]:
     """Steps of the checkpoints in a folder, whole or damaged, ascending."""
-    return sorted(int(p.name.split("-")[1]) for p in folder.glob("step-*"))
+    names = (p.name.removeprefix("step-") for p in folder.glob("step-*"))
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def load(folder: Path, step: int) -> Checkpoint | None:
@@ -115,7 +116,7 @@ def load_latest(folder: Path) -> tuple[Checkpoint | None, list[int]]:
 
 def prune(folder: Path, *, keep: int, besides: int | None) -> None:
     """Delete all but the newest ``keep`` checkpoints and the one named ``besides``."""
-    for step in steps(folder)[: -keep or None]:
+    for step in steps(folder)[:-keep]:
         if step != besides:
             shutil.rmtree(folder / _name(step), ignore_errors=True)
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import polars as pl
 
-from greatmeta_dist.config import DataConfig, require
+from greatmeta_dist.config import DataConfig, InputError, require
 from greatmeta_dist.tasks.sources import Source, Table
 
 BUCKET_BYTES = 1 << 28
 MAX_BUCKETS = 128
+MAX_RATING = 1e15
 REJECTS = "rejects.parquet"
 SCHEMA = pl.Schema(
     {
@@ -71,7 +72,11 @@ def read_entities(table: Table, side: str, rejects: Rejects) -> pl.DataFrame:
             )
             bad = good.filter(is_wrong).with_columns(reason=pl.lit(f"{name} is not a number"))
             rejects.add(bad, name)
-    require(len(good) > 0, f"the {side} features hold no usable row; see {REJECTS}")
+    if not len(good):
+        first = frame.row(0, named=True) if len(frame) else {"file": "", "reason": "it is empty"}
+        raise InputError(
+            f"the {side} features {first['file']} hold no usable row: {first['reason']}"
+        )
     return good.drop("file", "line", "reason", "text")
 
 
@@ -105,7 +110,7 @@ class CheckedLog:
         folder = self.folder / f"bucket={number}"
         if not folder.exists():
             return pl.DataFrame(schema=LOG_SCHEMA)
-        log = pl.read_parquet(folder / "*.parquet").sort("file", "line")
+        log = pl.read_parquet(sorted(folder.glob("*.parquet")), glob=False).sort("file", "line")
         latest = pl.struct(pl.col("timestamp").fill_null(0), "line")
         is_last = latest.rank("ordinal", descending=True).over("user", "item") == 1
         is_unknown = pl.lit(False)
@@ -168,11 +173,15 @@ def _typed(source: Source, items: pl.DataFrame, config: DataConfig) -> pl.LazyFr
         (pl.col("reason").is_not_null(), "", pl.col("reason")),
         (pl.col("user").fill_null("") == "", "user", pl.lit("no user")),
         (pl.col("item_text").fill_null("") == "", "item", pl.lit("no item")),
-        (~_is_number("rating"), "rating", pl.lit("rating is not a number")),
+        (
+            ~_is_number("rating") | (pl.col("rating").abs() > MAX_RATING),
+            "rating",
+            pl.lit("rating is not a number"),
+        ),
     ]
     if source.has_timestamp:
         is_bad = ~_is_number("timestamp")
-        checks.append((is_bad, "timestamp", pl.lit("timestamp is not a number")))
+        checks.append((is_bad, "timestamp", pl.lit("timestamp is not a number (of seconds)")))
     if config.rating_range is not None:
         low, high = config.rating_range
         is_out = ~pl.col("rating").is_between(low, high) & ~is_unrated

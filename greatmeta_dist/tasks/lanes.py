@@ -171,8 +171,9 @@ class Lanes:
         shortest = min(len(lane) for lane in self.lanes)
         require(
             shortest >= self.users_per_lane,
-            f"train.users_per_step={users_per_step} needs {self.users_per_lane} users from each of "
-            f"{count} lanes, the shortest has {shortest}; lower it to {shortest * count} or less",
+            f"train.users_per_step is {users_per_step}, and the store has users for "
+            f"{shortest * count} ({num_train} training users in {count} lanes); "
+            "lower it to that or less",
         )
         self.steps_per_epoch = shortest // self.users_per_lane
         self.seed, self.is_resplit, self.hidden_share = seed, is_resplit, hidden_share

@@ -18,6 +18,8 @@ import polars as pl
 from greatmeta_dist.config import InputError, require
 
 CHUNK_BYTES = 1 << 24
+INTERNAL = ("file", "line", "reason", "text", "row", "fields", "is_malformed")
+"""What frames here call columns of their own; a file's column of that name gets another."""
 NULLS = ("", "NULL", "null", "\\N", "nan", "NaN", "NA")
 
 
@@ -42,7 +44,7 @@ def local_copy(path: str, work: Path) -> Path:
         with fsspec.open(path, "rb", compression="infer") as source, target.open("wb") as sink:
             while chunk := source.read(CHUNK_BYTES):
                 sink.write(chunk)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, EOFError, ValueError, ImportError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
     return target
 
@@ -51,7 +53,8 @@ def scan_text(path: str, fmt: TextFormat, work: Path) -> pl.LazyFrame:
     """Lazily read a delimited text file; raises ``InputError`` if unreadable or empty."""
     text = as_utf8(local_copy(path, work), fmt.encoding, work)
     names = list(fmt.names) if fmt.names else split_header(text, fmt)
-    lines = pl.scan_lines(text, name="text", row_index_name="row").with_columns(
+    names = [f"column {name}" if name in INTERNAL else name for name in names]
+    lines = pl.scan_lines(text, name="text", row_index_name="row", glob=False).with_columns(
         pl.col("text").str.strip_chars_end("\r"),
         file=pl.lit(Path(path).name),
         line=pl.col("row").cast(pl.Int64) + 1,
@@ -130,7 +133,8 @@ def as_utf8(path: Path, encoding: str, work: Path) -> Path:
     if not path.is_file():
         near = [p.name for p in path.parent.glob("*")][:8] if path.parent.is_dir() else []
         there = f"; the folder holds {', '.join(sorted(near))}" if near else ""
-        raise InputError(f"{path} does not exist; check data.path{there}")
+        what = "is a folder; name the file" if path.is_dir() else "does not exist; check the path"
+        raise InputError(f"{path} {what}{there}")
     try:
         require(path.stat().st_size > 0, f"{path} is empty; expected interactions or features")
         if encoding == "utf-8" and _is_utf8(path):
@@ -161,27 +165,36 @@ def _is_utf8(path: Path) -> bool:
 def scan_columns(path: str, columns: Sequence[str], work: Path) -> pl.LazyFrame:
     """The same frame from a Parquet file; ``line`` counts its rows from 1."""
     file = local_copy(path, work)
-    require(file.exists(), f"{path} does not exist; check data.path")
+    require(file.exists(), f"{path} does not exist; check the path")
+    files = sorted(file.glob("*.parquet")) if file.is_dir() else [file]
+    require(bool(files), f"{path} holds no .parquet file; name a file or a folder of them")
     try:
-        schema = pl.scan_parquet(file).collect_schema()
+        schema = pl.scan_parquet(files, glob=False).collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(f"{path} is not a readable Parquet file: {error}") from error
-    frame = pl.scan_parquet(file, row_index_name="row")
     missing = [c for c in columns if c not in schema]
     require(
         not missing,
         f"{path} has no column {', '.join(missing)}; it has {', '.join(schema.names())}",
     )
-    values = [
-        pl.col(c).list.eval(pl.element().cast(pl.String)).list.join("|").alias(c)
-        if isinstance(schema[c], pl.List)
-        else pl.col(c).cast(pl.String)
-        for c in columns
-    ]
+    nested = [c for c in columns if isinstance(schema[c], pl.Struct)]
+    require(not nested, f"{path}: column {''.join(nested[:1])} is a struct; expected plain values")
+    frame = pl.scan_parquet(files, glob=False).select(columns).with_row_index("row ")
+    values = [_text(c, schema[c]) for c in columns]
     return frame.select(
         *values,
         file=pl.lit(Path(path).name),
-        line=pl.col("row").cast(pl.Int64) + 1,
+        line=pl.col("row ").cast(pl.Int64) + 1,
         reason=pl.lit(None, pl.String),
         text=pl.lit(None, pl.String),
     )
+
+
+def _text(column: str, kind: pl.DataType) -> pl.Expr:
+    """A Parquet column as strings: lists joined by ``|``, dates as seconds since 1970."""
+    value = pl.col(column)
+    if isinstance(kind, pl.List):
+        return value.list.eval(pl.element().cast(pl.String)).list.join("|").alias(column)
+    if kind.is_temporal() and kind != pl.Duration and kind != pl.Time:
+        value = value.cast(pl.Datetime("us")).dt.epoch("us") / 1e6
+    return value.cast(pl.String)

@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from greatmeta_dist.config import DataConfig, InputError, require
+from greatmeta_dist.locks import locked
 from greatmeta_dist.tasks.batch import Ragged, offsets_of
 from greatmeta_dist.tasks.clean import REJECTS, Rejects, catalogue, check_log, read_entities
 from greatmeta_dist.tasks.encode import TrainingStatistics, encode_items, encode_tasks
@@ -41,8 +42,8 @@ from greatmeta_dist.tasks.store import (
     ITEM_ID,
     MANIFEST,
     Manifest,
+    Store,
     checksum,
-    read_manifest,
     shard_name,
     write_arrow,
     write_manifest,
@@ -69,6 +70,7 @@ SPLIT_SCHEMA = pl.Schema(
     }
 )
 FINGERPRINT_BYTES = 1 << 20
+LOCK = ".lock"
 
 Progress = Callable[[str, float], None]
 """Told the stage and the share of it that is done."""
@@ -98,19 +100,26 @@ def prepare(
     """Prepare a log into ``store``; a store already made the same way is left as it is.
 
     Raises ``InputError`` for unreadable or malformed input, for too many rejected rows (which are
-    then in ``rejects.parquet``), and for a store made otherwise.
+    then in ``rejects.parquet``), for a store made otherwise, and for a folder of other things.
     """
+    require(
+        not store.exists()
+        or (store.is_dir() and any((store / n).exists() for n in (MANIFEST, REJECTS, LOCK)))
+        or (store.is_dir() and not any(store.iterdir())),
+        f"store={store} exists and is no store; choose an empty or new folder",
+    )
     work = store / ".work"
-    shutil.rmtree(work, ignore_errors=True)
     try:
-        work.mkdir(parents=True)
-        return _Preparation(config, store, work, progress).run()
+        store.mkdir(parents=True, exist_ok=True)
+        with locked(store / LOCK, f"another prepare is writing {store}"):
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir()
+            try:
+                return _Preparation(config, store, work, progress).run()
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
     except pl.exceptions.PolarsError as error:
         raise InputError(f"cannot read the log: {str(error).splitlines()[0]}") from error
-    except (NotADirectoryError, FileExistsError) as error:
-        raise InputError(f"store={store} is not a folder; name a folder to create") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 class _Preparation:
@@ -123,6 +132,11 @@ class _Preparation:
     def run(self) -> Report:
         self.progress("open the source", 0)
         self.source = open_source(self.config, self.work)
+        require(
+            self.config.query_by != "time" or self.source.has_timestamp,
+            "data.query_by=time needs times, and the log has none; set data.columns.timestamp or "
+            "data.query_by=random",
+        )
         self.given = read_split(self.config.split, self.work) if self.config.split else None
         fingerprint = _fingerprint(self.source, self.config)
         if self._is_done(fingerprint):
@@ -152,10 +166,16 @@ class _Preparation:
             self.statistics.add(split.filter(pl.col("part") == "train"))
             split.write_parquet(path)
         self._check_rejects()
+        left = log.num_read - self.report.rejected - log.num_unrated
+        remedy = (
+            "check data.split"
+            if self.config.split
+            else f"lower data.min_interactions (now {self.config.min_interactions}), or keep fewer "
+            "query rows and held-out users"
+        )
         require(
             bool(self.statistics.users),
-            f"no training task came out of {log.num_read} rows; lower data.min_interactions "
-            f"(now {self.config.min_interactions}), or check data.split",
+            f"no training task came out of {left} usable rows of {log.num_read}; {remedy}",
         )
 
         self._build_vocabularies()
@@ -175,7 +195,7 @@ class _Preparation:
         """Whether the store was made from the same files in the same way."""
         if not (self.store / MANIFEST).exists():
             return False
-        manifest = read_manifest(self.store)
+        manifest = Store(self.store).manifest
         changed = [
             f"data.{k}" for k, v in asdict(self.config).items() if manifest.recipe.get(k) != v
         ]
@@ -264,7 +284,7 @@ class _Preparation:
         categories = Categories.from_column(self.items[chosen.field.name], chosen.values)
         profiles: list[NDArray] = []
         for path in buckets:
-            rows = pl.scan_parquet(path).filter(part="train", role="support").collect()
+            rows = pl.scan_parquet(path, glob=False).filter(part="train", role="support").collect()
             ordered = rows.sort("user", maintain_order=True)
             lengths = ordered.group_by("user", maintain_order=True).len()["len"].to_numpy()
             support = Ragged(ordered["item"].to_numpy(), offsets_of(lengths))
@@ -298,7 +318,7 @@ class _Preparation:
         sizes = np.zeros(len(self.grouping.names), np.int64)
         for k, path in enumerate(buckets):
             self.progress("write tasks", k / len(buckets))
-            bucket = pl.read_parquet(path)
+            bucket = pl.read_parquet(path, glob=False)
             for part in PARTS:
                 rows = bucket.filter(pl.col("part") == part)
                 if not len(rows):

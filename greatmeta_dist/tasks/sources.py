@@ -107,6 +107,10 @@ def _title_and_year(title: str) -> list[pl.Expr]:
 
 def _folder(config: DataConfig) -> str:
     assert config.path is not None
+    require(
+        Path(config.path).is_dir(),
+        f"data.path={config.path} is no folder here; data={config.source} reads a local folder",
+    )
     return config.path.rstrip("/")
 
 
@@ -135,7 +139,7 @@ def _entities(
 
 def _recbole(config: DataConfig, work: Path) -> Source:
     folder = Path(_folder(config))
-    logs = sorted(folder.glob("*.inter")) if folder.is_dir() else []
+    logs = sorted(folder.glob("*.inter"))
     require(
         len(logs) == 1,
         f"{folder} holds {len(logs)} .inter files; data=recbole expects exactly one, "
@@ -346,8 +350,13 @@ def _mapped(config: DataConfig, work: Path) -> Source:
         "timestamp" in named,
         entities(config.users_path, "user", config.user_features),
         entities(config.items_path, "item", config.item_features),
-        tuple(local_copy(p, work) for p in files),
+        tuple(part for p in files for part in _parts(local_copy(p, work))),
     )
+
+
+def _parts(path: Path) -> list[Path]:
+    """A file, or the Parquet files of a folder."""
+    return sorted(path.glob("*.parquet")) if path.is_dir() else [path]
 
 
 def _synthetic(config: DataConfig, work: Path) -> Source:
@@ -361,7 +370,7 @@ def _synthetic(config: DataConfig, work: Path) -> Source:
 
     def scan(name: str, lists: tuple[str, ...] = ()) -> pl.LazyFrame:
         """A generated Parquet file, as ``lines`` would give it."""
-        frame = pl.scan_parquet(made.folder / f"{name}.parquet", row_index_name="row")
+        frame = pl.scan_parquet(made.folder / f"{name}.parquet", row_index_name="row", glob=False)
         texts = [c for c in frame.collect_schema().names() if c not in ("row", *lists)]
         return frame.select(
             *[pl.col(c).cast(pl.String) for c in texts],

@@ -158,5 +158,19 @@ def read_split(path: str, work: Path) -> pl.DataFrame:
         if len(bad):
             row = bad.row(0, named=True)
             raise InputError(f"{name}, line {row['line']} " + message.format(**row))
+    train = split.filter(part="train")
+    for role in ROLES:
+        require(
+            role in train["role"],
+            f"{path} names no {role} row of part train; training users need both roles",
+        )
+    cold = split.filter(pl.col("part").is_in(["valid", "test", "user_cold", "both_cold"]))
+    both = cold.filter(pl.col("user_id").is_in(train["user_id"].implode()))
+    if len(both):
+        row = both.row(0, named=True)
+        raise InputError(
+            f"{name}, line {row['line']} puts user {row['user_id']} in part {row['part']}, who is "
+            "a training user too; a cold user may not be trained on"
+        )
     part = pl.when(pl.col("part") == "test").then(pl.lit("user_cold")).otherwise(pl.col("part"))
     return split.select(part=part, user="user_id", role="role", item="item_id", line="line")

@@ -108,8 +108,12 @@ def read_manifest(folder: Path) -> Manifest:
         raw["fields"] = [Field(**f) for f in raw["fields"]]
         raw["ratings"] = Ratings(**raw["ratings"])
         return Manifest(**raw)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}); prepare the data again") from error
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path} is damaged; delete {folder} and prepare the data again"
+        ) from error
 
 
 def map_arrow(path: Path) -> pa.RecordBatch:
@@ -161,15 +165,22 @@ class FieldChoice:
 class Store:
     """A prepared store, opened; arrays are views of mapped files wherever a part is one file."""
 
-    def __init__(self, folder: Path, *, is_verified: bool = False):
-        """Open a store; ``is_verified`` also checks every file against its checksum."""
+    def __init__(self, folder: Path):
+        """Open a store; raises ``InputError`` where a file is missing or not as it was written."""
         self.folder = folder
         self.manifest = read_manifest(folder)
         for name, expected in self.manifest.checksums.items():
             path = folder / name
-            is_good = path.is_file() and (not is_verified or checksum(path) == expected)
             state = "does not match its checksum" if path.is_file() else "is missing"
-            require(is_good, f"{path} {state}; prepare the data again")
+            require(
+                path.is_file() and checksum(path) == expected,
+                f"{path} {state}; delete {folder} and prepare the data again",
+            )
+
+    @property
+    def identity(self) -> str:
+        """A hash of everything the store holds, wherever it lies."""
+        return hashlib.sha256(json.dumps(self.manifest.checksums).encode()).hexdigest()
 
     def fields(self, side: str, choice: FieldChoice) -> list[Field]:
         return [

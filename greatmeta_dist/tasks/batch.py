@@ -1,6 +1,7 @@
 """Tasks as CSR arrays → padded ``TaskBatch``es, without a loop over users."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -35,6 +36,27 @@ class Ragged:
         return Ragged(self.values[at], offsets_of(lengths))
 
 
+def stable_order(keys: Ints) -> Ints:
+    """A stable argsort of keys ≥ 0, sixteen bits at a time: there numpy has a radix sort."""
+    order = np.arange(len(keys))
+    bits = int(keys.max(initial=0)).bit_length()
+    for shift in range(0, bits, 16):
+        digit = (keys[order] >> shift).astype(np.uint16)
+        order = order[np.argsort(digit, kind="stable")]
+    return order
+
+
+def unique_places(values: Ints) -> tuple[Ints, Ints]:
+    """Distinct values ≥ 0, ascending, and where each value stands among them."""
+    order = stable_order(values)
+    ordered = values[order]
+    is_new = np.ones(len(values), bool)
+    is_new[1:] = ordered[1:] != ordered[:-1]
+    place = np.empty(len(values), np.int64)
+    place[order] = np.cumsum(is_new) - 1
+    return ordered[is_new], place
+
+
 def offsets_of(lengths: Ints) -> Ints:
     return np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)))
 
@@ -58,62 +80,72 @@ class Features:
     unknown: tuple[int, ...]
     """For each field, the row of values that training has not seen."""
 
-    def slots(self, entities: Ints, dtype: type, hide: "Hiding | None") -> "Slots":
-        """The chosen entities' values, entity by entity and field by field."""
-        picked = [ragged.take(entities) for ragged in self.fields]
-        if hide is not None:
-            picked = [
-                _hidden(ragged, hide.rng.random(len(entities)) < hide.share, unknown)
-                for ragged, unknown in zip(picked, self.unknown, strict=True)
-            ]
-        length = np.zeros((len(entities), len(picked)), np.int64)
-        for f, ragged in enumerate(picked):
-            length[:, f] = ragged.lengths
-        start = offsets_of(length.ravel())
-        row = np.empty(start[-1], np.int64)
-        weight: Floats = np.ones(start[-1], dtype)
-        first = start[:-1].reshape(length.shape)
-        for f, (ragged, is_mean) in enumerate(zip(picked, self.is_mean, strict=True)):
-            at = np.repeat(first[:, f] - ragged.offsets[:-1], ragged.lengths)
-            at += np.arange(len(at))
-            row[at] = ragged.values
-            if is_mean:
-                weight[at] = np.repeat(1 / np.maximum(ragged.lengths, 1), ragged.lengths)
-        return Slots(row, weight, first, length)
+    @cached_property
+    def all_slots(self) -> "Slots":
+        """Every entity's values, entity by entity and field by field; made once."""
+        length = np.stack([ragged.lengths for ragged in self.fields], 1)
+        start = _starts(length)
+        row = np.empty(length.sum(), np.int32)
+        for f, ragged in enumerate(self.fields):
+            shift = start[:, f] - ragged.offsets[:-1]
+            place = np.repeat(shift, ragged.lengths) + np.arange(
+                ragged.offsets[0], ragged.offsets[-1]
+            )
+            row[place] = ragged.values[ragged.offsets[0] : ragged.offsets[-1]]
+        return Slots(row, length)
+
+    def slots(self, entities: Ints, hide: "Hiding | None") -> "Slots":
+        """The chosen entities' values."""
+        if not self.fields:
+            return Slots(np.empty(0, np.int64), np.zeros((len(entities), 0), np.int64))
+        slots = self.all_slots.take(entities)
+        return slots if hide is None else slots.hidden(hide, np.array(self.unknown))
 
 
-def _hidden(ragged: Ragged, is_hidden: NDArray[np.bool_], unknown: int) -> Ragged:
-    """The lists with the chosen ones replaced by the unknown value alone."""
-    kept = ragged.values[~np.repeat(is_hidden, ragged.lengths)]
-    offsets = offsets_of(np.where(is_hidden, 1, ragged.lengths))
-    values = np.full(offsets[-1], unknown, kept.dtype)
-    values[~np.repeat(is_hidden, np.diff(offsets))] = kept
-    return Ragged(values, offsets)
+def _starts(length: Ints) -> Ints:
+    """[entities, fields] where each field's first slot stands."""
+    return offsets_of(length.ravel())[:-1].reshape(length.shape)
 
 
 @dataclass(frozen=True)
 class Slots:
-    """Embedding rows of entities, each a (row, weight) slot, by entity and field."""
+    """Embedding rows of entities, entity by entity and field by field; M in all."""
 
     row: Ints
     """[M]"""
-    weight: Floats
-    """[M]"""
-    start: Ints
-    """[entities, fields] first slot."""
     length: Ints
     """[entities, fields] number of slots."""
+
+    @cached_property
+    def by_entity(self) -> Ragged:
+        """The rows, entity by entity."""
+        return Ragged(self.row, offsets_of(self.length.sum(1)))
 
     @property
     def field(self) -> Ints:
         """[M] field of each slot."""
-        fields = np.broadcast_to(np.arange(self.length.shape[1]), self.length.shape)
-        return np.repeat(fields.ravel(), self.length.ravel())
+        num_entities, num_fields = self.length.shape
+        return np.repeat(np.tile(np.arange(num_fields), num_entities), self.length.ravel())
 
-    @property
-    def by_entity(self) -> Ragged:
-        """The slots' numbers, entity by entity."""
-        return Ragged(np.arange(len(self.row)), offsets_of(self.length.sum(1)))
+    def take(self, entities: Ints) -> "Slots":
+        rows = self.by_entity.take(entities).values.astype(np.int64)
+        return Slots(rows, self.length[entities])
+
+    def hidden(self, hide: Hiding, unknown: Ints) -> "Slots":
+        """The slots with some entities' fields replaced by their unknown row alone."""
+        is_hidden = hide.rng.random(self.length.shape) < hide.share
+        length = np.where(is_hidden, 1, self.length)
+        row = np.empty(length.sum(), np.int64)
+        row[~np.repeat(is_hidden.ravel(), length.ravel())] = self.row[
+            ~np.repeat(is_hidden.ravel(), self.length.ravel())
+        ]
+        row[_starts(length)[is_hidden]] = np.broadcast_to(unknown, length.shape)[is_hidden]
+        return Slots(row, length)
+
+    def weight(self, is_mean: tuple[bool, ...], dtype: type) -> Floats:
+        """[M] 1 for a sum, 1/length for a mean."""
+        share: Floats = np.where(np.array(is_mean, bool), 1 / np.maximum(self.length, 1), 1).astype(dtype)
+        return np.repeat(share.ravel(), self.length.ravel())
 
 
 @dataclass(frozen=True)
@@ -146,15 +178,17 @@ def build_batch(
     """
     support = tasks.support_item.take(chosen)
     query = tasks.query_item.take(chosen)
-    item, which = np.unique(np.concatenate((support.values, query.values)), return_inverse=True)
+    item, which = unique_places(np.concatenate((support.values, query.values)).astype(np.int64))
     if not len(item):
         item = np.zeros(1, np.int64)
     num_support = len(support.values)
-    user_slots = tasks.features.slots(chosen, dtype, hide)
-    item_slots = items.slots(item, dtype, hide)
-    rows, at = np.unique(np.concatenate((user_slots.row, item_slots.row)), return_inverse=True)
+    user_slots = tasks.features.slots(chosen, hide)
+    item_slots = items.slots(item, hide)
+    rows, at = unique_places(np.concatenate((user_slots.row, item_slots.row)))
     user_slots = replace(user_slots, row=at[: len(user_slots.row)])
     item_slots = replace(item_slots, row=at[len(user_slots.row) :])
+    user_weight = user_slots.weight(tasks.features.is_mean, dtype)
+    item_weight = item_slots.weight(items.is_mean, dtype)
     support_set, support_at = _row_set(
         support.offsets, which[:num_support], tasks.support_label.take(chosen).values.astype(dtype)
     )
@@ -164,16 +198,18 @@ def build_batch(
     sets = [(query_set, query_at)] + ([(support_set, support_at)] if has_support_gradient else [])
     return TaskBatch(
         rows=torch.from_numpy(rows),
-        user_slots=_slot_table(user_slots),
-        item_slots=_slot_table(item_slots),
+        user_slots=_slot_table(user_slots, user_weight),
+        item_slots=_slot_table(item_slots, item_weight),
         support=support_set,
         query=query_set,
-        plan=_gradient_plan(user_slots, item_slots, sets, num_rows=len(rows)),
+        plan=_gradient_plan(
+            (user_slots, user_weight), (item_slots, item_weight), sets, num_rows=len(rows)
+        ),
     )
 
 
-def _slot_table(slots: Slots) -> SlotTable:
-    return SlotTable(*(torch.from_numpy(a) for a in (slots.row, slots.weight, slots.start)))
+def _slot_table(slots: Slots, weight: Floats) -> SlotTable:
+    return SlotTable(*(torch.from_numpy(a) for a in (slots.row, weight, _starts(slots.length))))
 
 
 def _padded_positions(lengths: Ints) -> tuple[Ints, Ints]:
@@ -195,39 +231,45 @@ def _row_set(offsets: Ints, item: Ints, label: Floats) -> tuple[RowSet, tuple[In
 
 
 def _gradient_plan(
-    user: Slots, item: Slots, sets: list[tuple[RowSet, tuple[Ints, Ints]]], *, num_rows: int
+    user: tuple[Slots, Floats],
+    item: tuple[Slots, Floats],
+    sets: list[tuple[RowSet, tuple[Ints, Ints]]],
+    *,
+    num_rows: int,
 ) -> GradientPlan:
     """List every slot the query loss reaches, and group slots into (user, row) pairs."""
-    num_users, num_user_fields = user.length.shape
-    num_item_fields = item.length.shape[1]
+    (user_slots, user_weight), (item_slots, item_weight) = user, item
+    num_users, num_user_fields = user_slots.length.shape
+    num_item_fields = item_slots.length.shape[1]
     num_fields = num_user_fields + num_item_fields
-    owner = np.repeat(np.arange(num_users), user.length.sum(1))
-    atoms = [owner * num_user_fields + user.field]
-    keys = [(owner * num_fields + user.field) * num_rows + user.row]
-    weights = [user.weight]
-    item_field, item_slots = item.field, item.by_entity
+
+    # A key is (user, field, row) as one number.
+    owner = np.repeat(np.arange(num_users), user_slots.length.sum(1))
+    field = user_slots.field
+    atoms = [owner * num_user_fields + field]
+    keys = [(owner * num_fields + field) * num_rows + user_slots.row]
+    item_field = item_slots.field
+    item_key = (num_user_fields + item_field) * num_rows + item_slots.row
+    places = [np.arange(0)]
     first = num_users * num_user_fields
     for row_set, (owner, column) in sets:
         length = row_set.item.shape[1]
-        slot, count = item_slots.positions(row_set.item.numpy()[owner, column])
-        field = item_field[slot]
+        place, count = item_slots.by_entity.positions(row_set.item.numpy()[owner, column])
         atom = first + (owner * length + column) * num_item_fields
-        atoms.append(np.repeat(atom, count) + field)
-        keys.append(
-            (np.repeat(owner * num_fields + num_user_fields, count) + field) * num_rows
-            + item.row[slot]
-        )
-        weights.append(item.weight[slot])
+        atoms.append(np.repeat(atom, count) + item_field[place])
+        keys.append(np.repeat(owner * (num_fields * num_rows), count) + item_key[place])
+        places.append(place)
         first += num_users * length * num_item_fields
+    weights = [user_weight, item_weight[np.concatenate(places)]]
 
     key = np.concatenate(keys)
-    order = np.argsort(key, kind="stable")
+    order = stable_order(key)
     key = key[order]
     is_first = np.ones(len(key), bool)
     is_first[1:] = key[1:] != key[:-1]
     pair_start = np.flatnonzero(is_first)
     owner_field, row = np.divmod(key[pair_start], num_rows)
-    by_row = np.argsort(row, kind="stable")
+    by_row = stable_order(row)
     return GradientPlan(
         *(
             torch.from_numpy(a)
@@ -252,7 +294,8 @@ def resplit(tasks: TaskTable, rng: np.random.Generator) -> TaskTable:
     owner = np.concatenate((np.repeat(user, num_support), np.repeat(user, num_query)))
     item = np.concatenate((tasks.support_item.values, tasks.query_item.values))
     label = np.concatenate((tasks.support_label.values, tasks.query_label.values))
-    order = np.lexsort((rng.random(len(owner)), owner))
+    shuffled = rng.permutation(len(owner))
+    order = shuffled[stable_order(owner[shuffled])]
     total = num_support + num_query
     place = np.arange(len(owner)) - np.repeat(np.cumsum(total) - total, total)
     is_query = place < np.repeat(num_query, total)

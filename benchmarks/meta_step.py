@@ -117,6 +117,7 @@ def make_batch(
         items,
         np.arange(num_users),
         has_support_gradient=model.has_support_gradient,
+        has_row_norms=True,
     )
 
 

@@ -261,13 +261,12 @@ class VmapStep(_Reference):
 
     def _row_gradients(self, batch: TaskBatch, d_support: Tensor, d_query: Tensor) -> RowGradients:
         num_user = self.model.num_user_fields * self.model.embedding_dim
-        user = d_query[:, :, :num_user].sum(1)
-        parts = [d_query[:, :, num_user:]]
-        if self.model.has_support_gradient:
-            user = user + d_support[:, :, :num_user].sum(1)
-            parts.append(d_support[:, :, num_user:])
-        atoms = torch.cat([p.reshape(-1, self.model.embedding_dim) for p in (user, *parts)])
-        return RowGradients.from_atoms(atoms, batch.plan, num_users=batch.num_users)
+        user, query = d_query[:, :, :num_user].sum(1), d_query[:, :, num_user:]
+        if not self.model.has_support_gradient:
+            return RowGradients(user, query, None, None, batch)
+        each = torch.eye(d_support.shape[1]).expand(len(user), -1, -1)
+        user = user + d_support[:, :, :num_user].sum(1)
+        return RowGradients(user, query, d_support[:, :, num_user:], each, batch)
 
 
 def _sets(batch: TaskBatch, rows: Tensor) -> tuple[Set, Set]:

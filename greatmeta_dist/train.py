@@ -21,7 +21,7 @@ from greatmeta_dist.evaluate import group_summaries, score_part
 from greatmeta_dist.locks import locked
 from greatmeta_dist.meta.step import StepReport
 from greatmeta_dist.tasks.lanes import BatchMaker, Lanes, Step
-from greatmeta_dist.tasks.loader import Loader
+from greatmeta_dist.tasks.loader import Loader, is_core_free
 from greatmeta_dist.tasks.split import SCENARIOS
 from greatmeta_dist.tasks.store import FieldChoice, Store
 from greatmeta_dist.tracking import StepUsers, TensorBoardTracker, Tracker, peak_memory_mib
@@ -52,6 +52,7 @@ def set_up(config: Config, store: Store) -> Setup:
     maker = BatchMaker(
         store.item_features(choice),
         has_support_gradient=model.has_encoder and model.context == "support",
+        has_row_norms=config.scheduler.kind != "uniform" and config.scheduler.magnitude == "norm",
         ratings=store.manifest.ratings,
         is_standardised=model.is_label_standardised,
     )
@@ -204,12 +205,18 @@ class _Training:
             f"{self.lanes.steps_per_epoch} steps an epoch, {len(self.lanes.lanes)} lanes, "
             f"{self.setup.worker.device}"
         )
-        is_cuda = self.setup.worker.device.type == "cuda"
+        device = self.setup.worker.device
+        loader = Loader(
+            self.lanes,
+            range(start, steps),
+            is_ahead=is_core_free(device),
+            is_pinned=device.type == "cuda",
+        )
         try:
             with (
                 _stop_signals() as stop,
                 self.display.bar("train", steps, "steps", done=start) as bar,
-                Loader(self.lanes, range(start, steps), is_pinned=is_cuda) as loader,
+                loader,
             ):
                 self._loop(start, steps, loader, tracker, bar, stop)
         finally:

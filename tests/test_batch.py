@@ -26,7 +26,9 @@ def test_ragged_take_of_nothing_is_empty():
 def test_batch_rows_decode_to_the_users_own_features(seed):
     tasks = make_tasks(np.random.default_rng(seed))
     chosen = np.random.default_rng(seed).permutation(len(tasks.users))[:5]
-    batch = build_batch(tasks.table, tasks.items, chosen, has_support_gradient=True)
+    batch = build_batch(
+        tasks.table, tasks.items, chosen, has_support_gradient=True, has_row_norms=True
+    )
     assert (batch.rows.diff() > 0).all()
     for b, u in enumerate(chosen):
         user = tasks.users[u]
@@ -53,7 +55,9 @@ def decode(batch, slots, entity: int) -> list[list[int]]:
 
 def test_mean_pooling_weighs_values_by_their_number():
     tasks = make_tasks(np.random.default_rng(0))
-    batch = build_batch(tasks.table, tasks.items, np.arange(3), has_support_gradient=False)
+    batch = build_batch(
+        tasks.table, tasks.items, np.arange(3), has_support_gradient=False, has_row_norms=True
+    )
     start = torch.cat((batch.item_slots.start.flatten(), torch.tensor([len(batch.item_slots.row)])))
     weights = batch.item_slots.weight.split(start.diff().tolist())
     for first, mean, last in zip(weights[0::3], weights[1::3], weights[2::3], strict=True):
@@ -87,7 +91,9 @@ def test_hiding_gives_whole_fields_to_the_unknown_row():
     tasks = make_tasks(np.random.default_rng(4), num_users=200)
     hide = Hiding(0.5, np.random.default_rng(0))
     users = np.arange(200)
-    batch = build_batch(tasks.table, tasks.items, users, has_support_gradient=True, hide=hide)
+    batch = build_batch(
+        tasks.table, tasks.items, users, has_support_gradient=True, has_row_norms=True, hide=hide
+    )
     unknown = tasks.table.features.unknown
     hidden = np.zeros(2)
     for b in range(200):

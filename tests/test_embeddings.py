@@ -43,7 +43,7 @@ def test_dense_update_is_adam_on_all_rows():
 def test_step_rows_are_the_union_of_the_lanes():
     tasks = make_tasks(np.random.default_rng(0))
     lanes = [
-        build_batch(tasks.table, tasks.items, part, has_support_gradient=True)
+        build_batch(tasks.table, tasks.items, part, has_support_gradient=True, has_row_norms=True)
         for part in np.array_split(np.arange(7), 3)
     ]
     step = StepBatch.of([lanes[:2], lanes[2:]])

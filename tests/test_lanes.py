@@ -29,7 +29,7 @@ def store(tmp_path_factory) -> Store:
 
 
 def make_lanes(store: Store, *, num_lanes: int, users_per_step: int, seed: int = 0) -> Lanes:
-    maker = BatchMaker(store.item_features(CHOICE), True, store.manifest.ratings, True)
+    maker = BatchMaker(store.item_features(CHOICE), True, True, store.manifest.ratings, True)
     return Lanes(
         store,
         maker,
@@ -134,7 +134,7 @@ def test_lanes_follow_from_the_store_alone():
 
 
 def test_labels_round_trip_within_the_range(store):
-    maker = BatchMaker(store.item_features(CHOICE), True, store.manifest.ratings, True)
+    maker = BatchMaker(store.item_features(CHOICE), True, True, store.manifest.ratings, True)
     ratings = np.array([1.0, 3.0, 5.0], np.float32)
     assert maker.to_rating(maker.to_label(ratings)) == pytest.approx(ratings, abs=1e-5)
     assert maker.to_rating(np.array([1e3, -1e3])).tolist() == [5.0, 1.0]
@@ -159,20 +159,25 @@ def test_equal_or_short_users_stay_in_one_part():
     assert length_parts(np.array([1, 3, 10])) == [slice(0, 3)]
 
 
-def test_the_loader_gives_the_steps_in_order(store):
-    lanes = make_lanes(store, num_lanes=2, users_per_step=8)
-    with Loader(make_lanes(store, num_lanes=2, users_per_step=8), range(3, 9)) as loader:
+@pytest.mark.parametrize("is_ahead", [False, True])
+def test_the_loader_gives_the_steps_in_order(store, is_ahead):
+    lanes, own = (make_lanes(store, num_lanes=2, users_per_step=8) for _ in range(2))
+    with Loader(own, range(3, 9), is_ahead=is_ahead) as loader:
         assert [step.user for step in loader] == [lanes.step(k).user for k in range(3, 9)]
 
 
-def test_the_loader_can_be_left_early_and_passes_errors_on(store, monkeypatch):
+@pytest.mark.parametrize("is_ahead", [False, True])
+def test_the_loader_can_be_left_early_and_passes_errors_on(store, monkeypatch, is_ahead):
     lanes = make_lanes(store, num_lanes=1, users_per_step=8)
-    with Loader(lanes, range(10**6)) as loader:
+    with Loader(lanes, range(10**6), is_ahead=True) as loader:
         next(iter(loader))
 
     def gone(number):
         raise OSError(f"step {number} is gone")
 
     monkeypatch.setattr(lanes, "step", gone)
-    with Loader(lanes, range(3)) as loader, pytest.raises(OSError, match="step 0 is gone"):
+    with (
+        Loader(lanes, range(3), is_ahead=is_ahead) as loader,
+        pytest.raises(OSError, match="step 0 is gone"),
+    ):
         next(iter(loader))

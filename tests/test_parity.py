@@ -140,7 +140,12 @@ class Run:
         for start, stop in itertools.pairwise(offsets):
             users = trace["batch_user"][start:stop]
             batch = build_batch(
-                tasks, items, users, has_support_gradient=False, dtype=str(dtype)[6:]
+                tasks,
+                items,
+                users,
+                has_support_gradient=False,
+                has_row_norms=True,
+                dtype=str(dtype)[6:],
             )
             if isinstance(coordinator, RecordedWeights):
                 coordinator.recorded = torch.from_numpy(trace["weight"][start:stop]).to(dtype)

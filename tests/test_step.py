@@ -74,6 +74,7 @@ def test_step_equals_naive_loop(form, kind, magnitude, loss, lanes):
                 tasks.items,
                 chosen,
                 has_support_gradient=context == "support",
+                has_row_norms=True,
                 dtype=np.float64,
             )
             for chosen in np.array_split(np.arange(len(tasks.users)), sum(lanes))

@@ -8,12 +8,18 @@ smaller, as a matrix per user (DESIGN.md sections 2 and 3; paper algorithm 1). S
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import record_function
 
-from greatmeta_dist.meta.batch import SlotTable, TaskBatch
-from greatmeta_dist.meta.gradients import LayerInput, LinearGradients, RowGradients, TaskGradients
+from greatmeta_dist.meta.batch import TaskBatch
+from greatmeta_dist.meta.gradients import (
+    LayerInput,
+    LinearGradients,
+    RowGradients,
+    TaskGradients,
+    pick,
+    pool_slots,
+)
 from greatmeta_dist.meta.model import (
     InputGradients,
     Loss,
@@ -159,23 +165,9 @@ def embed(batch: TaskBatch, rows: Tensor) -> Features:
     user = pool_slots(rows, batch.user_slots)
     item = pool_slots(rows, batch.item_slots)
     return Features(
-        LayerInput(_pick(item, batch.support.item), user, is_fixed=True),
-        LayerInput(_pick(item, batch.query.item), user, is_fixed=True),
+        LayerInput(pick(item, batch.support.item), user, is_fixed=True),
+        LayerInput(pick(item, batch.query.item), user, is_fixed=True),
     )
-
-
-def pool_slots(rows: Tensor, slots: SlotTable) -> Tensor:
-    """Feature vectors [entities, fields·d] from embedding rows [U, d]."""
-    if not slots.start.numel():
-        return rows.new_zeros(slots.start.shape)
-    pooled = F.embedding_bag(
-        slots.row, rows, slots.start.flatten(), mode="sum", per_sample_weights=slots.weight
-    )
-    return pooled.view(len(slots.start), -1)
-
-
-def _pick(item: Tensor, which: Tensor) -> Tensor:
-    return item.index_select(0, which.flatten()).view(*which.shape, -1)
 
 
 def contexts(
@@ -277,18 +269,16 @@ def _row_gradients(model: Recommender, batch: TaskBatch, found: InputGradients) 
     """From the gradients of the query's features and context to those of embedding rows."""
     user, query = found.x.shared, found.x.rows
     assert user is not None
-    parts = []
-    if found.context is not None:
-        rows = batch.support if model.context == "support" else batch.query
-        through = model.spread(found.context, rows)
-        assert through.shared is not None
-        user = user + through.shared
-        if model.context == "support":
-            parts = [through.rows]
-        else:
-            query = query + through.rows
-    atoms = torch.cat([p.reshape(-1, model.embedding_dim) for p in (user, query, *parts)])
-    return RowGradients.from_atoms(atoms, batch.plan, num_users=batch.num_users)
+    if found.context is None:
+        return RowGradients(user, query, None, None, batch)
+    is_own = model.context == "own"
+    shares = model.shares(batch.query if is_own else batch.support)
+    by_share = found.context.view(batch.num_users, shares.shape[1], model.input_dim)
+    through_user, through_item = by_share.split((user.shape[1], query.shape[2]), 2)
+    user = user + (shares.sum(2, keepdim=True) * through_user).sum(1)
+    if is_own:
+        return RowGradients(user, query + shares.mT @ through_item, None, None, batch)
+    return RowGradients(user, query, through_item, shares, batch)
 
 
 def predict_query(

@@ -1,8 +1,9 @@
 """What the algorithm is given: the tasks of a lane, as padded tensors and index plans.
 
-Built off the hot path by ``tasks/batch.py``. Shapes in this package: B users of a batch, n rows of
-a set (padded), I distinct items of a batch, U distinct embedding rows of a batch, F feature fields
-(Fu of the user, Fi of the item), d embedding width, D = F·d input width, C context width.
+Built off the hot path by ``tasks/batch.py``; every sum over slots or rows that a step takes runs
+over a contiguous segment, in an order fixed here. Shapes in this package: B users of a batch, n
+rows of a set (padded), I distinct items of a batch, U distinct embedding rows of a batch, F feature
+fields (Fu of the user, Fi of the item), d embedding width, D = F·d input width, C context width.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +26,10 @@ class RowSet:
     """[B, n] rating in the model's units, or click; 0 where padded."""
     share: Tensor
     """[B, n] 1/(rows of the user) for a row, 0 for padding: sums with it are means over a set."""
+    by_item: Tensor
+    """[rows] places b·n + r of the rows, without padding, sorted by item."""
+    item_start: Tensor
+    """[I] first place in ``by_item`` of each item; an item may have none."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +45,28 @@ class SlotTable:
 
 
 @dataclass(frozen=True)
-class GradientPlan:
-    """How per-user gradients of feature vectors become per-user gradients of embedding rows.
+class UnpoolPlan:
+    """How gradients of pooled features add up to gradients of embedding rows; M slots.
 
-    An *atom* is the gradient [d] of one field of one user or of one row of a set; atoms are counted
-    through users [B, Fu], then query rows [B, n, Fi], then support rows [B, n, Fi] (these only
-    where the context is made of the support). A *pair* is one embedding row as one user touches
-    it: the sum of all its slots' atoms. M slots, P pairs, sorted by user, field and row; every sum
-    runs over a contiguous segment, in an order that is fixed.
+    An *atom* is one field of one user or item: users [B, Fu] first, then items [I, Fi].
+    """
+
+    atom: Tensor
+    """[M] atom of each slot, sorted by embedding row."""
+    weight: Tensor
+    """[M] pooling weight of each slot."""
+    row_start: Tensor
+    """[U] first slot of each row."""
+
+
+@dataclass(frozen=True)
+class PairPlan:
+    """What per-user norms of embedding gradients need: a user's repeated rows added up first.
+
+    Atoms are counted through users [B, Fu], then query rows [B, n, Fi], then support rows
+    [B, n, Fi] (these only where the context is made of the support). A *pair* is one embedding row
+    as one user touches it: the sum of all its slots' atoms. M slots, P pairs, sorted by user,
+    field and row.
     """
 
     atom: Tensor
@@ -56,16 +75,8 @@ class GradientPlan:
     """[M] pooling weight of each slot."""
     pair_start: Tensor
     """[P] first slot of each pair."""
-    user: Tensor
-    """[P] user of each pair."""
-    row: Tensor
-    """[P] position among the batch's distinct embedding rows."""
     field_start: Tensor
     """[B·F + 1] first pair of each user's field, and P."""
-    by_row: Tensor
-    """[P] pairs sorted by row."""
-    row_start: Tensor
-    """[U] first place in ``by_row`` of each row."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,9 @@ class TaskBatch:
     item_slots: SlotTable
     support: RowSet
     query: RowSet
-    plan: GradientPlan
+    unpool: UnpoolPlan
+    pairs: PairPlan | None
+    """None where no norms of embedding gradients are asked for."""
 
     @property
     def num_users(self) -> int:
@@ -101,6 +114,8 @@ class StepBatch:
     def of(cls, lanes: Sequence[Sequence[TaskBatch]]) -> "StepBatch":
         """Plan a step of each lane's parts."""
         parts = [part for lane in lanes for part in lane]
+        if len(parts) == 1:
+            return cls(parts, [1], parts[0].rows, [torch.arange(len(parts[0].rows))])
         rows = torch.unique(torch.cat([part.rows for part in parts]))
         positions = [torch.searchsorted(rows, part.rows) for part in parts]
         return cls(parts, [len(lane) for lane in lanes], rows, positions)

@@ -2,9 +2,9 @@
 
 A linear layer's gradient for one user is Σ_r δ_r v_rᵀ over the rows the layer saw, so everything
 the method reads from it (norms, cosines, dot products, weighted sums) follows from the δ and v
-(DESIGN.md section 3). An embedding's gradient for one user is the rows that the user touched.
-Shapes as in ``batch.py``; r counts the rows a layer saw, S the tensors stacked in a layer, P the
-tensors of A.
+(DESIGN.md section 3). The embedding rows' gradient for one user is held as that of the features
+they are pooled into. Shapes as in ``batch.py``; r counts the rows a layer saw, S the tensors
+stacked in a layer, P the tensors of A.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from greatmeta_dist.meta.batch import GradientPlan
+from greatmeta_dist.meta.batch import RowSet, SlotTable, TaskBatch
 
 
 @dataclass(eq=False)
@@ -160,46 +160,90 @@ class MetaGradient:
 
 @dataclass(frozen=True)
 class RowGradients:
-    """Every user's gradient of the embedding rows that the user touches, repeated rows added."""
+    """Every user's gradient of the embedding rows, held as gradients of the features they pool.
 
-    value: Tensor
-    """[P, d]"""
-    plan: GradientPlan
-    num_users: int
+    Those of the support's features, where the context is made of it, are the context's own, spread
+    by the rows' shares in it: they are kept so.
+    """
 
-    @classmethod
-    def from_atoms(cls, atoms: Tensor, plan: GradientPlan, *, num_users: int) -> "RowGradients":
-        """Add up atoms [·, d], the gradients of pooled features, along the batch's plan."""
-        value = F.embedding_bag(
-            plan.atom, atoms, plan.pair_start, mode="sum", per_sample_weights=plan.weight
-        )
-        return cls(value, plan, num_users)
-
-    def _by_field(self, per_pair: Tensor) -> Tensor:
-        """Sum a number per pair into [B, F]."""
-        sums = torch.segment_reduce(
-            per_pair, "sum", offsets=self.plan.field_start, unsafe=True, initial=0
-        )
-        return sums.view(self.num_users, -1)
-
-    def squared_norms(self) -> Tensor:
-        """‖g_i,f‖² by field: [B, F]."""
-        return self._by_field(self.value.square().sum(1))
+    user: Tensor
+    """[B, Fu·d]"""
+    query: Tensor
+    """[B, n, Fi·d]"""
+    by_share: Tensor | None
+    """[B, s, Fi·d] the context's gradient; row r of the support has shares[s, r] of each."""
+    shares: Tensor | None
+    """[B, s, n]"""
+    batch: TaskBatch
 
     def dot_shared(self, rows: Tensor) -> Tensor:
         """⟨g_i, G⟩ by field [B, F], G given at the batch's distinct rows [U, d]."""
-        return self._by_field((self.value * rows[self.plan.row]).sum(1))
+        batch, width = self.batch, rows.shape[1]
+        item = pool_slots(rows, batch.item_slots)
+        by_column = (self.query * pick(item, batch.query.item)).sum(1)
+        if self.by_share is not None and self.shares is not None:
+            of_support = self.shares @ pick(item, batch.support.item)
+            by_column = by_column + (self.by_share * of_support).sum(1)
+        user = self.user * pool_slots(rows, batch.user_slots)
+        return torch.cat((user, by_column), 1).view(len(user), -1, width).sum(2)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """Σ_i w_i g_i at the batch's distinct rows: [U, d]."""
-        plan = self.plan
+        unpool = self.batch.unpool
+        item = _by_item(self.batch.query, self.query, weights)
+        if self.by_share is not None and self.shares is not None:
+            spread = self.shares.mT @ self.by_share
+            item = item + _by_item(self.batch.support, spread, weights)
+        user = self.user * weights.unsqueeze(1)
+        width = item.shape[1] // self.batch.item_slots.start.shape[1]
+        atoms = torch.cat((user.view(-1, width), item.view(-1, width)))
         return F.embedding_bag(
-            plan.by_row,
-            self.value,
-            plan.row_start,
-            mode="sum",
-            per_sample_weights=weights[plan.user[plan.by_row]],
+            unpool.atom, atoms, unpool.row_start, mode="sum", per_sample_weights=unpool.weight
         )
+
+    def squared_norms(self) -> Tensor:
+        """‖g_i,f‖² by field [B, F], the slots of a repeated row added first."""
+        pairs = self.batch.pairs
+        assert pairs is not None
+        num_fields = self.batch.user_slots.start.shape[1] + self.batch.item_slots.start.shape[1]
+        width = self.query.shape[2] // self.batch.item_slots.start.shape[1]
+        parts = [self.user, self.query]
+        if self.by_share is not None and self.shares is not None:
+            parts.append(self.shares.mT @ self.by_share)
+        value = F.embedding_bag(
+            pairs.atom,
+            torch.cat([part.reshape(-1, width) for part in parts]),
+            pairs.pair_start,
+            mode="sum",
+            per_sample_weights=pairs.weight,
+        )
+        sums = torch.segment_reduce(
+            value.square().sum(1), "sum", offsets=pairs.field_start, unsafe=True, initial=0
+        )
+        return sums.view(-1, num_fields)
+
+
+def pool_slots(rows: Tensor, slots: SlotTable) -> Tensor:
+    """Feature vectors [entities, fields·d] from embedding rows [U, d]."""
+    if not slots.start.numel():
+        return rows.new_zeros(slots.start.shape)
+    pooled = F.embedding_bag(
+        slots.row, rows, slots.start.flatten(), mode="sum", per_sample_weights=slots.weight
+    )
+    return pooled.view(len(slots.start), -1)
+
+
+def pick(item: Tensor, which: Tensor) -> Tensor:
+    """Items' vectors [I, ·] for every row of a set: [B, n, ·]."""
+    return item.index_select(0, which.flatten()).view(*which.shape, -1)
+
+
+def _by_item(rows: RowSet, gradient: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of the rows' gradients [B, n, ·] over the rows of each item: [I, ·]."""
+    each = weights.unsqueeze(1).expand(rows.item.shape).reshape(-1).index_select(0, rows.by_item)
+    return F.embedding_bag(
+        rows.by_item, gradient.flatten(0, 1), rows.item_start, mode="sum", per_sample_weights=each
+    )
 
 
 @dataclass(frozen=True)

@@ -203,21 +203,13 @@ class Recommender:
 
     def summarise(self, x: LayerInput, rows: RowSet) -> LayerInput:
         """The context [B, 1, C] that a set gives: x of its rows (DESIGN.md section 2)."""
-        shares = self._shares(rows)
+        shares = self.shares(rows)
         assert x.shared is not None
         common = shares.sum(2, keepdim=True) * x.shared.unsqueeze(1)
         context = torch.cat((common, shares @ x.rows), 2)
         return LayerInput(context.flatten(1).unsqueeze(1), is_fixed=True)
 
-    def spread(self, d_context: Tensor, rows: RowSet) -> LayerInput:
-        """The gradient that a context's gradient [B, C] gives the set's features."""
-        shares = self._shares(rows)
-        by_share = d_context.view(len(d_context), shares.shape[1], self.input_dim)
-        num_shared = self.num_user_fields * self.embedding_dim
-        common = (shares.sum(2, keepdim=True) * by_share[:, :, :num_shared]).sum(1)
-        return LayerInput(shares.mT @ by_share[:, :, num_shared:], common)
-
-    def _shares(self, rows: RowSet) -> Tensor:
+    def shares(self, rows: RowSet) -> Tensor:
         """[B, 1 or 2, n] what each row counts in the context."""
         if self.context == "own":
             return rows.share.unsqueeze(1)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from greatmeta_dist.meta.batch import GradientPlan, RowSet, SlotTable, TaskBatch
+from greatmeta_dist.meta.batch import PairPlan, RowSet, SlotTable, TaskBatch, UnpoolPlan
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.floating]
@@ -46,15 +46,28 @@ def stable_order(keys: Ints) -> Ints:
     return order
 
 
-def unique_places(values: Ints) -> tuple[Ints, Ints]:
-    """Distinct values ≥ 0, ascending, and where each value stands among them."""
-    order = stable_order(values)
-    ordered = values[order]
-    is_new = np.ones(len(values), bool)
-    is_new[1:] = ordered[1:] != ordered[:-1]
-    place = np.empty(len(values), np.int64)
-    place[order] = np.cumsum(is_new) - 1
-    return ordered[is_new], place
+@dataclass(frozen=True)
+class Grouped:
+    """Values ≥ 0, grouped by what they are."""
+
+    distinct: Ints
+    """[K] ascending."""
+    place: Ints
+    """Where each value stands among ``distinct``."""
+    order: Ints
+    """The values' places sorted by value, stable."""
+    start: Ints
+    """[K] where each distinct value's stand in ``order``."""
+
+    @classmethod
+    def of(cls, values: Ints) -> "Grouped":
+        order = stable_order(values)
+        ordered = values[order]
+        is_new = np.ones(len(values), bool)
+        is_new[1:] = ordered[1:] != ordered[:-1]
+        place = np.empty(len(values), np.int64)
+        place[order] = np.cumsum(is_new) - 1
+        return cls(ordered[is_new], place, order, np.flatnonzero(is_new))
 
 
 def offsets_of(lengths: Ints) -> Ints:
@@ -144,7 +157,9 @@ class Slots:
 
     def weight(self, is_mean: tuple[bool, ...], dtype: type) -> Floats:
         """[M] 1 for a sum, 1/length for a mean."""
-        share: Floats = np.where(np.array(is_mean, bool), 1 / np.maximum(self.length, 1), 1).astype(dtype)
+        share: Floats = np.where(np.array(is_mean, bool), 1 / np.maximum(self.length, 1), 1).astype(
+            dtype
+        )
         return np.repeat(share.ravel(), self.length.ravel())
 
 
@@ -168,43 +183,47 @@ def build_batch(
     chosen: Ints,
     *,
     has_support_gradient: bool,
+    has_row_norms: bool,
     dtype: type = np.float32,
     hide: Hiding | None = None,
 ) -> TaskBatch:
     """The batch of the chosen tasks.
 
-    ``has_support_gradient`` says whether the query loss reaches the support rows' embeddings, as
-    it does where the context is made of them.
+    ``has_row_norms`` says whether norms of embedding gradients will be asked for, and
+    ``has_support_gradient`` whether the query loss reaches the support rows' embeddings, as it does
+    where the context is made of them.
     """
-    support = tasks.support_item.take(chosen)
-    query = tasks.query_item.take(chosen)
-    item, which = unique_places(np.concatenate((support.values, query.values)).astype(np.int64))
-    if not len(item):
-        item = np.zeros(1, np.int64)
+    support, query = tasks.support_item.take(chosen), tasks.query_item.take(chosen)
+    items_of = Grouped.of(np.concatenate((support.values, query.values)).astype(np.int64))
+    item = items_of.distinct if len(items_of.distinct) else np.zeros(1, np.int64)
     num_support = len(support.values)
-    user_slots = tasks.features.slots(chosen, hide)
-    item_slots = items.slots(item, hide)
-    rows, at = unique_places(np.concatenate((user_slots.row, item_slots.row)))
-    user_slots = replace(user_slots, row=at[: len(user_slots.row)])
-    item_slots = replace(item_slots, row=at[len(user_slots.row) :])
-    user_weight = user_slots.weight(tasks.features.is_mean, dtype)
-    item_weight = item_slots.weight(items.is_mean, dtype)
-    support_set, support_at = _row_set(
-        support.offsets, which[:num_support], tasks.support_label.take(chosen).values.astype(dtype)
+    user_slots, item_slots = tasks.features.slots(chosen, hide), items.slots(item, hide)
+    rows = Grouped.of(np.concatenate((user_slots.row, item_slots.row)))
+    user_slots = replace(user_slots, row=rows.place[: len(user_slots.row)])
+    item_slots = replace(item_slots, row=rows.place[len(user_slots.row) :])
+    weights = (
+        user_slots.weight(tasks.features.is_mean, dtype),
+        item_slots.weight(items.is_mean, dtype),
     )
-    query_set, query_at = _row_set(
-        query.offsets, which[num_support:], tasks.query_label.take(chosen).values.astype(dtype)
-    )
-    sets = [(query_set, query_at)] + ([(support_set, support_at)] if has_support_gradient else [])
+    sets = [
+        _row_set(ragged.offsets, which, labels.take(chosen).values.astype(dtype), len(item))
+        for ragged, which, labels in (
+            (support, items_of.place[:num_support], tasks.support_label),
+            (query, items_of.place[num_support:], tasks.query_label),
+        )
+    ]
+    pairs = None
+    if has_row_norms:
+        reached = [sets[1], sets[0]] if has_support_gradient else [sets[1]]
+        pairs = _pair_plan((user_slots, item_slots), weights, reached, num_rows=len(rows.distinct))
     return TaskBatch(
-        rows=torch.from_numpy(rows),
-        user_slots=_slot_table(user_slots, user_weight),
-        item_slots=_slot_table(item_slots, item_weight),
-        support=support_set,
-        query=query_set,
-        plan=_gradient_plan(
-            (user_slots, user_weight), (item_slots, item_weight), sets, num_rows=len(rows)
-        ),
+        rows=torch.from_numpy(rows.distinct),
+        user_slots=_slot_table(user_slots, weights[0]),
+        item_slots=_slot_table(item_slots, weights[1]),
+        support=sets[0],
+        query=sets[1],
+        unpool=_unpool_plan((user_slots, item_slots), weights, rows),
+        pairs=pairs,
     )
 
 
@@ -219,26 +238,39 @@ def _padded_positions(lengths: Ints) -> tuple[Ints, Ints]:
     return row, column
 
 
-def _row_set(offsets: Ints, item: Ints, label: Floats) -> tuple[RowSet, tuple[Ints, Ints]]:
+def _row_set(offsets: Ints, item: Ints, label: Floats, num_items: int) -> RowSet:
     lengths = np.diff(offsets)
-    at = _padded_positions(lengths)
+    owner, column = _padded_positions(lengths)
     shape = (len(lengths), max(1, int(lengths.max(initial=0))))
     items = np.zeros(shape, np.int64)
     labels = np.zeros(shape, label.dtype)
     share = np.zeros(shape, label.dtype)
-    items[at], labels[at], share[at] = item, label, np.repeat(1 / np.maximum(lengths, 1), lengths)
-    return RowSet(*(torch.from_numpy(a) for a in (items, labels, share))), at
+    items[owner, column], labels[owner, column] = item, label
+    share[owner, column] = np.repeat(1 / np.maximum(lengths, 1), lengths)
+    order = stable_order(item)
+    by_item = (owner * shape[1] + column)[order]
+    item_start = np.searchsorted(item[order], np.arange(num_items))
+    return RowSet(*(torch.from_numpy(a) for a in (items, labels, share, by_item, item_start)))
 
 
-def _gradient_plan(
-    user: tuple[Slots, Floats],
-    item: tuple[Slots, Floats],
-    sets: list[tuple[RowSet, tuple[Ints, Ints]]],
+def _unpool_plan(
+    slots: tuple[Slots, Slots], weights: tuple[Floats, Floats], rows: Grouped
+) -> UnpoolPlan:
+    lengths = np.concatenate([s.length.ravel() for s in slots])
+    atom = np.repeat(np.arange(len(lengths)), lengths)[rows.order]
+    weight = np.concatenate(weights)[rows.order]
+    return UnpoolPlan(*(torch.from_numpy(a) for a in (atom, weight, rows.start)))
+
+
+def _pair_plan(
+    slots: tuple[Slots, Slots],
+    weights: tuple[Floats, Floats],
+    sets: list[RowSet],
     *,
     num_rows: int,
-) -> GradientPlan:
+) -> PairPlan:
     """List every slot the query loss reaches, and group slots into (user, row) pairs."""
-    (user_slots, user_weight), (item_slots, item_weight) = user, item
+    user_slots, item_slots = slots
     num_users, num_user_fields = user_slots.length.shape
     num_item_fields = item_slots.length.shape[1]
     num_fields = num_user_fields + num_item_fields
@@ -252,39 +284,20 @@ def _gradient_plan(
     item_key = (num_user_fields + item_field) * num_rows + item_slots.row
     places = [np.arange(0)]
     first = num_users * num_user_fields
-    for row_set, (owner, column) in sets:
-        length = row_set.item.shape[1]
-        place, count = item_slots.by_entity.positions(row_set.item.numpy()[owner, column])
-        atom = first + (owner * length + column) * num_item_fields
-        atoms.append(np.repeat(atom, count) + item_field[place])
+    for row_set in sets:
+        row = np.sort(row_set.by_item.numpy())
+        owner = row // row_set.item.shape[1]
+        place, count = item_slots.by_entity.positions(row_set.item.numpy().ravel()[row])
+        atoms.append(np.repeat(first + row * num_item_fields, count) + item_field[place])
         keys.append(np.repeat(owner * (num_fields * num_rows), count) + item_key[place])
         places.append(place)
-        first += num_users * length * num_item_fields
-    weights = [user_weight, item_weight[np.concatenate(places)]]
+        first += row_set.item.numel() * num_item_fields
 
-    key = np.concatenate(keys)
-    order = stable_order(key)
-    key = key[order]
-    is_first = np.ones(len(key), bool)
-    is_first[1:] = key[1:] != key[:-1]
-    pair_start = np.flatnonzero(is_first)
-    owner_field, row = np.divmod(key[pair_start], num_rows)
-    by_row = stable_order(row)
-    return GradientPlan(
-        *(
-            torch.from_numpy(a)
-            for a in (
-                np.concatenate(atoms)[order],
-                np.concatenate(weights)[order],
-                pair_start,
-                owner_field // num_fields,
-                row,
-                np.searchsorted(owner_field, np.arange(num_users * num_fields + 1)),
-                by_row,
-                np.searchsorted(row[by_row], np.arange(num_rows)),
-            )
-        )
-    )
+    pairs = Grouped.of(np.concatenate(keys))
+    weight = np.concatenate((weights[0], weights[1][np.concatenate(places)]))
+    field_start = np.searchsorted(pairs.distinct // num_rows, np.arange(num_users * num_fields + 1))
+    arrays = (np.concatenate(atoms)[pairs.order], weight[pairs.order], pairs.start, field_start)
+    return PairPlan(*(torch.from_numpy(a) for a in arrays))
 
 
 def resplit(tasks: TaskTable, rng: np.random.Generator) -> TaskTable:

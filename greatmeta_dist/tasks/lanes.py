@@ -38,6 +38,7 @@ class BatchMaker:
 
     items: Features
     has_support_gradient: bool
+    has_row_norms: bool
     ratings: Ratings
     is_standardised: bool
 
@@ -82,6 +83,7 @@ class BatchMaker:
             self.items,
             np.arange(len(tasks)) if chosen is None else chosen,
             has_support_gradient=self.has_support_gradient,
+            has_row_norms=self.has_row_norms,
             hide=hide,
         )
 

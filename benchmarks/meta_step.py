@@ -240,7 +240,8 @@ def step_of(
             "mlp", num_gap=model.num_tensors, num_agreement=num_fields + model.num_tensors
         ).to(device)
     coordinator = Coordinator(layers, scheduler, outer_rate=RATE, scheduler_rate=RATE / 10)
-    settings = StepSettings(batch.num_users, RATE, "norm", has_scheduler)
+    magnitude = "norm" if batch.pairs is not None else "loss"
+    settings = StepSettings(batch.num_users, RATE, magnitude, has_scheduler)
     step = MetaStep(model, inner, settings)
     planned = StepBatch.of([[batch]])
 

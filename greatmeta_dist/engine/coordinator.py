@@ -35,24 +35,25 @@ class Coordinator:
             else None
         )
 
-    @torch.no_grad()
     def weigh(self, factors: Tensor) -> Tensor:
         """Weights [users] under the present φ."""
         assert self.scheduler is not None
-        return self.scheduler(factors)
+        self._weights = self.scheduler(factors)
+        return self._weights.detach()
 
     def learn(self, factors: Tensor, slopes: Tensor) -> Tensor:
-        """One Adam step on φ along ∂L_φ/∂w [users]; the new weights."""
+        """One Adam step on φ along ∂L_φ/∂w [users], at ``weigh``'s weights; the new weights."""
         assert self.scheduler is not None
         assert self.scheduler_optimizer is not None
         self.scheduler_optimizer.zero_grad()
-        weights = self.scheduler(factors)
+        weights = self._weights
         # A slope common to all users moves nothing through a softmax; taking it out first keeps
         # its rounding error out of φ's tiny gradients.
         (weights * (slopes - (weights.detach() * slopes).sum())).sum().backward()
         torch.nn.utils.clip_grad_value_(self.scheduler.parameters(), GRADIENT_BOUND)
         self.scheduler_optimizer.step()
-        return self.weigh(factors)
+        with torch.no_grad():
+            return self.scheduler(factors)
 
     def step(self, gradient: dict[str, Tensor]) -> None:
         """One Adam step on A, in place."""

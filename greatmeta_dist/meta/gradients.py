@@ -31,6 +31,11 @@ class LayerInput:
     is_fixed: bool = False
     _own_gram: dict[bool, Tensor] = field(default_factory=dict, repr=False)
 
+    @property
+    def width(self) -> int:
+        """in"""
+        return self.rows.shape[2] + (0 if self.shared is None else self.shared.shape[1])
+
     def linear(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Apply one layer [out, in] to all users, or one to each [B, out, in]: [B, r, out]."""
         if self.shared is None:
@@ -97,22 +102,31 @@ class LinearGradients:
     has_bias: bool
     splits: tuple[int, ...]
 
-    def dots(self, other: "LinearGradients") -> tuple[Tensor, Tensor, Tensor]:
-        """User by user ⟨g, g⟩, ⟨g, g'⟩ and ⟨g', g'⟩: [B, S] each, and a bias's column last."""
-        pairs = ((self, self), (self, other), (other, other))
-        found = tuple(left._dot(right) for left, right in pairs)
-        return found  # type: ignore[return-value]
-
-    def _dot(self, other: "LinearGradients") -> Tensor:
-        gram = self.value.gram(other.value, has_bias=False)
-        if self.delta.shape[1] == other.delta.shape[1] == 1:
-            dots = self._by_tensor(self.total * other.total) * gram[:, 0]
+    def dots(self, other: "LinearGradients") -> Tensor:
+        """User by user ⟨g, g⟩, ⟨g, g'⟩, ⟨g', g'⟩: [B, 3, S], and a bias's column last."""
+        totals = torch.stack((self.total, other.total), 1)
+        num_rows, num_out = self.delta.shape[1:]
+        if num_rows == 1:
+            left, right = totals.unbind(1)
+            by_column = torch.stack((left * left, left * right, right * right), 1)
+            dots = self._by_tensor(by_column) * _three(self._grams(other)[:, :, 0, :, 0])
+        elif num_rows**2 > num_out * self.value.width:
+            formed = torch.stack((self.products(), other.products()), 1).flatten(2)
+            dots = _three(formed @ formed.mT)
         else:
-            assert len(self.splits) == 1
-            dots = ((self.delta @ other.delta.mT) * gram).sum((1, 2)).unsqueeze(1)
-        if not self.has_bias:
-            return dots
-        return torch.cat((dots, (self.total * other.total).sum(1, keepdim=True)), 1)
+            deltas = torch.cat((self.delta, other.delta), 1)
+            through = (deltas @ deltas.mT).view(-1, 2, num_rows, 2, num_rows)
+            dots = _three((through * self._grams(other)).sum((2, 4)))
+        return torch.cat((dots, _three(totals @ totals.mT)), 2) if self.has_bias else dots
+
+    def _grams(self, other: "LinearGradients") -> Tensor:
+        """Inner products of the inputs of both, [B, 2, r, 2, r], or [B, 1, r, 1, r] if the same."""
+        if self.value is other.value:
+            return self.value.gram(self.value, has_bias=False)[:, None, :, None, :]
+        assert self.value.shared is None
+        rows = torch.cat((self.value.rows, other.value.rows), 1)
+        num_rows = self.delta.shape[1]
+        return (rows @ rows.mT).view(-1, 2, num_rows, 2, num_rows)
 
     def dot_shared(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         """⟨g_i, G⟩ with one gradient G shared by all users: [B, S], and a bias's column last."""
@@ -143,10 +157,17 @@ class LinearGradients:
         return [*sums, total] if total is not None else sums
 
     def _by_tensor(self, columns: Tensor) -> Tensor:
-        """Sum [B, out] within each stacked tensor: [B, S]."""
+        """Sum [B, …, out] within each stacked tensor: [B, …, S]."""
         if len(self.splits) == 1:
-            return columns.sum(1, keepdim=True)
-        return torch.stack([part.sum(1) for part in columns.split(self.splits, 1)], 1)
+            return columns.sum(-1, keepdim=True)
+        return torch.stack([part.sum(-1) for part in columns.split(self.splits, -1)], -1)
+
+
+def _three(pairs: Tensor) -> Tensor:
+    """Of a pair's inner products [B, 2, 2] the three that differ: [B, 3, 1]."""
+    if pairs.shape[1] == 1:
+        return pairs
+    return torch.stack((pairs[:, 0, 0], pairs[:, 0, 1], pairs[:, 1, 1]), 1).unsqueeze(2)
 
 
 @dataclass(frozen=True)
@@ -276,8 +297,7 @@ def layer_dots(
     left: dict[str, LinearGradients], right: dict[str, LinearGradients]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """⟨g, g⟩, ⟨g, g'⟩, ⟨g', g'⟩ user by user for every tensor of A: [B, P] each."""
-    dots = [left[name].dots(right[name]) for name in left]
-    own, mixed, other = (torch.cat(parts, 1) for parts in zip(*dots, strict=True))
+    own, mixed, other = torch.cat([left[name].dots(right[name]) for name in left], 2).unbind(1)
     return own, mixed, other
 
 

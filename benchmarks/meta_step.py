@@ -12,12 +12,13 @@ fast step does fewer: it computes what a fixed input gives once.
 import argparse
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -27,15 +28,23 @@ from torch import Tensor
 
 from benchmarks.environment import PeakMemory, environment
 from benchmarks.references import NaiveStep, VmapStep
+from greatmeta_dist.config import DataConfig
 from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.exchange import LocalExchange
-from greatmeta_dist.meta.adapt import InnerLoop
+from greatmeta_dist.meta.adapt import InnerLoop, task_gradients
 from greatmeta_dist.meta.batch import StepBatch, TaskBatch, to_device
+from greatmeta_dist.meta.gradients import MetaGradient
 from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.scheduler import Scheduler
 from greatmeta_dist.meta.step import MetaStep, StepSettings
+from greatmeta_dist.options import compose_config, opened
 from greatmeta_dist.tasks.batch import Features, Ragged, TaskTable, build_batch, offsets_of
+from greatmeta_dist.tasks.lanes import Lanes
+from greatmeta_dist.tasks.loader import Loader
+from greatmeta_dist.tasks.prepare import prepare
+from greatmeta_dist.tasks.store import Store
+from greatmeta_dist.train import Setup, set_up
 
 RATE = 1e-3
 PHASES = ("embed", "inner loop", "query", "factors", "scheduler", "outer update")
@@ -84,7 +93,12 @@ def make_model(shape: Shape, form: str) -> Recommender:
 
 
 def make_batch(
-    shape: Shape, model: Recommender, num_users: int, *, row_scale: int = 1
+    shape: Shape,
+    model: Recommender,
+    num_users: int,
+    *,
+    row_scale: int = 1,
+    dtype: type = np.float32,
 ) -> TaskBatch:
     """Random tasks; an item's first and last fields are lists. ``row_scale`` spreads the rows."""
     rng = np.random.default_rng(0)
@@ -117,11 +131,12 @@ def make_batch(
         items,
         np.arange(num_users),
         has_support_gradient=model.has_support_gradient,
-        has_row_norms=True,
+        has_row_norms=not model.has_support_gradient,
+        dtype=dtype,
     )
 
 
-def flops_per_user(shape: Shape, model: Recommender) -> float:
+def flops_per_user(shape: Shape, model: Recommender, *, has_scheduler: bool = True) -> float:
     """Work of one user in a step (module docstring)."""
     layers = {n: s.num_in * sum(s.splits) for n, s in model.layers.items()}
     predictor = {n: v for n, v in layers.items() if n not in ("encoder", "film")}
@@ -138,8 +153,11 @@ def flops_per_user(shape: Shape, model: Recommender) -> float:
     adapted = passes(shape.query_rows, weight_gradient=False, to_inputs=True)
     unadapted = passes(shape.query_rows, weight_gradient=False, to_inputs=False)
     product = 2 * (shape.query_rows * sum(predictor.values()) + encoder)
-    # ḡ, θ', ∇L_φ, Σ w* g are sums; with ḡ and ∇L_φ go dot products; the norms of g and g⁰.
-    return shape.num_steps * inner + 2 * adapted + unadapted + (4 + 2) * product
+    uniform = shape.num_steps * inner + adapted + product
+    if not has_scheduler:
+        return uniform
+    # Besides: the unadapted pass, the one at θ', the sums ḡ, θ' and ∇L_φ, dot products with two.
+    return uniform + unadapted + adapted + (3 + 2) * product
 
 
 def matrix_rate(device: torch.device) -> float:
@@ -183,7 +201,9 @@ class Case:
         self.weight = 0.1 * torch.randn(shape.num_rows, shape.embedding_dim, generator=generator)
         self.device, self.precision = device, precision
 
-    def ours(self, *, has_scheduler: bool = True) -> Callable[[], Tensor]:
+    def ours(
+        self, *, has_scheduler: bool = True, is_compiled: bool = False
+    ) -> Callable[[], Tensor]:
         table = EmbeddingTable(self.weight.to(self.device, copy=True), rate=RATE)
         return step_of(
             self.model,
@@ -193,6 +213,7 @@ class Case:
             self.inner,
             has_scheduler=has_scheduler,
             precision=self.precision,
+            is_compiled=is_compiled,
         )
 
     def vmap(self) -> Callable[[], Tensor]:
@@ -207,6 +228,11 @@ class Case:
         step = self._reference(NaiveStep, self._scheduler(len(self.layers), len(self.layers) + 1))
         users = step.prepare(self.batch)
         return lambda: step(users)
+
+    def scheduler(self) -> Scheduler:
+        num_gap = self.model.num_tensors
+        num_fields = self.model.num_user_fields + self.model.num_item_fields
+        return self._scheduler(num_gap, num_fields + num_gap)
 
     def _scheduler(self, num_gap: int, num_agreement: int) -> Scheduler:
         torch.manual_seed(0)
@@ -229,6 +255,7 @@ def step_of(
     *,
     has_scheduler: bool = True,
     precision: str = "float32",
+    is_compiled: bool = False,
 ) -> Callable[[], Tensor]:
     """A whole step on a fixed batch: from distinct rows to updated θ and φ; the users' losses."""
     device = batch.rows.device
@@ -241,23 +268,20 @@ def step_of(
         ).to(device)
     coordinator = Coordinator(layers, scheduler, outer_rate=RATE, scheduler_rate=RATE / 10)
     magnitude = "norm" if batch.pairs is not None else "loss"
-    settings = StepSettings(batch.num_users, RATE, magnitude, has_scheduler)
+    settings = StepSettings(
+        batch.num_users, RATE, magnitude, has_scheduler, is_bf16=precision == "bf16"
+    )
     step = MetaStep(model, inner, settings)
-    planned = StepBatch.of([[batch]])
+    planned = to_device(StepBatch.of([[batch]]), device)
+    compiled = torch.compile(task_gradients, dynamic=False) if is_compiled else task_gradients
 
     def call() -> Tensor:
         exchange = LocalExchange(planned, table, coordinator)
-        with _precision(precision, device):
+        with mock.patch("greatmeta_dist.meta.step.task_gradients", compiled):
             report = step([batch], layers, exchange=exchange, coordinator=coordinator)
         return report.losses[:, 0]
 
     return call
-
-
-def _precision(name: str, device: torch.device) -> AbstractContextManager[Any]:
-    if name == "bf16":
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()
 
 
 def compare(
@@ -266,7 +290,13 @@ def compare(
     """One row of the table for each batch size; the references at theirs."""
     model = make_model(shape, options.form)
     flops = flops_per_user(shape, model)
-    result: dict[str, Any] = {"shape": asdict(shape), "mflop_per_user": flops / 1e6, "sizes": []}
+    work = flops / flops_per_user(shape, model, has_scheduler=False)
+    result: dict[str, Any] = {
+        "shape": asdict(shape),
+        "mflop_per_user": flops / 1e6,
+        "work_over_uniform": work,
+        "sizes": [],
+    }
     num_naive = min(options.users[0], 8 if shape.support_rows > 50 else 16)
     naive = Case(shape, options.form, num_naive, device, "float32")
     _agree([naive.naive(), naive.vmap(), naive.ours()])
@@ -275,8 +305,10 @@ def compare(
     for num_users in options.users:
         case = Case(shape, options.form, num_users, device, options.precision)
         calls = [case.ours(), case.ours(has_scheduler=False), case.vmap()]
+        if options.compile:
+            calls.append(case.ours(is_compiled=True))
         found = timed(calls, device, rounds=options.rounds)
-        ours, uniform, by_vmap = (num_users / s for s in found)
+        ours, uniform, by_vmap = (num_users / s for s in found[:3])
         memory = []
         for call in (calls[0], calls[2]):
             with PeakMemory(device) as peak:
@@ -286,6 +318,7 @@ def compare(
             {
                 "users": num_users,
                 "users_per_s": ours,
+                "compiled_users_per_s": num_users / found[3] if options.compile else None,
                 "uniform_users_per_s": uniform,
                 "vmap_users_per_s": by_vmap,
                 "cost_over_uniform": uniform / ours,
@@ -332,6 +365,89 @@ def row_scaling(device: torch.device) -> list[dict[str, float]]:
     return found
 
 
+class _Recorder(LocalExchange):
+    """Keeps the gradient that moves θ."""
+
+    total: MetaGradient
+
+    def apply(self, parts: list[MetaGradient]) -> None:
+        self.total = self._total(parts)
+
+
+def accuracy(shape: Shape, form: str, device: torch.device) -> list[dict[str, Any]]:
+    """How far a first step's gradient, factors and weights are from float64's, by precision."""
+    found: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+    kinds = ["float64", "float32", "bf16", *(["tf32"] if device.type == "cuda" else [])]
+    for kind in kinds:
+        case = Case(shape, form, 64, device, kind)
+        dtype = torch.float64 if kind == "float64" else torch.float32
+        batch = case.batch
+        if kind == "float64":
+            batch = to_device(make_batch(shape, case.model, 64, dtype=np.float64), device)
+        layers = {k: v.to(device, dtype) for k, v in case.layers.items()}
+        scheduler = case.scheduler().to(dtype)
+        coordinator = Coordinator(layers, scheduler, outer_rate=RATE, scheduler_rate=RATE / 10)
+        table = EmbeddingTable(case.weight.to(device, dtype), rate=RATE)
+        exchange = _Recorder(StepBatch.of([[batch]]), table, coordinator)
+        settings = StepSettings(64, RATE, "loss", True, is_bf16=kind == "bf16")
+        torch.backends.cuda.matmul.allow_tf32 = kind in ("tf32", "bf16")
+        step = MetaStep(case.model, case.inner, settings)
+        report = step([batch], layers, exchange=exchange, coordinator=coordinator)
+        assert report.factors is not None
+        total = torch.cat([g.flatten() for g in exchange.total.layers.values()])
+        found[kind] = total.double(), report.factors.double(), report.weights.double()
+    exact = found.pop("float64")
+    return [
+        {
+            "precision": kind,
+            "gradient": float((total - exact[0]).norm() / exact[0].norm()),
+            "factors": float((factors - exact[1]).abs().max()),
+            "weights": float((weights / exact[2] - 1).abs().max()),
+        }
+        for kind, (total, factors, weights) in found.items()
+    ]
+
+
+def loading(users: list[int]) -> list[dict[str, float]]:
+    """An epoch through a store and the loader against the same steps kept in memory.
+
+    Synthetic users of uneven activity, 107 interactions on average, the shipped configuration.
+    """
+    found = []
+    with tempfile.TemporaryDirectory() as folder, opened():
+        prepare(DataConfig(users=4000, items=1682, mean_interactions=107), Path(folder))
+        for count in users:
+            config = compose_config([f"store={folder}", f"train.users_per_step={count}"])
+            setup = set_up(config, Store(Path(folder)))
+            lanes = Lanes.of(setup.store, setup.maker, setup.choice, config.train)
+            numbers = range(min(lanes.steps_per_epoch, 24))
+            kept = [lanes.step(k).batch for k in numbers]
+            device = setup.worker.device
+
+            def in_memory(setup: Setup = setup, kept: list[StepBatch] = kept) -> None:
+                for batch in kept:
+                    setup.worker.step(batch)
+
+            def loaded(
+                setup: Setup = setup, lanes: Lanes = lanes, numbers: range = numbers
+            ) -> None:
+                with Loader.suited(lanes, numbers, setup.worker.device) as loader:
+                    for step in loader:
+                        setup.worker.step(step.batch)
+
+            seconds = timed([in_memory, loaded], device, rounds=4)
+            rates = [len(numbers) * count / s for s in seconds]
+            found.append(
+                {
+                    "users": count,
+                    "in_memory_users_per_s": rates[0],
+                    "loaded_users_per_s": rates[1],
+                    "share": rates[1] / rates[0],
+                }
+            )
+    return found
+
+
 def phases(call: Callable[[], Any], trace: Path | None) -> dict[str, float]:
     """Share of a step's time in each phase; the Chrome trace of ten steps, if asked for."""
     activities = [torch.profiler.ProfilerActivity.CPU]
@@ -352,7 +468,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     table = Table(title=f"Whole meta steps, {result['form']} form, {result['precision']}")
     for name in (
         "shape", "users", "naive", "vmap", "ours", "uniform", "× naive", "× best vmap",
-        "cost / uniform", "MFLOP/user", "of matrix rate", "MiB/user", "vmap's",
+        "cost / uniform", "work / uniform", "MFLOP/user", "of matrix rate", "MiB/user", "vmap's",
     ):  # fmt: skip
         table.add_column(name, justify="left" if name == "shape" else "right")
     for shape in result["shapes"]:
@@ -367,6 +483,7 @@ def show(result: dict[str, Any], console: Console) -> None:
                 f"{size['times_naive']:.0f}",
                 f"{size['times_best_vmap']:.1f}",
                 f"{size['cost_over_uniform']:.2f}",
+                f"{shape['work_over_uniform']:.2f}",
                 f"{shape['mflop_per_user']:.1f}",
                 f"{size['fraction_of_matrix_rate']:.0%}",
                 f"{size['mib_per_user']:.2f}",
@@ -384,6 +501,24 @@ def show(result: dict[str, Any], console: Console) -> None:
             f"{entry['rows']:,} embedding rows: {entry['ms']:.1f} ms a step, "
             f"{entry['working_mib']:.0f} MiB of working memory"
         )
+    for entry in result["loading"]:
+        console.print(
+            f"An epoch through store and loader, {entry['users']} users a step: "
+            f"{entry['loaded_users_per_s']:.0f} users/s, {entry['share']:.0%} of the same steps "
+            "kept in memory"
+        )
+    for entry in result["accuracy"]:
+        console.print(
+            f"{entry['precision']} against float64: gradient {entry['gradient']:.1e} relative, "
+            f"factors {entry['factors']:.1e} absolute, weights {entry['weights']:.1e} relative"
+        )
+    for shape in result["shapes"]:
+        for size in shape["sizes"]:
+            if size["compiled_users_per_s"]:
+                console.print(
+                    f"{shape['shape']['name']}, {size['users']} users: "
+                    f"{size['compiled_users_per_s']:.0f} users/s with torch.compile"
+                )
 
 
 def main() -> None:
@@ -393,6 +528,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("float32", "tf32", "bf16"), default="float32")
     parser.add_argument("--users", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--compile", action="store_true", help="also with torch.compile")
     parser.add_argument("--profile", type=Path, help="write a Chrome trace of the first shape here")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -412,6 +548,8 @@ def main() -> None:
         found["phases"] = phases(case.ours(), trace)
         result["shapes"].append(found)
     result["rows"] = row_scaling(device)
+    result["loading"] = loading(options.users)
+    result["accuracy"] = accuracy(SHAPES[0], options.form, device)
     show(result, Console(width=160))
     if options.json:
         options.json.write_text(json.dumps(result, indent=1))

@@ -302,9 +302,12 @@ class ClusterConfig:
     """``local``: this process."""
     threads: int | None = None
     """torch threads; None leaves torch's choice."""
+    precision: str = "float32"
+    """Matrix products in ``float32``, in ``tf32`` (a GPU's), or, inside the model, in ``bf16``."""
 
     def __post_init__(self) -> None:
         _one_of("cluster.kind", self.kind, ("local",))
+        _one_of("cluster.precision", self.precision, ("float32", "tf32", "bf16"))
         if self.threads is not None:
             _at_least("cluster.threads", self.threads, 1)
 

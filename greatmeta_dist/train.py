@@ -21,7 +21,7 @@ from greatmeta_dist.evaluate import group_summaries, score_part
 from greatmeta_dist.locks import locked
 from greatmeta_dist.meta.step import StepReport
 from greatmeta_dist.tasks.lanes import BatchMaker, Lanes, Step
-from greatmeta_dist.tasks.loader import Loader, is_core_free
+from greatmeta_dist.tasks.loader import Loader
 from greatmeta_dist.tasks.split import SCENARIOS
 from greatmeta_dist.tasks.store import FieldChoice, Store
 from greatmeta_dist.tracking import StepUsers, TensorBoardTracker, Tracker, peak_memory_mib
@@ -47,6 +47,7 @@ def set_up(config: Config, store: Store) -> Setup:
     """A fresh worker for a store, on the GPU where there is one."""
     if config.cluster.threads is not None:
         torch.set_num_threads(config.cluster.threads)
+    torch.backends.cuda.matmul.allow_tf32 = config.cluster.precision != "float32"
     model = config.model
     choice = FieldChoice(model.has_item_id, model.is_list_mean)
     maker = BatchMaker(
@@ -173,16 +174,7 @@ class _Training:
         self.setup, self.run_folder, self.display = setup, run, display
         self.config = setup.config.train
         self.checkpoints = run / "checkpoints"
-        self.lanes = Lanes(
-            setup.store,
-            setup.maker,
-            setup.choice,
-            num_lanes=self.config.lanes,
-            users_per_step=self.config.users_per_step,
-            seed=self.config.seed,
-            is_resplit=self.config.is_resplit,
-            hidden_share=self.config.hidden_share,
-        )
+        self.lanes = Lanes.of(setup.store, setup.maker, setup.choice, self.config)
         self.best: dict[str, Any] | None = None
         self.valid: dict[str, float] = {}
 
@@ -205,18 +197,11 @@ class _Training:
             f"{self.lanes.steps_per_epoch} steps an epoch, {len(self.lanes.lanes)} lanes, "
             f"{self.setup.worker.device}"
         )
-        device = self.setup.worker.device
-        loader = Loader(
-            self.lanes,
-            range(start, steps),
-            is_ahead=is_core_free(device),
-            is_pinned=device.type == "cuda",
-        )
         try:
             with (
                 _stop_signals() as stop,
                 self.display.bar("train", steps, "steps", done=start) as bar,
-                loader,
+                Loader.suited(self.lanes, range(start, steps), self.setup.worker.device) as loader,
             ):
                 self._loop(start, steps, loader, tracker, bar, stop)
         finally:

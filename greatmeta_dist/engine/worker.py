@@ -74,6 +74,7 @@ class Worker:
                 outer_rate=config.train.rate,
                 magnitude="norm" if config.scheduler.magnitude == "norm" else "loss",
                 has_scheduler=self.scheduler is not None,
+                is_bf16=config.cluster.precision == "bf16",
             ),
         )
 

@@ -145,10 +145,7 @@ class FastWeights:
         else:
             weight = self.shared.layers[f"{name}.weight"].expand(len(grad.delta), -1, -1)
             bias = self.shared.layers.get(f"{name}.bias")
-        if grad.value.shared is None:
-            weight = torch.baddbmm(weight, grad.delta.mT, grad.value.rows, alpha=-rate)
-        else:
-            weight = torch.add(weight, grad.products(), alpha=-rate)
+        weight = torch.add(weight, grad.products(), alpha=-rate)
         return DenseMove(weight, None if bias is None else torch.add(bias, grad.total, alpha=-rate))
 
 
@@ -267,17 +264,19 @@ def _query_gradients(
 
 def _row_gradients(model: Recommender, batch: TaskBatch, found: InputGradients) -> RowGradients:
     """From the gradients of the query's features and context to those of embedding rows."""
-    user, query = found.x.shared, found.x.rows
-    assert user is not None
+    kind = batch.query.share.dtype
+    assert found.x.shared is not None
+    user, query = found.x.shared.to(kind), found.x.rows.to(kind)
     if found.context is None:
         return RowGradients(user, query, None, None, batch)
     is_own = model.context == "own"
     shares = model.shares(batch.query if is_own else batch.support)
-    by_share = found.context.view(batch.num_users, shares.shape[1], model.input_dim)
+    by_share = found.context.to(kind).view(batch.num_users, shares.shape[1], model.input_dim)
     through_user, through_item = by_share.split((user.shape[1], query.shape[2]), 2)
     user = user + (shares.sum(2, keepdim=True) * through_user).sum(1)
     if is_own:
-        return RowGradients(user, query + shares.mT @ through_item, None, None, batch)
+        spread = (shares.mT @ through_item).to(kind)
+        return RowGradients(user, query + spread, None, None, batch)
     return RowGradients(user, query, through_item, shares, batch)
 
 

@@ -36,6 +36,10 @@ class LayerInput:
         """in"""
         return self.rows.shape[2] + (0 if self.shared is None else self.shared.shape[1])
 
+    def to(self, dtype: torch.dtype) -> "LayerInput":
+        """Itself in that precision."""
+        return self if self.rows.dtype == dtype else LayerInput(self.rows.to(dtype))
+
     def linear(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Apply one layer [out, in] to all users, or one to each [B, out, in]: [B, r, out]."""
         if self.shared is None:

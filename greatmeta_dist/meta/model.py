@@ -165,9 +165,14 @@ class Recommender:
             return weights.pull(name, seen.inputs[name], delta, total)
 
         def keep(name: str, delta: Tensor, total: Tensor) -> None:
-            shape = self.layers[name]
+            # Under autocast the pass is in low precision; what is read from it is not.
+            shape, kind = self.layers[name], d_prediction.dtype
             grads[name] = LinearGradients(
-                delta, total, seen.inputs[name], shape.has_bias, shape.splits
+                delta.to(kind),
+                total.to(kind),
+                seen.inputs[name].to(kind),
+                shape.has_bias,
+                shape.splits,
             )
 
         delta = d_prediction.unsqueeze(2)

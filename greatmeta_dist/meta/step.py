@@ -60,6 +60,8 @@ class StepSettings:
     magnitude: Literal["loss", "norm"]
     has_scheduler: bool
     """Without it every user weighs the same: first-order MAML."""
+    is_bf16: bool = False
+    """Whether passes through the model run in bf16; what is read from them stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,13 @@ class MetaStep:
         """One step on the global batch of which ``parts`` are hosted here; moves θ in place."""
         has_scheduler = self.settings.has_scheduler
         rows = exchange.fetch_rows()
-        tasks = [
-            task_gradients(self.model, batch, own, layers, self.inner, has_unadapted=has_scheduler)
-            for batch, own in zip(parts, rows, strict=True)
-        ]
+        with self._precision(rows[0]):
+            tasks = [
+                task_gradients(
+                    self.model, batch, own, layers, self.inner, has_unadapted=has_scheduler
+                )
+                for batch, own in zip(parts, rows, strict=True)
+            ]
         losses = exchange.gather([t.losses for t in tasks])
         factors = None
         first = weights = torch.full_like(losses[:, 0], 1 / len(losses))
@@ -114,6 +119,9 @@ class MetaStep:
         with record_function("meta/outer update"):
             exchange.apply(weighted_sums(tasks, exchange.scatter(weights)))
         return StepReport(losses, weights, first, factors)
+
+    def _precision(self, like: Tensor) -> torch.autocast:
+        return torch.autocast(like.device.type, torch.bfloat16, enabled=self.settings.is_bf16)
 
     def _factors(self, tasks: list[Tasks], exchange: Exchange) -> list[Tensor]:
         """Step 3: factor columns of each part's users."""
@@ -135,10 +143,11 @@ class MetaStep:
         """Step 5: gradient of all users' summed query loss at θ' = θ − β Σ w g, unadapted."""
         rate = self.settings.outer_rate
         ahead = {name: p - rate * moves[0].layers[name] for name, p in layers.items()}
-        there = [
-            query_gradients(self.model, batch, own - rate * move.rows, ahead, self.inner.loss)
-            for batch, own, move in zip(parts, rows, moves, strict=True)
-        ]
+        with self._precision(rows[0]):
+            there = [
+                query_gradients(self.model, batch, own - rate * move.rows, ahead, self.inner.loss)
+                for batch, own, move in zip(parts, rows, moves, strict=True)
+            ]
         everyone = [own.new_ones(batch.num_users) for batch, own in zip(parts, rows, strict=True)]
         return exchange.sum([t.weighted_sum(ones) for t, ones in zip(there, everyone, strict=True)])
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from greatmeta_dist.config import require
+from greatmeta_dist.config import TrainConfig, require
 from greatmeta_dist.meta.batch import StepBatch, TaskBatch
 from greatmeta_dist.tasks.batch import Features, Hiding, Ragged, TaskTable, build_batch, resplit
 from greatmeta_dist.tasks.store import FieldChoice, Part, Ratings, Store
@@ -181,6 +181,22 @@ class Lanes:
         self.seed, self.is_resplit, self.hidden_share = seed, is_resplit, hidden_share
         self._store, self._maker, self._choice = store, maker, choice
         self._orders: tuple[int, list[NDArray[np.int64]]] = (-1, [])
+
+    @classmethod
+    def of(
+        cls, store: Store, maker: BatchMaker, choice: FieldChoice, config: TrainConfig
+    ) -> "Lanes":
+        """The lanes that a training's options ask for."""
+        return cls(
+            store,
+            maker,
+            choice,
+            num_lanes=config.lanes,
+            users_per_step=config.users_per_step,
+            seed=config.seed,
+            is_resplit=config.is_resplit,
+            hidden_share=config.hidden_share,
+        )
 
     def step(self, number: int) -> Step:
         """A step's tasks: a function of its number alone."""

@@ -38,6 +38,11 @@ class Loader:
             threading.Thread(target=self._build, name="loader", daemon=True) if is_ahead else None
         )
 
+    @classmethod
+    def suited(cls, lanes: Lanes, steps: range, device: torch.device) -> "Loader":
+        """The form that suits the device the steps run on."""
+        return cls(lanes, steps, is_ahead=is_core_free(device), is_pinned=device.type == "cuda")
+
     def __enter__(self) -> "Loader":
         if self._thread is not None:
             self._thread.start()

@@ -435,7 +435,7 @@ def loading(users: list[int]) -> list[dict[str, float]]:
                     for step in loader:
                         setup.worker.step(step.batch)
 
-            seconds = timed([in_memory, loaded], device, rounds=4)
+            seconds = timed([in_memory, loaded], device, rounds=9)
             rates = [len(numbers) * count / s for s in seconds]
             found.append(
                 {

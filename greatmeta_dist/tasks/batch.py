@@ -20,16 +20,16 @@ class Ragged:
     values: NDArray
     offsets: Ints
 
-    @property
+    @cached_property
     def lengths(self) -> Ints:
-        return np.diff(self.offsets)
+        return self.offsets[1:] - self.offsets[:-1]
 
     def positions(self, rows: Ints) -> tuple[Ints, Ints]:
         """Where the chosen rows' values stand, end to end, and each row's length."""
-        starts, lengths = self.offsets[rows], self.lengths[rows]
-        ends = np.cumsum(lengths)
-        within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
-        return np.repeat(starts, lengths) + within, lengths
+        lengths = self.lengths[rows]
+        ends = lengths.cumsum()
+        shift = self.offsets[rows] - ends + lengths
+        return shift.repeat(lengths) + np.arange(ends[-1] if len(ends) else 0), lengths
 
     def take(self, rows: Ints) -> "Ragged":
         at, lengths = self.positions(rows)
@@ -71,7 +71,9 @@ class Grouped:
 
 
 def offsets_of(lengths: Ints) -> Ints:
-    return np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)))
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    lengths.cumsum(out=offsets[1:])
+    return offsets
 
 
 @dataclass(frozen=True)
@@ -147,11 +149,10 @@ class Slots:
     def hidden(self, hide: Hiding, unknown: Ints) -> "Slots":
         """The slots with some entities' fields replaced by their unknown row alone."""
         is_hidden = hide.rng.random(self.length.shape) < hide.share
+        is_kept = ~is_hidden.ravel()
         length = np.where(is_hidden, 1, self.length)
         row = np.empty(length.sum(), np.int64)
-        row[~np.repeat(is_hidden.ravel(), length.ravel())] = self.row[
-            ~np.repeat(is_hidden.ravel(), self.length.ravel())
-        ]
+        row[is_kept.repeat(length.ravel())] = self.row[is_kept.repeat(self.length.ravel())]
         row[_starts(length)[is_hidden]] = np.broadcast_to(unknown, length.shape)[is_hidden]
         return Slots(row, length)
 
@@ -160,7 +161,7 @@ class Slots:
         share: Floats = np.where(np.array(is_mean, bool), 1 / np.maximum(self.length, 1), 1).astype(
             dtype
         )
-        return np.repeat(share.ravel(), self.length.ravel())
+        return share.ravel().repeat(self.length.ravel())
 
 
 @dataclass(frozen=True)
@@ -233,13 +234,13 @@ def _slot_table(slots: Slots, weight: Floats) -> SlotTable:
 
 def _padded_positions(lengths: Ints) -> tuple[Ints, Ints]:
     """Row and column of every value of a ragged array in its padded form."""
-    row = np.repeat(np.arange(len(lengths)), lengths)
-    column = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    row = np.arange(len(lengths)).repeat(lengths)
+    column = np.arange(len(row)) - (lengths.cumsum() - lengths).repeat(lengths)
     return row, column
 
 
 def _row_set(offsets: Ints, item: Ints, label: Floats, num_items: int) -> RowSet:
-    lengths = np.diff(offsets)
+    lengths = offsets[1:] - offsets[:-1]
     owner, column = _padded_positions(lengths)
     shape = (len(lengths), max(1, int(lengths.max(initial=0))))
     items = np.zeros(shape, np.int64)

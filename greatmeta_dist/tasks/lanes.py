@@ -123,15 +123,18 @@ class Lane:
 
     def read(self, users: NDArray[np.int64], store: Store, choice: FieldChoice) -> Part:
         """The tasks of the chosen users, in that order; only their rows are read."""
-        by_shard = np.argsort(self.shard[users], kind="stable")
-        taken = []
-        for s in np.unique(self.shard[users]):
-            rows = self.row[users[by_shard][self.shard[users[by_shard]] == s]]
-            taken.append(self.batches[s].take(pa.array(rows)))
-        joined = pa.Table.from_batches(taken).combine_chunks().to_batches()[0]
-        back = np.empty(len(users), np.int64)
-        back[by_shard] = np.arange(len(users))
-        return store.tasks_of(joined.take(pa.array(back)), choice)
+        shard = self.shard[users]
+        taken = [
+            self.batches[s].take(pa.array(self.row[users[shard == s]])) for s in np.unique(shard)
+        ]
+        joined = taken[0]
+        if len(taken) > 1:
+            joined = pa.Table.from_batches(taken).combine_chunks().to_batches()[0]
+        if (np.diff(shard) < 0).any():
+            back = np.empty(len(users), np.int64)
+            back[np.argsort(shard, kind="stable")] = np.arange(len(users))
+            joined = joined.take(pa.array(back))
+        return store.tasks_of(joined, choice)
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def make_batch(
         items,
         np.arange(num_users),
         has_support_gradient=model.has_support_gradient,
-        has_row_norms=not model.has_support_gradient,
+        has_row_norms=True,
         dtype=dtype,
     )
 
@@ -267,7 +267,7 @@ def step_of(
             "mlp", num_gap=model.num_tensors, num_agreement=num_fields + model.num_tensors
         ).to(device)
     coordinator = Coordinator(layers, scheduler, outer_rate=RATE, scheduler_rate=RATE / 10)
-    magnitude = "norm" if batch.pairs is not None else "loss"
+    magnitude = "loss" if model.has_support_gradient else "norm"
     settings = StepSettings(
         batch.num_users, RATE, magnitude, has_scheduler, is_bf16=precision == "bf16"
     )

@@ -73,9 +73,10 @@ class _Reference:
         self.rows = torch.optim.SparseAdam([self.weight], lr=rate)
         self.phi = torch.optim.Adam(scheduler.parameters(), lr=scheduler_rate)
 
-    def _learn(self, columns: Tensor, slopes: Tensor) -> Tensor:
+    def _learn(self, loss: Tensor, columns: Tensor) -> Tensor:
+        """One Adam step on φ along the gradient of a loss; the new weights."""
         self.phi.zero_grad()
-        (self.scheduler(columns) * slopes).sum().backward()
+        loss.backward(inputs=list(self.scheduler.parameters()))
         torch.nn.utils.clip_grad_value_(self.scheduler.parameters(), GRADIENT_BOUND)
         self.phi.step()
         with torch.no_grad():
@@ -171,34 +172,19 @@ class NaiveStep(_Reference):
         columns = torch.cat(
             (magnitude[:, None], torch.stack(gaps), torch.stack(agreement)), 1
         ).detach()
-        with torch.no_grad():
-            first = self.scheduler(columns)
+        first = self.scheduler(columns)
         ahead = [
-            (p.detach() - self.rate * _weighted(first, parts)).requires_grad_()
+            p.detach() - self.rate * _weighted(first, parts)
             for p, parts in zip(
                 [*self.layers.values(), self.weight], zip(*grads, strict=True), strict=True
             )
         ]
-        total = [torch.zeros_like(p) for p in ahead]
-        for user in users:
-            loss = self._loss(ahead[-1], dict(zip(names, ahead, strict=False)), user, "query")
-            for sum_, g in zip(total, torch.autograd.grad(loss, ahead), strict=True):
-                sum_ += g / len(users)
-        slopes = torch.stack(
-            [
-                -self.rate * sum((t * g).sum() for t, g in zip(total, own, strict=True))
-                for own in grads
-            ]
-        )
-        weights = self._learn(columns, slopes)
+        there = dict(zip(names, ahead, strict=False))
+        total = torch.stack([self._loss(ahead[-1], there, user, "query") for user in users]).mean()
+        weights = self._learn(total, columns)
         *layers, rows = (_weighted(weights, parts) for parts in zip(*grads, strict=True))
         self._move(layers, torch.arange(len(rows)), rows)
         return torch.stack(losses)
-
-    @property
-    def num_columns(self) -> tuple[int, int]:
-        """Numbers of gap and agreement entries: here the table is one tensor."""
-        return len(self.layers), len(self.layers) + 1
 
 
 def _weighted(weights: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
@@ -238,17 +224,17 @@ class VmapStep(_Reference):
         everyone = torch.full_like(loss, 1 / len(loss))
         mean = {k: torch.tensordot(everyone, g, 1) for k, g in own.items()}
         columns = _columns(own, before, mean, row_grads, everyone).columns()
-        with torch.no_grad():
-            first = self.scheduler(columns)
+        weights = self.scheduler(columns)
+        first = weights.detach()
         ahead = {k: p - self.rate * torch.tensordot(first, own[k], 1) for k, p in layers.items()}
         rows_ahead = rows - self.rate * row_grads.weighted_sum(first)
         total, total_rows = self._look_ahead(batch, ahead, rows_ahead)
         slopes = row_grads.dot_shared(total_rows).sum(1)
         for k, g in own.items():
             slopes = slopes + g.flatten(1) @ total[k].flatten()
-        weights = self._learn(columns, -self.rate * slopes / len(loss))
-        moves = [torch.tensordot(weights, g, 1) for g in own.values()]
-        self._move(moves, batch.rows, row_grads.weighted_sum(weights))
+        final = self._learn(-self.rate * (weights * slopes).mean(), columns)
+        moves = [torch.tensordot(final, g, 1) for g in own.values()]
+        self._move(moves, batch.rows, row_grads.weighted_sum(final))
         return loss
 
     def _look_ahead(self, batch: TaskBatch, layers: Layers, rows: Tensor) -> tuple[Layers, Tensor]:

@@ -28,7 +28,7 @@ def ragged(lists: list[list]) -> Ragged:
 
 
 def make_tasks(
-    rng: np.random.Generator, *, num_users: int = 7, is_click: bool = False
+    rng: np.random.Generator, *, num_users: int = 7, longest: int = 5, is_click: bool = False
 ) -> RandomTasks:
     """Uneven sizes and lists, repeated items, one-row supports, one user without a query."""
     sizes = [3, 5, 4, 9, 6]
@@ -47,7 +47,7 @@ def make_tasks(
     item_fields = [lists(2, num_items, 1, 1), lists(3, num_items, 0, 4), lists(4, num_items, 1, 3)]
     sets, labels = [], []
     for part in range(2):
-        lengths = rng.integers(1, 6, num_users)
+        lengths = rng.integers(1, longest + 1, num_users)
         lengths[0] = 1
         if part == 1:
             lengths[-1] = 0

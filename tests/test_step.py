@@ -32,16 +32,30 @@ CASES = list(
 @pytest.mark.parametrize("lanes", [[1], [1, 1], [2, 1]], ids=str)
 @pytest.mark.parametrize("form, kind, magnitude, loss", CASES)
 def test_step_equals_naive_loop(form, kind, magnitude, loss, lanes):
-    context, has_encoder = form
-    seed = CASES.index((form, kind, magnitude, loss))
+    check((form, kind, magnitude, loss), lanes)
+
+
+@pytest.mark.parametrize("form", [("own", False), ("own", True), ("support", True)])
+def test_step_equals_naive_loop_where_a_first_layer_per_user_is_smaller_than_its_rows(form):
+    check((form, "mlp", "norm", "mse"), [1], embedding_dim=1, longest=12)
+
+
+@pytest.mark.parametrize("form", [("own", False), ("own", True), ("support", True)])
+def test_step_equals_naive_loop_where_inner_steps_are_smaller_than_a_layer(form):
+    check((form, "mlp", "norm", "mse"), [1], hidden=(40, 41))
+
+
+def check(case, lanes, *, embedding_dim=4, hidden=(6, 5), longest=5):
+    (context, has_encoder), kind, magnitude, loss = case
+    seed = CASES.index(case)
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    tasks = make_tasks(rng, is_click=loss == "bce")
+    tasks = make_tasks(rng, longest=longest, is_click=loss == "bce")
     model = Recommender(
         2,
         3,
-        embedding_dim=4,
-        hidden=(6, 5),
+        embedding_dim=embedding_dim,
+        hidden=hidden,
         activation=["none", "relu", "gelu", "tanh"][seed % 4],
         has_encoder=has_encoder,
         context=context,
@@ -49,7 +63,7 @@ def test_step_equals_naive_loop(form, kind, magnitude, loss, lanes):
     )
     generator = torch.Generator().manual_seed(seed)
     layers = {k: v.double() for k, v in model.init_layers(generator).items()}
-    weight = 0.5 * torch.randn(tasks.num_rows, 4, dtype=torch.float64)
+    weight = 0.5 * torch.randn(tasks.num_rows, embedding_dim, dtype=torch.float64)
     num_gap = model.num_tensors
     schedulers = [
         Scheduler(kind, num_gap=num_gap, num_agreement=5 + num_gap, max_weight_ratio=ratio).double()

@@ -1,0 +1,89 @@
+"""The step in lower precision, and on a GPU, where it never waits for the device."""
+
+import numpy as np
+import pytest
+import torch
+from random_tasks import make_tasks
+
+from greatmeta_dist.engine.coordinator import Coordinator
+from greatmeta_dist.engine.embeddings import EmbeddingTable
+from greatmeta_dist.engine.exchange import LocalExchange
+from greatmeta_dist.meta.adapt import InnerLoop
+from greatmeta_dist.meta.batch import StepBatch, to_device
+from greatmeta_dist.meta.model import Recommender
+from greatmeta_dist.meta.scheduler import Scheduler
+from greatmeta_dist.meta.step import MetaStep, StepSettings
+from greatmeta_dist.tasks.batch import build_batch
+
+
+class Steps:
+    """A few steps on the same two parts; the losses of each."""
+
+    def __init__(self, *, device="cpu", is_bf16=False, has_scheduler=True):
+        self.device = torch.device(device)
+        tasks = make_tasks(np.random.default_rng(0), num_users=12)
+        parts = [
+            build_batch(
+                tasks.table, tasks.items, chosen, has_support_gradient=True, has_row_norms=True
+            )
+            for chosen in np.array_split(np.arange(12), 2)
+        ]
+        self.batch = to_device(StepBatch.of([parts]), self.device)
+        torch.manual_seed(0)
+        model = Recommender(
+            2, 3, embedding_dim=8, hidden=(16, 16), activation="tanh", context="support"
+        )
+        layers = model.init_layers(torch.Generator().manual_seed(0))
+        self.layers = {k: v.to(self.device) for k, v in layers.items()}
+        num_gap = model.num_tensors
+        scheduler = Scheduler("mlp", num_gap=num_gap, num_agreement=5 + num_gap).to(self.device)
+        self.coordinator = Coordinator(
+            self.layers,
+            scheduler if has_scheduler else None,
+            outer_rate=1e-2,
+            scheduler_rate=1e-3,
+            averaging=0.9,
+        )
+        weight = 0.1 * torch.randn(tasks.num_rows, 8)
+        self.table = EmbeddingTable(weight.to(self.device), rate=1e-2, averaging=0.9)
+        settings = StepSettings(12, 1e-2, "norm", has_scheduler, is_bf16=is_bf16)
+        self.step = MetaStep(model, InnerLoop(3, 0.05), settings)
+
+    def take(self, count: int) -> torch.Tensor:
+        losses = []
+        for _ in range(count):
+            exchange = LocalExchange(self.batch, self.table, self.coordinator)
+            report = self.step(
+                self.batch.parts, self.layers, exchange=exchange, coordinator=self.coordinator
+            )
+            losses.append(report.losses[:, 0])
+        return torch.stack(losses)
+
+
+@pytest.mark.parametrize("has_scheduler", [False, True])
+def test_bf16_passes_learn_what_float32_learns(has_scheduler):
+    exact = Steps(has_scheduler=has_scheduler).take(8)
+    low = Steps(is_bf16=True, has_scheduler=has_scheduler).take(8)
+    assert low.dtype == torch.float32
+    assert not torch.equal(low, exact)
+    torch.testing.assert_close(low, exact, rtol=0.05, atol=0.02)
+    learned = [float(losses[0].mean() - losses[-1].mean()) for losses in (exact, low)]
+    assert learned[0] > 0.05
+    assert learned[1] == pytest.approx(learned[0], rel=0.1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("is_bf16", [False, True])
+@pytest.mark.parametrize("has_scheduler", [False, True])
+def test_a_step_never_waits_for_the_gpu(is_bf16, has_scheduler):
+    steps = Steps(device="cuda", is_bf16=is_bf16, has_scheduler=has_scheduler)
+    steps.take(1)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses = steps.take(3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    expected = Steps(has_scheduler=has_scheduler).take(4)[1:]
+    tolerance = 0.05 if is_bf16 else 1e-3
+    torch.testing.assert_close(losses.cpu(), expected, rtol=tolerance, atol=tolerance)

@@ -47,7 +47,7 @@ class Steps:
         weight = 0.1 * torch.randn(tasks.num_rows, 8)
         self.table = EmbeddingTable(weight.to(self.device), rate=1e-2, averaging=0.9)
         settings = StepSettings(12, 1e-2, "norm", has_scheduler, is_bf16=is_bf16)
-        self.step = MetaStep(model, InnerLoop(3, 0.05), settings)
+        self.step = MetaStep(model, InnerLoop(3, 0.01), settings)
 
     def take(self, count: int) -> torch.Tensor:
         losses = []
@@ -62,13 +62,13 @@ class Steps:
 
 @pytest.mark.parametrize("has_scheduler", [False, True])
 def test_bf16_passes_learn_what_float32_learns(has_scheduler):
-    exact = Steps(has_scheduler=has_scheduler).take(8)
-    low = Steps(is_bf16=True, has_scheduler=has_scheduler).take(8)
+    exact = Steps(has_scheduler=has_scheduler).take(25)
+    low = Steps(is_bf16=True, has_scheduler=has_scheduler).take(25)
     assert low.dtype == torch.float32
     assert not torch.equal(low, exact)
     torch.testing.assert_close(low, exact, rtol=0.05, atol=0.02)
     learned = [float(losses[0].mean() - losses[-1].mean()) for losses in (exact, low)]
-    assert learned[0] > 0.05
+    assert learned[0] > 0.2
     assert learned[1] == pytest.approx(learned[0], rel=0.1)
 
 

@@ -33,7 +33,7 @@ class LayerInput:
 
     @property
     def width(self) -> int:
-        """in"""
+        """The layer's inputs."""
         return self.rows.shape[2] + (0 if self.shared is None else self.shared.shape[1])
 
     def to(self, dtype: torch.dtype) -> "LayerInput":
@@ -62,6 +62,7 @@ class LayerInput:
         is_kept = self.is_fixed and other is self
         if is_kept and has_bias in self._own_gram:
             return self._own_gram[has_bias]
+        assert (self.shared is None) == (other.shared is None)
         if self.shared is None or other.shared is None:
             gram = self.rows @ other.rows.mT
             gram = gram.add_(1) if has_bias else gram

@@ -27,7 +27,8 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.environment import PeakMemory, environment
-from benchmarks.references import NaiveStep, VmapStep
+from benchmarks.naive import NaiveStep, Settings, unstack
+from benchmarks.references import LoopStep, VmapStep, naive_users
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
@@ -224,10 +225,33 @@ class Case:
         step = self._reference(VmapStep, scheduler)
         return lambda: step(self.batch)
 
-    def naive(self) -> Callable[[], Tensor]:
-        step = self._reference(NaiveStep, self._scheduler(len(self.layers), len(self.layers) + 1))
+    def loop(self) -> Callable[[], Tensor]:
+        step = self._reference(LoopStep, self._scheduler(len(self.layers), len(self.layers) + 1))
         users = step.prepare(self.batch)
         return lambda: step(users)
+
+    def naive(self) -> Callable[[], Tensor]:
+        model = self.model
+        num_fields = model.num_user_fields + model.num_item_fields
+        settings = Settings(
+            self.inner.num_steps,
+            self.inner.rate,
+            RATE,
+            RATE / 10,
+            self.batch.num_users,
+            "loss" if model.has_support_gradient else "norm",
+            "mse",
+            model.context,
+            model.has_encoder,
+            model.hidden,
+            model.activation,
+            model.is_film_residual,
+            [False] * num_fields,
+        )
+        tables = [self.weight.clone() for _ in range(num_fields)]
+        step = NaiveStep(tables, unstack(model, self.layers), self.scheduler(), settings)
+        users = naive_users(self.batch)
+        return lambda: step(users)["loss"]
 
     def scheduler(self) -> Scheduler:
         num_gap = self.model.num_tensors
@@ -297,11 +321,10 @@ def compare(
         "work_over_uniform": work,
         "sizes": [],
     }
-    num_naive = min(options.users[0], 8 if shape.support_rows > 50 else 16)
-    naive = Case(shape, options.form, num_naive, device, "float32")
-    _agree([naive.naive(), naive.vmap(), naive.ours()])
-    seconds = timed([naive.naive()], device, rounds=2)[0]
-    result["naive_users_per_s"] = num_naive / seconds
+    few = Case(shape, options.form, 8, torch.device("cpu"), "float32")
+    _agree([few.naive(), few.loop(), few.vmap(), few.ours()])
+    naive, loop = timed([few.naive(), few.loop()], device, rounds=2)
+    result["naive_users_per_s"], result["loop_users_per_s"] = 8 / naive, 8 / loop
     for num_users in options.users:
         case = Case(shape, options.form, num_users, device, options.precision)
         calls = [case.ours(), case.ours(has_scheduler=False), case.vmap()]
@@ -467,7 +490,7 @@ def phases(call: Callable[[], Any], trace: Path | None) -> dict[str, float]:
 def show(result: dict[str, Any], console: Console) -> None:
     table = Table(title=f"Whole meta steps, {result['form']} form, {result['precision']}")
     for name in (
-        "shape", "users", "naive", "vmap", "ours", "uniform", "× naive", "× best vmap",
+        "shape", "users", "naive", "loop", "vmap", "ours", "uniform", "× naive", "× best vmap",
         "cost / uniform", "work / uniform", "MFLOP/user", "of matrix rate", "MiB/user", "vmap's",
     ):  # fmt: skip
         table.add_column(name, justify="left" if name == "shape" else "right")
@@ -477,6 +500,7 @@ def show(result: dict[str, Any], console: Console) -> None:
                 shape["shape"]["name"],
                 str(size["users"]),
                 f"{shape['naive_users_per_s']:.1f}",
+                f"{shape['loop_users_per_s']:.0f}",
                 f"{size['vmap_users_per_s']:.0f}",
                 f"{size['users_per_s']:.0f}",
                 f"{size['uniform_users_per_s']:.0f}",

@@ -1,10 +1,11 @@
-"""What the fast step is measured against: a loop over users, and per-user gradients by ``vmap``.
+"""What the fast step is measured against: loops over users, and per-user gradients by ``vmap``.
 
-Both take a meta step straight from DESIGN.md section 2 on a ``TaskBatch``, in autograd, with every
-user's gradient of A formed. The loop follows the authors' procedure: one user after the other,
-dense gradients of the embedding table, factors from lists of tensors.
+All take a meta step on a ``TaskBatch``, in autograd, with every user's gradient of A formed:
+``naive.NaiveStep``, which embeds row by row as DESIGN.md section 2 writes it, ``LoopStep``, the
+same loop with a user's set embedded at once, and ``VmapStep``, all users at once.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, grad_and_value, vmap
 
+from benchmarks.naive import User
 from greatmeta_dist.engine.coordinator import GRADIENT_BOUND
 from greatmeta_dist.meta.adapt import InnerLoop, Layers, embed
 from greatmeta_dist.meta.batch import RowSet, SlotTable, TaskBatch
@@ -112,7 +114,7 @@ class _User:
     query_rows: tuple[Tensor, Tensor]
 
 
-class NaiveStep(_Reference):
+class LoopStep(_Reference):
     """One user after the other."""
 
     def prepare(self, batch: TaskBatch) -> list[_User]:
@@ -185,6 +187,25 @@ class NaiveStep(_Reference):
         *layers, rows = (_weighted(weights, parts) for parts in zip(*grads, strict=True))
         self._move(layers, torch.arange(len(rows)), rows)
         return torch.stack(losses)
+
+
+def naive_users(batch: TaskBatch) -> list[User]:
+    """A batch's tasks in the plainest form."""
+
+    def lists(slots: SlotTable, entity: int) -> list[list[int]]:
+        first, fields = entity * slots.start.shape[1], slots.start.shape[1]
+        ends = [*slots.start.flatten().tolist(), len(slots.row)][first : first + fields + 1]
+        return [batch.rows[slots.row[a:b]].tolist() for a, b in itertools.pairwise(ends)]
+
+    def rows(which: RowSet, user: int) -> tuple[list[list[list[int]]], list[float]]:
+        kept = which.share[user] > 0
+        items = which.item[user][kept].tolist()
+        return [lists(batch.item_slots, k) for k in items], which.label[user][kept].tolist()
+
+    return [
+        User(lists(batch.user_slots, i), *rows(batch.support, i), *rows(batch.query, i))
+        for i in range(batch.num_users)
+    ]
 
 
 def _weighted(weights: Tensor, parts: tuple[Tensor, ...]) -> Tensor:

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-import naive
 import numpy as np
 
+from benchmarks import naive
 from greatmeta_dist.tasks.batch import Features, Ragged, TaskTable, offsets_of
 
 

@@ -2,13 +2,13 @@
 
 import itertools
 
-import naive
 import numpy as np
 import pytest
 import torch
 from random_tasks import make_tasks
-from stacked import unstack
 
+from benchmarks import naive
+from benchmarks.naive import unstack
 from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.exchange import LocalExchange

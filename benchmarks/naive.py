@@ -1,7 +1,7 @@
 """One meta step as DESIGN.md section 2 writes it: one user at a time, autograd, no factors kept.
 
 Shares nothing with the production step but the tensors it starts from. The scheduler's gradient is
-taken straight through θ'. Used by tests as the reference, in float64.
+taken straight through θ'. The reference of the tests, in float64, and of ``benchmarks.meta_step``.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from greatmeta_dist.meta.model import Recommender
 
 
 @dataclass
@@ -183,3 +185,16 @@ class NaiveStep:
             "first_weights": weights.detach(),
             "weights": final,
         }
+
+
+def unstack(model: Recommender, layers: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A by published tensors, the ``film`` stack taken apart, in the order of the factors."""
+    out: dict[str, Tensor] = {}
+    for name, tensor in layers.items():
+        if name != "film.weight":
+            out[name] = tensor
+            continue
+        parts = tensor.split(model.layers["film"].splits)
+        for k in range(len(model.hidden)):
+            out[f"scale_{k + 1}.weight"], out[f"shift_{k + 1}.weight"] = parts[2 * k : 2 * k + 2]
+    return out

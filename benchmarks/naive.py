@@ -40,6 +40,9 @@ class Settings:
     activation: str
     is_film_residual: bool
     is_mean: list[bool]
+    has_kernel: bool = False
+    prior_rows: float = 0.0
+    """Support sums are divided by the rows and this."""
 
 
 def pooled(table: Tensor, values: list[int], is_mean: bool) -> Tensor:
@@ -76,7 +79,11 @@ def forward(x: Tensor, context: Tensor, a: dict[str, Tensor], s: Settings) -> Te
                 gamma = 1 + gamma
             h = gamma * h + a[f"shift_{k}.weight"] @ t
         h = act(h)
-    return (h @ a["output.weight"].T + a["output.bias"]).squeeze(1)
+    prediction = (h @ a["output.weight"].T + a["output.bias"]).squeeze(1)
+    if s.has_kernel:
+        liked = context[x.shape[1] :]
+        prediction = prediction + (liked * x) @ a["kernel.weight"].squeeze(0)
+    return prediction
 
 
 def loss_of(tables, a, user: User, which: str, s: Settings) -> Tensor:
@@ -92,13 +99,15 @@ def loss_of(tables, a, user: User, which: str, s: Settings) -> Tensor:
     elif user.support:
         xs = x if which == "support" else inputs(tables, user, user.support, s)
         ys = torch.tensor(user.support_label, dtype=x.dtype)
-        context = torch.cat((xs.mean(0), (ys[:, None] * xs).mean(0)))
+        rows = len(xs) + s.prior_rows
+        context = torch.cat((xs.sum(0) / rows, (ys[:, None] * xs).sum(0) / rows))
     else:
         context = torch.zeros(2 * x.shape[1], dtype=x.dtype)
     prediction = forward(x, context, a, s)
+    share = 1 / (len(y) + (s.prior_rows if which == "support" else 0))
     if s.loss == "mse":
-        return ((prediction - y) ** 2).mean()
-    return F.binary_cross_entropy_with_logits(prediction, y)
+        return share * ((prediction - y) ** 2).sum()
+    return share * F.binary_cross_entropy_with_logits(prediction, y, reduction="sum")
 
 
 def gradient(loss: Tensor, leaves: list[Tensor]) -> list[Tensor]:

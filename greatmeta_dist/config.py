@@ -186,14 +186,24 @@ class ModelConfig:
     """Whether an item has an embedding of its own besides its features."""
     is_list_mean: bool = True
     """Whether token lists are averaged; the authors sum them."""
-    is_label_standardised: bool = True
-    """Whether the model predicts (rating − mean) / deviation of the training ratings."""
+    label: str = "standardised"
+    """What the model predicts: the ``rating`` (the authors' form), ``standardised`` over the
+    training ratings, or, in those units, the rest that the ``bias`` baseline leaves: mean, item
+    offset and the user's offset from the support."""
+    has_kernel: bool = False
+    """Whether predictions add a learnt kernel between an item and the rated support; needs the
+    ``support`` context."""
     embedding_std: float = 0.05
     """Standard deviation of fresh embedding rows."""
 
     def __post_init__(self) -> None:
         _one_of("model.activation", self.activation, ("none", "relu", "gelu", "tanh"))
         _one_of("model.context", self.context, ("own", "support"))
+        _one_of("model.label", self.label, ("rating", "standardised", "bias"))
+        require(
+            not self.has_kernel or (self.has_encoder and self.context == "support"),
+            "model.has_kernel=true needs model.has_encoder=true and model.context=support",
+        )
         require(bool(self.hidden), "model.hidden is empty; expected at least one width")
         _at_least("model.hidden", min(self.hidden), 1)
         _at_least("model.embedding_dim", self.embedding_dim, 1)
@@ -208,10 +218,14 @@ class InnerConfig:
     """T, inner steps."""
     rate: float = 0.02
     """α, inner learning rate."""
+    prior_rows: float = 0.0
+    """Sums over a support set are divided by its rows and this many more, so that few rows move a
+    user less."""
 
     def __post_init__(self) -> None:
         _at_least("inner.steps", self.steps, 0)
         _at_least("inner.rate", self.rate, 0)
+        _at_least("inner.prior_rows", self.prior_rows, 0)
 
 
 @dataclass
@@ -254,6 +268,9 @@ class TrainConfig:
     is_resplit: bool = True
     """Whether each visit deals a training user's rows anew to support and query, so that every
     rating is learnt from; False keeps the store's own split."""
+    short_share: float = 0.0
+    """Share of visits, where support and query are dealt anew, with a shorter support: of 1 row to
+    all, log-uniformly."""
     hidden_share: float = 0.2
     """Share of feature values replaced by their field's unknown row, so that cold users and items
     meet one that has learnt; 0 for none."""
@@ -284,6 +301,7 @@ class TrainConfig:
             "log_every",
         ):
             _at_least(f"train.{name}", getattr(self, name), 1)
+        _in_range("train.short_share", self.short_share, 0, 1)
         for name in ("hidden_share", "averaging"):
             _in_range(f"train.{name}", getattr(self, name), 0, 1, is_open_above=True)
         _in_range("train.rate", self.rate, 0, 1, is_open=True)

@@ -50,7 +50,8 @@ def score_part(
         mask = batch.query.share.numpy() > 0
         predictions = dict(baselines.predict(users.tasks)) if baselines else {}
         for name, found_rows in zip(("unadapted", "adapted"), worker.predict(batch), strict=True):
-            predictions[name] = maker.to_rating(found_rows.cpu().numpy()[mask])
+            rows = found_rows.cpu().numpy()[mask]
+            predictions[name] = maker.labels.to_rating(rows, users.tasks)
         rating = users.tasks.query_label.values.astype(np.float64)
         lengths = users.tasks.query_label.lengths
         for name, values in predictions.items():

@@ -20,7 +20,7 @@ from greatmeta_dist.engine.worker import Sizes, Worker
 from greatmeta_dist.evaluate import group_summaries, score_part
 from greatmeta_dist.locks import locked
 from greatmeta_dist.meta.step import StepReport
-from greatmeta_dist.tasks.lanes import BatchMaker, Lanes, Step
+from greatmeta_dist.tasks.lanes import BatchMaker, Labels, Lanes, Step
 from greatmeta_dist.tasks.loader import Loader
 from greatmeta_dist.tasks.split import SCENARIOS
 from greatmeta_dist.tasks.store import FieldChoice, Store
@@ -54,8 +54,8 @@ def set_up(config: Config, store: Store) -> Setup:
         store.item_features(choice),
         has_support_gradient=model.has_encoder and model.context == "support",
         has_row_norms=config.scheduler.kind != "uniform" and config.scheduler.magnitude == "norm",
-        ratings=store.manifest.ratings,
-        is_standardised=model.is_label_standardised,
+        labels=Labels(store.manifest.ratings, model.label, *store.item_statistics()),
+        prior_rows=config.inner.prior_rows,
     )
     sizes = Sizes(
         len(store.fields("user", choice)),
@@ -249,7 +249,7 @@ class _Training:
                 f"the loss is {loss} at step {step}: training diverged; lower inner.rate "
                 f"(now {self.setup.config.inner.rate:g}) or train.rate (now {self.config.rate:g})"
             )
-        scale = self.setup.maker.loss_scale
+        scale = self.setup.maker.labels.scale**2
         users = StepUsers(
             tasks.group,
             tasks.num_support,

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from logs import csv_config, write_log
 
-from greatmeta_dist.config import InputError
+from greatmeta_dist.baselines import Baselines
+from greatmeta_dist.config import InputError, TrainConfig
 from greatmeta_dist.tasks.lanes import (
     PART_COST_ROWS,
     BatchMaker,
+    Labels,
     Lane,
     Lanes,
     default_lanes,
@@ -28,18 +30,20 @@ def store(tmp_path_factory) -> Store:
     return Store(folder / "store")
 
 
-def make_lanes(store: Store, *, num_lanes: int, users_per_step: int, seed: int = 0) -> Lanes:
-    maker = BatchMaker(store.item_features(CHOICE), True, True, store.manifest.ratings, True)
-    return Lanes(
-        store,
-        maker,
-        CHOICE,
-        num_lanes=num_lanes,
-        users_per_step=users_per_step,
-        seed=seed,
-        is_resplit=True,
-        hidden_share=0.2,
+def make_lanes(
+    store: Store, *, num_lanes: int, users_per_step: int, seed: int = 0, short_share: float = 0.0
+) -> Lanes:
+    maker = BatchMaker(
+        store.item_features(CHOICE), True, True, labels(store, "standardised"), prior_rows=0.0
     )
+    config = TrainConfig(
+        lanes=num_lanes, users_per_step=users_per_step, seed=seed, short_share=short_share
+    )
+    return Lanes.of(store, maker, CHOICE, config)
+
+
+def labels(store: Store, kind: str) -> Labels:
+    return Labels(store.manifest.ratings, kind, *store.item_statistics())
 
 
 def test_shards_are_dealt_evenly(store):
@@ -133,11 +137,48 @@ def test_lanes_follow_from_the_store_alone():
     assert default_lanes(20_000, 8) == 4
 
 
-def test_labels_round_trip_within_the_range(store):
-    maker = BatchMaker(store.item_features(CHOICE), True, True, store.manifest.ratings, True)
-    ratings = np.array([1.0, 3.0, 5.0], np.float32)
-    assert maker.to_rating(maker.to_label(ratings)) == pytest.approx(ratings, abs=1e-5)
-    assert maker.to_rating(np.array([1e3, -1e3])).tolist() == [5.0, 1.0]
+@pytest.mark.parametrize("kind", ["rating", "standardised", "bias"])
+def test_labels_round_trip_within_the_range(store, kind):
+    chosen = labels(store, kind)
+    tasks = store.part("user_cold", CHOICE).tasks
+    _, expected = chosen.expected(tasks, is_training=False)
+    label = (tasks.query_label.values - expected) / chosen.scale
+    assert chosen.to_rating(label, tasks) == pytest.approx(tasks.query_label.values, abs=1e-5)
+    ends = chosen.to_rating(np.full(len(label), 1e3), tasks)
+    assert (ends == store.manifest.ratings.highest).all()
+
+
+def test_a_bias_label_is_what_the_bias_baseline_leaves(store):
+    tasks = store.part("user_cold", CHOICE).tasks
+    zeros = np.zeros(len(tasks.query_label.values))
+    baseline = Baselines.of(store).predict(tasks)["bias"]
+    assert labels(store, "bias").to_rating(zeros, tasks) == pytest.approx(baseline)
+
+
+def test_a_training_users_own_rating_is_not_in_its_items_mean(store):
+    tasks = store.part("train", CHOICE).tasks
+    item, rating = tasks.query_item.values[:1], tasks.query_label.values[:1].astype(float)
+    with_it = labels(store, "bias")
+    count, total = (a.copy() for a in (with_it.item_count, with_it.item_sum))
+    count[item] -= 1
+    total[item] -= rating
+    without = Labels(store.manifest.ratings, "bias", count, total)
+    assert with_it.item_mean(item, own=rating) == pytest.approx(without.item_mean(item, own=None))
+
+
+def test_short_visits_keep_the_query_and_a_part_of_the_support(store):
+    whole = make_lanes(store, num_lanes=1, users_per_step=60).step(0)
+    short = make_lanes(store, num_lanes=1, users_per_step=60, short_share=0.5).step(0)
+    assert sorted(whole.user) == sorted(short.user)
+    before = dict(zip(whole.user, whole.num_support.tolist(), strict=True))
+    after = dict(zip(short.user, short.num_support.tolist(), strict=True))
+    shorter = [u for u in before if after[u] < before[u]]
+    assert all(1 <= after[u] <= before[u] for u in before)
+    assert 15 <= len(shorter) <= 45
+    rows = [
+        sum(int((p.query.share > 0).sum()) for p in step.batch.parts) for step in (whole, short)
+    ]
+    assert rows[0] == rows[1]
 
 
 def padded(lengths, parts) -> int:

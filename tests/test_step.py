@@ -45,8 +45,19 @@ def test_step_equals_naive_loop_where_inner_steps_are_smaller_than_a_layer(form)
     check((form, "mlp", "norm", "mse"), [1], hidden=(40, 41))
 
 
-def check(case, lanes, *, embedding_dim=4, hidden=(6, 5), longest=5):
+@pytest.mark.parametrize("prior_rows", [0.0, 3.0])
+@pytest.mark.parametrize("lanes", [[1], [2, 1]], ids=str)
+def test_step_with_kernel_equals_naive_loop(lanes, prior_rows):
+    for magnitude, loss in itertools.product(["loss", "norm"], ["mse", "bce"]):
+        case = (("support", True), "mlp", magnitude, loss)
+        check(case, lanes, has_kernel=True, prior_rows=prior_rows)
+
+
+def check(
+    case, lanes, *, embedding_dim=4, hidden=(6, 5), longest=5, has_kernel=False, prior_rows=0.0
+):
     (context, has_encoder), kind, magnitude, loss = case
+    rate = 5e-3 if has_kernel else 0.02
     seed = CASES.index(case)
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
@@ -60,10 +71,13 @@ def check(case, lanes, *, embedding_dim=4, hidden=(6, 5), longest=5):
         has_encoder=has_encoder,
         context=context,
         is_film_residual=seed % 2 == 1,
+        has_kernel=has_kernel,
     )
     generator = torch.Generator().manual_seed(seed)
     layers = {k: v.double() for k, v in model.init_layers(generator).items()}
-    weight = 0.5 * torch.randn(tasks.num_rows, embedding_dim, dtype=torch.float64)
+    weight = (0.2 if has_kernel else 0.5) * torch.randn(
+        tasks.num_rows, embedding_dim, dtype=torch.float64
+    )
     num_gap = model.num_tensors
     schedulers = [
         Scheduler(kind, num_gap=num_gap, num_agreement=5 + num_gap, max_weight_ratio=ratio).double()
@@ -71,8 +85,8 @@ def check(case, lanes, *, embedding_dim=4, hidden=(6, 5), longest=5):
     ]
     schedulers[1].load_state_dict(schedulers[0].state_dict())
     settings = naive.Settings(
-        3, 0.02, 0.01, 0.02, 8, magnitude, loss, context, has_encoder, model.hidden,
-        model.activation, model.is_film_residual, tasks.is_mean,
+        3, rate, 0.01, 0.02, 8, magnitude, loss, context, has_encoder, model.hidden,
+        model.activation, model.is_film_residual, tasks.is_mean, has_kernel, prior_rows,
     )  # fmt: skip
     reference = naive.NaiveStep(
         [weight.clone()] * 5, unstack(model, layers), schedulers[1], settings
@@ -80,7 +94,7 @@ def check(case, lanes, *, embedding_dim=4, hidden=(6, 5), longest=5):
 
     table = EmbeddingTable(weight.clone(), rate=0.01, update="dense")
     coordinator = Coordinator(layers, schedulers[0], outer_rate=0.01, scheduler_rate=0.02)
-    step = MetaStep(model, InnerLoop(3, 0.02, loss), StepSettings(8, 0.01, magnitude, True))
+    step = MetaStep(model, InnerLoop(3, rate, loss), StepSettings(8, 0.01, magnitude, True))
     for _ in range(2):
         parts = [
             build_batch(
@@ -89,6 +103,7 @@ def check(case, lanes, *, embedding_dim=4, hidden=(6, 5), longest=5):
                 chosen,
                 has_support_gradient=context == "support",
                 has_row_norms=True,
+                prior_rows=prior_rows,
                 dtype=np.float64,
             )
             for chosen in np.array_split(np.arange(len(tasks.users)), sum(lanes))

@@ -44,6 +44,7 @@ class Worker:
             has_encoder=m.has_encoder,
             context="support" if m.context == "support" else "own",
             is_film_residual=m.is_film_residual,
+            has_kernel=m.has_kernel,
         )
         self.inner = InnerLoop(config.inner.steps, config.inner.rate)
         generator = torch.Generator().manual_seed(config.train.seed)

@@ -25,6 +25,7 @@ from greatmeta_dist.meta.model import (
     Loss,
     Pass,
     Recommender,
+    SetInput,
     Weights,
     loss_gradient,
     set_loss,
@@ -167,30 +168,32 @@ def embed(batch: TaskBatch, rows: Tensor) -> Features:
     )
 
 
-def contexts(
-    model: Recommender, batch: TaskBatch, x: Features
-) -> tuple[LayerInput | None, LayerInput | None]:
-    """What the encoder reads for the support and for the query set."""
+def set_inputs(model: Recommender, batch: TaskBatch, rows: Tensor) -> tuple[SetInput, SetInput]:
+    """What the support and the query sets give the model, from the distinct rows [U, d]."""
+    x = embed(batch, rows)
     if not model.has_encoder:
-        return None, None
-    support = model.summarise(x.support, batch.support)
-    if model.context == "support":
-        return support, support
-    return support, model.summarise(x.query, batch.query)
+        return SetInput(x.support, None, None), SetInput(x.query, None, None)
+    support = query = model.summarise(x.support, batch.support)
+    if model.context == "own":
+        query = model.summarise(x.query, batch.query)
+
+    def given(x: LayerInput, context: LayerInput) -> SetInput:
+        return SetInput(x, context, model.like(x, context) if model.has_kernel else None)
+
+    return given(x.support, support), given(x.query, query)
 
 
 def adapt(
     model: Recommender,
     batch: TaskBatch,
-    x: LayerInput,
-    context: LayerInput | None,
+    support: SetInput,
     shared: SharedWeights,
     inner: InnerLoop,
 ) -> FastWeights:
-    """T inner steps for every user at once, on the support set's x [B, n, D]."""
+    """T inner steps for every user at once, on the support sets."""
     weights = FastWeights(shared, {})
     for _ in range(inner.num_steps):
-        seen = model.forward(x, context, weights)
+        seen = model.forward(support, weights)
         d_prediction = loss_gradient(seen.prediction, batch.support, inner.loss)
         grads, _ = model.backward(seen, d_prediction, weights, to_inputs=False)
         weights = weights.descend(grads, inner)
@@ -225,18 +228,17 @@ def task_gradients(
 ) -> Tasks:
     """Adapt to the support sets, then take the query loss's gradients (section 2, steps 1, 2)."""
     with record_function("meta/embed"):
-        x = embed(batch, rows)
-        support_context, context = contexts(model, batch, x)
+        support, query = set_inputs(model, batch, rows)
     shared = SharedWeights(layers)
     with record_function("meta/inner loop"):
-        fast = adapt(model, batch, x.support, support_context, shared, inner)
+        fast = adapt(model, batch, support, shared, inner)
     with record_function("meta/query"):
-        seen = model.forward(x.query, context, fast)
+        seen = model.forward(query, fast)
         adapted = _query_gradients(model, batch, seen, fast, inner.loss)
         loss = set_loss(seen.prediction, batch.query, inner.loss)
         if not has_unadapted:
             return Tasks(loss.unsqueeze(1), adapted, None)
-        seen = model.forward(x.query, context, shared)
+        seen = model.forward(query, shared)
         d_prediction = loss_gradient(seen.prediction, batch.query, inner.loss)
         unadapted, _ = model.backward(seen, d_prediction, shared, to_inputs=False)
         loss_before = set_loss(seen.prediction, batch.query, inner.loss)
@@ -247,10 +249,9 @@ def query_gradients(
     model: Recommender, batch: TaskBatch, rows: Tensor, layers: Layers, loss: Loss
 ) -> TaskGradients:
     """Every user's ∇_θ L(Q_i; θ), without adaptation."""
-    x = embed(batch, rows)
-    _, context = contexts(model, batch, x)
+    _, query = set_inputs(model, batch, rows)
     shared = SharedWeights(layers)
-    return _query_gradients(model, batch, model.forward(x.query, context, shared), shared, loss)
+    return _query_gradients(model, batch, model.forward(query, shared), shared, loss)
 
 
 def _query_gradients(
@@ -284,8 +285,7 @@ def predict_query(
     model: Recommender, batch: TaskBatch, rows: Tensor, layers: Layers, inner: InnerLoop
 ) -> tuple[Tensor, Tensor]:
     """Predictions [B, n] for every user's query rows: unadapted, and after adaptation."""
-    x = embed(batch, rows)
-    support_context, context = contexts(model, batch, x)
+    support, query = set_inputs(model, batch, rows)
     shared = SharedWeights(layers)
-    fast = adapt(model, batch, x.support, support_context, shared, inner)
-    return tuple(model.forward(x.query, context, w).prediction for w in (shared, fast))  # type: ignore[return-value]
+    fast = adapt(model, batch, support, shared, inner)
+    return tuple(model.forward(query, w).prediction for w in (shared, fast))  # type: ignore[return-value]

@@ -17,6 +17,7 @@ from greatmeta_dist.meta.batch import RowSet
 from greatmeta_dist.meta.gradients import LayerInput, LinearGradients
 
 Loss = Literal["mse", "bce"]
+KERNEL_START = 2.0
 
 
 class Activation(NamedTuple):
@@ -70,6 +71,18 @@ class Pass:
 
 
 @dataclass(frozen=True)
+class SetInput:
+    """What a set gives the model; the same in every pass."""
+
+    x: LayerInput
+    """[B, n, D] features of its rows."""
+    context: LayerInput | None
+    """[B, 1, C] what the encoder reads; None without encoder."""
+    liked: LayerInput | None
+    """[B, n, D] what the kernel reads; None without it."""
+
+
+@dataclass(frozen=True)
 class InputGradients:
     """Gradients of a set's features and of its context."""
 
@@ -93,6 +106,9 @@ class Recommender:
     support rows and of the support rows times their labels, for both sets."""
     is_film_residual: bool = False
     """Whether scales are 1 + γ: starts as the plain predictor when the encoder starts small."""
+    has_kernel: bool = False
+    """Whether a prediction also adds k·(x ⊙ the label-weighted mean of the support's x): a kernel
+    over items, learnt. Only with the ``support`` context."""
 
     @property
     def input_dim(self) -> int:
@@ -117,6 +133,8 @@ class Recommender:
             shapes[f"hidden_{k}"] = LayerShape(num_in, (num_out,), True)
             num_in = num_out
         shapes["output"] = LayerShape(num_in, (1,), True)
+        if self.has_kernel:
+            shapes["kernel"] = LayerShape(self.input_dim, (1,), False)
         return shapes
 
     @property
@@ -124,8 +142,8 @@ class Recommender:
         """P, the tensors of A as the paper counts them: factors have an entry for each."""
         return sum(len(s.splits) + s.has_bias for s in self.layers.values())
 
-    def forward(self, x: LayerInput, context: LayerInput | None, weights: Weights) -> Pass:
-        """Score every row of every user: x [B, n, D], context [B, 1, C] or None."""
+    def forward(self, given: SetInput, weights: Weights) -> Pass:
+        """Score every row of every user."""
         activation = ACTIVATIONS[self.activation]
         inputs: dict[str, LayerInput] = {}
 
@@ -135,14 +153,14 @@ class Recommender:
 
         scales, shifts = [], []
         if self.has_encoder:
-            assert context is not None
-            film = apply("film", LayerInput(apply("encoder", context)))
+            assert given.context is not None
+            film = apply("film", LayerInput(apply("encoder", given.context)))
             parts = film.split(self.layers["film"].splits, 2)
             scales, shifts = list(parts[0::2]), list(parts[1::2])
             if self.is_film_residual:
                 scales = [1 + scale for scale in scales]
         linear, modulated, hidden = [], [], []
-        value = x
+        value = given.x
         for k in range(len(self.hidden)):
             z = apply(f"hidden_{k + 1}", value)
             linear.append(z)
@@ -153,6 +171,8 @@ class Recommender:
             hidden.append(h)
             value = LayerInput(h)
         prediction = apply("output", value).squeeze(2)
+        if given.liked is not None:
+            prediction = prediction + apply("kernel", given.liked).squeeze(2)
         return Pass(inputs, scales, linear, modulated, hidden, prediction)
 
     def backward(
@@ -178,6 +198,8 @@ class Recommender:
         delta = d_prediction.unsqueeze(2)
         total = delta.sum(1)
         keep("output", delta, total)
+        if self.has_kernel:
+            keep("kernel", delta, total)
         d_hidden = pull("output", delta, total).rows
         d_film: list[Tensor] = []
         backward = ACTIVATIONS[self.activation].backward
@@ -203,8 +225,41 @@ class Recommender:
             keep("encoder", delta, total)
             if to_inputs:
                 d_context = pull("encoder", delta, total).rows.squeeze(1)
+        if self.has_kernel and d_x is not None and d_context is not None:
+            through = pull("kernel", d_prediction.unsqueeze(2), d_prediction.sum(1, keepdim=True))
+            d_x, d_context = self._through_liked(seen, through, d_x, d_context)
         ordered = {name: grads[name] for name in self.layers}
         return ordered, None if d_x is None else InputGradients(d_x, d_context)
+
+    def like(self, x: LayerInput, context: LayerInput) -> LayerInput:
+        """x times the label-weighted mean of the support's x, what ``kernel`` sees: [B, n, D]."""
+        assert x.shared is not None
+        mean = context.rows[:, :, self.input_dim :]
+        num_shared = x.shared.shape[1]
+        return LayerInput(
+            x.rows * mean[:, :, num_shared:], x.shared * mean[:, 0, :num_shared], is_fixed=True
+        )
+
+    def _through_liked(
+        self, seen: Pass, through: LayerInput, d_x: LayerInput, d_context: Tensor
+    ) -> tuple[LayerInput, Tensor]:
+        """Add the gradients of x and of the context that come through the kernel's input."""
+        x, context = seen.inputs["hidden_1"], seen.inputs["encoder"]
+        assert x.shared is not None
+        assert through.shared is not None
+        assert d_x.shared is not None
+        num_shared = x.shared.shape[1]
+        mean = context.rows[:, 0, self.input_dim :]
+        d_x = LayerInput(
+            torch.addcmul(d_x.rows, through.rows, mean[:, None, num_shared:]),
+            torch.addcmul(d_x.shared, through.shared, mean[:, :num_shared]),
+        )
+        parts = (
+            d_context[:, : self.input_dim],
+            d_context[:, self.input_dim : self.input_dim + num_shared] + through.shared * x.shared,
+            d_context[:, self.input_dim + num_shared :] + (through.rows * x.rows).sum(1),
+        )
+        return d_x, torch.cat(parts, 1)
 
     def summarise(self, x: LayerInput, rows: RowSet) -> LayerInput:
         """The context [B, 1, C] that a set gives: x of its rows (DESIGN.md section 2)."""
@@ -221,7 +276,10 @@ class Recommender:
         return torch.stack((rows.share, rows.share * rows.label), dim=1)
 
     def init_layers(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Fresh float32 parameters of A, uniform in ±1/sqrt(fan in) as ``torch.nn.Linear``."""
+        """Fresh float32 parameters of A, uniform in ±1/sqrt(fan in) as ``torch.nn.Linear``.
+
+        The kernel starts as a plain inner product of features, ``KERNEL_START`` times.
+        """
         params: dict[str, Tensor] = {}
         for name, shape in self.layers.items():
             bound = shape.num_in**-0.5
@@ -232,6 +290,8 @@ class Recommender:
                 params[f"{name}.{kind}"] = torch.empty(size).uniform_(
                     -bound, bound, generator=generator
                 )
+        if self.has_kernel:
+            params["kernel.weight"].fill_(KERNEL_START)
         return params
 
 

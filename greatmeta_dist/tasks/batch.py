@@ -185,6 +185,7 @@ def build_batch(
     *,
     has_support_gradient: bool,
     has_row_norms: bool,
+    prior_rows: float = 0.0,
     dtype: type = np.float32,
     hide: Hiding | None = None,
 ) -> TaskBatch:
@@ -207,10 +208,10 @@ def build_batch(
         item_slots.weight(items.is_mean, dtype),
     )
     sets = [
-        _row_set(ragged.offsets, which, labels.take(chosen).values.astype(dtype), len(item))
-        for ragged, which, labels in (
-            (support, items_of.place[:num_support], tasks.support_label),
-            (query, items_of.place[num_support:], tasks.query_label),
+        _row_set(ragged.offsets, which, labels.take(chosen).values.astype(dtype), len(item), prior)
+        for ragged, which, labels, prior in (
+            (support, items_of.place[:num_support], tasks.support_label, prior_rows),
+            (query, items_of.place[num_support:], tasks.query_label, 0.0),
         )
     ]
     pairs = None
@@ -239,7 +240,7 @@ def _padded_positions(lengths: Ints) -> tuple[Ints, Ints]:
     return row, column
 
 
-def _row_set(offsets: Ints, item: Ints, label: Floats, num_items: int) -> RowSet:
+def _row_set(offsets: Ints, item: Ints, label: Floats, num_items: int, prior_rows: float) -> RowSet:
     lengths = offsets[1:] - offsets[:-1]
     owner, column = _padded_positions(lengths)
     shape = (len(lengths), max(1, int(lengths.max(initial=0))))
@@ -247,7 +248,7 @@ def _row_set(offsets: Ints, item: Ints, label: Floats, num_items: int) -> RowSet
     labels = np.zeros(shape, label.dtype)
     share = np.zeros(shape, label.dtype)
     items[owner, column], labels[owner, column] = item, label
-    share[owner, column] = np.repeat(1 / np.maximum(lengths, 1), lengths)
+    share[owner, column] = np.repeat(1 / (np.maximum(lengths, 1) + prior_rows), lengths)
     order = stable_order(item)
     by_item = (owner * shape[1] + column)[order]
     item_start = np.searchsorted(item[order], np.arange(num_items))
@@ -301,8 +302,12 @@ def _pair_plan(
     return PairPlan(*(torch.from_numpy(a) for a in arrays))
 
 
-def resplit(tasks: TaskTable, rng: np.random.Generator) -> TaskTable:
-    """The same users with support and query dealt anew at random, as many rows of each."""
+def resplit(tasks: TaskTable, rng: np.random.Generator, *, short_share: float = 0.0) -> TaskTable:
+    """The same users with support and query dealt anew at random, as many rows of each.
+
+    ``short_share`` of the users get a shorter support, of a length drawn log-uniformly from 1 row
+    to all, so that adapting to few rows is learnt too.
+    """
     num_support, num_query = tasks.support_item.lengths, tasks.query_item.lengths
     user = np.arange(len(tasks))
     owner = np.concatenate((np.repeat(user, num_support), np.repeat(user, num_query)))
@@ -313,11 +318,20 @@ def resplit(tasks: TaskTable, rng: np.random.Generator) -> TaskTable:
     total = num_support + num_query
     place = np.arange(len(owner)) - np.repeat(np.cumsum(total) - total, total)
     is_query = place < np.repeat(num_query, total)
-    support, query = order[~is_query], order[is_query]
+    kept = num_support
+    if short_share:
+        drawn = np.exp(rng.random(len(user)) * np.log(np.maximum(num_support, 1)))
+        is_short = rng.random(len(user)) < short_share
+        kept = np.where(
+            is_short, np.minimum(np.ceil(drawn).astype(np.int64), num_support), num_support
+        )
+    is_support = ~is_query & (place < np.repeat(num_query + kept, total))
+    support, query = order[is_support], order[is_query]
+    offsets = offsets_of(kept)
     return TaskTable(
         tasks.features,
-        Ragged(item[support], tasks.support_item.offsets),
-        Ragged(label[support], tasks.support_label.offsets),
+        Ragged(item[support], offsets),
+        Ragged(label[support], offsets),
         Ragged(item[query], tasks.query_item.offsets),
         Ragged(label[query], tasks.query_label.offsets),
     )

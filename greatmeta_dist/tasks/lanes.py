@@ -24,6 +24,10 @@ PART_COST_ROWS = 1024
 """Padding rows that cost a step as much as one more part of a lane."""
 
 
+ITEM_SHRINK, USER_SHRINK = 5.0, 3.0
+"""Ratings' worth of prior of an item's mean and of a user's offset."""
+
+
 def default_lanes(num_train: int, num_shards: int) -> int:
     """K by a rule that looks at the store alone: a power of two dividing the shards."""
     lanes = 1
@@ -33,36 +37,64 @@ def default_lanes(num_train: int, num_shards: int) -> int:
 
 
 @dataclass(frozen=True)
+class Labels:
+    """What the model predicts of a rating, and the way back."""
+
+    ratings: Ratings
+    kind: str
+    """As ``model.label``."""
+    item_count: NDArray[np.int64]
+    item_sum: NDArray[np.float64]
+    """[items] number and sum of the training users' ratings."""
+
+    def expected(self, tasks: TaskTable, *, is_training: bool) -> tuple[NDArray, NDArray]:
+        """What is taken off the ratings of support and query rows before the model sees them.
+
+        A training user's own rating is kept out of its item's mean.
+        """
+        sets = ((tasks.support_item, tasks.support_label), (tasks.query_item, tasks.query_label))
+        if self.kind in ("rating", "standardised"):
+            mean = 0.0 if self.kind == "rating" else self.ratings.mean
+            return tuple(np.full(len(r.values), mean) for _, r in sets)  # type: ignore[return-value]
+        support, query = (
+            self.item_mean(i.values, own=r.values.astype(np.float64) if is_training else None)
+            for i, r in sets
+        )
+        lengths = tasks.support_item.lengths
+        owner = np.repeat(np.arange(len(lengths)), lengths)
+        rest = tasks.support_label.values - support
+        user = np.bincount(owner, rest, len(lengths)) / (lengths + USER_SHRINK)
+        return support + user[owner], query + np.repeat(user, tasks.query_item.lengths)
+
+    def item_mean(self, item: NDArray, *, own: NDArray | None) -> NDArray[np.float64]:
+        """Shrunk means of items, each without the rating ``own`` of it where given."""
+        count = self.item_count[item].astype(np.float64)
+        total = self.item_sum[item] - self.ratings.mean * count
+        if own is not None:
+            count, total = count - 1, total - (own - self.ratings.mean)
+        return self.ratings.mean + total / (count + ITEM_SHRINK)
+
+    @property
+    def scale(self) -> float:
+        """Ratings for each unit of the label."""
+        return 1.0 if self.kind == "rating" else self.ratings.deviation or 1.0
+
+    def to_rating(self, prediction: NDArray, tasks: TaskTable) -> NDArray[np.float64]:
+        """Predictions for the query rows → ratings, within their range."""
+        _, expected = self.expected(tasks, is_training=False)
+        rating = prediction.astype(np.float64) * self.scale + expected
+        return np.clip(rating, self.ratings.lowest, self.ratings.highest)
+
+
+@dataclass(frozen=True)
 class BatchMaker:
     """Turns tasks read from a store into padded batches in the model's units."""
 
     items: Features
     has_support_gradient: bool
     has_row_norms: bool
-    ratings: Ratings
-    is_standardised: bool
-
-    def to_label(self, rating: NDArray) -> NDArray:
-        """Ratings → what the model predicts."""
-        if not self.is_standardised:
-            return rating
-        return ((rating - self.ratings.mean) / self._scale).astype(np.float32)
-
-    def to_rating(self, prediction: NDArray) -> NDArray[np.float64]:
-        """What the model predicts → ratings, within their range."""
-        rating = prediction.astype(np.float64)
-        if self.is_standardised:
-            rating = rating * self._scale + self.ratings.mean
-        return np.clip(rating, self.ratings.lowest, self.ratings.highest)
-
-    @property
-    def _scale(self) -> float:
-        return self.ratings.deviation or 1.0
-
-    @property
-    def loss_scale(self) -> float:
-        """Mean squared error in ratings for each unit of it in the model's units."""
-        return self._scale**2 if self.is_standardised else 1.0
+    labels: Labels
+    prior_rows: float
 
     def make(
         self,
@@ -71,12 +103,19 @@ class BatchMaker:
         hide: Hiding | None = None,
     ) -> TaskBatch:
         """The batch of a table's chosen tasks, or of all; ``hide`` is for training."""
+
+        support, query = self.labels.expected(tasks, is_training=hide is not None)
+        scale = self.labels.scale
+
+        def label(rating: Ragged, expected: NDArray) -> Ragged:
+            return Ragged(((rating.values - expected) / scale).astype(np.float32), rating.offsets)
+
         labelled = TaskTable(
             tasks.features,
             tasks.support_item,
-            Ragged(self.to_label(tasks.support_label.values), tasks.support_label.offsets),
+            label(tasks.support_label, support),
             tasks.query_item,
-            Ragged(self.to_label(tasks.query_label.values), tasks.query_label.offsets),
+            label(tasks.query_label, query),
         )
         return build_batch(
             labelled,
@@ -84,6 +123,7 @@ class BatchMaker:
             np.arange(len(tasks)) if chosen is None else chosen,
             has_support_gradient=self.has_support_gradient,
             has_row_norms=self.has_row_norms,
+            prior_rows=self.prior_rows,
             hide=hide,
         )
 
@@ -161,6 +201,7 @@ class Lanes:
         users_per_step: int,
         seed: int,
         is_resplit: bool,
+        short_share: float,
         hidden_share: float,
     ):
         """Raises ``InputError`` where the users cannot be dealt as asked."""
@@ -182,6 +223,7 @@ class Lanes:
         )
         self.steps_per_epoch = shortest // self.users_per_lane
         self.seed, self.is_resplit, self.hidden_share = seed, is_resplit, hidden_share
+        self.short_share = short_share
         self._store, self._maker, self._choice = store, maker, choice
         self._orders: tuple[int, list[NDArray[np.int64]]] = (-1, [])
 
@@ -198,6 +240,7 @@ class Lanes:
             users_per_step=config.users_per_step,
             seed=config.seed,
             is_resplit=config.is_resplit,
+            short_share=config.short_share,
             hidden_share=config.hidden_share,
         )
 
@@ -212,7 +255,9 @@ class Lanes:
         for lane, order in zip(self.lanes, self._orders[1], strict=True):
             users = lane.read(order[here], self._store, self._choice)
             rng = np.random.default_rng([self.seed, 17, lane.number, number])
-            tasks = resplit(users.tasks, rng) if self.is_resplit else users.tasks
+            tasks = users.tasks
+            if self.is_resplit:
+                tasks = resplit(tasks, rng, short_share=self.short_share)
             hide = Hiding(self.hidden_share, rng) if self.hidden_share else None
             by_length = np.argsort(tasks.support_item.lengths, kind="stable")
             lengths = tasks.support_item.lengths[by_length]

@@ -90,6 +90,7 @@ def make_model(shape: Shape, form: str) -> Recommender:
         activation="tanh" if is_shipped else "none",
         context="support" if is_shipped else "own",
         is_film_residual=is_shipped,
+        has_kernel=is_shipped,
     )
 
 
@@ -247,6 +248,7 @@ class Case:
             model.activation,
             model.is_film_residual,
             [False] * num_fields,
+            model.has_kernel,
         )
         tables = [self.weight.clone() for _ in range(num_fields)]
         step = NaiveStep(tables, unstack(model, self.layers), self.scheduler(), settings)

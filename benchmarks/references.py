@@ -51,7 +51,13 @@ def user_loss(model: Recommender, a: Layers, rows: Set, support: Set) -> Tensor:
         context = share @ x
     elif model.has_encoder:
         context = torch.cat((support[2] @ support[0], (support[2] * support[1]) @ support[0]))
-    return ((predict(model, a, x, context) - label).square() * share).sum()
+    prediction = predict(model, a, x, context)
+    if model.has_kernel:
+        assert context is not None
+        prediction = prediction + F.linear(
+            x * context[model.input_dim :], a["kernel.weight"]
+        ).squeeze(-1)
+    return ((prediction - label).square() * share).sum()
 
 
 class _Reference:

@@ -186,14 +186,14 @@ class ModelConfig:
     """Whether an item has an embedding of its own besides its features."""
     is_list_mean: bool = True
     """Whether token lists are averaged; the authors sum them."""
-    label: str = "standardised"
+    label: str = "bias"
     """What the model predicts: the ``rating`` (the authors' form), ``standardised`` over the
     training ratings, or, in those units, the rest that the ``bias`` baseline leaves: mean, item
     offset and the user's offset from the support."""
-    has_kernel: bool = False
+    has_kernel: bool = True
     """Whether predictions add a learnt kernel between an item and the rated support; needs the
     ``support`` context."""
-    embedding_std: float = 0.05
+    embedding_std: float = 0.2
     """Standard deviation of fresh embedding rows."""
 
     def __post_init__(self) -> None:
@@ -216,9 +216,9 @@ class InnerConfig:
 
     steps: int = 3
     """T, inner steps."""
-    rate: float = 0.02
+    rate: float = 0.05
     """α, inner learning rate."""
-    prior_rows: float = 0.0
+    prior_rows: float = 40.0
     """Sums over a support set are divided by its rows and this many more, so that few rows move a
     user less."""
 
@@ -268,7 +268,7 @@ class TrainConfig:
     is_resplit: bool = True
     """Whether each visit deals a training user's rows anew to support and query, so that every
     rating is learnt from; False keeps the store's own split."""
-    short_share: float = 0.0
+    short_share: float = 0.25
     """Share of visits, where support and query are dealt anew, with a shorter support: of 1 row to
     all, log-uniformly."""
     hidden_share: float = 0.2

@@ -100,11 +100,12 @@ class BatchMaker:
         self,
         tasks: TaskTable,
         chosen: NDArray[np.int64] | None = None,
+        *,
+        is_training: bool = False,
         hide: Hiding | None = None,
     ) -> TaskBatch:
         """The batch of a table's chosen tasks, or of all; ``hide`` is for training."""
-
-        support, query = self.labels.expected(tasks, is_training=hide is not None)
+        support, query = self.labels.expected(tasks, is_training=is_training)
         scale = self.labels.scale
 
         def label(rating: Ragged, expected: NDArray) -> Ragged:
@@ -262,7 +263,10 @@ class Lanes:
             by_length = np.argsort(tasks.support_item.lengths, kind="stable")
             lengths = tasks.support_item.lengths[by_length]
             lanes.append(
-                [self._maker.make(tasks, by_length[p], hide) for p in length_parts(lengths)]
+                [
+                    self._maker.make(tasks, by_length[p], is_training=True, hide=hide)
+                    for p in length_parts(lengths)
+                ]
             )
             names += [users.user[k] for k in by_length]
             groups.append(users.group[by_length])

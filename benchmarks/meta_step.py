@@ -4,9 +4,7 @@
 [--precision float32|tf32|bf16] [--profile FILE]``. Every rate is the median over rounds that take
 the variants in turn, so that a noisy machine touches all alike; all figures come from one run.
 
-Work is counted directly from DESIGN.md section 2: each product of a layer (forward, input gradient,
-weight gradient) is 2·rows·in·out, weight gradients in the inner loop for the predictor only. The
-fast step does fewer: it computes what a fixed input gives once.
+Work is counted by ``shapes.flops_per_user``.
 """
 
 import argparse
@@ -15,7 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,6 +27,7 @@ from torch import Tensor
 from benchmarks.environment import PeakMemory, environment
 from benchmarks.naive import NaiveStep, Settings, unstack
 from benchmarks.references import LoopStep, VmapStep, naive_users
+from benchmarks.shapes import SHAPES, Shape, flops_per_user, make_batch, make_model
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
@@ -40,7 +39,6 @@ from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.scheduler import Scheduler
 from greatmeta_dist.meta.step import MetaStep, StepSettings
 from greatmeta_dist.options import compose_config, opened
-from greatmeta_dist.tasks.batch import Features, Ragged, TaskTable, build_batch, offsets_of
 from greatmeta_dist.tasks.lanes import Lanes
 from greatmeta_dist.tasks.loader import Loader
 from greatmeta_dist.tasks.prepare import prepare
@@ -49,117 +47,6 @@ from greatmeta_dist.train import Setup, set_up
 
 RATE = 1e-3
 PHASES = ("embed", "inner loop", "query", "factors", "scheduler", "outer update")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a meta step is about; every user has as many rows."""
-
-    name: str
-    user_fields: tuple[int, ...]
-    """Values of each field."""
-    item_fields: tuple[int, ...]
-    hidden: tuple[int, ...]
-    support_rows: int
-    query_rows: int = 10
-    embedding_dim: int = 32
-    num_items: int = 1682
-    num_steps: int = 3
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of the embedding table."""
-        return sum(self.user_fields) + sum(self.item_fields)
-
-
-ML_USER, ML_ITEM = (61, 2, 21, 795), (2655, 72, 19)
-SHAPES = (
-    Shape("ML-100K", ML_USER, ML_ITEM, (64, 64), 97),
-    Shape("10 support rows", ML_USER, ML_ITEM, (64, 64), 10),
-    Shape("10 support rows, 16 fields, 256/256", (500,) * 8, (500,) * 8, (256, 256), 10),
-)
-
-
-def make_model(shape: Shape, form: str) -> Recommender:
-    is_shipped = form == "shipped"
-    return Recommender(
-        len(shape.user_fields),
-        len(shape.item_fields),
-        embedding_dim=shape.embedding_dim,
-        hidden=shape.hidden,
-        activation="tanh" if is_shipped else "none",
-        context="support" if is_shipped else "own",
-        is_film_residual=is_shipped,
-        has_kernel=is_shipped,
-    )
-
-
-def make_batch(
-    shape: Shape,
-    model: Recommender,
-    num_users: int,
-    *,
-    row_scale: int = 1,
-    dtype: type = np.float32,
-) -> TaskBatch:
-    """Random tasks; an item's first and last fields are lists. ``row_scale`` spreads the rows."""
-    rng = np.random.default_rng(0)
-
-    def features(sizes: tuple[int, ...], first: int, count: int, lists: set[int]) -> Features:
-        columns = []
-        for f, size in enumerate(sizes):
-            lengths = rng.integers(1, 6, count) if f in lists else np.ones(count, np.int64)
-            offsets = offsets_of(lengths)
-            columns.append(
-                Ragged((first + rng.integers(0, size, offsets[-1])) * row_scale, offsets)
-            )
-            first += size
-        return Features(tuple(columns), (False,) * len(sizes), (0,) * len(sizes))
-
-    def rows(count: int) -> tuple[Ragged, Ragged]:
-        offsets = offsets_of(np.full(num_users, count))
-        items = rng.integers(0, shape.num_items, num_users * count)
-        return Ragged(items, offsets), Ragged(rng.normal(size=len(items)), offsets)
-
-    lists = {0, len(shape.item_fields) - 1}
-    table = TaskTable(
-        features(shape.user_fields, 0, num_users, set()),
-        *rows(shape.support_rows),
-        *rows(shape.query_rows),
-    )
-    items = features(shape.item_fields, sum(shape.user_fields), shape.num_items, lists)
-    return build_batch(
-        table,
-        items,
-        np.arange(num_users),
-        has_support_gradient=model.has_support_gradient,
-        has_row_norms=True,
-        dtype=dtype,
-    )
-
-
-def flops_per_user(shape: Shape, model: Recommender, *, has_scheduler: bool = True) -> float:
-    """Work of one user in a step (module docstring)."""
-    layers = {n: s.num_in * sum(s.splits) for n, s in model.layers.items()}
-    predictor = {n: v for n, v in layers.items() if n not in ("encoder", "film")}
-    encoder = sum(layers.values()) - sum(predictor.values())
-    first = layers["hidden_1"] + layers.get("encoder", 0)
-
-    def passes(rows: int, *, weight_gradient: bool, to_inputs: bool) -> float:
-        forward = rows * sum(predictor.values()) + encoder
-        back = forward - (0 if to_inputs else rows * layers["hidden_1"] + layers.get("encoder", 0))
-        return 2 * (forward + back + (rows * sum(predictor.values()) if weight_gradient else 0))
-
-    assert first
-    inner = passes(shape.support_rows, weight_gradient=True, to_inputs=False)
-    adapted = passes(shape.query_rows, weight_gradient=False, to_inputs=True)
-    unadapted = passes(shape.query_rows, weight_gradient=False, to_inputs=False)
-    product = 2 * (shape.query_rows * sum(predictor.values()) + encoder)
-    uniform = shape.num_steps * inner + adapted + product
-    if not has_scheduler:
-        return uniform
-    # Besides: the unadapted pass, the one at θ', the sums ḡ, θ' and ∇L_φ, dot products with two.
-    return uniform + unadapted + adapted + (3 + 2) * product
 
 
 def matrix_rate(device: torch.device) -> float:

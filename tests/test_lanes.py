@@ -148,11 +148,22 @@ def test_labels_round_trip_within_the_range(store, kind):
     assert (ends == store.manifest.ratings.highest).all()
 
 
-def test_a_bias_label_is_what_the_bias_baseline_leaves(store):
+def test_a_bias_label_takes_off_mean_item_and_user_offset(store):
     tasks = store.part("user_cold", CHOICE).tasks
-    zeros = np.zeros(len(tasks.query_label.values))
-    baseline = Baselines.of(store).predict(tasks)["bias"]
-    assert labels(store, "bias").to_rating(zeros, tasks) == pytest.approx(baseline)
+    mean = store.manifest.ratings.mean
+    count, total = store.item_statistics()
+    offset = (total - mean * count) / (count + 5)
+    expected = []
+    for user in range(len(tasks)):
+        rows = slice(*tasks.support_item.offsets[user : user + 2])
+        item, rating = tasks.support_item.values[rows], tasks.support_label.values[rows]
+        own = sum(r - mean - offset[i] for i, r in zip(item, rating, strict=True)) / (len(item) + 3)
+        query = tasks.query_item.values[slice(*tasks.query_item.offsets[user : user + 2])]
+        expected += [mean + offset[i] + own for i in query]
+    _, found = labels(store, "bias").expected(tasks, is_training=False)
+    assert found == pytest.approx(np.array(expected))
+    low, high = store.manifest.ratings.lowest, store.manifest.ratings.highest
+    assert Baselines.of(store).predict(tasks)["bias"] == pytest.approx(np.clip(expected, low, high))
 
 
 def test_a_training_users_own_rating_is_not_in_its_items_mean(store):

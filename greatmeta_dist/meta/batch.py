@@ -25,7 +25,8 @@ class RowSet:
     label: Tensor
     """[B, n] rating in the model's units, or click; 0 where padded."""
     share: Tensor
-    """[B, n] 1/(rows of the user) for a row, 0 for padding: sums with it are means over a set."""
+    """[B, n] 1/(rows of the user, and a support's prior rows) for a row, 0 for padding: sums with
+    it are means over a set, shrunk where there is a prior."""
     by_item: Tensor
     """[rows] places b·n + r of the rows, without padding, sorted by item."""
     item_start: Tensor

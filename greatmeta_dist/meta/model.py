@@ -18,6 +18,7 @@ from greatmeta_dist.meta.gradients import LayerInput, LinearGradients
 
 Loss = Literal["mse", "bce"]
 KERNEL_START = 2.0
+"""Weight of each feature in a fresh kernel."""
 
 
 class Activation(NamedTuple):
@@ -296,7 +297,7 @@ class Recommender:
 
 
 def set_loss(prediction: Tensor, rows: RowSet, loss: Loss) -> Tensor:
-    """Mean loss of each user's rows: [B, n] → [B]; 0 for a user without rows."""
+    """Loss of each user's rows, summed by their shares: [B, n] → [B]; 0 for one without rows."""
     if loss == "mse":
         each = (prediction - rows.label).square()
     else:

@@ -10,17 +10,23 @@ from greatmeta_dist.tasks.lanes import Labels
 from greatmeta_dist.tasks.store import Store
 
 BASELINES = ("global_mean", "item_mean", "bias")
+ITEM_PRIOR, USER_PRIOR = 5.0, 3.0
+"""Ratings' worth of prior that the baselines always have; the model's are the store's."""
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """Mean, item means and user offsets, as the ``bias`` label takes them off."""
+    """Mean, item means and user offsets, as the ``bias`` label takes them off, with fixed priors."""
 
     labels: Labels
 
     @classmethod
     def of(cls, store: Store) -> "Baselines":
-        return cls(Labels(store.manifest.ratings, "bias", *store.item_statistics()))
+        return cls(
+            Labels(
+                store.manifest.ratings, "bias", *store.item_statistics(), ITEM_PRIOR, USER_PRIOR
+            )
+        )
 
     def predict(self, tasks: TaskTable) -> dict[str, NDArray[np.float64]]:
         """Predicted rating of every query row, users' rows end to end, by baseline."""

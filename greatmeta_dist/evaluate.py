@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from greatmeta_dist.baselines import BASELINES, Baselines
 from greatmeta_dist.engine.worker import Worker
 from greatmeta_dist.metrics import CUTOFFS, UserMetrics, chance_ndcg, join, measure
+from greatmeta_dist.tasks.batch import TaskTable
 from greatmeta_dist.tasks.lanes import BatchMaker, read_part
 from greatmeta_dist.tasks.split import SCENARIOS
 from greatmeta_dist.tasks.store import FieldChoice, Store
@@ -39,21 +40,23 @@ def score_part(
     part: str,
     *,
     baselines: Baselines | None = None,
+    given: Callable[[TaskTable], TaskTable] = lambda tasks: tasks,
     progress: Progress = lambda part, done, users: None,
 ) -> Scored:
-    """Predict every query row of a part, users in batches."""
+    """Predict every query row of a part, users in batches; ``given`` may cut what is known."""
     lowest = store.manifest.ratings.lowest
     found: dict[str, list[UserMetrics]] = {}
     group, chance, done = [], [], 0
     for users in read_part(store, part, choice, users_per_batch=USERS_PER_BATCH):
-        batch = maker.make(users.tasks)
+        tasks = given(users.tasks)
+        batch = maker.make(tasks)
         mask = batch.query.share.numpy() > 0
-        predictions = dict(baselines.predict(users.tasks)) if baselines else {}
+        predictions = dict(baselines.predict(tasks)) if baselines else {}
         for name, found_rows in zip(("unadapted", "adapted"), worker.predict(batch), strict=True):
             rows = found_rows.cpu().numpy()[mask]
-            predictions[name] = maker.labels.to_rating(rows, users.tasks)
-        rating = users.tasks.query_label.values.astype(np.float64)
-        lengths = users.tasks.query_label.lengths
+            predictions[name] = maker.labels.to_rating(rows, tasks)
+        rating = tasks.query_label.values.astype(np.float64)
+        lengths = tasks.query_label.lengths
         for name, values in predictions.items():
             scored = measure(rating, values, lengths, lowest=lowest)
             found.setdefault(name, []).append(scored)

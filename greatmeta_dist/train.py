@@ -54,7 +54,7 @@ def set_up(config: Config, store: Store) -> Setup:
         store.item_features(choice),
         has_support_gradient=model.has_encoder and model.context == "support",
         has_row_norms=config.scheduler.kind != "uniform" and config.scheduler.magnitude == "norm",
-        labels=Labels(store.manifest.ratings, model.label, *store.item_statistics()),
+        labels=Labels.of(store, model.label),
         prior_rows=config.inner.prior_rows,
     )
     sizes = Sizes(

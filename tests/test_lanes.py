@@ -1,10 +1,12 @@
 """Lanes deal every user fairly, in an order anyone can recompute."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from logs import csv_config, write_log
 
-from greatmeta_dist.baselines import Baselines
+from greatmeta_dist.baselines import ITEM_PRIOR, USER_PRIOR, Baselines
 from greatmeta_dist.config import InputError, TrainConfig
 from greatmeta_dist.tasks.lanes import (
     PART_COST_ROWS,
@@ -34,16 +36,12 @@ def make_lanes(
     store: Store, *, num_lanes: int, users_per_step: int, seed: int = 0, short_share: float = 0.0
 ) -> Lanes:
     maker = BatchMaker(
-        store.item_features(CHOICE), True, True, labels(store, "standardised"), prior_rows=0.0
+        store.item_features(CHOICE), True, True, Labels.of(store, "standardised"), prior_rows=0.0
     )
     config = TrainConfig(
         lanes=num_lanes, users_per_step=users_per_step, seed=seed, short_share=short_share
     )
     return Lanes.of(store, maker, CHOICE, config)
-
-
-def labels(store: Store, kind: str) -> Labels:
-    return Labels(store.manifest.ratings, kind, *store.item_statistics())
 
 
 def test_shards_are_dealt_evenly(store):
@@ -139,7 +137,7 @@ def test_lanes_follow_from_the_store_alone():
 
 @pytest.mark.parametrize("kind", ["rating", "standardised", "bias"])
 def test_labels_round_trip_within_the_range(store, kind):
-    chosen = labels(store, kind)
+    chosen = Labels.of(store, kind)
     tasks = store.part("user_cold", CHOICE).tasks
     _, expected = chosen.expected(tasks, is_training=False)
     label = (tasks.query_label.values - expected) / chosen.scale
@@ -148,20 +146,25 @@ def test_labels_round_trip_within_the_range(store, kind):
     assert (ends == store.manifest.ratings.highest).all()
 
 
-def test_a_bias_label_takes_off_mean_item_and_user_offset(store):
+@pytest.mark.parametrize("item_prior, user_prior", [(5.0, 3.0), (2.5, 8.0)])
+def test_a_bias_label_takes_off_mean_item_and_user_offset(store, item_prior, user_prior):
     tasks = store.part("user_cold", CHOICE).tasks
     mean = store.manifest.ratings.mean
     count, total = store.item_statistics()
-    offset = (total - mean * count) / (count + 5)
+    offset = (total - mean * count) / (count + item_prior)
     expected = []
     for user in range(len(tasks)):
         rows = slice(*tasks.support_item.offsets[user : user + 2])
         item, rating = tasks.support_item.values[rows], tasks.support_label.values[rows]
-        own = sum(r - mean - offset[i] for i, r in zip(item, rating, strict=True)) / (len(item) + 3)
+        rest = sum(r - mean - offset[i] for i, r in zip(item, rating, strict=True))
+        own = rest / (len(item) + user_prior)
         query = tasks.query_item.values[slice(*tasks.query_item.offsets[user : user + 2])]
         expected += [mean + offset[i] + own for i in query]
-    _, found = labels(store, "bias").expected(tasks, is_training=False)
+    labels = replace(Labels.of(store, "bias"), item_prior=item_prior, user_prior=user_prior)
+    _, found = labels.expected(tasks, is_training=False)
     assert found == pytest.approx(np.array(expected))
+    if (item_prior, user_prior) != (ITEM_PRIOR, USER_PRIOR):
+        return
     low, high = store.manifest.ratings.lowest, store.manifest.ratings.highest
     assert Baselines.of(store).predict(tasks)["bias"] == pytest.approx(np.clip(expected, low, high))
 
@@ -169,11 +172,11 @@ def test_a_bias_label_takes_off_mean_item_and_user_offset(store):
 def test_a_training_users_own_rating_is_not_in_its_items_mean(store):
     tasks = store.part("train", CHOICE).tasks
     item, rating = tasks.query_item.values[:1], tasks.query_label.values[:1].astype(float)
-    with_it = labels(store, "bias")
+    with_it = Labels.of(store, "bias")
     count, total = (a.copy() for a in (with_it.item_count, with_it.item_sum))
     count[item] -= 1
     total[item] -= rating
-    without = Labels(store.manifest.ratings, "bias", count, total)
+    without = replace(with_it, item_count=count, item_sum=total)
     assert with_it.item_mean(item, own=rating) == pytest.approx(without.item_mean(item, own=None))
 
 

@@ -1,5 +1,6 @@
 """Preparation loses nothing silently and splits as it says."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from logs import COLUMNS, csv_config, write_log
 
 from greatmeta_dist.config import ColumnsConfig, DataConfig, InputError
 from greatmeta_dist.tasks import clean
+from greatmeta_dist.tasks.encode import LEAST_PRIOR, MOST_PRIOR, VarianceComponents
 from greatmeta_dist.tasks.prepare import prepare
 from greatmeta_dist.tasks.store import FieldChoice, Store
 
@@ -100,6 +102,10 @@ def test_number_of_buckets_does_not_change_who_is_where(tmp_path, monkeypatch):
     assert many.manifest.shards["train"] > one.manifest.shards["train"]
     for part in one.manifest.parts:
         assert normalised(tasks_of(one, part)) == normalised(tasks_of(many, part))
+    for prior in ("item_prior", "user_prior"):
+        assert getattr(one.manifest.ratings, prior) == pytest.approx(
+            getattr(many.manifest.ratings, prior)
+        )
 
 
 def normalised(tasks):
@@ -285,6 +291,36 @@ def test_statistics_are_of_training_users_only(tmp_path):
     flat = [r for rs in ratings.values() for r in rs]
     assert store.manifest.ratings.mean == pytest.approx(np.mean(flat))
     assert store.manifest.ratings.deviation == pytest.approx(np.std(flat))
+
+
+def test_priors_are_the_ratio_of_the_variances_that_made_the_ratings():
+    rng = np.random.default_rng(0)
+    owner = np.repeat(np.arange(3000), rng.integers(1, 60, 3000))
+    rating = 0.3 * rng.normal(size=3000)[owner] + 0.9 * rng.normal(size=len(owner)) + 3
+    whole, portions = VarianceComponents(), VarianceComponents()
+    for found, cuts in ((whole, [0, 3000]), (portions, [0, 10, 1700, 3000])):
+        for first, last in itertools.pairwise(cuts):
+            here = (owner >= first) & (owner < last)
+            who, value = owner[here] - first, rating[here] - 3
+            found.add(*(np.bincount(who, value**k) for k in range(3)))
+    assert whole.prior == pytest.approx(9.0, rel=0.1)
+    assert portions.prior == pytest.approx(whole.prior, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "count, total, squares, expected",
+    [
+        ([1, 1, 1], [1.0, 2.0, 3.0], [1.0, 4.0, 9.0], MOST_PRIOR),  # nobody rated twice
+        ([5], [5.0], [9.0], MOST_PRIOR),  # one group
+        ([2, 2], [4.0, 4.0], [10.0, 10.0], MOST_PRIOR),  # no difference between groups
+        ([2, 2], [2.0, 8.0], [2.0, 32.0], LEAST_PRIOR),  # none within
+        ([2, 0, 2], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0], MOST_PRIOR),  # all the same
+    ],
+)
+def test_priors_of_degenerate_ratings(count, total, squares, expected):
+    found = VarianceComponents()
+    found.add(np.array(count), np.array(total), np.array(squares))
+    assert found.prior == expected
 
 
 def test_synthetic_groups_are_the_true_ones_and_the_noise_floor_is_known(tmp_path):

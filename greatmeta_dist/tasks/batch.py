@@ -335,3 +335,23 @@ def resplit(tasks: TaskTable, rng: np.random.Generator, *, short_share: float = 
         Ragged(item[query], tasks.query_item.offsets),
         Ragged(label[query], tasks.query_label.offsets),
     )
+
+
+def shorten(tasks: TaskTable, length: int, rng: np.random.Generator | None = None) -> TaskTable:
+    """The same tasks with at most ``length`` support rows: the first, or random ones."""
+    lengths = tasks.support_item.lengths
+    order = np.arange(len(tasks.support_item.values))
+    if rng is not None:
+        shuffled = rng.permutation(len(order))
+        owner = np.repeat(np.arange(len(tasks)), lengths)
+        order = shuffled[stable_order(owner[shuffled])]
+    kept = np.minimum(lengths, length)
+    at, _ = Ragged(order, offsets_of(lengths)).positions(np.arange(len(tasks)))
+    place = np.arange(len(order)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    chosen = order[at[place < np.repeat(kept, lengths)]]
+    offsets = offsets_of(kept)
+    return replace(
+        tasks,
+        support_item=Ragged(tasks.support_item.values[chosen], offsets),
+        support_label=Ragged(tasks.support_label.values[chosen], offsets),
+    )

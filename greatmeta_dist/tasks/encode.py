@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,48 @@ from greatmeta_dist.tasks.split import uniform_hash
 from greatmeta_dist.tasks.store import Ratings, list_array
 from greatmeta_dist.tasks.vocabulary import Vocabulary
 
+LEAST_PRIOR, MOST_PRIOR = 1e-2, 1e6
+
+
+@dataclass
+class VarianceComponents:
+    """Variance within and between groups of unequal sizes, groups added up in any portions.
+
+    The analysis-of-variance estimates of a one-way random-effects model (Searle, Casella and
+    McCulloch, *Variance Components*, 1992, section 3.6).
+    """
+
+    groups: int = 0
+    rows: float = 0.0
+    squared_rows: float = 0.0
+    total: float = 0.0
+    within: float = 0.0
+    of_means: float = 0.0
+
+    def add(self, count: NDArray, total: NDArray, squares: NDArray) -> None:
+        """Rows of each group [groups], their sum, and the sum of their squares."""
+        seen = count > 0
+        count, total, squares = count[seen].astype(np.float64), total[seen], squares[seen]
+        self.groups += len(count)
+        self.rows += float(count.sum())
+        self.squared_rows += float((count**2).sum())
+        self.total += float(total.sum())
+        of_means = float((total**2 / count).sum())
+        self.of_means += of_means
+        self.within += float(squares.sum()) - of_means
+
+    @property
+    def prior(self) -> float:
+        """Rows' worth of prior that makes a group's shrunk mean the best linear one."""
+        if self.rows <= self.groups or self.groups < 2:
+            return MOST_PRIOR
+        within = max(self.within, 0.0) / (self.rows - self.groups)
+        between = self.of_means - self.total**2 / self.rows - (self.groups - 1) * within
+        between /= self.rows - self.squared_rows / self.rows
+        if between <= within / MOST_PRIOR:
+            return MOST_PRIOR
+        return max(within / between, LEAST_PRIOR)
+
 
 @dataclass
 class TrainingStatistics:
@@ -21,14 +64,16 @@ class TrainingStatistics:
 
     item_count: NDArray[np.int64]
     item_sum: NDArray[np.float64]
+    item_squares: NDArray[np.float64]
     users: list[pl.Series] = field(default_factory=list)
     lowest: float = np.inf
     highest: float = -np.inf
-    squares: float = 0.0
+    offsets: VarianceComponents = field(default_factory=VarianceComponents)
+    """Of the training users' ratings about their items' means."""
 
     @classmethod
     def empty(cls, num_items: int) -> "TrainingStatistics":
-        return cls(np.zeros(num_items, np.int64), np.zeros(num_items))
+        return cls(np.zeros(num_items, np.int64), np.zeros(num_items), np.zeros(num_items))
 
     def add(self, train: pl.DataFrame) -> None:
         """Count in one bucket's training interactions."""
@@ -37,18 +82,49 @@ class TrainingStatistics:
         item, rating = train["item"].to_numpy(), train["rating"].to_numpy()
         self.item_count += np.bincount(item, minlength=len(self.item_count))
         self.item_sum += np.bincount(item, rating, len(self.item_sum))
+        self.item_squares += np.bincount(item, rating**2, len(self.item_sum))
         self.users.append(train["user"].unique(maintain_order=True))
         self.lowest = min(self.lowest, float(rating.min()))
         self.highest = max(self.highest, float(rating.max()))
-        self.squares += float((rating**2).sum())
+
+    @property
+    def mean(self) -> float:
+        return float(self.item_sum.sum()) / int(self.item_count.sum())
+
+    @cached_property
+    def item_prior(self) -> float:
+        """Of item means, about the overall mean; asked for after the last ``add``."""
+        squares = self.item_squares - self.mean * (2 * self.item_sum - self.mean * self.item_count)
+        found = VarianceComponents()
+        found.add(self.item_count, self.item_sum - self.mean * self.item_count, squares)
+        return found.prior
+
+    def add_offsets(self, train: pl.DataFrame) -> None:
+        """Count in how one bucket's training users stand to the means of the items they rated."""
+        item, rating = train["item"].to_numpy(), train["rating"].to_numpy() - self.mean
+        others = self.item_sum[item] - self.mean * self.item_count[item] - rating
+        rest = rating - others / (self.item_count[item] - 1 + self.item_prior)
+        by_user = (
+            train.select("user", rest=pl.Series(rest))
+            .group_by("user", maintain_order=True)
+            .agg(pl.len(), total=pl.col("rest").sum(), squares=(pl.col("rest") ** 2).sum())
+        )
+        self.offsets.add(*(by_user[name].to_numpy() for name in ("len", "total", "squares")))
 
     def ratings(self, given_range: list[float] | None) -> Ratings:
         """Their summary, with the range as given or as found."""
         low, high = given_range or (self.lowest, self.highest)
         count = int(self.item_count.sum())
-        mean = float(self.item_sum.sum()) / count
-        variance = max(self.squares / count - mean**2, 0.0)
-        return Ratings(float(low), float(high), mean, variance**0.5, count)
+        variance = max(float(self.item_squares.sum()) / count - self.mean**2, 0.0)
+        return Ratings(
+            float(low),
+            float(high),
+            self.mean,
+            variance**0.5,
+            count,
+            self.item_prior,
+            self.offsets.prior,
+        )
 
 
 def encode_tasks(

@@ -24,10 +24,6 @@ PART_COST_ROWS = 1024
 """Padding rows that cost a step as much as one more part of a lane."""
 
 
-ITEM_SHRINK, USER_SHRINK = 5.0, 3.0
-"""Ratings' worth of prior of an item's mean and of a user's offset."""
-
-
 def default_lanes(num_train: int, num_shards: int) -> int:
     """K by a rule that looks at the store alone: a power of two dividing the shards."""
     lanes = 1
@@ -46,6 +42,16 @@ class Labels:
     item_count: NDArray[np.int64]
     item_sum: NDArray[np.float64]
     """[items] number and sum of the training users' ratings."""
+    item_prior: float
+    user_prior: float
+    """Ratings' worth of prior of an item's mean and of a user's offset."""
+
+    @classmethod
+    def of(cls, store: Store, kind: str) -> "Labels":
+        ratings = store.manifest.ratings
+        return cls(
+            ratings, kind, *store.item_statistics(), ratings.item_prior, ratings.user_prior
+        )
 
     def expected(self, tasks: TaskTable, *, is_training: bool) -> tuple[NDArray, NDArray]:
         """What is taken off the ratings of support and query rows before the model sees them.
@@ -63,7 +69,7 @@ class Labels:
         lengths = tasks.support_item.lengths
         owner = np.repeat(np.arange(len(lengths)), lengths)
         rest = tasks.support_label.values - support
-        user = np.bincount(owner, rest, len(lengths)) / (lengths + USER_SHRINK)
+        user = np.bincount(owner, rest, len(lengths)) / (lengths + self.user_prior)
         return support + user[owner], query + np.repeat(user, tasks.query_item.lengths)
 
     def item_mean(self, item: NDArray, *, own: NDArray | None) -> NDArray[np.float64]:
@@ -72,7 +78,7 @@ class Labels:
         total = self.item_sum[item] - self.ratings.mean * count
         if own is not None:
             count, total = count - 1, total - (own - self.ratings.mean)
-        return self.ratings.mean + total / (count + ITEM_SHRINK)
+        return self.ratings.mean + total / (count + self.item_prior)
 
     @property
     def scale(self) -> float:

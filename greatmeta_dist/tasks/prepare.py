@@ -329,6 +329,7 @@ class _Preparation:
                 hands = 1
                 if part == "train":
                     hands = max(1, MIN_SHARDS // len(buckets))
+                    self.statistics.add_offsets(rows)
                     sizes += np.bincount(batch.column("group").to_numpy(), minlength=len(sizes))
                 self.report.tasks[part] = self.report.tasks.get(part, 0) + batch.num_rows
                 self.report.interactions[part] = self.report.interactions.get(part, 0) + len(rows)

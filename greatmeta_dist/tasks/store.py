@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from greatmeta_dist.config import InputError, require
 from greatmeta_dist.tasks.batch import Features, Ragged, TaskTable
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 ITEM_ID = "item_id"
 """The field of an item's own embedding row."""
@@ -49,6 +49,11 @@ class Ratings:
     mean: float
     deviation: float
     count: int
+    item_prior: float
+    """Ratings' worth of prior of an item's mean: the variance of ratings about their item's mean
+    over the variance between items, both estimated from the training users."""
+    user_prior: float
+    """As much for a user's offset from the items' means."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.meta_step [--json FILE] [--form paper|shipped] [--users 32 128]
 [--precision float32|tf32|bf16] [--profile FILE]``. Every rate is the median over rounds that take
-the variants in turn, so that a noisy machine touches all alike; all figures come from one run.
+the variants in turn, so that a noisy machine touches all alike; all figures come from one run. The
+references take the published step on the form's model; this project's step is the form's own.
 
 Work is counted by ``shapes.flops_per_user``.
 """
@@ -36,10 +37,11 @@ from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.exchange import LocalExchange
 from greatmeta_dist.meta.adapt import InnerLoop, task_gradients
 from greatmeta_dist.meta.batch import StepBatch, TaskBatch, to_device
+from greatmeta_dist.meta.factors import FactorSizes, Magnitude
 from greatmeta_dist.meta.gradients import MetaGradient
 from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.scheduler import Scheduler
-from greatmeta_dist.meta.step import MetaStep, StepSettings
+from greatmeta_dist.meta.step import MetaStep, StepSettings, Weighing
 from greatmeta_dist.options import compose_config, opened
 from greatmeta_dist.tasks.lanes import Lanes
 from greatmeta_dist.tasks.loader import Loader
@@ -91,10 +93,12 @@ class Case:
         generator = torch.Generator().manual_seed(1)
         self.weight = 0.1 * torch.randn(shape.num_rows, shape.embedding_dim, generator=generator)
         self.device, self.precision = device, precision
+        self.weighing: Weighing = "balanced" if form == "shipped" else "look_ahead"
 
     def ours(
-        self, *, has_scheduler: bool = True, is_compiled: bool = False
+        self, weighing: Weighing | None = None, *, is_compiled: bool = False
     ) -> Callable[[], Tensor]:
+        """With the form's own scheduler unless said otherwise."""
         table = EmbeddingTable(self.weight.to(self.device, copy=True), rate=RATE)
         return step_of(
             self.model,
@@ -102,21 +106,21 @@ class Case:
             {k: v.to(self.device, copy=True) for k, v in self.layers.items()},
             table,
             self.inner,
-            has_scheduler=has_scheduler,
+            weighing=weighing or self.weighing,
             precision=self.precision,
             is_compiled=is_compiled,
         )
 
     def vmap(self) -> Callable[[], Tensor]:
         num_gap = len(self.layers)
-        scheduler = self._scheduler(
-            num_gap, num_gap + self.model.num_user_fields + self.model.num_item_fields
-        )
+        num_fields = self.model.num_user_fields + self.model.num_item_fields
+        scheduler = published(FactorSizes(1, num_gap, num_gap + num_fields), self.device)
         step = self._reference(VmapStep, scheduler)
         return lambda: step(self.batch)
 
     def loop(self) -> Callable[[], Tensor]:
-        step = self._reference(LoopStep, self._scheduler(len(self.layers), len(self.layers) + 1))
+        sizes = FactorSizes(1, len(self.layers), len(self.layers) + 1)
+        step = self._reference(LoopStep, published(sizes, self.device))
         users = step.prepare(self.batch)
         return lambda: step(users)
 
@@ -140,18 +144,11 @@ class Case:
             model.has_kernel,
         )
         tables = [self.weight.clone() for _ in range(num_fields)]
-        step = NaiveStep(tables, unstack(model, self.layers), self.scheduler(), settings)
+        sizes = FactorSizes.of(model, "loss", has_context=False)
+        scheduler = published(sizes, torch.device("cpu"))
+        step = NaiveStep(tables, unstack(model, self.layers), scheduler, settings)
         users = naive_users(self.batch)
         return lambda: step(users)["loss"]
-
-    def scheduler(self) -> Scheduler:
-        num_gap = self.model.num_tensors
-        num_fields = self.model.num_user_fields + self.model.num_item_fields
-        return self._scheduler(num_gap, num_fields + num_gap)
-
-    def _scheduler(self, num_gap: int, num_agreement: int) -> Scheduler:
-        torch.manual_seed(0)
-        return Scheduler("mlp", num_gap=num_gap, num_agreement=num_agreement).to(self.device)
 
     def _reference(self, kind: type, scheduler: Scheduler) -> Any:
         layers = {k: v.to(self.device) for k, v in self.layers.items()}
@@ -161,6 +158,11 @@ class Case:
         )
 
 
+def published(sizes: FactorSizes, device: torch.device) -> Scheduler:
+    torch.manual_seed(0)
+    return Scheduler("mlp", sizes).to(device)
+
+
 def step_of(
     model: Recommender,
     batch: TaskBatch,
@@ -168,23 +170,24 @@ def step_of(
     table: EmbeddingTable,
     inner: InnerLoop,
     *,
-    has_scheduler: bool = True,
+    weighing: Weighing = "look_ahead",
     precision: str = "float32",
     is_compiled: bool = False,
 ) -> Callable[[], Tensor]:
     """A whole step on a fixed batch: from distinct rows to updated θ and φ; the users' losses."""
     device = batch.rows.device
+    is_balanced = weighing == "balanced"
+    magnitude: Magnitude = "norm"
+    if model.has_support_gradient:
+        magnitude = "losses" if is_balanced else "loss"
     scheduler = None
-    if has_scheduler:
+    if weighing != "uniform":
         torch.manual_seed(0)
-        num_fields = model.num_user_fields + model.num_item_fields
-        scheduler = Scheduler(
-            "mlp", num_gap=model.num_tensors, num_agreement=num_fields + model.num_tensors
-        ).to(device)
+        sizes = FactorSizes.of(model, magnitude, has_context=is_balanced)
+        scheduler = Scheduler("balanced" if is_balanced else "mlp", sizes).to(device)
     coordinator = Coordinator(layers, scheduler, outer_rate=RATE, scheduler_rate=RATE / 10)
-    magnitude = "loss" if model.has_support_gradient else "norm"
     settings = StepSettings(
-        batch.num_users, RATE, magnitude, has_scheduler, is_bf16=precision == "bf16"
+        batch.num_users, RATE, magnitude, weighing, is_balanced, is_bf16=precision == "bf16"
     )
     step = MetaStep(model, inner, settings)
     planned = to_device(StepBatch.of([[batch]]), device)
@@ -204,8 +207,9 @@ def compare(
 ) -> dict[str, Any]:
     """One row of the table for each batch size; the references at theirs."""
     model = make_model(shape, options.form)
-    flops = flops_per_user(shape, model)
-    work = flops / flops_per_user(shape, model, has_scheduler=False)
+    weighing: Weighing = "balanced" if options.form == "shipped" else "look_ahead"
+    flops = flops_per_user(shape, model, weighing)
+    work = flops / flops_per_user(shape, model, "uniform")
     result: dict[str, Any] = {
         "shape": asdict(shape),
         "mflop_per_user": flops / 1e6,
@@ -218,7 +222,7 @@ def compare(
     result["naive_users_per_s"], result["loop_users_per_s"] = 8 / naive, 8 / loop
     for num_users in options.users:
         case = Case(shape, options.form, num_users, device, options.precision)
-        calls = [case.ours(), case.ours(has_scheduler=False), case.vmap()]
+        calls = [case.ours(), case.ours("uniform"), case.vmap()]
         if options.compile:
             calls.append(case.ours(is_compiled=True))
         found = timed(calls, device, rounds=options.rounds)
@@ -294,7 +298,11 @@ class _AsTF32(TorchDispatchMode):
     PRODUCTS = ("aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm", "aten::mv", "aten::addmv")
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if func.name().partition(".")[0] in self.PRODUCTS:
             args = (*args[:-2], *(self.rounded(factor) for factor in args[-2:]))
@@ -319,11 +327,19 @@ def accuracy(shape: Shape, form: str, device: torch.device) -> list[dict[str, An
         if kind == "float64":
             batch = to_device(make_batch(shape, case.model, 64, dtype=np.float64), device)
         layers = {k: v.to(device, dtype) for k, v in case.layers.items()}
-        scheduler = case.scheduler().to(dtype)
+        magnitude: Magnitude = "losses" if form == "shipped" else "loss"
+        sizes = FactorSizes.of(case.model, magnitude, has_context=form == "shipped")
+        torch.manual_seed(0)
+        scheduler = Scheduler("balanced" if form == "shipped" else "mlp", sizes)
+        for param in scheduler.parameters():  # the shipped form starts with equal weights
+            torch.nn.init.normal_(param, std=0.1)
+        scheduler.to(device, dtype)
         coordinator = Coordinator(layers, scheduler, outer_rate=RATE, scheduler_rate=RATE / 10)
         table = EmbeddingTable(case.weight.to(device, dtype), rate=RATE)
         exchange = _Recorder(StepBatch.of([[batch]]), table, coordinator)
-        settings = StepSettings(64, RATE, "loss", True, is_bf16=kind == "bf16")
+        settings = StepSettings(
+            64, RATE, magnitude, case.weighing, form == "shipped", is_bf16=kind == "bf16"
+        )
         torch.backends.cuda.matmul.allow_tf32 = kind in ("tf32", "bf16")
         step = MetaStep(case.model, case.inner, settings)
         is_emulated = kind == "tf32" and device.type == "cpu"

@@ -23,6 +23,7 @@ class User:
     support_label: list[float]
     query: list[list[list[int]]]
     query_label: list[float]
+    balance: float = 1.0
 
 
 @dataclass
@@ -43,6 +44,8 @@ class Settings:
     has_kernel: bool = False
     prior_rows: float = 0.0
     """Support sums are divided by the rows and this."""
+    is_balanced: bool = False
+    """Whether φ learns from how users would be drawn evenly, in place of the look ahead."""
 
 
 def pooled(table: Tensor, values: list[int], is_mean: bool) -> Tensor:
@@ -110,6 +113,16 @@ def loss_of(tables, a, user: User, which: str, s: Settings) -> Tensor:
     return share * F.binary_cross_entropy_with_logits(prediction, y, reduction="sum")
 
 
+def liked(tables: list[Tensor], user: User, s: Settings) -> Tensor:
+    """What the support says of a user: the label-weighted mean of its items' features."""
+    width = tables[0].shape[1]
+    if not user.support:
+        return torch.zeros((len(tables) - len(user.user_fields)) * width, dtype=tables[0].dtype)
+    x = inputs(tables, user, user.support, s)[:, len(user.user_fields) * width :]
+    label = torch.tensor(user.support_label, dtype=x.dtype)
+    return (label[:, None] * x).sum(0) / (len(x) + s.prior_rows)
+
+
 def gradient(loss: Tensor, leaves: list[Tensor]) -> list[Tensor]:
     found = torch.autograd.grad(loss, leaves, allow_unused=True)
     return [torch.zeros_like(p) if g is None else g for g, p in zip(found, leaves, strict=True)]
@@ -136,7 +149,7 @@ class NaiveStep:
 
     def __call__(self, users: list[User]) -> dict:
         s = self.s
-        grads, losses, gaps = [], [], []
+        grads, losses, gaps, losses_before = [], [], [], []
         for user in users:
             a = {k: leaf(v) for k, v in self.layers.items()}
             for _ in range(s.num_steps):
@@ -145,9 +158,9 @@ class NaiveStep:
             loss = loss_of(self.tables, a, user, "query", s)
             grads.append(gradient(loss, [*self.tables, *a.values()]))
             losses.append(loss.detach())
-            before = gradient(
-                loss_of(self.tables, self.layers, user, "query", s), list(self.layers.values())
-            )
+            loss_before = loss_of(self.tables, self.layers, user, "query", s)
+            losses_before.append(loss_before.detach())
+            before = gradient(loss_before, list(self.layers.values()))
             after = grads[-1][len(self.tables) :]
             gaps.append(torch.stack([cosine(x, y) for x, y in zip(after, before, strict=True)]))
 
@@ -162,23 +175,30 @@ class NaiveStep:
             )
             for g in grads
         ]
-        magnitude = [
-            loss if s.magnitude == "loss" else sum(x.norm() for x in g)
-            for loss, g in zip(losses, grads, strict=True)
-        ]
-        columns = torch.cat(
-            (torch.stack(magnitude)[:, None], torch.stack(gaps), torch.stack(agreement)), 1
-        )
+        if s.magnitude == "losses":
+            both = (torch.stack(losses), torch.stack(losses_before))
+            magnitude = torch.stack(both, 1).clamp(min=1e-6).log()
+        else:
+            each = [
+                loss if s.magnitude == "loss" else sum(x.norm() for x in g)
+                for loss, g in zip(losses, grads, strict=True)
+            ]
+            magnitude = torch.stack(each)[:, None]
+        kinds = [magnitude, torch.stack(gaps), torch.stack(agreement)]
+        if s.is_balanced and s.context == "support":
+            with torch.no_grad():
+                kinds.append(torch.stack([liked(self.tables, user, s) for user in users]))
+        columns = torch.cat(kinds, 1)
 
-        weights = self.scheduler(columns)
         params = [*self.tables, *self.layers.values()]
-        ahead = [
-            p.detach() - s.outer_rate * sum(w * g[k] for w, g in zip(weights, grads, strict=True))
-            for k, p in enumerate(params)
-        ]
-        a = dict(zip(self.layers, ahead[num_fields:], strict=True))
-        total = sum(loss_of(ahead[:num_fields], a, u, "query", s) for u in users) / len(users)
+        self.scheduler.observe(columns)
+        weights = self.scheduler(columns)
         self.phi.zero_grad()
+        if s.is_balanced:
+            balance = torch.tensor([u.balance for u in users], dtype=columns.dtype)
+            total = -(balance / balance.sum() * weights.log()).sum()
+        else:
+            total = self._look_ahead(users, weights, grads, params)
         total.backward()
         torch.nn.utils.clip_grad_value_(self.scheduler.parameters(), 10)
         self.phi.step()
@@ -194,6 +214,16 @@ class NaiveStep:
             "first_weights": weights.detach(),
             "weights": final,
         }
+
+    def _look_ahead(self, users: list[User], weights: Tensor, grads, params) -> Tensor:
+        """L_φ, as a function of the weights: the mean query loss at θ'."""
+        s, num_fields = self.s, len(self.tables)
+        ahead = [
+            p.detach() - s.outer_rate * sum(w * g[k] for w, g in zip(weights, grads, strict=True))
+            for k, p in enumerate(params)
+        ]
+        a = dict(zip(self.layers, ahead[num_fields:], strict=True))
+        return sum(loss_of(ahead[:num_fields], a, u, "query", s) for u in users) / len(users)
 
 
 def unstack(model: Recommender, layers: dict[str, Tensor]) -> dict[str, Tensor]:

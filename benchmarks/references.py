@@ -332,4 +332,5 @@ def _columns(
         (rows.dot_shared(rows.weighted_sum(everyone)), with_mean / (own_norms * mean_norms)), 1
     )
     magnitude = row_norms.sum(1) + own_norms.sum(1)
-    return Factors(magnitude, mixed / (own_norms * norms(before)), agreement)
+    gap = mixed / (own_norms * norms(before))
+    return Factors(magnitude.unsqueeze(1), gap, agreement, magnitude.new_empty(len(magnitude), 0))

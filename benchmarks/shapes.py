@@ -6,6 +6,7 @@ import numpy as np
 
 from greatmeta_dist.meta.batch import TaskBatch
 from greatmeta_dist.meta.model import Recommender
+from greatmeta_dist.meta.step import Weighing
 from greatmeta_dist.tasks.batch import Features, Ragged, TaskTable, build_batch, offsets_of
 
 
@@ -96,7 +97,7 @@ def make_batch(
     )
 
 
-def flops_per_user(shape: Shape, model: Recommender, *, has_scheduler: bool = True) -> float:
+def flops_per_user(shape: Shape, model: Recommender, weighing: Weighing) -> float:
     """Work of one user in a step, counted directly from DESIGN.md section 2.
 
     Each product of a layer (forward, input gradient, weight gradient) is 2·rows·in·out, weight
@@ -117,7 +118,9 @@ def flops_per_user(shape: Shape, model: Recommender, *, has_scheduler: bool = Tr
     unadapted = passes(shape.query_rows, weight_gradient=False, to_inputs=False)
     product = 2 * (shape.query_rows * sum(predictor.values()) + encoder)
     uniform = shape.num_steps * inner + adapted + product
-    if not has_scheduler:
+    if weighing == "uniform":
         return uniform
-    # Besides: the unadapted pass, the one at θ', the sums ḡ, θ' and ∇L_φ, dot products with two.
-    return uniform + unadapted + adapted + (3 + 2) * product
+    # Besides: the unadapted pass, the sum ḡ, dot products with it and with g⁰; of the published
+    # form also the pass at θ', the sums θ' and ∇L_φ, and dot products with the latter.
+    factors = unadapted + (1 + 1) * product
+    return uniform + factors + (adapted + (2 + 1) * product if weighing == "look_ahead" else 0)

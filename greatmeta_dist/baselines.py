@@ -16,16 +16,14 @@ ITEM_PRIOR, USER_PRIOR = 5.0, 3.0
 
 @dataclass(frozen=True)
 class Baselines:
-    """Mean, item means and user offsets, as the ``bias`` label takes them off, with fixed priors."""
+    """Mean, item means and user offsets as the ``bias`` label takes them off; fixed priors."""
 
     labels: Labels
 
     @classmethod
     def of(cls, store: Store) -> "Baselines":
         return cls(
-            Labels(
-                store.manifest.ratings, "bias", *store.item_statistics(), ITEM_PRIOR, USER_PRIOR
-            )
+            Labels(store.manifest.ratings, "bias", *store.item_statistics(), ITEM_PRIOR, USER_PRIOR)
         )
 
     def predict(self, tasks: TaskTable) -> dict[str, NDArray[np.float64]]:

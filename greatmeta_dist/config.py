@@ -228,23 +228,38 @@ class InnerConfig:
         _at_least("inner.prior_rows", self.prior_rows, 0)
 
 
+FACTORS = ("magnitude", "gap", "agreement", "context")
+
+
 @dataclass
 class SchedulerConfig:
     """The preference-aware scheduler."""
 
-    kind: str = "mlp"
-    """``mlp``, ``lstm``, or ``uniform`` for none: every user weighs the same."""
+    kind: str = "balanced"
+    """``balanced``: learns from the factors and the support's context to weigh users as if they
+    were drawn more evenly from the preference groups. ``mlp``, ``lstm``: the published forms, which
+    learn by a look ahead. Without learning: ``groups`` (every user as its group's share asks),
+    ``loss`` (as its query loss), ``uniform`` (all the same)."""
     magnitude: str = "loss"
-    """The magnitude factor: the query ``loss`` after adaptation, or the sum of gradient norms,
-    ``norm``."""
-    rate: float = 1e-4
+    """mlp, lstm: the magnitude factor is the query ``loss`` after adaptation, or the sum of
+    gradient norms, ``norm``. ``balanced`` reads the losses before and after."""
+    factors: list[str] = field(default_factory=lambda: list(FACTORS))
+    """Which factors the scheduler sees; ``context`` is for ``balanced``."""
+    evenness: float = 0.5
+    """balanced, groups: a group of share s counts s^(1 − this): 1 makes all groups count the same,
+    0 leaves users as they come. Groups are clusters of the log, never labels."""
+    rate: float = 5e-4
     """Learning rate of φ."""
-    max_weight_ratio: float | None = 4.0
+    max_weight_ratio: float | None = 8.0
     """No weight exceeds this many times another, so the effective sample size stays above
     4r/(1+r)² of the batch; None leaves weights free, as published."""
 
     def __post_init__(self) -> None:
-        _one_of("scheduler.kind", self.kind, ("mlp", "lstm", "uniform"))
+        kinds = ("balanced", "mlp", "lstm", "groups", "loss", "uniform")
+        _one_of("scheduler.kind", self.kind, kinds)
+        for factor in self.factors:
+            _one_of("scheduler.factors", factor, FACTORS)
+        _in_range("scheduler.evenness", self.evenness, 0, 1)
         _one_of("scheduler.magnitude", self.magnitude, ("loss", "norm"))
         _at_least("scheduler.rate", self.rate, 0)
         require(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from greatmeta_dist.meta.factors import Factors
+from greatmeta_dist.meta.factors import FACTOR_KINDS, Factors, FactorSizes
 from greatmeta_dist.meta.scheduler import effective_sample_size
 from greatmeta_dist.meta.step import StepReport
 
@@ -23,6 +23,10 @@ LAYOUT = {
         "loss": ["Multiline", ["train/loss", "train/loss_before"]],
         "effective sample size": ["Multiline", ["meta/effective_sample_size"]],
         "weight by group": ["Multiline", ["meta/weight_by_group/.*"]],
+        "correlation with what adaptation gains": [
+            "Multiline",
+            ["meta/correlation_with_gain/.*"],
+        ],
         "weight by activity": ["Multiline", ["meta/weight_by_activity/.*"]],
         "validation RMSE": ["Multiline", ["val/[a-z_]+/rmse"]],
         "validation RMSE by group": ["Multiline", ["val/valid/rmse_by_group/.*"]],
@@ -64,10 +68,10 @@ class TensorBoardTracker:
     """Writes events; a resumed run's curves join without doubled points."""
 
     def __init__(
-        self, folder: Path, *, purge_step: int, hyperparameters: dict[str, Any], num_gap: int
+        self, folder: Path, *, purge_step: int, hyperparameters: dict[str, Any], sizes: FactorSizes
     ):
         self._writer = SummaryWriter(str(folder), purge_step=purge_step)
-        self._num_gap = num_gap
+        self._sizes = sizes
         if purge_step == 0:
             self._writer.add_custom_scalars(LAYOUT)
             known = {k: v for k, v in hyperparameters.items() if isinstance(v, (int, float, str))}
@@ -91,9 +95,15 @@ class TensorBoardTracker:
         write.add_scalar("meta/effective_sample_share", size / len(weights), step)
         relative = (weights * len(weights)).cpu()
         write.add_histogram("meta/weights", relative, step)
-        factors = Factors.from_columns(report.factors.cpu(), num_gap=self._num_gap)
-        for kind in ("magnitude", "gap", "agreement"):
-            write.add_histogram(f"meta/{kind}", getattr(factors, kind), step)
+        factors = Factors.from_columns(report.factors.cpu(), self._sizes)
+        gain = (report.losses[:, 1] - report.losses[:, 0]).cpu()
+        for kind in FACTOR_KINDS:
+            values = getattr(factors, kind)
+            if values.shape[1]:
+                write.add_histogram(f"meta/{kind}", values, step)
+                tag = f"meta/correlation_with_gain/{kind}"
+                write.add_scalar(tag, _correlation(values.mean(1), gain), step)
+        write.add_scalar("meta/correlation_with_gain/weight", _correlation(relative, gain), step)
         self._weight_by("group", users.group, users.names, relative, step)
         bounds = ["0", *map(str, ACTIVITY_EDGES)]
         names = [f"{low}+" for low in bounds]
@@ -117,6 +127,13 @@ class TensorBoardTracker:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _correlation(left: torch.Tensor, right: torch.Tensor) -> float:
+    """Pearson's, 0 where either does not vary."""
+    left, right = left - left.mean(), right - right.mean()
+    scale = left.norm() * right.norm()
+    return float((left * right).sum() / scale) if scale > 0 else 0.0
 
 
 def peak_memory_mib() -> float:

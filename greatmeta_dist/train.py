@@ -20,7 +20,7 @@ from greatmeta_dist.engine.worker import Sizes, Worker
 from greatmeta_dist.evaluate import group_summaries, score_part
 from greatmeta_dist.locks import locked
 from greatmeta_dist.meta.step import StepReport
-from greatmeta_dist.tasks.lanes import BatchMaker, Labels, Lanes, Step
+from greatmeta_dist.tasks.lanes import BatchMaker, Labels, Lanes, Step, even_balance
 from greatmeta_dist.tasks.loader import Loader
 from greatmeta_dist.tasks.split import SCENARIOS
 from greatmeta_dist.tasks.store import FieldChoice, Store
@@ -53,9 +53,11 @@ def set_up(config: Config, store: Store) -> Setup:
     maker = BatchMaker(
         store.item_features(choice),
         has_support_gradient=model.has_encoder and model.context == "support",
-        has_row_norms=config.scheduler.kind != "uniform" and config.scheduler.magnitude == "norm",
+        has_row_norms=config.scheduler.kind in ("mlp", "lstm")
+        and config.scheduler.magnitude == "norm",
         labels=Labels.of(store, model.label),
         prior_rows=config.inner.prior_rows,
+        balance=even_balance(store.manifest.cluster_sizes, config.scheduler.evenness),
     )
     sizes = Sizes(
         len(store.fields("user", choice)),
@@ -190,7 +192,7 @@ class _Training:
             self.run_folder / "tensorboard",
             purge_step=start + 1 if start else 0,
             hyperparameters=_flat(asdict(self.setup.config)),
-            num_gap=self.setup.worker.model.num_tensors,
+            sizes=self.setup.worker.sizes,
         )
         self.display.say(
             f"training on {self.setup.store.manifest.parts['train']} users, "

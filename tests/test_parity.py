@@ -13,7 +13,7 @@ from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.exchange import LocalExchange
 from greatmeta_dist.meta.adapt import InnerLoop
 from greatmeta_dist.meta.batch import StepBatch
-from greatmeta_dist.meta.factors import Factors
+from greatmeta_dist.meta.factors import Factors, FactorSizes
 from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.scheduler import Scheduler
 from greatmeta_dist.meta.step import MetaStep, StepSettings
@@ -124,8 +124,8 @@ class Run:
             for n in model.init_layers(torch.Generator())
         }
         self.model = model
-        num_gap = model.num_tensors
-        self.scheduler = Scheduler(kind, num_gap=num_gap, num_agreement=7 + num_gap).to(dtype)
+        sizes = FactorSizes.of(model, magnitude, has_context=False)
+        self.scheduler = Scheduler(kind, sizes).to(dtype)
         self.scheduler.load_state_dict(scheduler_state(trace, "init"))
         self.table = EmbeddingTable(
             torch.from_numpy(np.concatenate(self.tables)).to(dtype), rate=2e-3, update="dense"
@@ -133,7 +133,7 @@ class Run:
         coordinator = coordinator_type(
             self.layers, self.scheduler, outer_rate=2e-3, scheduler_rate=2e-3
         )
-        step = MetaStep(model, InnerLoop(3, 2e-3), StepSettings(16, 2e-3, magnitude, True))
+        step = MetaStep(model, InnerLoop(3, 2e-3), StepSettings(16, 2e-3, magnitude, "look_ahead"))
         tasks, items = load_tasks(trace, first_row)
         self.loss, first, final, factors = [], [], [], []
         offsets = trace["batch_offsets"]
@@ -157,7 +157,7 @@ class Run:
             final.append(report.weights)
             factors.append(report.factors)
         self.first_weights, self.weights = torch.cat(first), torch.cat(final)
-        self.factors = Factors.from_columns(torch.cat(factors), num_gap=num_gap)
+        self.factors = Factors.from_columns(torch.cat(factors), sizes)
 
     def assert_losses_and_weights(self):
         np.testing.assert_allclose(self.loss, self.trace["loss_sum"], rtol=1e-5)
@@ -168,7 +168,10 @@ class Run:
     def assert_factors(self):
         for kind in ("magnitude", "gap", "agreement"):
             np.testing.assert_allclose(
-                getattr(self.factors, kind), self.trace[f"factor_{kind}"], rtol=0, atol=1e-4
+                getattr(self.factors, kind).squeeze(),
+                self.trace[f"factor_{kind}"],
+                rtol=0,
+                atol=1e-4,
             )
 
     def assert_theta(self):

@@ -10,6 +10,7 @@ from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.exchange import LocalExchange
 from greatmeta_dist.meta.adapt import InnerLoop
 from greatmeta_dist.meta.batch import StepBatch, to_device
+from greatmeta_dist.meta.factors import FactorSizes
 from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.scheduler import Scheduler
 from greatmeta_dist.meta.step import MetaStep, StepSettings
@@ -19,7 +20,7 @@ from greatmeta_dist.tasks.batch import build_batch
 class Steps:
     """A few steps on the same two parts; the losses of each."""
 
-    def __init__(self, *, device="cpu", is_bf16=False, has_scheduler=True):
+    def __init__(self, *, device="cpu", is_bf16=False, weighing="look_ahead"):
         self.device = torch.device(device)
         tasks = make_tasks(np.random.default_rng(0), num_users=12)
         parts = [
@@ -35,18 +36,22 @@ class Steps:
         )
         layers = model.init_layers(torch.Generator().manual_seed(0))
         self.layers = {k: v.to(self.device) for k, v in layers.items()}
-        num_gap = model.num_tensors
-        scheduler = Scheduler("mlp", num_gap=num_gap, num_agreement=5 + num_gap).to(self.device)
+        kind = {"look_ahead": "mlp", "balanced": "balanced"}.get(weighing)
+        magnitude = "norm" if weighing == "look_ahead" else "losses"
+        sizes = FactorSizes.of(model, magnitude, has_context=weighing == "balanced")
+        scheduler = Scheduler(kind, sizes).to(self.device) if kind else None
         self.coordinator = Coordinator(
             self.layers,
-            scheduler if has_scheduler else None,
+            scheduler,
             outer_rate=1e-2,
             scheduler_rate=1e-3,
             averaging=0.9,
         )
         weight = 0.1 * torch.randn(tasks.num_rows, 8)
         self.table = EmbeddingTable(weight.to(self.device), rate=1e-2, averaging=0.9)
-        settings = StepSettings(12, 1e-2, "norm", has_scheduler, is_bf16=is_bf16)
+        settings = StepSettings(
+            12, 1e-2, magnitude, weighing, has_context=sizes.context > 0, is_bf16=is_bf16
+        )
         self.step = MetaStep(model, InnerLoop(3, 0.01), settings)
 
     def take(self, count: int) -> torch.Tensor:
@@ -60,10 +65,10 @@ class Steps:
         return torch.stack(losses)
 
 
-@pytest.mark.parametrize("has_scheduler", [False, True])
-def test_bf16_passes_learn_what_float32_learns(has_scheduler):
-    exact = Steps(has_scheduler=has_scheduler).take(25)
-    low = Steps(is_bf16=True, has_scheduler=has_scheduler).take(25)
+@pytest.mark.parametrize("weighing", ["uniform", "look_ahead", "balanced"])
+def test_bf16_passes_learn_what_float32_learns(weighing):
+    exact = Steps(weighing=weighing).take(25)
+    low = Steps(is_bf16=True, weighing=weighing).take(25)
     assert low.dtype == torch.float32
     assert not torch.equal(low, exact)
     torch.testing.assert_close(low[:8], exact[:8], rtol=0.05, atol=0.02)
@@ -75,15 +80,15 @@ def test_bf16_passes_learn_what_float32_learns(has_scheduler):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("is_bf16", [False, True])
-@pytest.mark.parametrize("has_scheduler", [False, True])
-def test_a_step_never_waits_for_the_gpu(is_bf16, has_scheduler):
-    steps = Steps(device="cuda", is_bf16=is_bf16, has_scheduler=has_scheduler)
+@pytest.mark.parametrize("weighing", ["uniform", "look_ahead", "balanced"])
+def test_a_step_never_waits_for_the_gpu(is_bf16, weighing):
+    steps = Steps(device="cuda", is_bf16=is_bf16, weighing=weighing)
     steps.take(1)
     torch.cuda.set_sync_debug_mode("error")
     try:
         losses = steps.take(3)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    expected = Steps(has_scheduler=has_scheduler).take(4)[1:]
+    expected = Steps(weighing=weighing).take(4)[1:]
     tolerance = 0.05 if is_bf16 else 1e-3
     torch.testing.assert_close(losses.cpu(), expected, rtol=tolerance, atol=tolerance)

@@ -3,16 +3,26 @@
 import pytest
 import torch
 
-from greatmeta_dist.meta.factors import Factors, standardise
-from greatmeta_dist.meta.scheduler import Scheduler, effective_sample_size
+from greatmeta_dist.engine.coordinator import Coordinator
+from greatmeta_dist.meta.factors import FACTOR_KINDS, Factors, FactorSizes, standardise
+from greatmeta_dist.meta.scheduler import (
+    SCALE_BOUND,
+    RunningScale,
+    Scheduler,
+    effective_sample_size,
+    likelihood_slopes,
+)
+
+SIZES = FactorSizes(magnitude=1, gap=6, agreement=9)
+ALL_SIZES = FactorSizes(magnitude=2, gap=6, agreement=9, context=5)
 
 
-def columns(num_users: int = 32) -> torch.Tensor:
-    return torch.randn(num_users, 1 + 6 + 9, generator=torch.Generator().manual_seed(0))
+def columns(num_users: int = 32, sizes: FactorSizes = SIZES) -> torch.Tensor:
+    return torch.randn(num_users, sizes.total, generator=torch.Generator().manual_seed(0))
 
 
 def test_standardised_factors_have_zero_mean_and_unit_variance():
-    found = standardise(Factors.from_columns(columns() * 7 + 3, num_gap=6))
+    found = standardise(Factors.from_columns(columns() * 7 + 3, SIZES))
     assert found.magnitude.mean().abs() < 1e-6
     assert torch.allclose(found.magnitude.var(correction=0), torch.tensor(1.0), atol=1e-4)
     for entries in (found.gap, found.agreement):
@@ -21,14 +31,63 @@ def test_standardised_factors_have_zero_mean_and_unit_variance():
 
 
 def test_columns_round_trip():
-    given = columns()
-    assert torch.equal(Factors.from_columns(given, num_gap=6).columns(), given)
+    for sizes in (SIZES, ALL_SIZES):
+        given = columns(sizes=sizes)
+        assert torch.equal(Factors.from_columns(given, sizes).columns(), given)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "lstm"])
+def test_hidden_factors_do_not_matter():
+    torch.manual_seed(0)
+    given, other = columns(sizes=ALL_SIZES), columns(sizes=ALL_SIZES)
+    other[:, 2:8] = 7.0
+    for reads, is_same in (
+        ((*FACTOR_KINDS,), False),
+        (("magnitude", "agreement", "context"), True),
+    ):
+        scheduler = Scheduler("balanced", ALL_SIZES, reads=reads)
+        torch.nn.init.normal_(scheduler.scorer.mlp[-1].weight)
+        scheduler.observe(given)
+        assert torch.allclose(scheduler(given), scheduler(other)) == is_same
+
+
+def test_running_scale_follows_mean_and_deviation():
+    generator = torch.Generator().manual_seed(0)
+    scale = RunningScale(3)
+    spread, middle = torch.tensor([0.1, 1.0, 10.0]), torch.tensor([5.0, -1.0, 0.0])
+    for _ in range(400):
+        scale.observe(middle + spread * torch.randn(64, 3, generator=generator))
+    found = scale(middle + spread * torch.randn(20000, 3, generator=generator))
+    assert found.mean(0).abs().max() < 0.1
+    assert (found.std(0) - 1).abs().max() < 0.1
+    assert found.abs().max() <= SCALE_BOUND
+
+
+def test_balanced_weights_learn_how_much_more_often_a_user_is_met_when_drawn_evenly():
+    torch.manual_seed(0)
+    scheduler = Scheduler("balanced", ALL_SIZES, max_weight_ratio=8.0)
+    coordinator = Coordinator(
+        {"a": torch.zeros(1)}, scheduler, outer_rate=1e-3, scheduler_rate=3e-3
+    )
+    generator = torch.Generator().manual_seed(1)
+    ratio = []
+    for _ in range(600):
+        is_rare = torch.rand(64, generator=generator) < 0.1
+        given = torch.randn(64, ALL_SIZES.total, generator=generator)
+        given[:, 3] += 4.0 * is_rare  # one gap factor tells them
+        first = coordinator.weigh(given)
+        balance = torch.where(is_rare, 3.0, 1.0)
+        weights = coordinator.learn(given, likelihood_slopes(first, balance))
+        ratio.append(float(weights[is_rare].mean() / weights[~is_rare].mean()))
+    assert ratio[0] == pytest.approx(1.0, abs=0.1)
+    assert sum(ratio[-50:]) / 50 == pytest.approx(3.0, rel=0.15)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "lstm", "balanced"])
 def test_bounded_weights_cannot_collapse(kind):
     torch.manual_seed(0)
-    scheduler = Scheduler(kind, num_gap=6, num_agreement=9, max_weight_ratio=4.0)
+    scheduler = Scheduler(kind, SIZES, max_weight_ratio=4.0)
+    if kind == "balanced":
+        torch.nn.init.normal_(scheduler.scorer.mlp[-1].weight)
     with torch.no_grad():
         for p in scheduler.parameters():
             p.mul_(100)
@@ -40,7 +99,7 @@ def test_bounded_weights_cannot_collapse(kind):
 
 def test_free_weights_do_collapse():
     torch.manual_seed(0)
-    scheduler = Scheduler("mlp", num_gap=6, num_agreement=9)
+    scheduler = Scheduler("mlp", SIZES)
     with torch.no_grad():
         for p in scheduler.parameters():
             p.mul_(100)

@@ -14,6 +14,7 @@ from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.exchange import LocalExchange
 from greatmeta_dist.meta.adapt import InnerLoop
 from greatmeta_dist.meta.batch import StepBatch
+from greatmeta_dist.meta.factors import FactorSizes
 from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.scheduler import Scheduler
 from greatmeta_dist.meta.step import MetaStep, StepSettings
@@ -53,12 +54,43 @@ def test_step_with_kernel_equals_naive_loop(lanes, prior_rows):
         check(case, lanes, has_kernel=True, prior_rows=prior_rows)
 
 
+@pytest.mark.parametrize("lanes", [[1], [2, 1]], ids=str)
+@pytest.mark.parametrize("form", [("own", False), ("own", True), ("support", True)])
+def test_step_with_balanced_weights_equals_naive_loop(form, lanes):
+    for loss in ("mse", "bce"):
+        check((form, "balanced", "losses", loss), lanes, has_kernel=form[0] == "support")
+
+
+@pytest.mark.parametrize("weighing", ["uniform", "loss", "groups"])
+def test_fixed_weights_are_what_they_say(weighing):
+    tasks = make_tasks(np.random.default_rng(0))
+    model = Recommender(2, 3, embedding_dim=4, hidden=(6,))
+    layers = model.init_layers(torch.Generator().manual_seed(0))
+    table = EmbeddingTable(torch.randn(tasks.num_rows, 4), rate=0.01)
+    balance = np.arange(1.0, 8.0)
+    batch = build_batch(
+        tasks.table, tasks.items, np.arange(7),
+        has_support_gradient=False, has_row_norms=False, balance=balance,
+    )  # fmt: skip
+    coordinator = Coordinator(layers, None, outer_rate=0.01, scheduler_rate=0.0)
+    step = MetaStep(model, InnerLoop(3, 0.02), StepSettings(7, 0.01, "loss", weighing))
+    exchange = LocalExchange(StepBatch.of([[batch]]), table, coordinator)
+    report = step([batch], layers, exchange=exchange, coordinator=coordinator)
+    expected = {
+        "uniform": torch.full((7,), 1 / 7),
+        "loss": report.losses[:, 0].clamp(min=1e-6) / report.losses[:, 0].clamp(min=1e-6).sum(),
+        "groups": torch.tensor(balance / balance.sum(), dtype=torch.float32),
+    }
+    torch.testing.assert_close(report.weights, expected[weighing])
+    assert report.factors is None
+
+
 def check(
     case, lanes, *, embedding_dim=4, hidden=(6, 5), longest=5, has_kernel=False, prior_rows=0.0
 ):
     (context, has_encoder), kind, magnitude, loss = case
     rate = 5e-3 if has_kernel else 0.02
-    seed = CASES.index(case)
+    seed = CASES.index(case) if case in CASES else 10 + len(loss) + len(context)
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     tasks = make_tasks(rng, longest=longest, is_click=loss == "bce")
@@ -78,15 +110,20 @@ def check(
     weight = (0.2 if has_kernel else 0.5) * torch.randn(
         tasks.num_rows, embedding_dim, dtype=torch.float64
     )
-    num_gap = model.num_tensors
+    is_balanced = kind == "balanced"
+    weighing = "balanced" if is_balanced else "look_ahead"
+    sizes = FactorSizes.of(model, magnitude, has_context=is_balanced)
     schedulers = [
-        Scheduler(kind, num_gap=num_gap, num_agreement=5 + num_gap, max_weight_ratio=ratio).double()
+        Scheduler(kind, sizes, max_weight_ratio=ratio).double()
         for ratio in (None if seed % 2 else 4.0,) * 2
     ]
+    if is_balanced:  # it starts with equal scores, where most gradients of φ are nothing
+        torch.nn.init.normal_(schedulers[0].scorer.mlp[-1].weight)
     schedulers[1].load_state_dict(schedulers[0].state_dict())
     settings = naive.Settings(
         3, rate, 0.01, 0.02, 8, magnitude, loss, context, has_encoder, model.hidden,
         model.activation, model.is_film_residual, tasks.is_mean, has_kernel, prior_rows,
+        is_balanced,
     )  # fmt: skip
     reference = naive.NaiveStep(
         [weight.clone()] * 5, unstack(model, layers), schedulers[1], settings
@@ -94,7 +131,9 @@ def check(
 
     table = EmbeddingTable(weight.clone(), rate=0.01, update="dense")
     coordinator = Coordinator(layers, schedulers[0], outer_rate=0.01, scheduler_rate=0.02)
-    step = MetaStep(model, InnerLoop(3, rate, loss), StepSettings(8, 0.01, magnitude, True))
+    step = MetaStep(
+        model, InnerLoop(3, rate, loss), StepSettings(8, 0.01, magnitude, weighing, is_balanced)
+    )
     for _ in range(2):
         parts = [
             build_batch(
@@ -105,6 +144,7 @@ def check(
                 has_row_norms=True,
                 prior_rows=prior_rows,
                 dtype=np.float64,
+                balance=np.array([u.balance for u in tasks.users])[chosen],
             )
             for chosen in np.array_split(np.arange(len(tasks.users)), sum(lanes))
         ]

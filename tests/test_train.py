@@ -69,7 +69,7 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
 
 
 @pytest.mark.parametrize("update", ["lazy", "dense"])
-@pytest.mark.parametrize("kind", ["mlp", "lstm", "uniform"])
+@pytest.mark.parametrize("kind", ["balanced", "mlp", "lstm", "groups", "uniform"])
 def test_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, store, kind, update):
     config = replace(small(store, row_update=update), scheduler=SchedulerConfig(kind=kind))
     train(config, tmp_path / "whole", Display())

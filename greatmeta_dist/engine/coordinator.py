@@ -38,6 +38,7 @@ class Coordinator:
     def weigh(self, factors: Tensor) -> Tensor:
         """Weights [users] under the present φ."""
         assert self.scheduler is not None
+        self.scheduler.observe(factors)
         self._weights = self.scheduler(factors)
         return self._weights.detach()
 

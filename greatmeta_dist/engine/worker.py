@@ -5,6 +5,7 @@ Here with all lanes and the coordinator in one process.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -15,9 +16,10 @@ from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.exchange import LocalExchange
 from greatmeta_dist.meta.adapt import InnerLoop, predict_query
 from greatmeta_dist.meta.batch import StepBatch, TaskBatch, to_device
+from greatmeta_dist.meta.factors import FactorSizes, Magnitude
 from greatmeta_dist.meta.model import Recommender
-from greatmeta_dist.meta.scheduler import Scheduler
-from greatmeta_dist.meta.step import MetaStep, StepReport, StepSettings
+from greatmeta_dist.meta.scheduler import SCORERS, Scheduler
+from greatmeta_dist.meta.step import MetaStep, StepReport, StepSettings, Weighing
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ class Worker:
             update="dense" if config.train.row_update == "dense" else "lazy",
             averaging=config.train.averaging,
         )
-        self.scheduler = _make_scheduler(config, self.model, device)
+        weighing, magnitude = _weighing(config)
+        self.sizes = FactorSizes.of(self.model, magnitude, has_context=weighing == "balanced")
+        self.scheduler = _make_scheduler(config, self.sizes, device)
         self.coordinator = Coordinator(
             self.layers,
             self.scheduler,
@@ -73,8 +77,9 @@ class Worker:
             StepSettings(
                 nominal_users=config.train.users_per_step,
                 outer_rate=config.train.rate,
-                magnitude="norm" if config.scheduler.magnitude == "norm" else "loss",
-                has_scheduler=self.scheduler is not None,
+                magnitude=magnitude,
+                weighing=weighing,
+                has_context=self.sizes.context > 0,
                 is_bf16=config.cluster.precision == "bf16",
             ),
         )
@@ -102,7 +107,7 @@ class Worker:
         state |= _optimizer_state("theta", self.layers, self.coordinator.optimizer)
         if self.scheduler is not None and self.coordinator.scheduler_optimizer is not None:
             named = dict(self.scheduler.named_parameters())
-            state |= {f"phi.{k}": v.detach() for k, v in named.items()}
+            state |= {f"phi.{k}": v.detach() for k, v in self.scheduler.state_dict().items()}
             state |= _optimizer_state("phi", named, self.coordinator.scheduler_optimizer)
         return state
 
@@ -119,25 +124,31 @@ class Worker:
                     self.coordinator.mean[name].copy_(dense[f"mean.{name}"])
             self.table.load_state(rows)
             named = dict(self.scheduler.named_parameters()) if self.scheduler else {}
-            for name, param in named.items():
-                param.copy_(dense[f"phi.{name}"])
+            for name, tensor in self.scheduler.state_dict().items() if self.scheduler else ():
+                tensor.copy_(dense[f"phi.{name}"])
         _load_optimizer("theta", self.layers, self.coordinator.optimizer, dense)
         if self.coordinator.scheduler_optimizer is not None:
             _load_optimizer("phi", named, self.coordinator.scheduler_optimizer, dense)
 
 
-def _make_scheduler(config: Config, model: Recommender, device: torch.device) -> Scheduler | None:
+def _weighing(config: Config) -> tuple[Weighing, Magnitude]:
     kind = config.scheduler.kind
-    if kind == "uniform":
+    if kind in ("mlp", "lstm"):
+        return "look_ahead", "norm" if config.scheduler.magnitude == "norm" else "loss"
+    return cast(Weighing, kind), "losses"
+
+
+def _make_scheduler(config: Config, sizes: FactorSizes, device: torch.device) -> Scheduler | None:
+    kind = config.scheduler.kind
+    if kind not in SCORERS:
         return None
-    num_gap = model.num_tensors
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         return Scheduler(
-            "lstm" if kind == "lstm" else "mlp",
-            num_gap=num_gap,
-            num_agreement=model.num_user_fields + model.num_item_fields + num_gap,
+            cast(Literal["mlp", "lstm", "balanced"], kind),
+            sizes,
             max_weight_ratio=config.scheduler.max_weight_ratio,
+            reads=tuple(config.scheduler.factors),
         ).to(device)
 
 

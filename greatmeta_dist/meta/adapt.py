@@ -210,6 +210,9 @@ class Tasks:
     """g_i."""
     unadapted: dict[str, LinearGradients] | None
     """g⁰_i, of A only; None if not asked for."""
+    context: Tensor | None
+    """[B, Fi·d] label-weighted mean of the support's item features; None where the model makes
+    no context of a rated support."""
 
     @property
     def loss(self) -> Tensor:
@@ -236,13 +239,21 @@ def task_gradients(
         seen = model.forward(query, fast)
         adapted = _query_gradients(model, batch, seen, fast, inner.loss)
         loss = set_loss(seen.prediction, batch.query, inner.loss)
+        liked = _liked(model, support)
         if not has_unadapted:
-            return Tasks(loss.unsqueeze(1), adapted, None)
+            return Tasks(loss.unsqueeze(1), adapted, None, liked)
         seen = model.forward(query, shared)
         d_prediction = loss_gradient(seen.prediction, batch.query, inner.loss)
         unadapted, _ = model.backward(seen, d_prediction, shared, to_inputs=False)
         loss_before = set_loss(seen.prediction, batch.query, inner.loss)
-    return Tasks(torch.stack((loss, loss_before), 1), adapted, unadapted)
+    return Tasks(torch.stack((loss, loss_before), 1), adapted, unadapted, liked)
+
+
+def _liked(model: Recommender, support: SetInput) -> Tensor | None:
+    if not model.has_support_gradient or support.context is None:
+        return None
+    num_user = model.num_user_fields * model.embedding_dim
+    return support.context.rows[:, 0, model.input_dim + num_user :]
 
 
 def query_gradients(

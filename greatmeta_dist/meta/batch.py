@@ -93,6 +93,9 @@ class TaskBatch:
     unpool: UnpoolPlan
     pairs: PairPlan | None
     """None where no norms of embedding gradients are asked for."""
+    balance: Tensor
+    """[B] what each user counts when users are drawn more evenly from the preference groups, 1 on
+    average over the training users."""
 
     @property
     def num_users(self) -> int:

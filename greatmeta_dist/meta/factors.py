@@ -1,6 +1,7 @@
 """The three gradient-aware factors (DESIGN.md section 2, step 3; paper section on factors)."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -8,8 +9,42 @@ from torch import Tensor
 
 from greatmeta_dist.meta.adapt import Tasks
 from greatmeta_dist.meta.gradients import MetaGradient, layer_dots, tensor_norms
+from greatmeta_dist.meta.model import Recommender
 
 COSINE_EPS = 1e-8
+LEAST_LOSS = 1e-6
+"""Losses are not told apart below this."""
+
+Magnitude = Literal["loss", "norm", "losses"]
+"""The query loss after adaptation; the sum of gradient norms (both published); or the logarithms of
+the query loss after adaptation and before it."""
+FACTOR_KINDS = ("magnitude", "gap", "agreement", "context")
+
+
+@dataclass(frozen=True)
+class FactorSizes:
+    """Columns of each kind of factor."""
+
+    magnitude: int
+    gap: int
+    agreement: int
+    context: int = 0
+
+    @classmethod
+    def of(cls, model: Recommender, magnitude: Magnitude, *, has_context: bool) -> "FactorSizes":
+        num_fields = model.num_user_fields + model.num_item_fields
+        return cls(
+            2 if magnitude == "losses" else 1,
+            model.num_tensors,
+            num_fields + model.num_tensors,
+            model.num_item_fields * model.embedding_dim
+            if has_context and model.has_support_gradient
+            else 0,
+        )
+
+    @property
+    def total(self) -> int:
+        return self.magnitude + self.gap + self.agreement + self.context
 
 
 @dataclass(frozen=True)
@@ -20,24 +55,31 @@ class Factors:
     """
 
     magnitude: Tensor
-    """[B] how far the user would move the model."""
+    """[B, 1 or 2] how far the user would move the model."""
     gap: Tensor
     """[B, P] does adapting to the support change what the query asks for?"""
     agreement: Tensor
     """[B, F + P] with the batch's mean gradient: dot products for fields, cosines for A."""
+    context: Tensor
+    """[B, Fi·d or 0] what the support set says of the user's preferences, as the model sees it."""
 
     @classmethod
-    def from_columns(cls, columns: Tensor, *, num_gap: int) -> "Factors":
+    def from_columns(cls, columns: Tensor, sizes: FactorSizes) -> "Factors":
         """The inverse of ``columns``."""
-        return cls(columns[:, 0], columns[:, 1 : 1 + num_gap], columns[:, 1 + num_gap :])
+        return cls(*columns.split([getattr(sizes, kind) for kind in FACTOR_KINDS], 1))
 
     def columns(self) -> Tensor:
-        """[B, 1 + P + F + P]: the few dozen numbers per user that leave a worker."""
-        return torch.cat((self.magnitude.unsqueeze(1), self.gap, self.agreement), 1)
+        """[B, ·]: the few dozen numbers per user that leave a worker."""
+        return torch.cat([getattr(self, kind) for kind in FACTOR_KINDS], 1)
+
+    def only(self, kinds: Collection[str]) -> "Factors":
+        """The same with zeros in place of all other kinds."""
+        left_out = [kind for kind in FACTOR_KINDS if kind not in kinds]
+        return replace(self, **{k: torch.zeros_like(getattr(self, k)) for k in left_out})
 
 
 def read_factors(
-    tasks: Tasks, mean: MetaGradient, *, magnitude: Literal["loss", "norm"]
+    tasks: Tasks, mean: MetaGradient, *, magnitude: Magnitude, has_context: bool = False
 ) -> Factors:
     """Read every user's factors from its gradients and ḡ, the global batch's mean gradient."""
     assert tasks.unadapted is not None
@@ -54,9 +96,16 @@ def read_factors(
         1,
     )
     if magnitude == "loss":
-        return Factors(tasks.loss, gap, agreement)
-    row_norms = tasks.adapted.rows.squared_norms().clamp(min=0).sqrt()
-    return Factors(row_norms.sum(1) + norms.sum(1), gap, agreement)
+        size = tasks.loss.unsqueeze(1)
+    elif magnitude == "losses":
+        size = tasks.losses.clamp(min=LEAST_LOSS).log()
+    else:
+        row_norms = tasks.adapted.rows.squared_norms().clamp(min=0).sqrt()
+        size = (row_norms.sum(1) + norms.sum(1)).unsqueeze(1)
+    context = tasks.context
+    if context is None or not has_context:
+        context = size.new_empty(len(size), 0)
+    return Factors(size, gap, agreement, context)
 
 
 def _cosine(dot: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -64,13 +113,15 @@ def _cosine(dot: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 def standardise(factors: Factors) -> Factors:
-    """What the scheduler sees: magnitude normalised over the batch, the others over a user.
+    """What the published schedulers see: magnitude normalised over the batch, others over a user.
 
     DESIGN.md section 2, step 4: (x − mean)/sqrt(var + 1e-5) over the B magnitudes, biased variance
     as in layer normalisation; (x − mean)/sqrt(unbiased var + 1e-8) over a user's entries.
     """
     magnitude = torch.nn.functional.layer_norm(factors.magnitude, factors.magnitude.shape, eps=1e-5)
-    return Factors(magnitude, _standardise(factors.gap), _standardise(factors.agreement))
+    return Factors(
+        magnitude, _standardise(factors.gap), _standardise(factors.agreement), factors.context
+    )
 
 
 def _standardise(entries: Tensor) -> Tensor:

@@ -1,25 +1,33 @@
 """The preference-aware scheduler φ: from a user's factors to the user's weight.
 
-DESIGN.md section 2, step 4. Both published forms; a bound on the ratio of any two weights keeps
-the effective sample size 1/Σw² from collapsing.
+Both published forms (DESIGN.md section 2, step 4), and ``balanced``, which sees factors on a scale
+kept across steps and the support's context besides, and learns to tell by how much a user counts
+more when users are drawn evenly from the preference groups. A bound on the ratio of any two weights
+keeps the effective sample size 1/Σw² from collapsing.
 """
 
 import math
+from collections.abc import Collection
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from greatmeta_dist.meta.factors import Factors, standardise
+from greatmeta_dist.meta.factors import FACTOR_KINDS, Factors, FactorSizes, standardise
+
+SCALE_MEMORY = 0.98
+"""How much of the running mean and variance of a factor a step keeps."""
+SCALE_BOUND = 4.0
+"""Factors further than this many deviations from their mean are taken as this far."""
 
 
 class MlpScorer(nn.Module):
     """Linear(64, no bias) → ReLU → Linear(64) → Tanh → Linear(1) on the joined factors."""
 
-    def __init__(self, num_gap: int, num_agreement: int):
+    def __init__(self, sizes: FactorSizes):
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Linear(1 + num_gap + num_agreement, 64, bias=False),
+            nn.Linear(sizes.total, 64, bias=False),
             nn.ReLU(),
             nn.Linear(64, 64),
             nn.Tanh(),
@@ -33,22 +41,64 @@ class MlpScorer(nn.Module):
 class LstmScorer(nn.Module):
     """A bidirectional LSTM (hidden 10, one time step) per factor kind, then three linear layers."""
 
-    def __init__(self, num_gap: int, num_agreement: int):
+    def __init__(self, sizes: FactorSizes):
         super().__init__()
-        self.magnitude = nn.LSTM(1, 10, bidirectional=True)
-        self.gap = nn.LSTM(num_gap, 10, bidirectional=True)
-        self.agreement = nn.LSTM(num_agreement, 10, bidirectional=True)
+        self.magnitude = nn.LSTM(sizes.magnitude, 10, bidirectional=True)
+        self.gap = nn.LSTM(sizes.gap, 10, bidirectional=True)
+        self.agreement = nn.LSTM(sizes.agreement, 10, bidirectional=True)
         self.mlp = nn.Sequential(
             nn.Linear(60, 64), nn.Tanh(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 1)
         )
 
     def forward(self, factors: Factors) -> Tensor:
         codes = [
-            self.magnitude(factors.magnitude.view(1, -1, 1))[0],
+            self.magnitude(factors.magnitude.unsqueeze(0))[0],
             self.gap(factors.gap.unsqueeze(0))[0],
             self.agreement(factors.agreement.unsqueeze(0))[0],
         ]
         return self.mlp(torch.cat(codes, -1)[0]).squeeze(1)
+
+
+class BalancedScorer(nn.Module):
+    """The published layers with a bias in the first; starts with equal scores."""
+
+    def __init__(self, sizes: FactorSizes):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(sizes.total, 64), nn.ReLU(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1)
+        )
+        nn.init.zeros_(self.mlp[-1].weight)  # type: ignore[arg-type]
+
+    def forward(self, factors: Factors) -> Tensor:
+        return self.mlp(factors.columns()).squeeze(1)
+
+
+class RunningScale(nn.Module):
+    """Every column less its mean, over its deviation, both kept across steps."""
+
+    mean: Tensor
+    variance: Tensor
+    num_steps: Tensor
+
+    def __init__(self, num_columns: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_columns))
+        self.register_buffer("variance", torch.ones(num_columns))
+        self.register_buffer("num_steps", torch.zeros(()))
+
+    def observe(self, columns: Tensor) -> None:
+        """Take a step's columns [B, ·] into mean and variance."""
+        self.num_steps += 1
+        share = (1 / self.num_steps).clamp(min=1 - SCALE_MEMORY)
+        self.mean.lerp_(columns.mean(0), share)
+        self.variance.lerp_((columns - self.mean).square().mean(0), share)
+
+    def forward(self, columns: Tensor) -> Tensor:
+        scaled = (columns - self.mean) / (self.variance.sqrt() + 1e-6)
+        return scaled.clamp(-SCALE_BOUND, SCALE_BOUND)
+
+
+SCORERS = {"mlp": MlpScorer, "lstm": LstmScorer, "balanced": BalancedScorer}
 
 
 class Scheduler(nn.Module):
@@ -56,16 +106,23 @@ class Scheduler(nn.Module):
 
     def __init__(
         self,
-        kind: Literal["mlp", "lstm"],
+        kind: Literal["mlp", "lstm", "balanced"],
+        sizes: FactorSizes,
         *,
-        num_gap: int,
-        num_agreement: int,
         max_weight_ratio: float | None = None,
+        reads: Collection[str] = FACTOR_KINDS,
     ):
+        """``reads`` are the kinds of factors that are not hidden from the scorer."""
         super().__init__()
-        self.num_gap = num_gap
+        self.sizes, self.reads = sizes, reads
         self.max_weight_ratio = max_weight_ratio
-        self.scorer = (MlpScorer if kind == "mlp" else LstmScorer)(num_gap, num_agreement)
+        self.scale = RunningScale(sizes.total) if kind == "balanced" else None
+        self.scorer = SCORERS[kind](sizes)
+
+    def observe(self, columns: Tensor) -> None:
+        """Take a step's raw factors into the scale, where there is one; before its weights."""
+        if self.scale is not None:
+            self.scale.observe(columns)
 
     def forward(self, columns: Tensor) -> Tensor:
         """Raw factor columns [B, ·] of the global batch → weights [B], summing to 1.
@@ -73,12 +130,24 @@ class Scheduler(nn.Module):
         With ``max_weight_ratio`` r, no weight exceeds r times another, so the effective sample
         size is at least 4r/(1+r)² of the batch.
         """
-        factors = standardise(Factors.from_columns(columns, num_gap=self.num_gap))
-        scores = self.scorer(factors)
+        if self.scale is None:
+            factors = standardise(Factors.from_columns(columns, self.sizes))
+        else:
+            factors = Factors.from_columns(self.scale(columns), self.sizes)
+        scores = self.scorer(factors.only(self.reads))
         if self.max_weight_ratio is not None:
             bound = math.log(self.max_weight_ratio) / 2
             scores = bound * torch.tanh(scores / bound)
         return torch.softmax(scores, 0)
+
+
+def likelihood_slopes(weights: Tensor, balance: Tensor) -> Tensor:
+    """∂/∂w of −Σ b log w [B], b the distribution proportional to ``balance`` [B].
+
+    The loss is least where w = b: weights that say, as far as the factors tell, how much more often
+    such a user is met when users are drawn evenly from the preference groups.
+    """
+    return -balance / (balance.sum() * weights)
 
 
 def effective_sample_size(weights: Tensor) -> Tensor:

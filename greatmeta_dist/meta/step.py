@@ -14,9 +14,10 @@ from torch.profiler import record_function
 
 from greatmeta_dist.meta.adapt import InnerLoop, Layers, Tasks, query_gradients, task_gradients
 from greatmeta_dist.meta.batch import TaskBatch
-from greatmeta_dist.meta.factors import read_factors
+from greatmeta_dist.meta.factors import LEAST_LOSS, Magnitude, read_factors
 from greatmeta_dist.meta.gradients import MetaGradient
 from greatmeta_dist.meta.model import Recommender
+from greatmeta_dist.meta.scheduler import likelihood_slopes
 
 
 class Exchange(Protocol):
@@ -51,17 +52,28 @@ class Coordinator(Protocol):
         """Move φ along ∂L_φ/∂w [all users]; weights under the new φ."""
 
 
+Weighing = Literal["uniform", "loss", "groups", "look_ahead", "balanced"]
+"""What a user weighs: all the same (first-order MAML); as its loss; as its preference group's share
+asks (``TaskBatch.balance``); or what the scheduler says, φ learning either by a look ahead (step 5)
+or from those shares."""
+
+
 @dataclass(frozen=True)
 class StepSettings:
     nominal_users: int
     """B of ḡ = (1/B) Σ g: the size of a full global batch."""
     outer_rate: float
     """β of θ'."""
-    magnitude: Literal["loss", "norm"]
-    has_scheduler: bool
-    """Without it every user weighs the same: first-order MAML."""
+    magnitude: Magnitude
+    weighing: Weighing
+    has_context: bool = False
+    """Whether the scheduler sees the support's context besides the factors."""
     is_bf16: bool = False
     """Whether passes through the model run in bf16; what is read from them stays as it is."""
+
+    @property
+    def has_scheduler(self) -> bool:
+        return self.weighing in ("look_ahead", "balanced")
 
 
 @dataclass(frozen=True)
@@ -106,16 +118,20 @@ class MetaStep:
             ]
         losses = exchange.gather([t.losses for t in tasks])
         factors = None
-        first = weights = torch.full_like(losses[:, 0], 1 / len(losses))
         if has_scheduler:
             with record_function("meta/factors"):
                 factors = exchange.gather(self._factors(tasks, exchange))
             with record_function("meta/scheduler"):
                 first = coordinator.weigh(factors)
-                move = exchange.sum(weighted_sums(tasks, exchange.scatter(first)))
-                ahead = self._look_ahead(parts, rows, layers, move, exchange)
-                slopes = exchange.gather(self._slopes(tasks, ahead))
-                weights = coordinator.learn(factors, slopes / len(losses))
+                if self.settings.weighing == "balanced":
+                    slopes = likelihood_slopes(first, exchange.gather([b.balance for b in parts]))
+                else:
+                    move = exchange.sum(weighted_sums(tasks, exchange.scatter(first)))
+                    ahead = self._look_ahead(parts, rows, layers, move, exchange)
+                    slopes = exchange.gather(self._slopes(tasks, ahead)) / len(losses)
+                weights = coordinator.learn(factors, slopes)
+        else:
+            first = weights = self._fixed_weights(losses[:, 0], parts, exchange)
         with record_function("meta/outer update"):
             exchange.apply(weighted_sums(tasks, exchange.scatter(weights)))
         return StepReport(losses, weights, first, factors)
@@ -127,10 +143,24 @@ class MetaStep:
         """Step 3: factor columns of each part's users."""
         share = 1 / self.settings.nominal_users
         means = exchange.sum(weighted_sums(tasks, [torch.full_like(t.loss, share) for t in tasks]))
+        settings = self.settings
         return [
-            read_factors(t, mean, magnitude=self.settings.magnitude).columns()
+            read_factors(
+                t, mean, magnitude=settings.magnitude, has_context=settings.has_context
+            ).columns()
             for t, mean in zip(tasks, means, strict=True)
         ]
+
+    def _fixed_weights(
+        self, losses: Tensor, parts: Sequence[TaskBatch], exchange: Exchange
+    ) -> Tensor:
+        """Weights that nothing is learnt for, from the losses [users] or the groups."""
+        score = torch.ones_like(losses)
+        if self.settings.weighing == "loss":
+            score = losses.clamp(min=LEAST_LOSS)
+        elif self.settings.weighing == "groups":
+            score = exchange.gather([b.balance for b in parts])
+        return score / score.sum()
 
     def _look_ahead(
         self,

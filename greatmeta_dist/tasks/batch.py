@@ -188,8 +188,9 @@ def build_batch(
     prior_rows: float = 0.0,
     dtype: type = np.float32,
     hide: Hiding | None = None,
+    balance: Floats | None = None,
 ) -> TaskBatch:
-    """The batch of the chosen tasks.
+    """The batch of the chosen tasks, which count ``balance`` [chosen], or 1.
 
     ``has_row_norms`` says whether norms of embedding gradients will be asked for, and
     ``has_support_gradient`` whether the query loss reaches the support rows' embeddings, as it does
@@ -226,6 +227,9 @@ def build_batch(
         query=sets[1],
         unpool=_unpool_plan((user_slots, item_slots), weights, rows),
         pairs=pairs,
+        balance=torch.from_numpy(
+            np.ones(len(chosen), dtype) if balance is None else balance.astype(dtype)
+        ),
     )
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from greatmeta_dist.tasks.batch import Ragged, offsets_of
-from greatmeta_dist.tasks.groups import Grouping
+from greatmeta_dist.tasks.groups import Grouping, History
 from greatmeta_dist.tasks.split import uniform_hash
 from greatmeta_dist.tasks.store import Ratings, list_array
 from greatmeta_dist.tasks.vocabulary import Vocabulary
@@ -99,6 +99,11 @@ class TrainingStatistics:
         found.add(self.item_count, self.item_sum - self.mean * self.item_count, squares)
         return found.prior
 
+    def item_means(self) -> NDArray[np.float64]:
+        """[items] shrunk towards the overall mean."""
+        total = self.item_sum - self.mean * self.item_count
+        return self.mean + total / (self.item_count + self.item_prior)
+
     def add_offsets(self, train: pl.DataFrame) -> None:
         """Count in how one bucket's training users stand to the means of the items they rated."""
         item, rating = train["item"].to_numpy(), train["rating"].to_numpy() - self.mean
@@ -131,7 +136,8 @@ def encode_tasks(
     rows: pl.DataFrame,
     users: pl.DataFrame | None,
     vocabularies: Sequence[Vocabulary],
-    grouping: Grouping,
+    groups: Grouping,
+    clusters: Grouping,
     *,
     seed: int,
 ) -> pa.RecordBatch:
@@ -141,19 +147,23 @@ def encode_tasks(
     position = pl.DataFrame({"user": tokens[order], "position": np.arange(len(tokens))})
     rows = rows.join(position, on="user").sort("position", maintain_order=True)
     columns: dict[str, pa.Array] = {"user": pa.array(position["user"].to_list(), pa.string())}
-    sets = {}
     for role in ("support", "query"):
         chosen = rows.filter(pl.col("role") == role)
         offsets = offsets_of(np.bincount(chosen["position"].to_numpy(), minlength=len(tokens)))
-        sets[role] = Ragged(chosen["item"].to_numpy(), offsets)
+        item = Ragged(chosen["item"].to_numpy(), offsets)
         rating = Ragged(chosen["rating"].to_numpy().astype(np.float32), offsets)
-        columns[f"{role}_item"] = list_array(sets[role], pa.int32())
+        columns[f"{role}_item"] = list_array(item, pa.int32())
         columns[f"{role}_rating"] = list_array(rating, pa.float32())
+    # Of a training user the query, too, is known.
+    known = rows if rows["part"][0] == "train" else rows.filter(pl.col("role") == "support")
+    offsets = offsets_of(np.bincount(known["position"].to_numpy(), minlength=len(tokens)))
+    history = History(Ragged(known["item"].to_numpy(), offsets), known["rating"].to_numpy())
     user_rows = position.select(id="user")
     if users is not None:
         user_rows = user_rows.join(users, on="id", how="left", maintain_order="left")
     columns |= _feature_columns(user_rows, "user", vocabularies)
-    columns["group"] = pa.array(grouping.of(sets["support"], user_rows), pa.int32())
+    columns["group"] = pa.array(groups.of(history, user_rows), pa.int32())
+    columns["cluster"] = pa.array(clusters.of(history, user_rows), pa.int32())
     return pa.RecordBatch.from_pydict(columns)
 
 

@@ -1,4 +1,4 @@
-"""Preference groups: users clustered by which categories their support items belong to."""
+"""Preference groups: users clustered by what they choose and what of it they like."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +12,24 @@ from greatmeta_dist.tasks.batch import Ragged, offsets_of
 
 MAX_FITTED_USERS = 50_000
 MINORITY_SHARE = 0.2
+TASTE_PRIOR = 2.0
+"""Ratings' worth of prior of how a user's ratings in a category stand out."""
+
+
+@dataclass(frozen=True)
+class History:
+    """What is known of users: their support sets, or all rows of training users."""
+
+    item: Ragged
+    rating: NDArray
+    """[rows]"""
+
+    def where(self, chosen: NDArray[np.bool_]) -> "History":
+        """The chosen rows [rows]; every user stays."""
+        lengths = self.item.lengths
+        owner = np.repeat(np.arange(len(lengths)), lengths)
+        offsets = offsets_of(np.bincount(owner[chosen], minlength=len(lengths)))
+        return History(Ragged(self.item.values[chosen], offsets), self.rating[chosen])
 
 
 class Grouping:
@@ -19,8 +37,8 @@ class Grouping:
 
     names: Sequence[str] = ("all",)
 
-    def of(self, support_item: Ragged, users: pl.DataFrame) -> NDArray[np.int32]:
-        """The group of each user, from its support items or its features: [users]."""
+    def of(self, history: History, users: pl.DataFrame) -> NDArray[np.int32]:
+        """The group of each user, from its history or its features: [users]."""
         return np.zeros(len(users), np.int32)
 
 
@@ -30,7 +48,7 @@ class KnownGroups(Grouping):
     def __init__(self, column: str, names: Sequence[str]):
         self.column, self.names = column, names
 
-    def of(self, support_item: Ragged, users: pl.DataFrame) -> NDArray[np.int32]:
+    def of(self, history: History, users: pl.DataFrame) -> NDArray[np.int32]:
         index = {name: k for k, name in enumerate(self.names)}
         return users[self.column].replace_strict(index, return_dtype=pl.Int32).to_numpy()
 
@@ -54,35 +72,85 @@ class Categories:
         lengths = np.bincount(pairs["item"].to_numpy(), minlength=len(column))
         return cls(names.to_list(), Ragged(pairs["code"].to_numpy(), offsets_of(lengths)))
 
-    def profiles(self, support_item: Ragged) -> NDArray[np.float64]:
-        """Share of each category among every user's support items: [users, categories]."""
-        num_users, num = len(support_item.lengths), len(self.names)
-        picked = self.of_item.take(support_item.values)
-        owner = np.repeat(np.repeat(np.arange(num_users), support_item.lengths), picked.lengths)
-        counts = np.bincount(owner * num + picked.values, minlength=num_users * num)
-        profile = counts.reshape(num_users, num).astype(np.float64)
-        return profile / np.maximum(profile.sum(1, keepdims=True), 1)
+    def sums(self, rows: Ragged, value: NDArray) -> NDArray[np.float64]:
+        """Sum of ``value`` [rows] by user and category of the rows' items: [users, categories]."""
+        num_users, num = len(rows.lengths), len(self.names)
+        picked = self.of_item.take(rows.values)
+        owner = np.repeat(np.repeat(np.arange(num_users), rows.lengths), picked.lengths)
+        by_row = np.repeat(value, picked.lengths)
+        sums = np.bincount(owner * num + picked.values, by_row, num_users * num)
+        return sums.reshape(num_users, num).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Profiler:
+    """What a history says of a user: what they choose, and what of it they like."""
+
+    categories: Categories
+    item_mean: NDArray[np.float64]
+    """[items]"""
+
+    def blocks(self, history: History) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Two [users, categories]: the categories' shares, and how ratings in each stand out.
+
+        The second is the mean, shrunk, of ratings less their item's mean and the user's own offset.
+        """
+        count = self.categories.sums(history.item, np.ones(len(history.rating)))
+        shares = count / np.maximum(count.sum(1, keepdims=True), 1)
+        lengths = history.item.lengths
+        owner = np.repeat(np.arange(len(lengths)), lengths)
+        rest = history.rating - self.item_mean[history.item.values]
+        own = np.bincount(owner, rest, len(lengths)) / np.maximum(lengths, 1)
+        taste = self.categories.sums(history.item, rest - own[owner]) / (count + TASTE_PRIOR)
+        return shares, taste
+
+    def halves(self, history: History) -> tuple["History", "History"]:
+        """Every user's rows at even places, and at odd ones."""
+        lengths = history.item.lengths
+        place = np.arange(len(history.rating)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return history.where(place % 2 == 0), history.where(place % 2 == 1)
 
 
 class FittedGroups(Grouping):
-    """Clusters of preference profiles; a group is named after what it stands out by."""
+    """Clusters of preference profiles; a group is named after what it stands out by.
 
-    def __init__(self, categories: Categories, profiles: NDArray, *, num_groups: int, seed: int):
-        self.categories = categories
+    What users choose and what they like count as far as one half of their histories agrees with
+    the other: noise does not make groups.
+    """
+
+    def __init__(self, profiler: Profiler, history: History, *, num_groups: int, seed: int):
+        self.profiler = profiler
+        blocks = profiler.blocks(history)
+        halves = [profiler.blocks(half) for half in profiler.halves(history)]
+        self._scales = [
+            _reliability(left, right) / (np.sqrt(block.var(0).sum()) or 1.0)
+            for block, left, right in zip(blocks, *halves, strict=True)
+        ]
+        profiles = self._scaled(blocks)
         distinct = len(np.unique(profiles, axis=0))
         model = KMeans(min(num_groups, distinct), n_init=10, random_state=seed).fit(profiles)
         self.centers = model.cluster_centers_
         names: list[str] = []
-        for lift in self.centers - profiles.mean(0):
-            name = "+".join(categories.names[k] for k in np.argsort(-lift)[:2])
+        for lift in (self.centers - profiles.mean(0)).reshape(len(self.centers), 2, -1).sum(1):
+            name = "+".join(profiler.categories.names[k] for k in np.argsort(-lift)[:2])
             taken = sum(n.split(" #")[0] == name for n in names)
             names.append(name if not taken else f"{name} #{taken + 1}")
         self.names = names
 
-    def of(self, support_item: Ragged, users: pl.DataFrame) -> NDArray[np.int32]:
-        profiles = self.categories.profiles(support_item)
+    def _scaled(self, blocks: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        return np.concatenate([b * s for b, s in zip(blocks, self._scales, strict=True)], 1)
+
+    def of(self, history: History, users: pl.DataFrame) -> NDArray[np.int32]:
+        profiles = self._scaled(self.profiler.blocks(history))
         distance = (self.centers**2).sum(1) - 2 * profiles @ self.centers.T
         return distance.argmin(1).astype(np.int32)
+
+
+def _reliability(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
+    """How far two measurements [users, columns] of the same users agree, 0 to 1."""
+    left, right = left - left.mean(0), right - right.mean(0)
+    scale = np.sqrt((left**2).sum() * (right**2).sum())
+    return max(0.0, float((left * right).sum() / scale)) if scale > 0 else 0.0
 
 
 def minority_groups(sizes: NDArray) -> list[int]:

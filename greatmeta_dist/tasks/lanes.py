@@ -4,7 +4,7 @@ Lane k of K holds store shards k, k + K, …; a step takes the same number of us
 so the global batch never depends on how many workers there are (DESIGN.md section 4).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,9 +49,7 @@ class Labels:
     @classmethod
     def of(cls, store: Store, kind: str) -> "Labels":
         ratings = store.manifest.ratings
-        return cls(
-            ratings, kind, *store.item_statistics(), ratings.item_prior, ratings.user_prior
-        )
+        return cls(ratings, kind, *store.item_statistics(), ratings.item_prior, ratings.user_prior)
 
     def expected(self, tasks: TaskTable, *, is_training: bool) -> tuple[NDArray, NDArray]:
         """What is taken off the ratings of support and query rows before the model sees them.
@@ -101,6 +99,8 @@ class BatchMaker:
     has_row_norms: bool
     labels: Labels
     prior_rows: float
+    balance: NDArray[np.float64] | None = None
+    """[clusters] what a user of each counts in training; None where all count 1."""
 
     def make(
         self,
@@ -108,9 +108,14 @@ class BatchMaker:
         chosen: NDArray[np.int64] | None = None,
         *,
         is_training: bool = False,
+        cluster: NDArray[np.int32] | None = None,
         hide: Hiding | None = None,
     ) -> TaskBatch:
-        """The batch of a table's chosen tasks, or of all; ``hide`` is for training."""
+        """The batch of a table's chosen tasks, or of all.
+
+        ``cluster`` [tasks] and ``hide`` are for training.
+        """
+        chosen = np.arange(len(tasks)) if chosen is None else chosen
         support, query = self.labels.expected(tasks, is_training=is_training)
         scale = self.labels.scale
 
@@ -127,12 +132,22 @@ class BatchMaker:
         return build_batch(
             labelled,
             self.items,
-            np.arange(len(tasks)) if chosen is None else chosen,
+            chosen,
             has_support_gradient=self.has_support_gradient,
             has_row_norms=self.has_row_norms,
             prior_rows=self.prior_rows,
             hide=hide,
+            balance=None
+            if cluster is None or self.balance is None
+            else self.balance[cluster[chosen]],
         )
+
+
+def even_balance(sizes: Sequence[int], evenness: float) -> NDArray[np.float64]:
+    """What a user of each cluster counts, share^(−evenness), 1 on average over the users."""
+    share = np.maximum(np.array(sizes, np.float64), 1) / max(sum(sizes), 1)
+    value = share**-evenness
+    return value * sum(sizes) / np.dot(value, sizes)
 
 
 class Lane:
@@ -270,7 +285,9 @@ class Lanes:
             lengths = tasks.support_item.lengths[by_length]
             lanes.append(
                 [
-                    self._maker.make(tasks, by_length[p], is_training=True, hide=hide)
+                    self._maker.make(
+                        tasks, by_length[p], is_training=True, cluster=users.cluster, hide=hide
+                    )
                     for p in length_parts(lengths)
                 ]
             )

@@ -27,7 +27,9 @@ from greatmeta_dist.tasks.groups import (
     Categories,
     FittedGroups,
     Grouping,
+    History,
     KnownGroups,
+    Profiler,
     minority_groups,
 )
 from greatmeta_dist.tasks.sources import Kind, Source, open_source
@@ -179,7 +181,11 @@ class _Preparation:
         )
 
         self._build_vocabularies()
-        self.grouping = self._make_grouping(buckets)
+        for path in buckets:
+            train = pl.scan_parquet(path, glob=False).filter(part="train").collect()
+            self.statistics.add_offsets(train)
+        self.clusters = self._make_clusters(buckets)
+        self.groups = self._known_groups() or self.clusters
         for folder in ("shards", "vocab"):
             shutil.rmtree(self.store / folder, ignore_errors=True)
             (self.store / folder).mkdir()
@@ -272,28 +278,38 @@ class _Preparation:
         counted += [(n, "item", item_kinds[n], c) for n, c in counts.items()]
         self.vocabularies = build_vocabularies(counted, seed=self.config.seed)
 
-    def _make_grouping(self, buckets: list[Path]) -> Grouping:
-        """The true groups of synthetic data, else clusters of the first training users."""
+    def _known_groups(self) -> Grouping | None:
+        """The true groups of synthetic data."""
         column = self.source.group
-        if column is not None:
-            assert self.users is not None
-            return KnownGroups(column, sorted(self.users[column].unique().to_list()))
+        if column is None:
+            return None
+        assert self.users is not None
+        return KnownGroups(column, sorted(self.users[column].unique().to_list()))
+
+    def _make_clusters(self, buckets: list[Path]) -> Grouping:
+        """Clusters of the first training users."""
         chosen = self._category_vocabulary()
         if chosen is None:
             return Grouping()
         categories = Categories.from_column(self.items[chosen.field.name], chosen.values)
-        profiles: list[NDArray] = []
+        found: list[pl.DataFrame] = []
+        num_users = 0
         for path in buckets:
-            rows = pl.scan_parquet(path, glob=False).filter(part="train", role="support").collect()
-            ordered = rows.sort("user", maintain_order=True)
-            lengths = ordered.group_by("user", maintain_order=True).len()["len"].to_numpy()
-            support = Ragged(ordered["item"].to_numpy(), offsets_of(lengths))
-            profiles.append(categories.profiles(support))
-            if sum(map(len, profiles)) >= MAX_FITTED_USERS:
+            rows = pl.scan_parquet(path, glob=False).filter(part="train").collect()
+            found.append(rows.sort("user", maintain_order=True))
+            num_users += rows["user"].n_unique()
+            if num_users >= MAX_FITTED_USERS:
                 break
-        fitted = np.concatenate(profiles)[:MAX_FITTED_USERS]
+        rows = pl.concat(found)
+        lengths = rows.group_by("user", maintain_order=True).len()["len"].to_numpy()
+        history = History(
+            Ragged(rows["item"].to_numpy(), offsets_of(lengths)), rows["rating"].to_numpy()
+        )
         return FittedGroups(
-            categories, fitted, num_groups=self.config.num_groups, seed=self.config.seed
+            Profiler(categories, self.statistics.item_means()),
+            history,
+            num_groups=self.config.num_groups,
+            seed=self.config.seed,
         )
 
     def _category_vocabulary(self) -> Vocabulary | None:
@@ -309,13 +325,16 @@ class _Preparation:
 
     # --- writing --------------------------------------------------------------------------
 
-    def _write_tasks(self, buckets: list[Path]) -> tuple[dict[str, int], NDArray]:
-        """Every part's shards; returns their numbers, and the training users of each group.
+    def _write_tasks(self, buckets: list[Path]) -> tuple[dict[str, int], dict[str, NDArray]]:
+        """Every part's shards; returns their numbers, and the training users by group and cluster.
 
         A bucket's training users are dealt evenly to its shards.
         """
         shards = dict.fromkeys(PARTS, 0)
-        sizes = np.zeros(len(self.grouping.names), np.int64)
+        sizes = {
+            "group": np.zeros(len(self.groups.names), np.int64),
+            "cluster": np.zeros(len(self.clusters.names), np.int64),
+        }
         for k, path in enumerate(buckets):
             self.progress("write tasks", k / len(buckets))
             bucket = pl.read_parquet(path, glob=False)
@@ -324,13 +343,18 @@ class _Preparation:
                 if not len(rows):
                     continue
                 batch = encode_tasks(
-                    rows, self.users, self.vocabularies, self.grouping, seed=self.config.seed
+                    rows,
+                    self.users,
+                    self.vocabularies,
+                    self.groups,
+                    self.clusters,
+                    seed=self.config.seed,
                 )
                 hands = 1
                 if part == "train":
                     hands = max(1, MIN_SHARDS // len(buckets))
-                    self.statistics.add_offsets(rows)
-                    sizes += np.bincount(batch.column("group").to_numpy(), minlength=len(sizes))
+                    for name, count in sizes.items():
+                        count += np.bincount(batch.column(name).to_numpy(), minlength=len(count))
                 self.report.tasks[part] = self.report.tasks.get(part, 0) + batch.num_rows
                 self.report.interactions[part] = self.report.interactions.get(part, 0) + len(rows)
                 for hand in range(hands):
@@ -339,7 +363,7 @@ class _Preparation:
                     shards[part] += 1
         return {p: n for p, n in shards.items() if n}, sizes
 
-    def _finish(self, fingerprint: str, shards: dict[str, int], sizes: NDArray) -> None:
+    def _finish(self, fingerprint: str, shards: dict[str, int], sizes: dict[str, NDArray]) -> None:
         """The report, then the manifest: from here on the folder is a store."""
         self.progress("write the manifest", 0)
         (self.store / "report.json").write_text(json.dumps(asdict(self.report), indent=1))
@@ -354,8 +378,9 @@ class _Preparation:
             parts=self.report.tasks,
             shards=shards,
             ratings=self.statistics.ratings(self.config.rating_range),
-            groups=list(self.grouping.names),
-            minority=minority_groups(sizes),
+            groups=list(self.groups.names),
+            minority=minority_groups(sizes["group"]),
+            cluster_sizes=sizes["cluster"].tolist(),
             recipe=asdict(self.config),
             fingerprint=fingerprint,
             notes=self.source.notes,

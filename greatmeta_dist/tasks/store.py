@@ -74,6 +74,8 @@ class Manifest:
     """Names of preference groups; a task's ``group`` is an index here."""
     minority: list[int]
     """The smallest groups that together hold at most a fifth of the training users."""
+    cluster_sizes: list[int]
+    """Training users in each cluster of preferences; a task's ``cluster`` is an index here."""
     recipe: dict[str, Any]
     """The data section that made the store."""
     fingerprint: str
@@ -154,6 +156,10 @@ class Part:
     tasks: TaskTable
     user: list[str]
     group: NDArray[np.int32]
+    """What the records tell users apart by."""
+    cluster: NDArray[np.int32]
+    """What training balances: the same, but for synthetic data, whose true groups no system would
+    know."""
 
     def __len__(self) -> int:
         return len(self.user)
@@ -228,7 +234,12 @@ class Store:
                 for what in ("item", "rating")
             ),
         )
-        return Part(tasks, batch.column("user").to_pylist(), batch.column("group").to_numpy())
+        return Part(
+            tasks,
+            batch.column("user").to_pylist(),
+            batch.column("group").to_numpy(),
+            batch.column("cluster").to_numpy(),
+        )
 
 
 def shard_name(part: str, number: int) -> str:

@@ -22,9 +22,10 @@ class Baselines:
 
     @classmethod
     def of(cls, store: Store) -> "Baselines":
-        return cls(
-            Labels(store.manifest.ratings, "bias", *store.item_statistics(), ITEM_PRIOR, USER_PRIOR)
-        )
+        ratings = store.manifest.ratings
+        count, total = store.item_statistics()
+        mean = np.full(len(count), ratings.mean)
+        return cls(Labels(ratings, "bias", count, total, mean, ITEM_PRIOR, USER_PRIOR))
 
     def predict(self, tasks: TaskTable) -> dict[str, NDArray[np.float64]]:
         """Predicted rating of every query row, users' rows end to end, by baseline."""

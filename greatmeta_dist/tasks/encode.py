@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from greatmeta_dist.tasks.batch import Ragged, offsets_of
+from greatmeta_dist.tasks.content import expected_ratings
 from greatmeta_dist.tasks.groups import Grouping, History
 from greatmeta_dist.tasks.split import uniform_hash
 from greatmeta_dist.tasks.store import Ratings, list_array
@@ -65,6 +66,8 @@ class TrainingStatistics:
     item_count: NDArray[np.int64]
     item_sum: NDArray[np.float64]
     item_squares: NDArray[np.float64]
+    item_expected: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    """[items] what means shrink to; see ``expect``."""
     users: list[pl.Series] = field(default_factory=list)
     lowest: float = np.inf
     highest: float = -np.inf
@@ -91,23 +94,35 @@ class TrainingStatistics:
     def mean(self) -> float:
         return float(self.item_sum.sum()) / int(self.item_count.sum())
 
+    def expect(self, fields: Sequence[Ragged], seed: int) -> None:
+        """Learn what the items' features [fields] say of their ratings; after the last ``add``."""
+        plain = self._prior_about(np.full(len(self.item_count), self.mean))
+        self.item_expected = expected_ratings(
+            fields, self.item_count, self.item_sum, prior=plain, seed=seed
+        )
+
     @cached_property
     def item_prior(self) -> float:
-        """Of item means, about the overall mean; asked for after the last ``add``."""
-        squares = self.item_squares - self.mean * (2 * self.item_sum - self.mean * self.item_count)
+        """Of item means, about what their features say; asked for after ``expect``."""
+        return self._prior_about(self.item_expected)
+
+    def _prior_about(self, expected: NDArray[np.float64]) -> float:
+        total = self.item_sum - expected * self.item_count
+        squares = self.item_squares - expected * (self.item_sum + total)
         found = VarianceComponents()
-        found.add(self.item_count, self.item_sum - self.mean * self.item_count, squares)
+        found.add(self.item_count, total, squares)
         return found.prior
 
     def item_means(self) -> NDArray[np.float64]:
-        """[items] shrunk towards the overall mean."""
-        total = self.item_sum - self.mean * self.item_count
-        return self.mean + total / (self.item_count + self.item_prior)
+        """[items] shrunk towards what the items' features say."""
+        total = self.item_sum - self.item_expected * self.item_count
+        return self.item_expected + total / (self.item_count + self.item_prior)
 
     def add_offsets(self, train: pl.DataFrame) -> None:
         """Count in how one bucket's training users stand to the means of the items they rated."""
-        item, rating = train["item"].to_numpy(), train["rating"].to_numpy() - self.mean
-        others = self.item_sum[item] - self.mean * self.item_count[item] - rating
+        item = train["item"].to_numpy()
+        rating = train["rating"].to_numpy() - self.item_expected[item]
+        others = self.item_sum[item] - self.item_expected[item] * self.item_count[item] - rating
         rest = rating - others / (self.item_count[item] - 1 + self.item_prior)
         by_user = (
             train.select("user", rest=pl.Series(rest))
@@ -175,6 +190,7 @@ def encode_items(
         "item": pa.array(items["id"].to_list(), pa.string()),
         "train_count": pa.array(statistics.item_count, pa.int64()),
         "train_sum": pa.array(statistics.item_sum, pa.float64()),
+        "expected": pa.array(statistics.item_expected, pa.float64()),
         **_feature_columns(items, "item", vocabularies),
     }
     return pa.RecordBatch.from_pydict(columns)

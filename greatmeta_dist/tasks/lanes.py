@@ -42,6 +42,8 @@ class Labels:
     item_count: NDArray[np.int64]
     item_sum: NDArray[np.float64]
     """[items] number and sum of the training users' ratings."""
+    item_expected: NDArray[np.float64]
+    """[items] what an item's mean is shrunk to."""
     item_prior: float
     user_prior: float
     """Ratings' worth of prior of an item's mean and of a user's offset."""
@@ -49,7 +51,14 @@ class Labels:
     @classmethod
     def of(cls, store: Store, kind: str) -> "Labels":
         ratings = store.manifest.ratings
-        return cls(ratings, kind, *store.item_statistics(), ratings.item_prior, ratings.user_prior)
+        return cls(
+            ratings,
+            kind,
+            *store.item_statistics(),
+            store.item_expected(),
+            ratings.item_prior,
+            ratings.user_prior,
+        )
 
     def expected(self, tasks: TaskTable, *, is_training: bool) -> tuple[NDArray, NDArray]:
         """What is taken off the ratings of support and query rows before the model sees them.
@@ -72,11 +81,11 @@ class Labels:
 
     def item_mean(self, item: NDArray, *, own: NDArray | None) -> NDArray[np.float64]:
         """Shrunk means of items, each without the rating ``own`` of it where given."""
-        count = self.item_count[item].astype(np.float64)
-        total = self.item_sum[item] - self.ratings.mean * count
+        count, expected = self.item_count[item].astype(np.float64), self.item_expected[item]
+        total = self.item_sum[item] - expected * count
         if own is not None:
-            count, total = count - 1, total - (own - self.ratings.mean)
-        return self.ratings.mean + total / (count + self.item_prior)
+            count, total = count - 1, total - (own - expected)
+        return expected + total / (count + self.item_prior)
 
     @property
     def scale(self) -> float:

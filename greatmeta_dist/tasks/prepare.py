@@ -181,6 +181,12 @@ class _Preparation:
         )
 
         self._build_vocabularies()
+        content = [
+            v.encode(self.items[v.field.name])
+            for v in self.vocabularies
+            if v.field.side == "item" and v.field.name != ITEM_ID
+        ]
+        self.statistics.expect(content, self.config.seed)
         for path in buckets:
             train = pl.scan_parquet(path, glob=False).filter(part="train").collect()
             self.statistics.add_offsets(train)

@@ -51,7 +51,8 @@ class Ratings:
     count: int
     item_prior: float
     """Ratings' worth of prior of an item's mean: the variance of ratings about their item's mean
-    over the variance between items, both estimated from the training users."""
+    over the variance between items about what their features say, both estimated from the training
+    users."""
     user_prior: float
     """As much for a user's offset from the items' means."""
 
@@ -213,6 +214,10 @@ class Store:
             self._items.column("train_count").to_numpy(),
             self._items.column("train_sum").to_numpy(),
         )
+
+    def item_expected(self) -> NDArray[np.float64]:
+        """[items] the rating that an item's features lead to expect."""
+        return self._items.column("expected").to_numpy()
 
     def item_features(self, choice: FieldChoice) -> Features:
         return _features(self._items, self.fields("item", choice), choice)

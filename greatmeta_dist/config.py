@@ -272,7 +272,7 @@ class SchedulerConfig:
 class TrainConfig:
     """Meta-training."""
 
-    steps: int = 1000
+    steps: int = 2000
     """Outer steps in all; a finished run goes on when this grows."""
     users_per_step: int = 32
     """B, users of a global batch."""
@@ -289,7 +289,7 @@ class TrainConfig:
     hidden_share: float = 0.2
     """Share of feature values replaced by their field's unknown row, so that cold users and items
     meet one that has learnt; 0 for none."""
-    averaging: float = 0.98
+    averaging: float = 0.99
     """d of the running mean of θ over steps, mean ← d·mean + (1 − d)·θ, that predictions use; 0
     predicts with θ itself."""
     row_update: str = "lazy"

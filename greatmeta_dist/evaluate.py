@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,14 @@ from greatmeta_dist.tasks.store import FieldChoice, Store
 
 USERS_PER_BATCH = 256
 MODELS = (*BASELINES, "unadapted", "adapted")
+
+
+class Predictor(Protocol):
+    """Whatever is scored beside the model, such as ``Baselines``."""
+
+    def predict(self, tasks: TaskTable) -> dict[str, NDArray[np.float64]]:
+        """By name: the predicted rating of every query row, users' rows end to end."""
+
 
 Progress = Callable[[str, int, int], None]
 """Told the scenario, the users done and the users in all."""
@@ -39,7 +47,7 @@ def score_part(
     choice: FieldChoice,
     part: str,
     *,
-    baselines: Baselines | None = None,
+    baselines: Predictor | None = None,
     given: Callable[[TaskTable], TaskTable] = lambda tasks: tasks,
     progress: Progress = lambda part, done, users: None,
 ) -> Scored:

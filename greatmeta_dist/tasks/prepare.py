@@ -240,7 +240,7 @@ class _Preparation:
         )
         self.report.not_in_split += len(log) - len(used.unique(["user", "item"]))
         self.given = self.given.filter(~pl.col("line").is_in(used["split_line"].implode()))
-        return used.select(SPLIT_SCHEMA.names())
+        return used.sort("split_line").select(SPLIT_SCHEMA.names())
 
     def _check_rejects(self) -> None:
         """Write the rejects; stop if they are too many."""

@@ -1,0 +1,398 @@
+"""How good recommendations are: data sets × models × seeds, against what people would use instead.
+
+``python -m benchmarks.quality --work DIR [--ml-100k FOLDER] [--store NAME=DIR …] [--data NAME …]
+[--models NAME …] [--seeds 5] [--jobs 2]``. Every training is added to ``DIR/quality.json`` as it
+ends, and one that is there is not repeated: the same command goes on where it was stopped, and
+``--table`` only prints. Tables are Markdown: means over seeds with 95% intervals (Student's t),
+at full support and at the first 10 and 5 support rows; minority users as the store names them.
+"""
+
+import argparse
+import io
+import json
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from scipy import stats
+
+from benchmarks.environment import environment
+from benchmarks.fold_in import FOLD_INS, MAX_ITEMS
+from greatmeta_dist.baselines import Baselines
+from greatmeta_dist.config import DataConfig
+from greatmeta_dist.display import Bar, Display
+from greatmeta_dist.evaluate import Scored, score_part
+from greatmeta_dist.options import compose_config, opened
+from greatmeta_dist.tasks.batch import TaskTable, shorten
+from greatmeta_dist.tasks.lanes import Labels
+from greatmeta_dist.tasks.prepare import prepare
+from greatmeta_dist.tasks.store import Store
+from greatmeta_dist.train import Setup, load_run, set_up, train
+
+SUPPORTS: dict[str, int | None] = {"full": None, "10": 10, "5": 5}
+DRAWS = 4
+"""Random supports of 10 and 5 rows besides the first ones; ``10 drawn`` is the mean over all."""
+METRICS = ("mae", "rmse", "ndcg@3", "ndcg@5", "ndcg@10")
+FACTORS = ("magnitude", "gap", "agreement", "context")
+PLAIN = ["model.has_encoder=false", "model.has_kernel=false"]
+
+TRAINED: dict[str, list[str]] = {
+    "GreatMeta as shipped": [],
+    "… uniform weights": ["scheduler=uniform"],
+    "… group-balanced": ["scheduler=groups"],
+    "… loss-proportional": ["scheduler=loss"],
+    "… published scheduler": ["scheduler=mlp"],
+    **{
+        f"… without {left_out}": [
+            f"scheduler.factors=[{','.join(f for f in FACTORS if f != left_out)}]"
+        ]
+        for left_out in FACTORS
+    },
+    "… without kernel": ["model.has_kernel=false"],
+    "… without encoder": PLAIN,
+    "MeLU": [
+        *PLAIN,
+        "scheduler=uniform",
+        "model.label=standardised",
+        "model.activation=relu",
+        "inner.prior_rows=0",
+        "inner.rate=0.01",
+        "train.short_share=0",
+    ],
+    "GreatMeta, authors' form and settings": ["experiment=paper"],
+}
+"""Options of each trained model, on top of its data set's."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set: how its store is made, and what training on it is told."""
+
+    config: DataConfig | None
+    store: Path
+    options: list[str] = field(default_factory=list)
+
+    def ready(self) -> Store:
+        if self.config is not None:
+            with opened():
+                prepare(self.config, self.store)
+        return Store(self.store)
+
+
+def data_sets(work: Path, ml_100k: Path | None, stores: dict[str, Path]) -> dict[str, Data]:
+    """The synthetic data, MovieLens 100K where it is at hand, and any prepared stores."""
+    found = {"synthetic": Data(DataConfig(users=4000), work / "synthetic", ["train.steps=1500"])}
+    if ml_100k is not None:
+        known = DataConfig(source="recbole", path=str(ml_100k))
+        options = ["experiment=ml-100k"]
+        given = replace(known, split=str(ml_100k / "split.tsv"))
+        found["ml-100k"] = Data(given, work / "ml-100k", options)
+        for seed in range(1, 5):
+            # The same kind of users as the given split's.
+            other = replace(
+                known, seed=seed, min_interactions=40, max_interactions=200, warm_fraction=0.0
+            )
+            found[f"ml-100k, split {seed}"] = Data(other, work / f"ml-100k-{seed}", options)
+    return found | {name: Data(None, path) for name, path in stores.items()}
+
+
+Cut = Callable[[TaskTable], TaskTable]
+
+
+def cuts(length: int | None) -> Iterator[Cut]:
+    """The supports that users are judged with: whole; or the first rows, then random ones."""
+    if length is None:
+        yield lambda tasks: tasks
+        return
+    yield lambda tasks: shorten(tasks, length)
+    for draw in range(DRAWS):
+        yield lambda tasks, draw=draw: shorten(tasks, length, np.random.default_rng([draw, 7]))  # type: ignore[misc]
+
+
+class _Others:
+    """The predictions of everything that is not trained by gradient steps."""
+
+    def __init__(self, store: Store):
+        self._baselines = Baselines.of(store)
+        self._labels = Labels.of(store, "bias")
+        self._models = {}
+        if store.manifest.num_items <= MAX_ITEMS:
+            self._models = {name: kind(store) for name, kind in FOLD_INS.items()}
+
+    def predict(self, tasks: TaskTable) -> dict[str, Any]:
+        ratings = self._labels.ratings
+        _, expected = self._labels.expected(tasks, is_training=False)
+        return {
+            **self._baselines.predict(tasks),
+            "bias, strengths and content from the data": np.clip(
+                expected, ratings.lowest, ratings.highest
+            ),
+            **{name: model.predict(tasks) for name, model in self._models.items()},
+        }
+
+
+def scores(setup: Setup, others: _Others | None) -> dict[str, Any]:
+    """``{model: {support: {"all" | "minority": metrics}}}`` on the user-cold users."""
+    found: dict[str, Any] = {}
+    minority = setup.store.manifest.minority
+    for support, length in SUPPORTS.items():
+        drawn: list[Scored] = [
+            score_part(
+                setup.worker,
+                setup.store,
+                setup.maker,
+                setup.choice,
+                "user_cold",
+                baselines=others,
+                given=cut,
+            )
+            for cut in cuts(length)
+        ]
+        for model in drawn[0].models:
+            each = [
+                {
+                    "all": s.models[model].summary(),
+                    "minority": s.models[model].summary(np.isin(s.group, minority)),
+                }
+                for s in drawn
+            ]
+            of_model = found.setdefault(model, {})
+            of_model[support] = each[0]
+            if length is not None:
+                of_model[f"{support} drawn"] = {
+                    who: {m: float(np.mean([e[who][m] for e in each])) for m in each[0][who]}
+                    for who in each[0]
+                }
+    return found
+
+
+def run_trained(data: Data, options: list[str], seed: int, threads: int) -> dict[str, Any]:
+    """Train once; scores of the best checkpoint, adapted and unadapted."""
+    with opened(), tempfile.TemporaryDirectory() as folder:
+        config = compose_config(
+            [
+                f"store={data.store}",
+                f"train.seed={seed}",
+                f"cluster.threads={threads}",
+                *data.options,
+                *options,
+            ]
+        )
+        silent = Display()
+        silent.console = Console(file=io.StringIO())
+        start = time.monotonic()
+        train(config, Path(folder) / "run", silent)
+        seconds = time.monotonic() - start
+        setup, step = load_run(Path(folder) / "run", None, silent)
+        found = scores(setup, None)
+    return {"seconds": seconds, "step": step, "options": options, "scores": found}
+
+
+def run_others(data: Data, threads: int) -> dict[str, Any]:
+    """Scores of everything that needs no training."""
+    torch.set_num_threads(threads)
+    with opened():
+        config = compose_config([f"store={data.store}", *data.options])
+    store = Store(data.store)
+    start = time.monotonic()
+    others = _Others(store)
+    seconds = time.monotonic() - start
+    found = scores(set_up(config, store), others)
+    kept = {k: v for k, v in found.items() if k not in ("unadapted", "adapted")}
+    return {"seconds": seconds, "options": [], "scores": kept}
+
+
+class Results:
+    """The results file: read at the start, written whole after every run."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.runs: dict[str, Any] = {}
+        if path.exists():
+            self.runs = json.loads(path.read_text())["runs"]
+
+    @staticmethod
+    def key(data: str, model: str, seed: int) -> str:
+        return f"{data} | {model} | {seed}"
+
+    def holds(self, key: str, store: Store, options: list[str]) -> bool:
+        """Whether the run is there, made in the same way on the same store."""
+        run = self.runs.get(key)
+        return (
+            run is not None and run["store"] == store.identity and run["given_options"] == options
+        )
+
+    def add(self, key: str, run: dict[str, Any]) -> None:
+        self.runs[key] = run
+        partial = self.path.with_suffix(".partial")
+        whole = {"environment": environment(), "runs": self.runs}
+        partial.write_text(json.dumps(whole, indent=1, ensure_ascii=False))
+        partial.replace(self.path)
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95% interval; nan for fewer than two."""
+    if len(values) < 2:
+        return float(np.mean(values)), float("nan")
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+    return float(np.mean(values)), float(half)
+
+
+Found = dict[str, dict[int, dict[str, Any]]]
+"""``{row: {seed: run}}`` of one data set, ``scores`` those of the row's model."""
+
+
+def rows_of(results: Results, data: str) -> Found:
+    """Untrained models first, then trained ones as ``TRAINED`` has them."""
+    found: Found = {}
+    others = results.runs.get(Results.key(data, "others", 0))
+    if others:
+        for name, of_model in others["scores"].items():
+            found[name] = {0: {**others, "scores": of_model}}
+    for name in TRAINED:
+        for key, run in results.runs.items():
+            of, model, seed = key.split(" | ")
+            if (of, model) != (data, name):
+                continue
+            adapted = {**run, "scores": run["scores"]["adapted"]}
+            found.setdefault(name, {})[int(seed)] = adapted
+            if name == "GreatMeta as shipped":
+                before = {**run, "scores": run["scores"]["unadapted"]}
+                found.setdefault("GreatMeta as shipped, unadapted", {})[int(seed)] = before
+    return found
+
+
+COLUMNS = [
+    ("MAE", "full", "all", "mae"),
+    ("RMSE", "full", "all", "rmse"),
+    ("nDCG@3", "full", "all", "ndcg@3"),
+    ("nDCG@5", "full", "all", "ndcg@5"),
+    ("nDCG@10", "full", "all", "ndcg@10"),
+    ("RMSE, minority", "full", "minority", "rmse"),
+    ("nDCG@5, minority", "full", "minority", "ndcg@5"),
+    ("RMSE at 10", "10", "all", "rmse"),
+    ("RMSE at 5", "5", "all", "rmse"),
+    ("at 10, drawn", "10 drawn", "all", "rmse"),
+    ("at 5, drawn", "5 drawn", "all", "rmse"),
+]
+
+
+def table(results: Results, data: str) -> str:
+    """One data set's rows as Markdown."""
+    names = [c[0] for c in COLUMNS]
+    lines = [
+        "| | seeds | " + " | ".join(names) + " | seconds |",
+        "|---" * (len(names) + 3) + "|",
+    ]
+    for row, runs in rows_of(results, data).items():
+        cells = []
+        for _, support, who, metric in COLUMNS:
+            mean, half = interval([r["scores"][support][who][metric] for r in runs.values()])
+            cells.append(f"{mean:.3f}" + ("" if np.isnan(half) else f" ±{half:.3f}"))
+        seconds = np.mean([r["seconds"] for r in runs.values()])
+        lines.append(f"| {row} | {len(runs)} | " + " | ".join(cells) + f" | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+def comparison(results: Results, names: list[str]) -> str:
+    """The shipped model less the one with uniform weights, seed by seed: means and intervals."""
+    lines = ["| shipped − uniform weights | pairs | RMSE | RMSE, minority | nDCG@5, minority |"]
+    lines.append("|---|---|---|---|---|")
+    pooled: list[list[float]] = []
+    for data in names:
+        rows = rows_of(results, data)
+        ours, uniform = rows.get("GreatMeta as shipped", {}), rows.get("… uniform weights", {})
+        differences = [
+            [
+                ours[seed]["scores"]["full"][who][metric]
+                - uniform[seed]["scores"]["full"][who][metric]
+                for who, metric in (("all", "rmse"), ("minority", "rmse"), ("minority", "ndcg@5"))
+            ]
+            for seed in ours.keys() & uniform.keys()
+        ]
+        pooled += differences
+        if differences:
+            lines.append(f"| {data} | {len(differences)} | " + _cells(differences) + " |")
+    if pooled:
+        lines.append(f"| all together | {len(pooled)} | " + _cells(pooled) + " |")
+    return "\n".join(lines)
+
+
+def _cells(differences: list[list[float]]) -> str:
+    found = [interval(list(column)) for column in zip(*differences, strict=True)]
+    return " | ".join(f"{mean:+.4f} ±{half:.4f}" for mean, half in found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="stores and results go here")
+    parser.add_argument("--ml-100k", type=Path, help="RecBole atomic files and split.tsv")
+    parser.add_argument("--store", action="append", default=[], metavar="NAME=DIR")
+    parser.add_argument("--data", nargs="+", help="data sets to run; all if not given")
+    parser.add_argument("--models", nargs="+", choices=TRAINED, default=list(TRAINED))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
+    parser.add_argument("--table", action="store_true", help="only print what is there")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    results = Results(options.work / "quality.json")
+    stores = {name: Path(path) for name, _, path in (s.partition("=") for s in options.store)}
+    known = data_sets(options.work, options.ml_100k, stores)
+    names = options.data or list(known)
+    for name in names:
+        if name not in known:
+            parser.error(f"--data {name} is not one of {', '.join(known)}")
+    if not options.table:
+        run_all(results, {n: known[n] for n in names}, options)
+    for name in names:
+        print(f"\n{name}\n\n{table(results, name)}")
+    print("\n" + comparison(results, names))
+
+
+def run_all(results: Results, chosen: dict[str, Data], options: argparse.Namespace) -> None:
+    """Run what is missing, ``--jobs`` at a time, seed by seed: a stop leaves whole seeds."""
+    threads = max(1, (torch.get_num_threads()) // options.jobs)
+    waiting: list[tuple[str, Store, list[str], tuple[Any, ...]]] = []
+    for name, data in chosen.items():
+        store = data.ready()
+        key = Results.key(name, "others", 0)
+        if not results.holds(key, store, []):
+            waiting.append((key, store, [], (run_others, data, threads)))
+    for seed in range(options.seeds):
+        for model in options.models:
+            for name, data in chosen.items():
+                key, given = Results.key(name, model, seed), [*data.options, *TRAINED[model]]
+                if not results.holds(key, store := Store(data.store), given):
+                    call = (run_trained, data, TRAINED[model], seed, threads)
+                    waiting.append((key, store, given, call))
+    bar = Bar(Console(stderr=True), "quality", len(waiting), "runs")
+    bar.begin(0)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
+        futures = {
+            pool.submit(call[0], *call[1:]): (key, store, given)
+            for key, store, given, call in waiting
+        }
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
+                key, store, given = futures[future]
+                results.add(
+                    key, {**future.result(), "store": store.identity, "given_options": given}
+                )
+                bar.update(done, key)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    bar.end()
+
+
+if __name__ == "__main__":
+    main()

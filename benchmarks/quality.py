@@ -174,6 +174,12 @@ def scores(setup: Setup, others: _Others | None) -> dict[str, Any]:
     return found
 
 
+def options_of(data: Data, model: str) -> list[str]:
+    """A data set's options and a model's; an experiment of the model's own replaces the former."""
+    own = TRAINED[model]
+    return own if any(o.startswith("experiment=") for o in own) else [*data.options, *own]
+
+
 def run_trained(data: Data, options: list[str], seed: int, threads: int) -> dict[str, Any]:
     """Train once; scores of the best checkpoint, adapted and unadapted."""
     with opened(), tempfile.TemporaryDirectory() as folder:
@@ -182,7 +188,6 @@ def run_trained(data: Data, options: list[str], seed: int, threads: int) -> dict
                 f"store={data.store}",
                 f"train.seed={seed}",
                 f"cluster.threads={threads}",
-                *data.options,
                 *options,
             ]
         )
@@ -193,7 +198,7 @@ def run_trained(data: Data, options: list[str], seed: int, threads: int) -> dict
         seconds = time.monotonic() - start
         setup, step = load_run(Path(folder) / "run", None, silent)
         found = scores(setup, None)
-    return {"seconds": seconds, "step": step, "options": options, "scores": found}
+    return {"seconds": seconds, "step": step, "scores": found}
 
 
 def run_others(data: Data, threads: int) -> dict[str, Any]:
@@ -207,7 +212,7 @@ def run_others(data: Data, threads: int) -> dict[str, Any]:
     seconds = time.monotonic() - start
     found = scores(set_up(config, store), others)
     kept = {k: v for k, v in found.items() if k not in ("unadapted", "adapted")}
-    return {"seconds": seconds, "options": [], "scores": kept}
+    return {"seconds": seconds, "scores": kept}
 
 
 class Results:
@@ -226,9 +231,7 @@ class Results:
     def holds(self, key: str, store: Store, options: list[str]) -> bool:
         """Whether the run is there, made in the same way on the same store."""
         run = self.runs.get(key)
-        return (
-            run is not None and run["store"] == store.identity and run["given_options"] == options
-        )
+        return run is not None and run["store"] == store.identity and run["options"] == options
 
     def add(self, key: str, run: dict[str, Any]) -> None:
         self.runs[key] = run
@@ -369,9 +372,9 @@ def run_all(results: Results, chosen: dict[str, Data], options: argparse.Namespa
     for seed in range(options.seeds):
         for model in options.models:
             for name, data in chosen.items():
-                key, given = Results.key(name, model, seed), [*data.options, *TRAINED[model]]
+                key, given = Results.key(name, model, seed), options_of(data, model)
                 if not results.holds(key, store := Store(data.store), given):
-                    call = (run_trained, data, TRAINED[model], seed, threads)
+                    call = (run_trained, data, given, seed, threads)
                     waiting.append((key, store, given, call))
     bar = Bar(Console(stderr=True), "quality", len(waiting), "runs")
     bar.begin(0)
@@ -384,9 +387,7 @@ def run_all(results: Results, chosen: dict[str, Data], options: argparse.Namespa
         try:
             for done, future in enumerate(as_completed(futures), start=1):
                 key, store, given = futures[future]
-                results.add(
-                    key, {**future.result(), "store": store.identity, "given_options": given}
-                )
+                results.add(key, {**future.result(), "store": store.identity, "options": given})
                 bar.update(done, key)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -218,7 +218,7 @@ class InnerConfig:
     """T, inner steps."""
     rate: float = 0.05
     """α, inner learning rate."""
-    prior_rows: float = 40.0
+    prior_rows: float = 80.0
     """Sums over a support set are divided by its rows and this many more, so that few rows move a
     user less."""
 

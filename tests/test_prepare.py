@@ -11,6 +11,8 @@ from logs import COLUMNS, csv_config, write_log
 
 from greatmeta_dist.config import ColumnsConfig, DataConfig, InputError
 from greatmeta_dist.tasks import clean
+from greatmeta_dist.tasks.batch import Ragged, offsets_of
+from greatmeta_dist.tasks.content import expected_ratings
 from greatmeta_dist.tasks.encode import LEAST_PRIOR, MOST_PRIOR, VarianceComponents
 from greatmeta_dist.tasks.prepare import prepare
 from greatmeta_dist.tasks.store import FieldChoice, Store
@@ -424,3 +426,48 @@ def test_parquet_times_may_be_dates_and_a_folder_is_read_whole(tmp_path):
     assert (report.read, report.rejected) == (len(log), 0)
     by_csv = prepare(csv_config(tmp_path / "log.csv"), tmp_path / "other")
     assert report.tasks == by_csv.tasks
+
+
+def items_with(rng, weight, *, spread: float, num_items: int = 400):
+    """One token and one list feature, 0 to 40 ratings an item, mean by the token."""
+    token = rng.integers(0, len(weight), num_items)
+    offsets = offsets_of(rng.integers(0, 4, num_items))
+    fields = [
+        Ragged(token, np.arange(num_items + 1)),
+        Ragged(100 + rng.integers(0, 30, offsets[-1]), offsets),
+    ]
+    count = rng.integers(0, 41, num_items)
+    mean = 3 + weight[token] + spread * rng.normal(size=num_items)
+    total = count * mean + np.sqrt(count) * rng.normal(size=num_items)
+    return fields, count, total, token
+
+
+def test_expected_ratings_are_what_features_say():
+    rng = np.random.default_rng(0)
+    weight = np.array([-1.0, 0.0, 1.0])
+    fields, count, total, token = items_with(rng, weight, spread=0.1)
+    found = expected_ratings(fields, count, total, prior=5.0, seed=0)
+    for k in range(3):
+        for chosen in (token == k) & (count > 0), (token == k) & (count == 0):
+            assert found[chosen].mean() == pytest.approx(3 + weight[k], abs=0.15)
+
+
+def test_expected_ratings_stay_near_the_mean_where_features_say_nothing():
+    rng = np.random.default_rng(0)
+    fields, count, total, _ = items_with(rng, np.zeros(3), spread=1.0)
+    mean = total.sum() / count.sum()
+    found = expected_ratings(fields, count, total, prior=5.0, seed=0)
+    assert np.sqrt(np.mean((found - mean) ** 2)) < 0.15  # items themselves spread by 1
+    assert np.array_equal(
+        expected_ratings([], count, total, prior=5.0, seed=0), np.full(len(count), mean)
+    )
+
+
+def test_unrated_items_are_expected_to_be_like_those_people_rate():
+    rng = np.random.default_rng(0)
+    fields, count, _, token = items_with(rng, np.array([-0.5, 0.0, 0.5]), spread=0.0)
+    popular = 3 + np.array([-0.5, 0.0, 0.5])[token] + count / 40
+    found = expected_ratings(fields, count, count * popular, prior=5.0, seed=0)
+    by_rating = np.average(popular, weights=count)
+    assert found[count == 0].mean() == pytest.approx(by_rating, abs=0.12)
+    assert found[count > 0].mean() < found[count == 0].mean() - 0.05

@@ -30,11 +30,9 @@ def expected_ratings(
 
     ``fields`` hold the embedding rows of every item's values, ``count`` and ``total`` the training
     ratings of each item and their sum; ``prior`` is the ratings' worth of prior of a plain item
-    mean. Ridge regression of the items' means on their values, an item counting as far as its mean
-    is known; the penalty by cross-validation. Where features do not help, the overall mean.
-
-    Unrated items are expected to be as popular as what people rate: the more an item is rated the
-    higher its ratings, and a mean over all items would be of the unpopular ones.
+    mean. Ridge regression of the items' means on their values. For rated items, an item counts as
+    far as its mean is known. For unrated ones it counts as often as it is rated: those that people
+    rate are not like all others, the more an item is rated the higher its ratings.
     """
     mean = float(total.sum() / count.sum())
     rated = np.flatnonzero(count)
@@ -42,10 +40,27 @@ def expected_ratings(
         return np.full(len(count), mean)
     values = _indicators(fields)
     target = total[rated] / count[rated] - mean
-    weight = count[rated] / (count[rated] + prior)
+    tuned = np.random.default_rng([seed, 31]).permutation(len(rated))[:MAX_TUNED_ITEMS]
+    of_rated, of_others = (
+        _regress(values, rated, target, weight * len(weight) / weight.sum(), tuned)
+        for weight in (count[rated] / (count[rated] + prior), count[rated].astype(np.float64))
+    )
+    expected: NDArray[np.float64] = mean + np.where(count > 0, of_rated, of_others)
+    return expected
+
+
+def _regress(
+    values: sparse.csr_matrix,
+    rated: NDArray[np.int64],
+    target: NDArray,
+    weight: NDArray,
+    tuned: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Predictions for all items from the rated ones; 0 where features do not help.
+
+    The penalty is chosen by cross-validation on the rated items ``tuned``.
+    """
     known = values[rated]
-    rng = np.random.default_rng([seed, 31])
-    tuned = rng.permutation(len(rated))[:MAX_TUNED_ITEMS]
     error = {
         penalty: _held_out_error(known[tuned], target[tuned], weight[tuned], penalty)
         for penalty in PENALTIES
@@ -53,11 +68,10 @@ def expected_ratings(
     penalty = min(error, key=lambda p: error[p])
     centre = np.average(target[tuned], weights=weight[tuned])
     if error[penalty] >= np.average((target[tuned] - centre) ** 2, weights=weight[tuned]):
-        return np.full(len(count), mean)
-    found = Ridge(penalty).fit(known, target, sample_weight=weight).predict(values)
-    rest = np.average(target - found[rated], weights=count[rated])
-    expected: NDArray[np.float64] = mean + np.where(count > 0, found, found + rest)
-    return expected
+        return np.zeros(values.shape[0])
+    model = Ridge(penalty).fit(known, target, sample_weight=weight)
+    predicted: NDArray[np.float64] = model.predict(values)
+    return predicted
 
 
 def _indicators(fields: Sequence[Ragged]) -> sparse.csr_matrix:

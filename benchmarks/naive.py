@@ -4,6 +4,7 @@ Shares nothing with the production step but the tensors it starts from. The sche
 taken straight through θ'. The reference of the tests, in float64, and of ``benchmarks.meta_step``.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,16 @@ class User:
     query: list[list[list[int]]]
     query_label: list[float]
     balance: float = 1.0
+    support_logit: list[float] | None = None
+    query_logit: list[float] | None = None
+    """Of clicks: the logit of what was expected of each row."""
+
+    def signal(self) -> list[float]:
+        """What the rated support says: labels, or twice what of a click was not expected."""
+        if self.support_logit is None:
+            return self.support_label
+        pairs = zip(self.support_label, self.support_logit, strict=True)
+        return [2 * (y - 1 / (1 + math.exp(-z))) for y, z in pairs]
 
 
 @dataclass
@@ -101,12 +112,15 @@ def loss_of(tables, a, user: User, which: str, s: Settings) -> Tensor:
         context = x.mean(0)
     elif user.support:
         xs = x if which == "support" else inputs(tables, user, user.support, s)
-        ys = torch.tensor(user.support_label, dtype=x.dtype)
+        ys = torch.tensor(user.signal(), dtype=x.dtype)
         rows = len(xs) + s.prior_rows
         context = torch.cat((xs.sum(0) / rows, (ys[:, None] * xs).sum(0) / rows))
     else:
         context = torch.zeros(2 * x.shape[1], dtype=x.dtype)
     prediction = forward(x, context, a, s)
+    logit = user.support_logit if which == "support" else user.query_logit
+    if logit is not None:
+        prediction = prediction + torch.tensor(logit, dtype=x.dtype)
     share = 1 / (len(y) + (s.prior_rows if which == "support" else 0))
     if s.loss == "mse":
         return share * ((prediction - y) ** 2).sum()
@@ -119,7 +133,7 @@ def liked(tables: list[Tensor], user: User, s: Settings) -> Tensor:
     if not user.support:
         return torch.zeros((len(tables) - len(user.user_fields)) * width, dtype=tables[0].dtype)
     x = inputs(tables, user, user.support, s)[:, len(user.user_fields) * width :]
-    label = torch.tensor(user.support_label, dtype=x.dtype)
+    label = torch.tensor(user.signal(), dtype=x.dtype)
     return (label[:, None] * x).sum(0) / (len(x) + s.prior_rows)
 
 

@@ -40,7 +40,8 @@ class ColumnsConfig:
 
     user: str = "user"
     item: str = "item"
-    rating: str = "rating"
+    rating: str | None = "rating"
+    """None where the log says only who met what; needs ``data.label=click``."""
     timestamp: str | None = None
     """None where the log has no times."""
 
@@ -78,6 +79,15 @@ class DataConfig:
     """Which of a user's interactions are the query: ``random``, or the latest by ``time``."""
     max_support_items: int | None = None
     """Keep at most this many support rows (random, or the latest by time)."""
+
+    label: str = "rating"
+    """What is predicted: the ``rating``, or the chance of a ``click``."""
+    click_at: float | None = 4.0
+    """click: ratings from this on are clicks, lower ones are not. None: every interaction is a
+    click, and others are drawn."""
+    negatives: int = 4
+    """click, where every interaction is one: for each, this many items that the user has not met
+    are drawn as not clicked."""
 
     rating_range: list[float] | None = None
     """Lowest and highest valid rating; others are rejected. None takes what the log holds."""
@@ -125,7 +135,13 @@ class DataConfig:
         for name in ("valid_fraction", "test_fraction", "warm_fraction", "cold_item_fraction"):
             _in_range(f"data.{name}", getattr(self, name), 0, 1, is_open_above=True)
         _in_range("data.max_rejected_fraction", self.max_rejected_fraction, 0, 1)
-        for name in ("min_interactions", "num_groups", "users", "items"):
+        _one_of("data.label", self.label, ("rating", "click"))
+        require(
+            self.columns.rating is not None or self.label == "click",
+            "data.columns.rating is null, and data.label is rating; name the column, or set "
+            "data.label=click",
+        )
+        for name in ("min_interactions", "num_groups", "users", "items", "negatives"):
             _at_least(f"data.{name}", getattr(self, name), 1)
         for name in ("max_interactions", "query_items", "max_support_items"):
             if getattr(self, name) is not None:
@@ -163,6 +179,15 @@ class DataConfig:
         )
         slashed = [n for n in (*self.user_features, *self.item_features) if "/" in n]
         require(not slashed, f"feature '{''.join(slashed[:1])}' holds a '/'; rename that column")
+
+    @property
+    def is_click(self) -> bool:
+        return self.label == "click"
+
+    @property
+    def is_implicit(self) -> bool:
+        """Whether the log says what was met, and nothing of what was not."""
+        return self.is_click and (self.click_at is None or self.columns.rating is None)
 
 
 @dataclass

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from greatmeta_dist.metrics import CUTOFFS
 
+METRICS = ("mae", "rmse", *(f"ndcg@{k}" for k in CUTOFFS), "auc")
 SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -98,9 +99,9 @@ class Display:
 
     def results(self, evaluation: dict[str, Any]) -> None:
         """The tables of ``evaluation.json``, one for each scenario."""
-        metrics = ["mae", "rmse", *(f"ndcg@{k}" for k in CUTOFFS)]
         for scenario, found in evaluation["scenarios"].items():
             groups = found["groups"]
+            metrics = [m for m in METRICS if m in found["models"]["adapted"]]
             has_minority = "minority" in groups
             table = Table(box=SIMPLE, pad_edge=False)
             table.add_column(f"{scenario}, {found['users']} users", no_wrap=True)
@@ -115,6 +116,19 @@ class Display:
             chance = [f"{found['chance'][m]:.3f}" if m in found["chance"] else "" for m in metrics]
             table.add_row("chance", *chance)
             self.console.print(table, highlight=False)
+            if "catalogue" in found:
+                self._catalogue(scenario, found["catalogue"])
         self.say("in the ratings' own units; gap: minority minus majority RMSE")
         for name, value in evaluation["notes"].items():
             self.say(f"{name.replace('_', ' ')}: {value:.3f}")
+
+    def _catalogue(self, scenario: str, models: dict[str, dict[str, float]]) -> None:
+        """Where clicked items stand among the whole catalogue."""
+        metrics = [f"{m}@{k}" for m in ("hr", "ndcg") for k in CUTOFFS]
+        table = Table(box=SIMPLE, pad_edge=False)
+        table.add_column(f"{scenario}, whole catalogue", no_wrap=True)
+        for name in metrics:
+            table.add_column(name, justify="right")
+        for model, values in models.items():
+            table.add_row(model, *(f"{values[m]:.3f}" for m in metrics))
+        self.console.print(table, highlight=False)

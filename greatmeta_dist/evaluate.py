@@ -1,7 +1,7 @@
 """How good a model is: every scenario × {baselines, unadapted, adapted} × metrics, by group."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 
 from greatmeta_dist.baselines import BASELINES, Baselines
 from greatmeta_dist.engine.worker import Worker
-from greatmeta_dist.metrics import CUTOFFS, UserMetrics, chance_ndcg, join, measure
-from greatmeta_dist.tasks.batch import TaskTable
+from greatmeta_dist.metrics import CUTOFFS, UserMetrics, chance_ndcg, join, measure, ranking
+from greatmeta_dist.tasks.batch import Ragged, TaskTable
 from greatmeta_dist.tasks.lanes import BatchMaker, read_part
 from greatmeta_dist.tasks.split import SCENARIOS
 from greatmeta_dist.tasks.store import FieldChoice, Store
 
 USERS_PER_BATCH = 256
+CATALOGUE_USERS, CATALOGUE_ITEMS = 32, 4096
+"""Scored at a time where the whole catalogue is."""
 MODELS = (*BASELINES, "unadapted", "adapted")
 
 
@@ -66,7 +68,9 @@ def score_part(
         rating = tasks.query_label.values.astype(np.float64)
         lengths = tasks.query_label.lengths
         for name, values in predictions.items():
-            scored = measure(rating, values, lengths, lowest=lowest)
+            scored = measure(
+                rating, values, lengths, lowest=lowest, is_click=store.manifest.is_click
+            )
             found.setdefault(name, []).append(scored)
         group.append(users.group)
         chance.append(chance_ndcg(rating - min(0.0, lowest), lengths))
@@ -95,7 +99,62 @@ def evaluate(
                 worker, store, maker, choice, part, baselines=baselines, progress=progress
             )
             scenarios[part] = _scenario(scored, store)
+            if store.manifest.is_click:
+                scenarios[part]["catalogue"] = catalogue_summary(
+                    worker, store, maker, choice, part, baselines=baselines
+                )
     return {"scenarios": scenarios, "notes": store.manifest.notes}
+
+
+def catalogue_summary(
+    worker: Worker,
+    store: Store,
+    maker: BatchMaker,
+    choice: FieldChoice,
+    part: str,
+    *,
+    baselines: Predictor,
+) -> dict[str, dict[str, float]]:
+    """``{model: {hr@k, ndcg@k}}``: clicked query items among all that the user does not know."""
+    num_items = store.manifest.num_items
+    found: dict[str, dict[str, list[NDArray[np.float64]]]] = {}
+    for users in read_part(store, part, choice, users_per_batch=CATALOGUE_USERS):
+        tasks, num_users = users.tasks, len(users)
+        clicked = tasks.query_label.values > 0
+        user = np.repeat(np.arange(num_users), tasks.query_item.lengths)[clicked]
+        is_known = np.zeros((num_users, num_items), bool)
+        owner = np.repeat(np.arange(num_users), tasks.support_item.lengths)
+        is_known[owner, tasks.support_item.values] = True
+        scores: dict[str, list[NDArray[np.float64]]] = {}
+        for first in range(0, num_items, CATALOGUE_ITEMS):
+            items = np.arange(first, min(num_items, first + CATALOGUE_ITEMS))
+            asked = _about(tasks, items)
+            batch = maker.make(asked)
+            predictions = dict(baselines.predict(asked))
+            for name, rows in zip(("unadapted", "adapted"), worker.predict(batch), strict=True):
+                predictions[name] = maker.labels.to_rating(rows.cpu().numpy().ravel(), asked)
+            for name, values in predictions.items():
+                scores.setdefault(name, []).append(values.reshape(num_users, len(items)))
+        for name, parts in scores.items():
+            ranked = ranking(
+                np.concatenate(parts, 1), is_known, user, tasks.query_item.values[clicked]
+            )
+            for metric, by_user in ranked.items():
+                found.setdefault(name, {}).setdefault(metric, []).append(by_user)
+    return {
+        name: {metric: float(np.nanmean(np.concatenate(v))) for metric, v in metrics.items()}
+        for name, metrics in found.items()
+    }
+
+
+def _about(tasks: TaskTable, items: NDArray[np.int64]) -> TaskTable:
+    """The same users, asked about each of the items."""
+    offsets = np.arange(len(tasks) + 1) * len(items)
+    return replace(
+        tasks,
+        query_item=Ragged(np.tile(items, len(tasks)), offsets),
+        query_label=Ragged(np.zeros(offsets[-1], np.float32), offsets),
+    )
 
 
 def _scenario(scored: Scored, store: Store) -> dict[str, Any]:

@@ -23,6 +23,9 @@ class UserMetrics:
     """[users] sum of squared errors."""
     ndcg: Rows
     """[users, cutoffs]; nan for a user without query rows."""
+    auc: Rows
+    """[users] chance that a row of the higher label scores above one of the lower, of labels 0 and
+    1; nan for a user with one of them only, or with others."""
 
     def summary(self, chosen: NDArray[np.bool_] | None = None) -> dict[str, float]:
         """MAE and RMSE over rows, nDCG@k over users."""
@@ -31,14 +34,18 @@ class UserMetrics:
         rows = max(int(self.count[chosen].sum()), 1)
         with_rows = chosen & (self.count > 0)
         ndcg = self.ndcg[with_rows].mean(0) if with_rows.any() else np.full(len(CUTOFFS), np.nan)
-        return {
+        found = {
             "mae": float(self.absolute[chosen].sum() / rows),
             "rmse": float(np.sqrt(self.squared[chosen].sum() / rows)),
             **{f"ndcg@{k}": float(v) for k, v in zip(CUTOFFS, ndcg, strict=True)},
         }
+        has_both = chosen & ~np.isnan(self.auc)
+        return found | ({"auc": float(self.auc[has_both].mean())} if has_both.any() else {})
 
 
-def measure(rating: Rows, prediction: Rows, lengths: Ints, *, lowest: float) -> UserMetrics:
+def measure(
+    rating: Rows, prediction: Rows, lengths: Ints, *, lowest: float, is_click: bool = False
+) -> UserMetrics:
     """Score predictions of users' rows end to end, ``lengths`` [users] of them each."""
     owner = np.repeat(np.arange(len(lengths)), lengths)
     error = prediction - rating
@@ -47,7 +54,52 @@ def measure(rating: Rows, prediction: Rows, lengths: Ints, *, lowest: float) -> 
         absolute=_per_user(np.abs(error), owner, lengths),
         squared=_per_user(error**2, owner, lengths),
         ndcg=ndcg(rating - min(0.0, lowest), prediction, lengths),
+        auc=auc(rating, prediction, owner, lengths) if is_click else np.full(len(lengths), np.nan),
     )
+
+
+def auc(click: Rows, score: Rows, owner: Ints, lengths: Ints) -> Rows:
+    """Area under each user's ROC curve [users], from mean ranks; nan where all labels are one."""
+    order = np.lexsort((score, owner))
+    place = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    is_new = np.ones(len(owner), bool)
+    is_new[1:] = (score[order][1:] != score[order][:-1]) | (owner[1:] != owner[:-1])
+    tie = np.cumsum(is_new) - 1
+    rank = np.empty(len(owner))
+    if len(owner):
+        rank[order] = (np.bincount(tie, place) / np.bincount(tie))[tie] + 1
+    clicks = _per_user(click, owner, lengths)
+    others = lengths - clicks
+    above = _per_user(rank * click, owner, lengths) - clicks * (clicks + 1) / 2
+    pairs = clicks * others
+    return np.divide(above, pairs, out=np.full(len(lengths), np.nan), where=pairs > 0)
+
+
+def ranking(
+    score: Rows, is_known: NDArray[np.bool_], user: Ints, item: Ints
+) -> dict[str, NDArray[np.float64]]:
+    """How high each user's clicked items stand in the whole catalogue: hit rate and nDCG, [users].
+
+    ``score`` and ``is_known`` [users, items]; known items are left out. ``user``, ``item`` [clicks]
+    are what should be found. Ties count as half above. nan for a user with nothing to find.
+    """
+    score = np.where(is_known, -np.inf, score)
+    own = score[user, item][:, None]
+    rows = score[user]
+    rank = (rows > own).sum(1) + ((rows == own).sum(1) - 1) / 2
+    num_users = len(score)
+    clicks = np.bincount(user, minlength=num_users)
+    found: dict[str, NDArray[np.float64]] = {}
+    ideal = np.concatenate(([0.0], np.cumsum(1 / np.log2(np.arange(2, 2 + max(CUTOFFS))))))
+    for k in CUTOFFS:
+        is_hit = rank < k
+        hits = np.bincount(user, is_hit, num_users) > 0
+        gain = np.bincount(user, np.where(is_hit, 1 / np.log2(rank + 2), 0), num_users)
+        best = ideal[np.clip(clicks, 1, k)]
+        nothing = np.where(clicks > 0, 0, np.nan)
+        found[f"hr@{k}"] = hits.astype(np.float64) + nothing
+        found[f"ndcg@{k}"] = gain / best + nothing
+    return found
 
 
 def _per_user(values: Rows, owner: Ints, lengths: Ints) -> Rows:
@@ -90,6 +142,6 @@ def join(parts: list[UserMetrics]) -> UserMetrics:
     return UserMetrics(
         *(
             np.concatenate([getattr(p, n) for p in parts])
-            for n in ("count", "absolute", "squared", "ndcg")
+            for n in ("count", "absolute", "squared", "ndcg", "auc")
         )
     )

@@ -37,7 +37,9 @@ LAYOUT = {
 class Tracker(Protocol):
     """Where a training's numbers go."""
 
-    def train(self, step: int, report: StepReport, users: "StepUsers", scale: float) -> None: ...
+    def train(
+        self, step: int, report: StepReport, users: "StepUsers", scale: float | None
+    ) -> None: ...
 
     def scalars(self, step: int, values: dict[str, float]) -> None: ...
 
@@ -54,7 +56,7 @@ class StepUsers:
 class NullTracker:
     """Writes nothing."""
 
-    def train(self, step: int, report: StepReport, users: StepUsers, scale: float) -> None:
+    def train(self, step: int, report: StepReport, users: StepUsers, scale: float | None) -> None:
         pass
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
@@ -78,12 +80,16 @@ class TensorBoardTracker:
             for summary in hparams(known, {"val/valid/rmse": 0.0}):
                 self._writer._get_file_writer().add_summary(summary)
 
-    def train(self, step: int, report: StepReport, users: StepUsers, scale: float) -> None:
-        """A step's losses, weights and factors; ``scale`` turns losses into squared ratings."""
+    def train(self, step: int, report: StepReport, users: StepUsers, scale: float | None) -> None:
+        """A step's losses, weights and factors.
+
+        ``scale`` turns losses into squared ratings; None where they are of clicks.
+        """
         write = self._writer
         loss = float(report.losses[:, 0].mean())
         write.add_scalar("train/loss", loss, step)
-        write.add_scalar("train/rmse", (loss * scale) ** 0.5, step)
+        if scale is not None:
+            write.add_scalar("train/rmse", (loss * scale) ** 0.5, step)
         if report.factors is None:
             return
         write.add_scalar("train/loss_before", float(report.losses[:, 1].mean()), step)

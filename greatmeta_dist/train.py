@@ -63,6 +63,7 @@ def set_up(config: Config, store: Store) -> Setup:
         len(store.fields("user", choice)),
         len(store.fields("item", choice)),
         store.manifest.num_rows,
+        "bce" if store.manifest.is_click else "mse",
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Setup(config, store, choice, maker, Worker(config, sizes, device))
@@ -252,17 +253,19 @@ class _Training:
                 f"(now {self.setup.config.inner.rate:g}) or train.rate (now {self.config.rate:g})"
             )
         scale = self.setup.maker.labels.scale**2
+        is_click = self.setup.store.manifest.is_click
         users = StepUsers(
             tasks.group,
             tasks.num_support,
             self.setup.store.manifest.groups,
         )
-        tracker.train(step, report, users, scale)
+        tracker.train(step, report, users, None if is_click else scale)
         tracker.scalars(
             step, {"perf/users_per_s": rate, "system/peak_memory_mib": peak_memory_mib()}
         )
         valid = f"  valid {self.valid['rmse']:.4f}" if self.valid else ""
-        bar.update(step, f"rmse {(loss * scale) ** 0.5:.4f}{valid}  {rate:.0f} users/s")
+        shown = f"loss {loss:.4f}" if is_click else f"rmse {(loss * scale) ** 0.5:.4f}"
+        bar.update(step, f"{shown}{valid}  {rate:.0f} users/s")
 
     def _validate(self, step: int, tracker: Tracker) -> None:
         """Score the validation users, and watch every scenario that is not too large.

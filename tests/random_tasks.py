@@ -28,7 +28,12 @@ def ragged(lists: list[list]) -> Ragged:
 
 
 def make_tasks(
-    rng: np.random.Generator, *, num_users: int = 7, longest: int = 5, is_click: bool = False
+    rng: np.random.Generator,
+    *,
+    num_users: int = 7,
+    longest: int = 5,
+    is_click: bool = False,
+    has_logits: bool = False,
 ) -> RandomTasks:
     """Uneven sizes and lists, repeated items, one-row supports, one user without a query."""
     sizes = [3, 5, 4, 9, 6]
@@ -69,6 +74,13 @@ def make_tasks(
         )
         for u in range(num_users)
     ]
+    logits: list[np.ndarray | None] = [None, None]
+    if has_logits:
+        logits = [rng.normal(0, 1, sum(map(len, labels[part]))) for part in range(2)]
+        for part, name in enumerate(("support_logit", "query_logit")):
+            ends = np.cumsum([len(row) for row in labels[part]])
+            for user, own in zip(users, np.split(logits[part], ends[:-1]), strict=True):
+                setattr(user, name, own.tolist())
 
     def label_values(part: int) -> Ragged:
         flat = np.array([v for row in labels[part] for v in row])
@@ -80,6 +92,7 @@ def make_tasks(
         label_values(0),
         ragged(sets[1]),
         label_values(1),
+        *logits,
     )
     items = Features(tuple(ragged(f) for f in item_fields), tuple(is_mean[2:]), (8, 12, 21))
     return RandomTasks(table, items, users, rows, is_mean)

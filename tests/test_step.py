@@ -61,6 +61,13 @@ def test_step_with_balanced_weights_equals_naive_loop(form, lanes):
         check((form, "balanced", "losses", loss), lanes, has_kernel=form[0] == "support")
 
 
+@pytest.mark.parametrize("form", [("own", False), ("own", True), ("support", True)])
+@pytest.mark.parametrize("kind, magnitude", [("balanced", "losses"), ("mlp", "norm")])
+def test_step_on_clicks_beside_what_was_expected_equals_naive_loop(form, kind, magnitude):
+    is_support = form[0] == "support"
+    check((form, kind, magnitude, "bce"), [2, 1], has_kernel=is_support, has_logits=True)
+
+
 @pytest.mark.parametrize("weighing", ["uniform", "loss", "groups"])
 def test_fixed_weights_are_what_they_say(weighing):
     tasks = make_tasks(np.random.default_rng(0))
@@ -86,14 +93,22 @@ def test_fixed_weights_are_what_they_say(weighing):
 
 
 def check(
-    case, lanes, *, embedding_dim=4, hidden=(6, 5), longest=5, has_kernel=False, prior_rows=0.0
+    case,
+    lanes,
+    *,
+    embedding_dim=4,
+    hidden=(6, 5),
+    longest=5,
+    has_kernel=False,
+    prior_rows=0.0,
+    has_logits=False,
 ):
     (context, has_encoder), kind, magnitude, loss = case
     rate = 5e-3 if has_kernel else 0.02
     seed = CASES.index(case) if case in CASES else 10 + len(loss) + len(context)
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    tasks = make_tasks(rng, longest=longest, is_click=loss == "bce")
+    tasks = make_tasks(rng, longest=longest, is_click=loss == "bce", has_logits=has_logits)
     model = Recommender(
         2,
         3,

@@ -17,7 +17,7 @@ from greatmeta_dist.engine.exchange import LocalExchange
 from greatmeta_dist.meta.adapt import InnerLoop, predict_query
 from greatmeta_dist.meta.batch import StepBatch, TaskBatch, to_device
 from greatmeta_dist.meta.factors import FactorSizes, Magnitude
-from greatmeta_dist.meta.model import Recommender
+from greatmeta_dist.meta.model import Loss, Recommender
 from greatmeta_dist.meta.scheduler import SCORERS, Scheduler
 from greatmeta_dist.meta.step import MetaStep, StepReport, StepSettings, Weighing
 
@@ -29,6 +29,8 @@ class Sizes:
     num_user_fields: int
     num_item_fields: int
     num_rows: int
+    loss: Loss = "mse"
+    """``bce`` where labels are clicks."""
 
 
 class Worker:
@@ -48,7 +50,7 @@ class Worker:
             is_film_residual=m.is_film_residual,
             has_kernel=m.has_kernel,
         )
-        self.inner = InnerLoop(config.inner.steps, config.inner.rate)
+        self.inner = InnerLoop(config.inner.steps, config.inner.rate, sizes.loss)
         generator = torch.Generator().manual_seed(config.train.seed)
         self.layers = {
             name: tensor.to(device) for name, tensor in self.model.init_layers(generator).items()

@@ -274,7 +274,7 @@ class Recommender:
         """[B, 1 or 2, n] what each row counts in the context."""
         if self.context == "own":
             return rows.share.unsqueeze(1)
-        return torch.stack((rows.share, rows.share * rows.label), dim=1)
+        return torch.stack((rows.share, rows.share * rows.signal), dim=1)
 
     def init_layers(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Fresh float32 parameters of A, uniform in ±1/sqrt(fan in) as ``torch.nn.Linear``.
@@ -301,7 +301,9 @@ def set_loss(prediction: Tensor, rows: RowSet, loss: Loss) -> Tensor:
     if loss == "mse":
         each = (prediction - rows.label).square()
     else:
-        each = F.binary_cross_entropy_with_logits(prediction, rows.label, reduction="none")
+        each = F.binary_cross_entropy_with_logits(
+            _logits(prediction, rows), rows.label, reduction="none"
+        )
     return (each * rows.share).sum(1)
 
 
@@ -309,4 +311,8 @@ def loss_gradient(prediction: Tensor, rows: RowSet, loss: Loss) -> Tensor:
     """∂ of ``set_loss`` by the predictions: [B, n]."""
     if loss == "mse":
         return (prediction - rows.label) * rows.share * 2
-    return (torch.sigmoid(prediction) - rows.label) * rows.share
+    return (torch.sigmoid(_logits(prediction, rows)) - rows.label) * rows.share
+
+
+def _logits(prediction: Tensor, rows: RowSet) -> Tensor:
+    return prediction if rows.logit is None else prediction + rows.logit

@@ -36,6 +36,10 @@ class Ragged:
         return Ragged(self.values[at], offsets_of(lengths))
 
 
+CLICK_SIGNAL = 2.0
+"""Brings what a click was not expected to be to about unit size."""
+
+
 def stable_order(keys: Ints) -> Ints:
     """A stable argsort of keys ≥ 0, sixteen bits at a time: there numpy has a radix sort."""
     order = np.arange(len(keys))
@@ -173,6 +177,9 @@ class TaskTable:
     support_label: Ragged
     query_item: Ragged
     query_label: Ragged
+    support_logit: NDArray | None = None
+    query_logit: NDArray | None = None
+    """Of clicks: the logit of what was expected of each row."""
 
     def __len__(self) -> int:
         return len(self.support_item.offsets) - 1
@@ -208,12 +215,19 @@ def build_batch(
         user_slots.weight(tasks.features.is_mean, dtype),
         item_slots.weight(items.is_mean, dtype),
     )
+
+    def row_set(
+        ragged: Ragged, item_at: Ints, label: Ragged, logit: NDArray | None, prior: float
+    ) -> RowSet:
+        columns: list[Floats] = [label.take(chosen).values.astype(dtype)]
+        if logit is not None:
+            columns.append(Ragged(logit, label.offsets).take(chosen).values.astype(dtype))
+        return _row_set(ragged.offsets, item_at, columns, len(item), prior)
+
+    places = items_of.place[:num_support], items_of.place[num_support:]
     sets = [
-        _row_set(ragged.offsets, which, labels.take(chosen).values.astype(dtype), len(item), prior)
-        for ragged, which, labels, prior in (
-            (support, items_of.place[:num_support], tasks.support_label, prior_rows),
-            (query, items_of.place[num_support:], tasks.query_label, 0.0),
-        )
+        row_set(support, places[0], tasks.support_label, tasks.support_logit, prior_rows),
+        row_set(query, places[1], tasks.query_label, tasks.query_logit, 0.0),
     ]
     pairs = None
     if has_row_norms:
@@ -244,19 +258,28 @@ def _padded_positions(lengths: Ints) -> tuple[Ints, Ints]:
     return row, column
 
 
-def _row_set(offsets: Ints, item: Ints, label: Floats, num_items: int, prior_rows: float) -> RowSet:
+def _row_set(
+    offsets: Ints, item: Ints, columns: list[Floats], num_items: int, prior_rows: float
+) -> RowSet:
+    """``columns`` are labels, and of clicks their logits."""
     lengths = offsets[1:] - offsets[:-1]
     owner, column = _padded_positions(lengths)
     shape = (len(lengths), max(1, int(lengths.max(initial=0))))
     items = np.zeros(shape, np.int64)
-    labels = np.zeros(shape, label.dtype)
-    share = np.zeros(shape, label.dtype)
-    items[owner, column], labels[owner, column] = item, label
+    items[owner, column] = item
+    padded = [np.zeros(shape, values.dtype) for values in columns]
+    for values, into in zip(columns, padded, strict=True):
+        into[owner, column] = values
+    share = np.zeros(shape, columns[0].dtype)
     share[owner, column] = np.repeat(1 / (np.maximum(lengths, 1) + prior_rows), lengths)
     order = stable_order(item)
     by_item = (owner * shape[1] + column)[order]
     item_start = np.searchsorted(item[order], np.arange(num_items))
-    return RowSet(*(torch.from_numpy(a) for a in (items, labels, share, by_item, item_start)))
+    label = torch.from_numpy(padded[0])
+    logit = torch.from_numpy(padded[1]) if len(padded) > 1 else None
+    signal = label if logit is None else CLICK_SIGNAL * (label - torch.sigmoid(logit))
+    arrays = (torch.from_numpy(a) for a in (share, by_item, item_start))
+    return RowSet(torch.from_numpy(items), label, signal, logit, *arrays)
 
 
 def _unpool_plan(

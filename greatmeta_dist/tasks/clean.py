@@ -150,6 +150,7 @@ def check_log(
     is_good = pl.col("reason").is_null()
     good = (
         log.filter(is_good & ~pl.col("is_unrated"))
+        .with_columns(rating=_label(config))
         .select(*LOG_SCHEMA.names(), "file", bucket=pl.col("user").hash(0) % num_buckets)
         .sink_parquet(
             pl.PartitionBy(folder, key="bucket", include_key=False), mkdir=True, lazy=True
@@ -173,16 +174,14 @@ def _typed(source: Source, items: pl.DataFrame, config: DataConfig) -> pl.LazyFr
         (pl.col("reason").is_not_null(), "", pl.col("reason")),
         (pl.col("user").fill_null("") == "", "user", pl.lit("no user")),
         (pl.col("item_text").fill_null("") == "", "item", pl.lit("no item")),
-        (
-            ~_is_number("rating") | (pl.col("rating").abs() > MAX_RATING),
-            "rating",
-            pl.lit("rating is not a number"),
-        ),
     ]
+    if not config.is_implicit:
+        is_bad = ~_is_number("rating") | (pl.col("rating").abs() > MAX_RATING)
+        checks.append((is_bad, "rating", pl.lit("rating is not a number")))
     if source.has_timestamp:
         is_bad = ~_is_number("timestamp")
         checks.append((is_bad, "timestamp", pl.lit("timestamp is not a number (of seconds)")))
-    if config.rating_range is not None:
+    if config.rating_range is not None and not config.is_implicit:
         low, high = config.rating_range
         is_out = ~pl.col("rating").is_between(low, high) & ~is_unrated
         checks.append((is_out, "rating", pl.lit(f"rating is outside {low:g} to {high:g}")))
@@ -221,6 +220,15 @@ def _typed(source: Source, items: pl.DataFrame, config: DataConfig) -> pl.LazyFr
             value=first(lambda column, reason: pl.col(texts[column])),
         )
     )
+
+
+def _label(config: DataConfig) -> pl.Expr:
+    """What of a good row is predicted."""
+    if not config.is_click:
+        return pl.col("rating")
+    if config.is_implicit:
+        return pl.lit(1.0)
+    return (pl.col("rating") >= config.click_at).cast(pl.Float64)
 
 
 def _is_number(column: str) -> pl.Expr:

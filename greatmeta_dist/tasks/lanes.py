@@ -5,11 +5,12 @@ so the global batch never depends on how many workers there are (DESIGN.md secti
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from greatmeta_dist.config import TrainConfig, require
 from greatmeta_dist.meta.batch import StepBatch, TaskBatch
@@ -22,6 +23,10 @@ USERS_PER_LANE = 4096
 
 PART_COST_ROWS = 1024
 """Padding rows that cost a step as much as one more part of a lane."""
+
+
+LEAST_CHANCE = 0.02
+"""Expected chances of a click are kept this far from 0 and 1."""
 
 
 def default_lanes(num_train: int, num_shards: int) -> int:
@@ -47,6 +52,7 @@ class Labels:
     item_prior: float
     user_prior: float
     """Ratings' worth of prior of an item's mean and of a user's offset."""
+    is_click: bool = False
 
     @classmethod
     def of(cls, store: Store, kind: str) -> "Labels":
@@ -58,6 +64,7 @@ class Labels:
             store.item_expected(),
             ratings.item_prior,
             ratings.user_prior,
+            store.manifest.is_click,
         )
 
     def expected(self, tasks: TaskTable, *, is_training: bool) -> tuple[NDArray, NDArray]:
@@ -90,11 +97,39 @@ class Labels:
     @property
     def scale(self) -> float:
         """Ratings for each unit of the label."""
-        return 1.0 if self.kind == "rating" else self.ratings.deviation or 1.0
+        if self.kind == "rating" or self.is_click:
+            return 1.0
+        return self.ratings.deviation or 1.0
+
+    def logit(self, expected: NDArray) -> NDArray[np.float64]:
+        """Of clicks: what predictions are added to, from what is expected."""
+        if self.kind == "rating":
+            return np.zeros(len(expected))
+        chance = np.clip(expected, LEAST_CHANCE, 1 - LEAST_CHANCE)
+        return np.log(chance / (1 - chance))
+
+    def apply(self, tasks: TaskTable, *, is_training: bool) -> TaskTable:
+        """The same tasks with labels in the model's units."""
+        support, query = self.expected(tasks, is_training=is_training)
+        if self.is_click:
+            return replace(tasks, support_logit=self.logit(support), query_logit=self.logit(query))
+
+        def label(rating: Ragged, expected: NDArray) -> Ragged:
+            rest = (rating.values - expected) / self.scale
+            return Ragged(rest.astype(np.float32), rating.offsets)
+
+        return replace(
+            tasks,
+            support_label=label(tasks.support_label, support),
+            query_label=label(tasks.query_label, query),
+        )
 
     def to_rating(self, prediction: NDArray, tasks: TaskTable) -> NDArray[np.float64]:
-        """Predictions for the query rows → ratings, within their range."""
+        """Predictions for the query rows → ratings, within their range, or chances of a click."""
         _, expected = self.expected(tasks, is_training=False)
+        if self.is_click:
+            chance: NDArray[np.float64] = expit(prediction + self.logit(expected))
+            return chance
         rating = prediction.astype(np.float64) * self.scale + expected
         return np.clip(rating, self.ratings.lowest, self.ratings.highest)
 
@@ -125,21 +160,8 @@ class BatchMaker:
         ``cluster`` [tasks] and ``hide`` are for training.
         """
         chosen = np.arange(len(tasks)) if chosen is None else chosen
-        support, query = self.labels.expected(tasks, is_training=is_training)
-        scale = self.labels.scale
-
-        def label(rating: Ragged, expected: NDArray) -> Ragged:
-            return Ragged(((rating.values - expected) / scale).astype(np.float32), rating.offsets)
-
-        labelled = TaskTable(
-            tasks.features,
-            tasks.support_item,
-            label(tasks.support_label, support),
-            tasks.query_item,
-            label(tasks.query_label, query),
-        )
         return build_batch(
-            labelled,
+            self.labels.apply(tasks, is_training=is_training),
             self.items,
             chosen,
             has_support_gradient=self.has_support_gradient,

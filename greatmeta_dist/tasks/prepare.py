@@ -35,6 +35,7 @@ from greatmeta_dist.tasks.groups import (
 from greatmeta_dist.tasks.sources import Kind, Source, open_source
 from greatmeta_dist.tasks.split import (
     PARTS,
+    draw_negatives,
     held_out_items,
     read_split,
     split_by_recipe,
@@ -165,6 +166,9 @@ class _Preparation:
         for k, path in enumerate(buckets):
             self.progress("split users", k / log.num_buckets)
             split = self._split(log.bucket(k, self.users, self.rejects))
+            if self.config.is_implicit:
+                is_cold = held_out_items(self.items["id"], self.config)
+                split = draw_negatives(split, self.items["id"], is_cold, self.config)
             self.statistics.add(split.filter(pl.col("part") == "train"))
             split.write_parquet(path)
         self._check_rejects()
@@ -383,7 +387,10 @@ class _Preparation:
             num_items=len(self.items),
             parts=self.report.tasks,
             shards=shards,
-            ratings=self.statistics.ratings(self.config.rating_range),
+            ratings=self.statistics.ratings(
+                [0.0, 1.0] if self.config.is_click else self.config.rating_range
+            ),
+            is_click=self.config.is_click,
             groups=list(self.groups.names),
             minority=minority_groups(sizes["group"]),
             cluster_sizes=sizes["cluster"].tolist(),

@@ -173,7 +173,7 @@ def _recbole(config: DataConfig, work: Path) -> Source:
         return _entities(frame, key, columns, usable)
 
     log, typed = read(logs[0])
-    for needed in ("user_id", "item_id", "rating"):
+    for needed in ("user_id", "item_id", *(() if config.is_implicit else ("rating",))):
         require(
             needed in typed, f"{logs[0].name} has no column {needed}; it has {', '.join(typed)}"
         )

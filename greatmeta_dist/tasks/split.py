@@ -132,6 +132,34 @@ def _deal(ranked: pl.DataFrame, config: DataConfig) -> list[pl.DataFrame]:
     return parts
 
 
+def draw_negatives(
+    split: pl.DataFrame, tokens: pl.Series, is_cold_item: NDArray[np.bool_], config: DataConfig
+) -> pl.DataFrame:
+    """The same tasks, with items their users have not met as rows of label 0.
+
+    ``data.negatives`` candidates for each row, drawn evenly from the catalogue's ``tokens``, from
+    the held-out items where the query is of those; fewer where a candidate is met or drawn twice.
+    """
+    pools = [np.flatnonzero(is_cold_item == is_cold) for is_cold in (False, True)]
+    of_cold = pl.col("part").is_in(["item_cold", "both_cold"]) & (pl.col("role") == "query")
+    is_cold = split.select(of_cold).to_series().to_numpy()
+    pair = split["part"] + "/" + split["user"] + "/" + tokens[split["item"]]
+    drawn = []
+    for number in range(config.negatives):
+        place = uniform_hash(pair, config.seed, f"negative {number}")
+        item = np.zeros(len(split), np.int64)
+        for pool, here in zip(pools, (~is_cold, is_cold), strict=True):
+            if here.any():
+                item[here] = pool[(place[here] * len(pool)).astype(np.int64)]
+        drawn.append(split.with_columns(item=pl.Series(item).cast(pl.Int32), rating=pl.lit(0.0)))
+    negatives = (
+        pl.concat(drawn)
+        .unique(["part", "user", "item"], keep="first", maintain_order=True)
+        .join(split.select("user", "item").unique(), on=["user", "item"], how="anti")
+    )
+    return pl.concat([split, negatives.select(split.columns)])
+
+
 def read_split(path: str, work: Path) -> pl.DataFrame:
     """A split file: ``part``, ``user``, ``role``, ``item`` (tokens), ``line``; all lines valid.
 

@@ -71,6 +71,8 @@ class Manifest:
     shards: dict[str, int]
     """Files of each part."""
     ratings: Ratings
+    is_click: bool
+    """Whether labels are clicks, 0 or 1, in place of ratings."""
     groups: list[str]
     """Names of preference groups; a task's ``group`` is an index here."""
     minority: list[int]
@@ -233,11 +235,10 @@ class Store:
     def tasks_of(self, batch: pa.RecordBatch, choice: FieldChoice) -> Part:
         tasks = TaskTable(
             _features(batch, self.fields("user", choice), choice),
-            *(
-                ragged_of(batch.column(f"{role}_{what}"))
-                for role in ("support", "query")
-                for what in ("item", "rating")
-            ),
+            ragged_of(batch.column("support_item")),
+            ragged_of(batch.column("support_rating")),
+            ragged_of(batch.column("query_item")),
+            ragged_of(batch.column("query_rating")),
         )
         return Part(
             tasks,

@@ -165,10 +165,11 @@ class _Preparation:
         buckets = [self.work / f"split-{k}.parquet" for k in range(log.num_buckets)]
         for k, path in enumerate(buckets):
             self.progress("split users", k / log.num_buckets)
-            split = self._split(log.bucket(k, self.users, self.rejects))
+            whole = log.bucket(k, self.users, self.rejects)
+            split = self._split(whole)
             if self.config.is_implicit:
                 is_cold = held_out_items(self.items["id"], self.config)
-                split = draw_negatives(split, self.items["id"], is_cold, self.config)
+                split = draw_negatives(split, whole, self.items["id"], is_cold, self.config)
             self.statistics.add(split.filter(pl.col("part") == "train"))
             split.write_parquet(path)
         self._check_rejects()

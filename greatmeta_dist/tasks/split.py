@@ -133,9 +133,13 @@ def _deal(ranked: pl.DataFrame, config: DataConfig) -> list[pl.DataFrame]:
 
 
 def draw_negatives(
-    split: pl.DataFrame, tokens: pl.Series, is_cold_item: NDArray[np.bool_], config: DataConfig
+    split: pl.DataFrame,
+    log: pl.DataFrame,
+    tokens: pl.Series,
+    is_cold_item: NDArray[np.bool_],
+    config: DataConfig,
 ) -> pl.DataFrame:
-    """The same tasks, with items their users have not met as rows of label 0.
+    """The same tasks, with items that their users have not met in ``log`` as rows of label 0.
 
     ``data.negatives`` candidates for each row, drawn evenly from the catalogue's ``tokens``, from
     the held-out items where the query is of those; fewer where a candidate is met or drawn twice.
@@ -155,7 +159,7 @@ def draw_negatives(
     negatives = (
         pl.concat(drawn)
         .unique(["part", "user", "item"], keep="first", maintain_order=True)
-        .join(split.select("user", "item").unique(), on=["user", "item"], how="anti")
+        .join(log.select("user", "item"), on=["user", "item"], how="anti")
     )
     return pl.concat([split, negatives.select(split.columns)])
 

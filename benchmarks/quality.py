@@ -29,7 +29,7 @@ from benchmarks.fold_in import FOLD_INS, MAX_ITEMS
 from greatmeta_dist.baselines import Baselines
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.display import Bar, Display
-from greatmeta_dist.evaluate import Scored, score_part
+from greatmeta_dist.evaluate import Scored, evaluate, score_part
 from greatmeta_dist.options import compose_config, opened
 from greatmeta_dist.tasks.batch import TaskTable, shorten
 from greatmeta_dist.tasks.lanes import Labels
@@ -101,6 +101,13 @@ def data_sets(work: Path, ml_100k: Path | None, stores: dict[str, Path]) -> dict
                 known, seed=seed, min_interactions=40, max_interactions=200, warm_fraction=0.0
             )
             found[f"ml-100k, split {seed}"] = Data(other, work / f"ml-100k-{seed}", options)
+            cold = replace(known, seed=seed, cold_item_fraction=0.2)
+            name = f"ml-100k, held-out items {seed}"
+            found[name] = Data(cold, work / f"ml-100k-cold-{seed}", options)
+        clicks = replace(given, label="click")
+        found["ml-100k, clicks"] = Data(clicks, work / "ml-100k-clicks", options)
+        met = replace(clicks, click_at=None)
+        found["ml-100k, met or not"] = Data(met, work / "ml-100k-met", options)
     return found | {name: Data(None, path) for name, path in stores.items()}
 
 
@@ -174,6 +181,18 @@ def scores(setup: Setup, others: _Others | None) -> dict[str, Any]:
     return found
 
 
+def scenarios(setup: Setup, others: _Others | None) -> dict[str, Any]:
+    """``{scenario: {"models": …, "catalogue": …}}`` where there is more than user-cold ratings."""
+    manifest = setup.store.manifest
+    if not manifest.is_click and "item_cold" not in manifest.parts:
+        return {}
+    found = evaluate(setup.worker, setup.store, setup.maker, setup.choice, others=others)
+    return {
+        name: {k: v for k, v in scenario.items() if k in ("models", "catalogue")}
+        for name, scenario in found["scenarios"].items()
+    }
+
+
 def options_of(data: Data, model: str) -> list[str]:
     """A data set's options and a model's; an experiment of the model's own replaces the former."""
     own = TRAINED[model]
@@ -197,8 +216,8 @@ def run_trained(data: Data, options: list[str], seed: int, threads: int) -> dict
         train(config, Path(folder) / "run", silent)
         seconds = time.monotonic() - start
         setup, step = load_run(Path(folder) / "run", None, silent)
-        found = scores(setup, None)
-    return {"seconds": seconds, "step": step, "scores": found}
+        found = {"scores": scores(setup, None), "scenarios": scenarios(setup, None)}
+    return {"seconds": seconds, "step": step, **found}
 
 
 def run_others(data: Data, threads: int) -> dict[str, Any]:
@@ -210,9 +229,20 @@ def run_others(data: Data, threads: int) -> dict[str, Any]:
     start = time.monotonic()
     others = _Others(store)
     seconds = time.monotonic() - start
-    found = scores(set_up(config, store), others)
-    kept = {k: v for k, v in found.items() if k not in ("unadapted", "adapted")}
-    return {"seconds": seconds, "scores": kept}
+    setup = set_up(config, store)
+    found = {"scores": scores(setup, others), "scenarios": scenarios(setup, others)}
+    return {"seconds": seconds, **found}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One entry of the results file, and how to make it."""
+
+    key: str
+    store: Store
+    options: list[str]
+    call: Callable[..., dict[str, Any]]
+    arguments: tuple[Any, ...]
 
 
 class Results:
@@ -232,6 +262,25 @@ class Results:
         """Whether the run is there, made in the same way on the same store."""
         run = self.runs.get(key)
         return run is not None and run["store"] == store.identity and run["options"] == options
+
+    def fill(self, runs: list[Run], jobs: int, label: str) -> None:
+        """Make what is missing, ``jobs`` at a time in processes of their own, with a bar."""
+        waiting = [run for run in runs if not self.holds(run.key, run.store, run.options)]
+        bar = Bar(Console(stderr=True), label, len(waiting), "runs")
+        bar.begin(0)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+            futures = {pool.submit(run.call, *run.arguments): run for run in waiting}
+            try:
+                for done, future in enumerate(as_completed(futures), start=1):
+                    run = futures[future]
+                    made = {"store": run.store.identity, "options": run.options}
+                    self.add(run.key, {**future.result(), **made})
+                    bar.update(done, run.key)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        bar.end()
 
     def add(self, key: str, run: dict[str, Any]) -> None:
         self.runs[key] = run
@@ -259,6 +308,8 @@ def rows_of(results: Results, data: str) -> Found:
     others = results.runs.get(Results.key(data, "others", 0))
     if others:
         for name, of_model in others["scores"].items():
+            if name in ("unadapted", "adapted"):  # of a model that was never trained
+                continue
             found[name] = {0: {**others, "scores": of_model}}
     for name in TRAINED:
         for key, run in results.runs.items():
@@ -303,6 +354,55 @@ def table(results: Results, data: str) -> str:
         seconds = np.mean([r["seconds"] for r in runs.values()])
         lines.append(f"| {row} | {len(runs)} | " + " | ".join(cells) + f" | {seconds:.0f} |")
     return "\n".join(lines)
+
+
+SCENARIO_COLUMNS = [
+    ("MAE", "models", "mae"),
+    ("RMSE", "models", "rmse"),
+    ("nDCG@5", "models", "ndcg@5"),
+    ("AUC", "models", "auc"),
+    ("HR@10 of all items", "catalogue", "hr@10"),
+    ("nDCG@10 of all items", "catalogue", "ndcg@10"),
+]
+
+
+def scenario_table(results: Results, data: str) -> str:
+    """Every scenario of a data set with more than user-cold ratings; empty for others."""
+    of_row: dict[str, list[dict[str, Any]]] = {}
+    for name in ["others", *TRAINED]:
+        for key, run in results.runs.items():
+            of, model, _ = key.split(" | ")
+            if (of, model) != (data, name) or not run.get("scenarios"):
+                continue
+            if name != "others":
+                of_row.setdefault(name, []).append(_of_model(run["scenarios"], "adapted"))
+                continue
+            models = next(iter(run["scenarios"].values()))["models"]
+            for other in models:
+                if other not in ("unadapted", "adapted"):
+                    of_row[other] = [_of_model(run["scenarios"], other)]
+    if not of_row:
+        return ""
+    first = next(iter(of_row.values()))[0]
+    columns = [c for c in SCENARIO_COLUMNS if any(c[2] in s.get(c[1], {}) for s in first.values())]
+    lines = ["| | | seeds | " + " | ".join(c[0] for c in columns) + " |"]
+    lines.append("|---" * (len(columns) + 3) + "|")
+    for scenario in first:
+        for row, found in of_row.items():
+            cells = []
+            for _, kind, metric in columns:
+                mean, half = interval([f[scenario][kind][metric] for f in found])
+                cells.append(f"{mean:.3f}" + ("" if np.isnan(half) else f" ±{half:.3f}"))
+            lines.append(f"| {scenario} | {row} | {len(found)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _of_model(found: dict[str, Any], model: str) -> dict[str, Any]:
+    """``{scenario: {"models" | "catalogue": metrics}}`` of one model."""
+    return {
+        scenario: {kind: models[model] for kind, models in kinds.items()}
+        for scenario, kinds in found.items()
+    }
 
 
 def comparison(results: Results, names: list[str]) -> str:
@@ -356,43 +456,26 @@ def main() -> None:
     if not options.table:
         run_all(results, {n: known[n] for n in names}, options)
     for name in names:
-        print(f"\n{name}\n\n{table(results, name)}")
+        print(f"\n{name}\n\n{scenario_table(results, name) or table(results, name)}")
     print("\n" + comparison(results, names))
 
 
 def run_all(results: Results, chosen: dict[str, Data], options: argparse.Namespace) -> None:
-    """Run what is missing, ``--jobs`` at a time, seed by seed: a stop leaves whole seeds."""
-    threads = max(1, (torch.get_num_threads()) // options.jobs)
-    waiting: list[tuple[str, Store, list[str], tuple[Any, ...]]] = []
-    for name, data in chosen.items():
-        store = data.ready()
-        key = Results.key(name, "others", 0)
-        if not results.holds(key, store, []):
-            waiting.append((key, store, [], (run_others, data, threads)))
+    """Run what is missing, seed by seed: a stop leaves whole seeds."""
+    threads = max(1, torch.get_num_threads() // options.jobs)
+    stores = {name: data.ready() for name, data in chosen.items()}
+    runs = [
+        Run(Results.key(name, "others", 0), stores[name], [], run_others, (data, threads))
+        for name, data in chosen.items()
+    ]
     for seed in range(options.seeds):
         for model in options.models:
             for name, data in chosen.items():
-                key, given = Results.key(name, model, seed), options_of(data, model)
-                if not results.holds(key, store := Store(data.store), given):
-                    call = (run_trained, data, given, seed, threads)
-                    waiting.append((key, store, given, call))
-    bar = Bar(Console(stderr=True), "quality", len(waiting), "runs")
-    bar.begin(0)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
-        futures = {
-            pool.submit(call[0], *call[1:]): (key, store, given)
-            for key, store, given, call in waiting
-        }
-        try:
-            for done, future in enumerate(as_completed(futures), start=1):
-                key, store, given = futures[future]
-                results.add(key, {**future.result(), "store": store.identity, "options": given})
-                bar.update(done, key)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    bar.end()
+                given = options_of(data, model)
+                call = (data, given, seed, threads)
+                key = Results.key(name, model, seed)
+                runs.append(Run(key, stores[name], given, run_trained, call))
+    results.fill(runs, options.jobs, "quality")
 
 
 if __name__ == "__main__":

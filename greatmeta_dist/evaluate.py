@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from greatmeta_dist.baselines import BASELINES, Baselines
+from greatmeta_dist.baselines import Baselines
 from greatmeta_dist.engine.worker import Worker
 from greatmeta_dist.metrics import CUTOFFS, UserMetrics, chance_ndcg, join, measure, ranking
 from greatmeta_dist.tasks.batch import Ragged, TaskTable
@@ -18,7 +18,6 @@ from greatmeta_dist.tasks.store import FieldChoice, Store
 USERS_PER_BATCH = 256
 CATALOGUE_USERS, CATALOGUE_ITEMS = 32, 4096
 """Scored at a time where the whole catalogue is."""
-MODELS = (*BASELINES, "unadapted", "adapted")
 
 
 class Predictor(Protocol):
@@ -89,9 +88,13 @@ def evaluate(
     maker: BatchMaker,
     choice: FieldChoice,
     progress: Progress = lambda part, done, users: None,
+    others: Predictor | None = None,
 ) -> dict[str, Any]:
-    """``{"scenarios": {name: {"users", "models", "chance", "groups"}}}``, in the ratings' units."""
-    baselines = Baselines.of(store)
+    """``{"scenarios": {name: {"users", "models", "chance", "groups"}}}``, in the ratings' units.
+
+    Of clicks, ``catalogue`` besides. ``others`` are scored in place of the mean baselines.
+    """
+    baselines = others or Baselines.of(store)
     scenarios = {}
     for part in SCENARIOS:
         if store.manifest.parts.get(part):
@@ -161,7 +164,7 @@ def _scenario(scored: Scored, store: Store) -> dict[str, Any]:
     chance = np.nanmean(scored.chance, axis=0)
     return {
         "users": len(scored.group),
-        "models": {name: scored.models[name].summary() for name in MODELS},
+        "models": {name: metrics.summary() for name, metrics in scored.models.items()},
         "chance": {f"ndcg@{k}": float(v) for k, v in zip(CUTOFFS, chance, strict=True)},
         "groups": group_summaries(scored, store.manifest.groups, store.manifest.minority),
     }

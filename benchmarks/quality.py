@@ -26,6 +26,7 @@ from scipy import stats
 
 from benchmarks.environment import environment
 from benchmarks.fold_in import FOLD_INS, MAX_ITEMS
+from benchmarks.oracle import Oracle
 from greatmeta_dist.baselines import Baselines
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.display import Bar, Display
@@ -130,9 +131,11 @@ class _Others:
     def __init__(self, store: Store):
         self._baselines = Baselines.of(store)
         self._labels = Labels.of(store, "bias")
-        self._models = {}
+        self._models: dict[str, Any] = {}
         if store.manifest.num_items <= MAX_ITEMS:
             self._models = {name: kind(store) for name, kind in FOLD_INS.items()}
+        if store.manifest.recipe["source"] == "synthetic" and not store.manifest.is_click:
+            self._models["all known but the user"] = Oracle(store)
 
     def predict(self, tasks: TaskTable) -> dict[str, Any]:
         ratings = self._labels.ratings

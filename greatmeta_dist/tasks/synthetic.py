@@ -20,6 +20,9 @@ NUM_MAKERS = 40
 LATENT_DIM = 6
 LEVELS = 9
 """Rating steps of half a star above 0.5."""
+OFFSET_SD, TASTE_SD, LATENT_SD = 0.35, 0.25, 0.12
+"""How far users stray from their group: in offset, tastes and latent features."""
+TASTE_SCALE = 0.7
 CHUNK_USERS = 4096
 
 
@@ -135,12 +138,12 @@ def _interaction_table(
     item = ranked[np.arange(ranked.shape[1]) < counts[:, None]]
     owner = np.repeat(np.arange(len(ids)), counts)
 
-    own_taste = rng.normal(0, 0.25, (len(ids), NUM_CATEGORIES))
+    own_taste = rng.normal(0, TASTE_SD, (len(ids), NUM_CATEGORIES))
     taste = np.concatenate((world.group_taste[group] + own_taste, np.zeros((len(ids), 1))), 1)
     score = (
-        (world.group_offset[group] + rng.normal(0, 0.35, len(ids)))[owner]
-        + taste[owner[:, None], world.item_category[item]].sum(1) * 0.7
-        + (rng.normal(0, 0.12, (len(ids), LATENT_DIM))[owner] * world.item_latent[item]).sum(1)
+        (world.group_offset[group] + rng.normal(0, OFFSET_SD, len(ids)))[owner]
+        + taste[owner[:, None], world.item_category[item]].sum(1) * TASTE_SCALE
+        + (rng.normal(0, LATENT_SD, (len(ids), LATENT_DIM))[owner] * world.item_latent[item]).sum(1)
         + world.item_offset[item]
         + world.maker_offset[world.item_maker[item]]
     )

@@ -273,7 +273,7 @@ class SchedulerConfig:
     evenness: float = 0.5
     """balanced, groups: a group of share s counts s^(1 − this): 1 makes all groups count the same,
     0 leaves users as they come. Groups are clusters of the log, never labels."""
-    rate: float = 5e-4
+    rate: float = 2e-3
     """Learning rate of φ."""
     max_weight_ratio: float | None = 8.0
     """No weight exceeds this many times another, so the effective sample size stays above

@@ -104,7 +104,7 @@ def data_sets(work: Path, ml_100k: Path | None, stores: dict[str, Path]) -> dict
             found[f"ml-100k, split {seed}"] = Data(other, work / f"ml-100k-{seed}", options)
             cold = replace(known, seed=seed, cold_item_fraction=0.2)
             name = f"ml-100k, held-out items {seed}"
-            found[name] = Data(cold, work / f"ml-100k-cold-{seed}", options)
+            found[name] = Data(cold, work / f"ml-100k-cold-{seed}")
         clicks = replace(given, label="click")
         found["ml-100k, clicks"] = Data(clicks, work / "ml-100k-clicks", options)
         met = replace(clicks, click_at=None)

@@ -28,7 +28,7 @@ from benchmarks.environment import environment
 from benchmarks.fold_in import FOLD_INS, MAX_ITEMS
 from benchmarks.oracle import Oracle
 from greatmeta_dist.baselines import Baselines
-from greatmeta_dist.config import DataConfig
+from greatmeta_dist.config import FACTORS, DataConfig
 from greatmeta_dist.display import Bar, Display
 from greatmeta_dist.evaluate import Scored, evaluate, score_part
 from greatmeta_dist.options import compose_config, opened
@@ -41,8 +41,6 @@ from greatmeta_dist.train import Setup, load_run, set_up, train
 SUPPORTS: dict[str, int | None] = {"full": None, "10": 10, "5": 5}
 DRAWS = 4
 """Random supports of 10 and 5 rows besides the first ones; ``10 drawn`` is the mean over all."""
-METRICS = ("mae", "rmse", "ndcg@3", "ndcg@5", "ndcg@10")
-FACTORS = ("magnitude", "gap", "agreement", "context")
 PLAIN = ["model.has_encoder=false", "model.has_kernel=false"]
 
 TRAINED: dict[str, list[str]] = {

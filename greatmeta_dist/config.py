@@ -213,8 +213,8 @@ class ModelConfig:
     """Whether token lists are averaged; the authors sum them."""
     label: str = "bias"
     """What the model predicts: the ``rating`` (the authors' form), ``standardised`` over the
-    training ratings, or, in those units, the rest that the ``bias`` baseline leaves: mean, item
-    offset and the user's offset from the support."""
+    training ratings, or, in those units, the rest that a ``bias`` leaves: item mean and the user's
+    offset from the support, shrunk as the store's ratings suggest."""
     has_kernel: bool = True
     """Whether predictions add a learnt kernel between an item and the rated support; needs the
     ``support`` context."""

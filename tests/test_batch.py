@@ -7,7 +7,7 @@ import pytest
 import torch
 from random_tasks import make_tasks
 
-from greatmeta_dist.tasks.batch import Hiding, Ragged, build_batch, offsets_of, resplit
+from greatmeta_dist.tasks.batch import Hiding, Ragged, build_batch, offsets_of, resplit, shorten
 
 
 def test_ragged_take_keeps_rows_and_order():
@@ -103,3 +103,27 @@ def test_hiding_gives_whole_fields_to_the_unknown_row():
                 hidden[f] += 1
     assert (hidden > 60).all()
     assert (hidden < 140).all()
+
+
+@pytest.mark.parametrize("length", [1, 3, 99])
+@pytest.mark.parametrize("is_random", [False, True])
+def test_a_shortened_support_is_a_part_of_the_users_own(length, is_random):
+    tasks = make_tasks(np.random.default_rng(2), longest=8).table
+    short = shorten(tasks, length, np.random.default_rng(0) if is_random else None)
+    assert np.array_equal(short.query_item.values, tasks.query_item.values)
+    for user, whole in enumerate(tasks.support_item.lengths):
+        was, now = (
+            list(
+                zip(
+                    t.support_item.values[slice(*t.support_item.offsets[user : user + 2])],
+                    t.support_label.values[slice(*t.support_label.offsets[user : user + 2])],
+                    strict=True,
+                )
+            )
+            for t in (tasks, short)
+        )
+        assert len(now) == min(whole, length)
+        if is_random:
+            assert sorted(set(now)) == sorted(set(now) & set(was))
+        else:
+            assert now == was[:length]

@@ -372,11 +372,9 @@ def shorten(tasks: TaskTable, length: int, rng: np.random.Generator | None = Non
         shuffled = rng.permutation(len(order))
         owner = np.repeat(np.arange(len(tasks)), lengths)
         order = shuffled[stable_order(owner[shuffled])]
-    kept = np.minimum(lengths, length)
-    at, _ = Ragged(order, offsets_of(lengths)).positions(np.arange(len(tasks)))
     place = np.arange(len(order)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    chosen = order[at[place < np.repeat(kept, lengths)]]
-    offsets = offsets_of(kept)
+    chosen = order[place < length]
+    offsets = offsets_of(np.minimum(lengths, length))
     return replace(
         tasks,
         support_item=Ragged(tasks.support_item.values[chosen], offsets),

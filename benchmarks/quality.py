@@ -166,10 +166,7 @@ def scores(setup: Setup, others: _Others | None) -> dict[str, Any]:
         ]
         for model in drawn[0].models:
             each = [
-                {
-                    "all": s.models[model].summary(),
-                    "minority": s.models[model].summary(np.isin(s.group, minority)),
-                }
+                {"all": s.models[model].summary(), "minority": _of_minority(s, model, minority)}
                 for s in drawn
             ]
             of_model = found.setdefault(model, {})
@@ -180,6 +177,13 @@ def scores(setup: Setup, others: _Others | None) -> dict[str, Any]:
                     for who in each[0]
                 }
     return found
+
+
+def _of_minority(scored: Scored, model: str, minority: list[int]) -> dict[str, float]:
+    """Metrics of the minority users; nan where there are none."""
+    chosen = np.isin(scored.group, minority)
+    found = scored.models[model].summary(chosen)
+    return found if chosen.any() else dict.fromkeys(found, float("nan"))
 
 
 def scenarios(setup: Setup, others: _Others | None) -> dict[str, Any]:
@@ -299,6 +303,14 @@ def interval(values: list[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(half)
 
 
+def cell(values: list[float]) -> str:
+    """Mean and interval, as far as there are any."""
+    mean, half = interval(values)
+    if np.isnan(mean):
+        return ""
+    return f"{mean:.3f}" + ("" if np.isnan(half) else f" ±{half:.3f}")
+
+
 Found = dict[str, dict[int, dict[str, Any]]]
 """``{row: {seed: run}}`` of one data set, ``scores`` those of the row's model."""
 
@@ -350,8 +362,7 @@ def table(results: Results, data: str) -> str:
     for row, runs in rows_of(results, data).items():
         cells = []
         for _, support, who, metric in COLUMNS:
-            mean, half = interval([r["scores"][support][who][metric] for r in runs.values()])
-            cells.append(f"{mean:.3f}" + ("" if np.isnan(half) else f" ±{half:.3f}"))
+            cells.append(cell([r["scores"][support][who][metric] for r in runs.values()]))
         seconds = np.mean([r["seconds"] for r in runs.values()])
         lines.append(f"| {row} | {len(runs)} | " + " | ".join(cells) + f" | {seconds:.0f} |")
     return "\n".join(lines)
@@ -392,8 +403,7 @@ def scenario_table(results: Results, data: str) -> str:
         for row, found in of_row.items():
             cells = []
             for _, kind, metric in columns:
-                mean, half = interval([f[scenario][kind][metric] for f in found])
-                cells.append(f"{mean:.3f}" + ("" if np.isnan(half) else f" ±{half:.3f}"))
+                cells.append(cell([f[scenario][kind][metric] for f in found]))
             lines.append(f"| {scenario} | {row} | {len(found)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -34,7 +34,8 @@ from benchmarks.shapes import SHAPES, Shape, flops_per_user, make_batch, make_mo
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
-from greatmeta_dist.engine.exchange import LocalExchange
+from greatmeta_dist.engine.exchange import LaneExchange
+from greatmeta_dist.engine.world import World
 from greatmeta_dist.meta.adapt import InnerLoop, task_gradients
 from greatmeta_dist.meta.batch import StepBatch, TaskBatch, to_device
 from greatmeta_dist.meta.factors import FactorSizes, Magnitude
@@ -185,7 +186,9 @@ def step_of(
         torch.manual_seed(0)
         sizes = FactorSizes.of(model, magnitude, has_context=is_balanced)
         scheduler = Scheduler("balanced" if is_balanced else "mlp", sizes).to(device)
-    coordinator = Coordinator(layers, scheduler, outer_rate=RATE, scheduler_rate=RATE / 10)
+    coordinator = Coordinator(
+        layers, scheduler, weighing=weighing, outer_rate=RATE, scheduler_rate=RATE / 10
+    )
     settings = StepSettings(
         batch.num_users, RATE, magnitude, weighing, is_balanced, is_bf16=precision == "bf16"
     )
@@ -194,10 +197,10 @@ def step_of(
     compiled = torch.compile(task_gradients, dynamic=False) if is_compiled else task_gradients
 
     def call() -> Tensor:
-        exchange = LocalExchange(planned, table, coordinator)
+        exchange = LaneExchange(planned, table, layers, coordinator, World())
         with mock.patch("greatmeta_dist.meta.step.task_gradients", compiled):
-            report = step([batch], layers, exchange=exchange, coordinator=coordinator)
-        return report.losses[:, 0]
+            step([batch], layers, exchange=exchange)
+        return coordinator.report.said.losses[:, 0]
 
     return call
 
@@ -283,13 +286,14 @@ def row_scaling(device: torch.device) -> list[dict[str, float]]:
     return found
 
 
-class _Recorder(LocalExchange):
+class _Recorder(LaneExchange):
     """Keeps the gradient that moves θ."""
 
-    total: MetaGradient
+    total: Tensor
+    """Of A, end to end."""
 
     def apply(self, parts: list[MetaGradient]) -> None:
-        self.total = self._total(parts)
+        self.total, _ = self._reduce(parts, "outer update")
 
 
 class _AsTF32(TorchDispatchMode):
@@ -334,9 +338,11 @@ def accuracy(shape: Shape, form: str, device: torch.device) -> list[dict[str, An
         for param in scheduler.parameters():  # the shipped form starts with equal weights
             torch.nn.init.normal_(param, std=0.1)
         scheduler.to(device, dtype)
-        coordinator = Coordinator(layers, scheduler, outer_rate=RATE, scheduler_rate=RATE / 10)
+        coordinator = Coordinator(
+            layers, scheduler, weighing=case.weighing, outer_rate=RATE, scheduler_rate=RATE / 10
+        )
         table = EmbeddingTable(case.weight.to(device, dtype), rate=RATE)
-        exchange = _Recorder(StepBatch.of([[batch]]), table, coordinator)
+        exchange = _Recorder(StepBatch.of([[batch]]), table, layers, coordinator, World())
         settings = StepSettings(
             64, RATE, magnitude, case.weighing, form == "shipped", is_bf16=kind == "bf16"
         )
@@ -344,10 +350,10 @@ def accuracy(shape: Shape, form: str, device: torch.device) -> list[dict[str, An
         step = MetaStep(case.model, case.inner, settings)
         is_emulated = kind == "tf32" and device.type == "cpu"
         with _AsTF32() if is_emulated else nullcontext():
-            report = step([batch], layers, exchange=exchange, coordinator=coordinator)
-        assert report.factors is not None
-        total = torch.cat([g.flatten() for g in exchange.total.layers.values()])
-        found[kind] = total.double(), report.factors.double(), report.weights.double()
+            step([batch], layers, exchange=exchange)
+        report = coordinator.report
+        factors = report.said.factors.double()
+        found[kind] = exchange.total.double(), factors, report.weights.double()
     exact = found.pop("float64")
     return [
         {

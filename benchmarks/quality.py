@@ -152,8 +152,9 @@ def scores(setup: Setup, others: _Others | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     minority = setup.store.manifest.minority
     for support, length in SUPPORTS.items():
-        drawn: list[Scored] = [
-            score_part(
+        drawn: list[Scored] = []
+        for cut in cuts(length):
+            scored = score_part(
                 setup.worker,
                 setup.store,
                 setup.maker,
@@ -162,8 +163,8 @@ def scores(setup: Setup, others: _Others | None) -> dict[str, Any]:
                 baselines=others,
                 given=cut,
             )
-            for cut in cuts(length)
-        ]
+            assert scored is not None
+            drawn.append(scored)
         for model in drawn[0].models:
             each = [
                 {"all": s.models[model].summary(), "minority": _of_minority(s, model, minority)}

@@ -302,7 +302,9 @@ class TrainConfig:
     users_per_step: int = 32
     """B, users of a global batch."""
     lanes: int | None = None
-    """K, slices of the users that make every batch; None decides from the store alone."""
+    """K, slices of the users that make every batch: a power of two. Any number of workers that
+    divides K gives the same result. None decides from the store; with ``cluster.workers``, 8 or, if
+    more, the workers."""
     rate: float = 2e-3
     """β, learning rate of θ."""
     is_resplit: bool = True
@@ -317,6 +319,9 @@ class TrainConfig:
     averaging: float = 0.99
     """d of the running mean of θ over steps, mean ← d·mean + (1 − d)·θ, that predictions use; 0
     predicts with θ itself."""
+    max_poisoned_fraction: float = 0.01
+    """Users whose loss or gradient is not finite count nothing; past this share of the users met
+    since the last record, the training stops."""
     row_update: str = "lazy"
     """Adam on the embedding rows a step touches, ``lazy``, or on all of them, ``dense``."""
     seed: int = 0
@@ -324,7 +329,7 @@ class TrainConfig:
     valid_every: int = 100
     """Steps between validations."""
     checkpoint_every: int = 100
-    """Steps between checkpoints."""
+    """Steps between checkpoints; they are written while training goes on."""
     keep_checkpoints: int = 3
     """Checkpoints kept besides the best."""
     log_every: int = 20
@@ -342,8 +347,9 @@ class TrainConfig:
         ):
             _at_least(f"train.{name}", getattr(self, name), 1)
         _in_range("train.short_share", self.short_share, 0, 1)
-        for name in ("hidden_share", "averaging"):
-            _in_range(f"train.{name}", getattr(self, name), 0, 1, is_open_above=True)
+        _in_range("train.hidden_share", self.hidden_share, 0, 1, is_open_above=True)
+        _in_range("train.averaging", self.averaging, 0, 0.9999)
+        _in_range("train.max_poisoned_fraction", self.max_poisoned_fraction, 0, 1)
         _in_range("train.rate", self.rate, 0, 1, is_open=True)
         _in_range("train.seed", self.seed, 0, 2**63, is_open_above=True)
         require(
@@ -357,17 +363,52 @@ class ClusterConfig:
     """Who computes."""
 
     kind: str = "local"
-    """``local``: this process."""
+    """``local``: processes on this machine, without Ray. ``ray``: workers of a Ray cluster."""
+    workers: Any = None
+    """Number of workers, or with Ray ``[fewest,most]``, between which it follows what the cluster
+    has; a power of two. None: this process alone, or one Ray worker."""
+    address: str | None = None
+    """ray: address of a running cluster to join (``auto``: the one on this machine); None starts
+    one here."""
+    gpus_per_worker: float | None = None
+    """ray: GPUs of a worker; None is 1 where the cluster has any."""
+    reduction: str = "tree"
+    """How gradients of A are added over workers: along a ``tree``, the same bits with any number of
+    workers, or ``fast``, as the library likes."""
     threads: int | None = None
-    """torch threads; None leaves torch's choice."""
+    """torch threads of a worker; None leaves torch's choice, or shares the cores out."""
     precision: str = "float32"
     """Matrix products in ``float32``, in ``tf32`` (a GPU's), or, inside the model, in ``bf16``."""
 
     def __post_init__(self) -> None:
-        _one_of("cluster.kind", self.kind, ("local",))
+        _one_of("cluster.kind", self.kind, ("local", "ray"))
         _one_of("cluster.precision", self.precision, ("float32", "tf32", "bf16"))
+        _one_of("cluster.reduction", self.reduction, ("tree", "fast"))
         if self.threads is not None:
             _at_least("cluster.threads", self.threads, 1)
+        if self.gpus_per_worker is not None:
+            _at_least("cluster.gpus_per_worker", self.gpus_per_worker, 0)
+        given = list(self.workers) if isinstance(self.workers, (list, tuple)) else [self.workers]
+        require(
+            self.workers is None
+            or (
+                len(given) in (1, 2)
+                and all(isinstance(n, int) and n >= 1 and n & (n - 1) == 0 for n in given)
+                and given == sorted(given)
+            ),
+            f"cluster.workers is {self.workers}; expected a power of two, or [fewest,most] of them",
+        )
+        require(
+            len(given) == 1 or self.kind == "ray",
+            f"cluster.workers is {self.workers}, a range, which needs cluster=ray",
+        )
+
+    @property
+    def most_workers(self) -> int:
+        """The largest group there may be."""
+        if self.workers is None:
+            return 1
+        return int(self.workers if isinstance(self.workers, int) else self.workers[-1])
 
 
 @dataclass

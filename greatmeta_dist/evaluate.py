@@ -1,5 +1,6 @@
 """How good a model is: every scenario × {baselines, unadapted, adapted} × metrics, by group."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from greatmeta_dist.baselines import Baselines
 from greatmeta_dist.engine.worker import Worker
+from greatmeta_dist.meta.batch import TaskBatch
 from greatmeta_dist.metrics import CUTOFFS, UserMetrics, chance_ndcg, join, measure, ranking
 from greatmeta_dist.tasks.batch import Ragged, TaskTable
 from greatmeta_dist.tasks.lanes import BatchMaker, read_part
@@ -51,35 +53,58 @@ def score_part(
     baselines: Predictor | None = None,
     given: Callable[[TaskTable], TaskTable] = lambda tasks: tasks,
     progress: Progress = lambda part, done, users: None,
-) -> Scored:
-    """Predict every query row of a part, users in batches; ``given`` may cut what is known."""
+) -> Scored | None:
+    """Predict every query row of a part, users in batches; ``given`` may cut what is known.
+
+    All workers call it together and share the batches; rank 0 has the result, others None.
+    """
     lowest = store.manifest.ratings.lowest
-    found: dict[str, list[UserMetrics]] = {}
-    group, chance, done = [], [], 0
-    for users in read_part(store, part, choice, users_per_batch=USERS_PER_BATCH):
+    world, done = worker.world, 0
+    found: list[Scored] = []
+    for users in read_part(
+        store,
+        part,
+        choice,
+        users_per_batch=USERS_PER_BATCH,
+        rank=world.rank,
+        size=world.size,
+    ):
+        if users is None:
+            worker.predict(None)
+            continue
         tasks = given(users.tasks)
         batch = maker.make(tasks)
         mask = batch.query.share.numpy() > 0
         predictions = dict(baselines.predict(tasks)) if baselines else {}
-        for name, found_rows in zip(("unadapted", "adapted"), worker.predict(batch), strict=True):
-            rows = found_rows.cpu().numpy()[mask]
-            predictions[name] = maker.labels.to_rating(rows, tasks)
+        for name, found_rows in predicted(worker, batch).items():
+            predictions[name] = maker.labels.to_rating(found_rows[mask], tasks)
         rating = tasks.query_label.values.astype(np.float64)
         lengths = tasks.query_label.lengths
-        for name, values in predictions.items():
-            scored = measure(
-                rating, values, lengths, lowest=lowest, is_click=store.manifest.is_click
-            )
-            found.setdefault(name, []).append(scored)
-        group.append(users.group)
-        chance.append(chance_ndcg(rating - min(0.0, lowest), lengths))
+        models = {
+            name: measure(rating, values, lengths, lowest=lowest, is_click=store.manifest.is_click)
+            for name, values in predictions.items()
+        }
+        found.append(Scored(models, users.group, chance_ndcg(rating - min(0.0, lowest), lengths)))
         done += len(users)
         progress(part, done, store.manifest.parts[part])
+    by_worker = world.gather_objects(found)
+    if by_worker is None:
+        return None
+    # Batches went round the workers in turn.
+    rounds = itertools.zip_longest(*by_worker)
+    batches = [scored for turn in rounds for scored in turn if scored is not None]
     return Scored(
-        {name: join(parts) for name, parts in found.items()},
-        np.concatenate(group),
-        np.concatenate(chance),
+        {name: join([b.models[name] for b in batches]) for name in batches[0].models},
+        np.concatenate([b.group for b in batches]),
+        np.concatenate([b.chance for b in batches]),
     )
+
+
+def predicted(worker: Worker, batch: TaskBatch) -> dict[str, NDArray[np.float32]]:
+    """Every query row's prediction [B, n] in the model's units, unadapted and adapted."""
+    found = worker.predict(batch)
+    assert found is not None
+    return {k: v.cpu().numpy() for k, v in zip(("unadapted", "adapted"), found, strict=True)}
 
 
 def evaluate(
@@ -101,6 +126,7 @@ def evaluate(
             scored = score_part(
                 worker, store, maker, choice, part, baselines=baselines, progress=progress
             )
+            assert scored is not None
             scenarios[part] = _scenario(scored, store)
             if store.manifest.is_click:
                 scenarios[part]["catalogue"] = catalogue_summary(
@@ -122,6 +148,7 @@ def catalogue_summary(
     num_items = store.manifest.num_items
     found: dict[str, dict[str, list[NDArray[np.float64]]]] = {}
     for users in read_part(store, part, choice, users_per_batch=CATALOGUE_USERS):
+        assert users is not None
         tasks, num_users = users.tasks, len(users)
         clicked = tasks.query_label.values > 0
         user = np.repeat(np.arange(num_users), tasks.query_item.lengths)[clicked]
@@ -134,8 +161,8 @@ def catalogue_summary(
             asked = _about(tasks, items)
             batch = maker.make(asked)
             predictions = dict(baselines.predict(asked))
-            for name, rows in zip(("unadapted", "adapted"), worker.predict(batch), strict=True):
-                predictions[name] = maker.labels.to_rating(rows.cpu().numpy().ravel(), asked)
+            for name, rows in predicted(worker, batch).items():
+                predictions[name] = maker.labels.to_rating(rows.ravel(), asked)
             for name, values in predictions.items():
                 scores.setdefault(name, []).append(values.reshape(num_users, len(items)))
         for name, parts in scores.items():

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from greatmeta_dist.engine.coordinator import StepReport
 from greatmeta_dist.meta.factors import FACTOR_KINDS, Factors, FactorSizes
 from greatmeta_dist.meta.scheduler import effective_sample_size
-from greatmeta_dist.meta.step import StepReport
 
 ACTIVITY_EDGES = (8, 16, 32, 64, 128)
 """Support rows at which ``meta/weight_by_activity`` changes its curve."""
@@ -86,23 +86,27 @@ class TensorBoardTracker:
         ``scale`` turns losses into squared ratings; None where they are of clicks.
         """
         write = self._writer
-        loss = float(report.losses[:, 0].mean())
+        chosen = report.counts.cpu()
+        losses = report.said.losses.cpu()[chosen]
+        loss = float(losses[:, 0].mean())
         write.add_scalar("train/loss", loss, step)
         if scale is not None:
             write.add_scalar("train/rmse", (loss * scale) ** 0.5, step)
-        if report.factors is None:
+        write.add_scalar("train/left_out_share", float((~chosen).double().mean()), step)
+        columns = report.said.factors.cpu()[chosen]
+        if not columns.shape[1]:
             return
-        write.add_scalar("train/loss_before", float(report.losses[:, 1].mean()), step)
-        weights = report.weights
+        write.add_scalar("train/loss_before", float(losses[:, 1].mean()), step)
+        weights = report.weights.cpu()[chosen]
         entropy = -(weights * weights.clamp(min=1e-30).log()).sum()
         write.add_scalar("meta/entropy", float(entropy), step)
         size = float(effective_sample_size(weights))
         write.add_scalar("meta/effective_sample_size", size, step)
         write.add_scalar("meta/effective_sample_share", size / len(weights), step)
-        relative = (weights * len(weights)).cpu()
+        relative = weights * len(weights)
         write.add_histogram("meta/weights", relative, step)
-        factors = Factors.from_columns(report.factors.cpu(), self._sizes)
-        gain = (report.losses[:, 1] - report.losses[:, 0]).cpu()
+        factors = Factors.from_columns(columns, self._sizes)
+        gain = losses[:, 1] - losses[:, 0]
         for kind in FACTOR_KINDS:
             values = getattr(factors, kind)
             if values.shape[1]:
@@ -110,10 +114,12 @@ class TensorBoardTracker:
                 tag = f"meta/correlation_with_gain/{kind}"
                 write.add_scalar(tag, _correlation(values.mean(1), gain), step)
         write.add_scalar("meta/correlation_with_gain/weight", _correlation(relative, gain), step)
-        self._weight_by("group", users.group, users.names, relative, step)
+        is_chosen = chosen.numpy()
+        self._weight_by("group", users.group[is_chosen], users.names, relative, step)
         bounds = ["0", *map(str, ACTIVITY_EDGES)]
         names = [f"{low}+" for low in bounds]
-        level = np.searchsorted(ACTIVITY_EDGES, users.num_support, side="right")
+        num_support = users.num_support[is_chosen]
+        level = np.searchsorted(ACTIVITY_EDGES, num_support, side="right")
         self._weight_by("activity", level, names, relative, step)
 
     def _weight_by(

@@ -1,11 +1,16 @@
-"""The training loop: steps, validation, checkpoints, records; resumable at any step."""
+"""The training loop: steps, validation, checkpoints, records; resumable at any step.
+
+All workers of a group run it together; rank 0 keeps the records.
+"""
 
 import json
+import os
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +21,39 @@ from omegaconf import OmegaConf
 from greatmeta_dist.config import Config, InputError, require
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
+from greatmeta_dist.engine.coordinator import StepReport
 from greatmeta_dist.engine.worker import Sizes, Worker
+from greatmeta_dist.engine.world import World
 from greatmeta_dist.evaluate import group_summaries, score_part
 from greatmeta_dist.locks import locked
-from greatmeta_dist.meta.step import StepReport
-from greatmeta_dist.tasks.lanes import BatchMaker, Labels, Lanes, Step, even_balance
+from greatmeta_dist.tasks.lanes import (
+    BatchMaker,
+    Labels,
+    Lanes,
+    Step,
+    dealt,
+    even_balance,
+    shared_lanes,
+)
 from greatmeta_dist.tasks.loader import Loader
 from greatmeta_dist.tasks.split import SCENARIOS
 from greatmeta_dist.tasks.store import FieldChoice, Store
-from greatmeta_dist.tracking import StepUsers, TensorBoardTracker, Tracker, peak_memory_mib
+from greatmeta_dist.tracking import (
+    NullTracker,
+    StepUsers,
+    TensorBoardTracker,
+    Tracker,
+    peak_memory_mib,
+)
 
 MAY_CHANGE = ("steps", "checkpoint_every", "keep_checkpoints", "log_every")
 """Options of ``train`` that a resumed run may set anew."""
 MAX_WATCHED_USERS = 512
 """Scenarios with more users are not scored while training."""
+MAX_NAMED_USERS = 10
+"""Users who count nothing are named up to this many at a time."""
+LOCK_PATIENCE_S = 60.0
+"""How long rank 0 waits for what is left of a group that died."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +67,12 @@ class Setup:
     worker: Worker
 
 
-def set_up(config: Config, store: Store) -> Setup:
-    """A fresh worker for a store, on the GPU where there is one."""
+def set_up(config: Config, store: Store, world: World | None = None) -> Setup:
+    """A fresh worker for a store, on its GPU where there is one."""
     if config.cluster.threads is not None:
         torch.set_num_threads(config.cluster.threads)
+    elif config.cluster.workers is not None:
+        torch.set_num_threads(1)
     torch.backends.cuda.matmul.allow_tf32 = config.cluster.precision != "float32"
     model = config.model
     choice = FieldChoice(model.has_item_id, model.is_list_mean)
@@ -65,8 +91,17 @@ def set_up(config: Config, store: Store) -> Setup:
         store.manifest.num_rows,
         "bce" if store.manifest.is_click else "mse",
     )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Setup(config, store, choice, maker, Worker(config, sizes, device))
+    worker = Worker(config, sizes, device_here(), world)
+    return Setup(config, store, choice, maker, worker)
+
+
+def device_here() -> torch.device:
+    """This worker's GPU, the one that its place on the machine names, or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    number = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 def load_run(run: Path, store: Path | None, display: Display) -> tuple[Setup, int]:
@@ -121,20 +156,57 @@ def saved_config(run: Path) -> Config | None:
         raise InputError(f"{path} is not a config of this version: {error}") from error
 
 
-def train(config: Config, run: Path, display: Display) -> dict[str, Any]:
+def train(
+    config: Config,
+    run: Path,
+    display: Display,
+    *,
+    world: World | None = None,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
     """Train to ``config.train.steps``, resuming the run if it exists; what ``metrics.json`` holds.
 
-    A first Ctrl-C (or SIGTERM) stops after the step at hand, with a checkpoint, and raises
-    ``KeyboardInterrupt``.
+    Of a group (``world``), all workers call it, after one process has called ``begin``. A first
+    Ctrl-C (or SIGTERM), or ``is_stopped`` in any of them, stops after the step at hand, with a
+    checkpoint, and raises ``KeyboardInterrupt``.
+    """
+    if world is None:
+        with begun(config, run) as config:
+            return _Training(config, run, display, World(), is_stopped).run()
+    if not world.is_first:
+        return _Training(config, run, display, world, is_stopped).run()
+    taken = f"a worker of an earlier training still writes {run}"
+    with locked(run / ".writer", taken, patience_s=LOCK_PATIENCE_S):
+        return _Training(config, run, display, world, is_stopped).run()
+
+
+@contextmanager
+def begun(config: Config, run: Path) -> Iterator[Config]:
+    """Check that ``run`` can be trained so, hold it for one training, write its config.
+
+    Gives the config with ``train.lanes`` decided.
     """
     require(config.store is not None, "store=DIR is not set; name the folder that prepare made")
     store = Store(Path(config.store or ""))
+    config = replace(config, train=replace(config.train, lanes=_lanes(config, run, store)))
     _require_own(run, config)
-    training = _Training(set_up(config, store), run, display)
+    dealt(store, config.train.lanes, config.train.users_per_step, config.cluster.most_workers)
     run.mkdir(parents=True, exist_ok=True)
     with locked(run / ".lock", f"another training writes {run}"):
         _save_config(run, config)
-        return training.run()
+        yield config
+
+
+def _lanes(config: Config, run: Path, store: Store) -> int | None:
+    """K: as asked for, as the run has it, or as suits a group; None leaves it to the store."""
+    before, options = saved_config(run), config.train
+    if options.lanes is not None:
+        return options.lanes
+    if before is not None and checkpoint.steps(run / "checkpoints"):
+        return before.train.lanes
+    if config.cluster.workers is None:
+        return None
+    return shared_lanes(store, options.users_per_step, config.cluster.most_workers)
 
 
 def _save_config(run: Path, config: Config) -> None:
@@ -171,17 +243,37 @@ def _require_own(run: Path, config: Config) -> None:
 
 
 class _Training:
-    """One process's training of one run."""
+    """One worker's training of one run."""
 
-    def __init__(self, setup: Setup, run: Path, display: Display):
-        self.setup, self.run_folder, self.display = setup, run, display
-        self.config = setup.config.train
+    def __init__(
+        self,
+        config: Config,
+        run: Path,
+        display: Display,
+        world: World,
+        is_stopped: Callable[[], bool],
+    ):
+        self.setup = set_up(config, Store(Path(config.store or "")), world)
+        self.run_folder, self.display = run, display
+        self.world, self.is_stopped = world, is_stopped
+        self.config = config.train
         self.checkpoints = run / "checkpoints"
-        self.lanes = Lanes.of(setup.store, setup.maker, setup.choice, self.config)
+        self.lanes = self._lanes_of(world.rank, world.size)
         self.best: dict[str, Any] | None = None
         self.valid: dict[str, float] = {}
+        self.counts: list[torch.Tensor] = []
+        """[users] of each step since the last record, who counted."""
+        self.left_out: set[str] = set()
+        """Users named because they did not count."""
+
+    def _lanes_of(self, rank: int, size: int) -> Lanes:
+        setup = self.setup
+        return Lanes.of(setup.store, setup.maker, setup.choice, self.config, rank=rank, size=size)
 
     def run(self) -> dict[str, Any]:
+        self.writer = checkpoint.Writer(
+            self.checkpoints, self.world, keep=self.config.keep_checkpoints
+        )
         start = self._resume()
         steps = self.config.steps
         if start >= steps:
@@ -189,27 +281,33 @@ class _Training:
                 f"{self.run_folder} is already at step {start}; raise train.steps to go on"
             )
             return self._metrics(start)
-        tracker = TensorBoardTracker(
-            self.run_folder / "tensorboard",
-            purge_step=start + 1 if start else 0,
-            hyperparameters=_flat(asdict(self.setup.config)),
-            sizes=self.setup.worker.sizes,
-        )
+        tracker = self._tracker(start)
+        worker = self.setup.worker
         self.display.say(
             f"training on {self.setup.store.manifest.parts['train']} users, "
-            f"{self.lanes.steps_per_epoch} steps an epoch, {len(self.lanes.lanes)} lanes, "
-            f"{self.setup.worker.device}"
+            f"{self.lanes.steps_per_epoch} steps an epoch, {self.lanes.count} lanes, "
+            f"{self.world.size} worker{'s' if self.world.size > 1 else ''}, {worker.device.type}"
         )
         try:
             with (
                 _stop_signals() as stop,
                 self.display.bar("train", steps, "steps", done=start) as bar,
-                Loader.suited(self.lanes, range(start, steps), self.setup.worker.device) as loader,
+                Loader.suited(self.lanes, range(start, steps), worker.device) as loader,
             ):
                 self._loop(start, steps, loader, tracker, bar, stop)
         finally:
             tracker.close()
         return self._metrics(steps)
+
+    def _tracker(self, start: int) -> Tracker:
+        if not self.world.is_first:
+            return NullTracker()
+        return TensorBoardTracker(
+            self.run_folder / "tensorboard",
+            purge_step=start + 1 if start else 0,
+            hyperparameters=_flat(asdict(self.setup.config)),
+            sizes=self.setup.worker.sizes,
+        )
 
     def _loop(
         self,
@@ -221,51 +319,95 @@ class _Training:
         stop: list[int],
     ) -> None:
         """Steps ``start`` to ``steps``; every step is one call of the meta step."""
-        users_per_step = self.config.users_per_step
         clock, since = time.monotonic(), start
         for step, tasks in enumerate(loader, start + 1):
             report = self.setup.worker.step(tasks.batch)
+            if report is not None:
+                self.counts.append(report.counts)
+            self.writer.check()
             if step % self.config.log_every == 0 or step == steps:
-                rate = (step - since) * users_per_step / (time.monotonic() - clock)
-                self._log(step, report, tasks, rate, tracker, bar)
+                self._log(step, report, tasks, (step - since, clock), tracker, bar)
                 clock, since = time.monotonic(), step
-            is_last = step == steps or bool(stop)
+            is_stopped = not self.world.agree(not (stop or self.is_stopped()))
             if step % self.config.valid_every == 0 or step == steps:
                 before = time.monotonic()
                 self._validate(step, tracker)
                 clock += time.monotonic() - before
-            if is_last or self._is_due(step):
+            if is_stopped or step == steps or self._is_due(step):
                 self._save(step)
-            if stop:
+            if is_stopped:
+                self.writer.wait()
                 raise KeyboardInterrupt
+        self.writer.wait()
 
     def _is_due(self, step: int) -> bool:
         is_best = self.best is not None and self.best["step"] == step
         return is_best or step % self.config.checkpoint_every == 0
 
     def _log(
-        self, step: int, report: StepReport, tasks: Step, rate: float, tracker: Tracker, bar: Any
+        self,
+        step: int,
+        report: StepReport | None,
+        tasks: Step,
+        since: tuple[int, float],
+        tracker: Tracker,
+        bar: Any,
     ) -> None:
-        loss = float(report.losses[:, 0].mean())
-        if not np.isfinite(loss):
-            raise RuntimeError(
-                f"the loss is {loss} at step {step}: training diverged; lower inner.rate "
-                f"(now {self.setup.config.inner.rate:g}) or train.rate (now {self.config.rate:g})"
-            )
+        """Records of a step; ``since`` are the steps since the last and when that was."""
+        everyone = self.world.gather_objects((tasks.group, tasks.num_support))
+        traffic = self.world.traffic.take()
+        if report is None or everyone is None:
+            return
+        num_steps, clock = since
+        seconds = time.monotonic() - clock
+        self._require_few_left_out(step, num_steps)
+        group, num_support = (np.concatenate(parts) for parts in zip(*everyone, strict=True))
         scale = self.setup.maker.labels.scale**2
         is_click = self.setup.store.manifest.is_click
-        users = StepUsers(
-            tasks.group,
-            tasks.num_support,
-            self.setup.store.manifest.groups,
-        )
+        users = StepUsers(group, num_support, self.setup.store.manifest.groups)
         tracker.train(step, report, users, None if is_click else scale)
+        rate = num_steps * self.config.users_per_step / seconds
         tracker.scalars(
-            step, {"perf/users_per_s": rate, "system/peak_memory_mib": peak_memory_mib()}
+            step,
+            {
+                "perf/users_per_s": rate,
+                "system/peak_memory_mib": peak_memory_mib(),
+                **{f"perf/bytes/{k}": v / num_steps for k, v in traffic.sent.items()},
+                **{f"perf/seconds/{k}": v / num_steps for k, v in traffic.seconds.items()},
+            },
         )
+        loss = float(report.said.losses[report.counts, 0].mean())
         valid = f"  valid {self.valid['rmse']:.4f}" if self.valid else ""
         shown = f"loss {loss:.4f}" if is_click else f"rmse {(loss * scale) ** 0.5:.4f}"
         bar.update(step, f"{shown}{valid}  {rate:.0f} users/s")
+
+    def _require_few_left_out(self, step: int, num_steps: int) -> None:
+        """Name the users who counted nothing since the last record; stop if they are too many."""
+        counts, self.counts = torch.stack(self.counts).cpu(), []
+        share = float((~counts).double().mean())
+        if share == 0:
+            return
+        everyone = self._lanes_of(0, 1)
+        names = {
+            everyone.step(step - num_steps + int(k)).user[int(place)]
+            for k, place in (~counts).nonzero()
+        }
+        new = sorted(names - self.left_out)
+        self.left_out |= names
+        if new:
+            more = f" and {len(new) - MAX_NAMED_USERS} more" if len(new) > MAX_NAMED_USERS else ""
+            self.display.say(
+                f"left out, for their loss or gradient is not finite (to step {step}): "
+                f"users {', '.join(new[:MAX_NAMED_USERS])}{more}"
+            )
+        limit = self.config.max_poisoned_fraction
+        if share > limit:
+            raise RuntimeError(
+                f"the loss or gradient of {share:.1%} of the users is not finite, to step {step}, "
+                f"and train.max_poisoned_fraction is {limit:g}: training diverged, or the data "
+                f"holds extreme values; lower inner.rate (now {self.setup.config.inner.rate:g}) or "
+                f"train.rate (now {self.config.rate:g}), or mend these users"
+            )
 
     def _validate(self, step: int, tracker: Tracker) -> None:
         """Score the validation users, and watch every scenario that is not too large.
@@ -273,11 +415,14 @@ class _Training:
         Only the validation users decide which checkpoint is best.
         """
         setup, manifest = self.setup, self.setup.store.manifest
+        setup.worker.settle()
         for part in ("valid", *SCENARIOS):
             num_users = manifest.parts.get(part, 0)
             if not num_users or (part != "valid" and num_users > MAX_WATCHED_USERS):
                 continue
             scored = score_part(setup.worker, setup.store, setup.maker, setup.choice, part)
+            if scored is None:
+                continue
             found = scored.models["adapted"].summary()
             tracker.scalars(step, {f"val/{part}/{k}": v for k, v in found.items()})
             groups = group_summaries(scored, manifest.groups, manifest.minority)
@@ -293,17 +438,33 @@ class _Training:
                 self.valid = found
                 if self.best is None or found["rmse"] < self.best["rmse"]:
                     self.best = {"step": step, **found}
+        self.best, self.valid = self.world.share((self.best, self.valid))
 
     def _save(self, step: int) -> None:
-        worker = self.setup.worker
-        state = {"best": self.best, "valid": self.valid, "store": self.setup.store.identity}
-        checkpoint.save(self.checkpoints, step, worker.dense_state(), worker.row_state(), state)
-        best = self.best["step"] if self.best else None
-        checkpoint.prune(self.checkpoints, keep=self.config.keep_checkpoints, besides=best)
+        worker, manifest = self.setup.worker, self.setup.store.manifest
+        state = {
+            "best": self.best,
+            "valid": self.valid,
+            "store": self.setup.store.identity,
+            "num_rows": manifest.num_rows,
+        }
+        self.writer.save(
+            step,
+            worker.dense_state(),
+            worker.row_state(),
+            state,
+            first_row=worker.table.first,
+            best=self.best["step"] if self.best else None,
+        )
 
     def _resume(self) -> int:
         """Load the newest whole checkpoint; the step it was made after."""
-        found, skipped = checkpoint.load_latest(self.checkpoints)
+        table = self.setup.worker.table
+
+        def block(num_rows: int) -> tuple[int, int]:
+            return table.first, table.first + len(table.weight)
+
+        found, skipped = checkpoint.load_latest(self.checkpoints, self.world, rows=block)
         _say_skipped(skipped, self.display)
         if found is None:
             return 0
@@ -315,16 +476,23 @@ class _Training:
 
     def _metrics(self, step: int) -> dict[str, Any]:
         metrics = {"step": step, "valid": self.valid, "best": self.best}
-        partial = self.run_folder / "metrics.json.partial"
-        partial.write_text(json.dumps(metrics, indent=1))
-        partial.rename(self.run_folder / "metrics.json")
+        if self.world.is_first:
+            partial = self.run_folder / "metrics.json.partial"
+            partial.write_text(json.dumps(metrics, indent=1))
+            partial.rename(self.run_folder / "metrics.json")
         return metrics
 
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Collects a first Ctrl-C or SIGTERM; the second one ends the process as usual."""
+    """Collects a first Ctrl-C or SIGTERM; the second one ends the process as usual.
+
+    Off the main thread, where Ray runs a worker, signals are not ours.
+    """
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, frame: Any) -> None:

@@ -7,20 +7,24 @@ import pytest
 import torch
 
 from greatmeta_dist.engine import checkpoint
+from greatmeta_dist.engine.world import World
 
 
 def write(folder, step: int):
     dense = {"theta.a": torch.full((2, 3), float(step)), "adam.step": torch.tensor(float(step))}
     rows = {"rows": torch.arange(12.0).view(6, 2) + step, "embedding.step": torch.tensor(step)}
-    return checkpoint.save(folder, step, dense, rows, {"best": {"step": step}})
+    writer = checkpoint.Writer(folder, World(), keep=10)
+    writer.save(step, dense, rows, {"best": {"step": step}, "num_rows": 6})
+    writer.wait()
+    return folder / f"step-{step:09d}"
 
 
 def test_round_trip_over_several_row_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "ROWS_PER_BLOCK", 4)
     path = write(tmp_path, 7)
     assert sorted(p.name for p in path.glob("rows-*")) == [
-        "rows-00000.safetensors",
-        "rows-00001.safetensors",
+        "rows-000000000000.safetensors",
+        "rows-000000000004.safetensors",
     ]
     found = checkpoint.load(tmp_path, 7)
     assert found is not None
@@ -36,9 +40,9 @@ def truncate(path):
 
 
 def flip_bit(path):
-    data = bytearray((path / "rows-00000.safetensors").read_bytes())
+    data = bytearray((path / "rows-000000000000.safetensors").read_bytes())
     data[-1] ^= 1
-    (path / "rows-00000.safetensors").write_bytes(data)
+    (path / "rows-000000000000.safetensors").write_bytes(data)
 
 
 def lose_manifest(path):
@@ -46,7 +50,7 @@ def lose_manifest(path):
 
 
 def lose_file(path):
-    (path / "rows-00000.safetensors").unlink()
+    (path / "rows-000000000000.safetensors").unlink()
 
 
 def put_a_pickle(path):

@@ -10,7 +10,8 @@ import torch
 from benchmarks.naive import unstack
 from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
-from greatmeta_dist.engine.exchange import LocalExchange
+from greatmeta_dist.engine.exchange import LaneExchange
+from greatmeta_dist.engine.world import World
 from greatmeta_dist.meta.adapt import InnerLoop
 from greatmeta_dist.meta.batch import StepBatch
 from greatmeta_dist.meta.factors import Factors, FactorSizes
@@ -94,8 +95,8 @@ class RecordedWeights(Coordinator):
 
     recorded: torch.Tensor
 
-    def learn(self, factors, slopes):
-        super().learn(factors, slopes)
+    def learn(self, slopes):
+        super().learn(slopes)
         return self.recorded
 
 
@@ -131,7 +132,11 @@ class Run:
             torch.from_numpy(np.concatenate(self.tables)).to(dtype), rate=2e-3, update="dense"
         )
         coordinator = coordinator_type(
-            self.layers, self.scheduler, outer_rate=2e-3, scheduler_rate=2e-3
+            self.layers,
+            self.scheduler,
+            weighing="look_ahead",
+            outer_rate=2e-3,
+            scheduler_rate=2e-3,
         )
         step = MetaStep(model, InnerLoop(3, 2e-3), StepSettings(16, 2e-3, magnitude, "look_ahead"))
         tasks, items = load_tasks(trace, first_row)
@@ -149,13 +154,15 @@ class Run:
             )
             if isinstance(coordinator, RecordedWeights):
                 coordinator.recorded = torch.from_numpy(trace["weight"][start:stop]).to(dtype)
-            exchange = LocalExchange(StepBatch.of([[batch]]), self.table, coordinator)
-            report = step([batch], self.layers, exchange=exchange, coordinator=coordinator)
-            assert report.factors is not None
-            self.loss.append(float(report.losses[:, 0].double().sum()))
+            exchange = LaneExchange(
+                StepBatch.of([[batch]]), self.table, self.layers, coordinator, World()
+            )
+            step([batch], self.layers, exchange=exchange)
+            report = coordinator.report
+            self.loss.append(float(report.said.losses[:, 0].double().sum()))
             first.append(report.first_weights)
             final.append(report.weights)
-            factors.append(report.factors)
+            factors.append(report.said.factors)
         self.first_weights, self.weights = torch.cat(first), torch.cat(final)
         self.factors = Factors.from_columns(torch.cat(factors), sizes)
 

@@ -7,7 +7,8 @@ from random_tasks import make_tasks
 
 from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
-from greatmeta_dist.engine.exchange import LocalExchange
+from greatmeta_dist.engine.exchange import LaneExchange
+from greatmeta_dist.engine.world import World
 from greatmeta_dist.meta.adapt import InnerLoop
 from greatmeta_dist.meta.batch import StepBatch, to_device
 from greatmeta_dist.meta.factors import FactorSizes
@@ -43,6 +44,7 @@ class Steps:
         self.coordinator = Coordinator(
             self.layers,
             scheduler,
+            weighing=weighing,
             outer_rate=1e-2,
             scheduler_rate=1e-3,
             averaging=0.9,
@@ -57,11 +59,9 @@ class Steps:
     def take(self, count: int) -> torch.Tensor:
         losses = []
         for _ in range(count):
-            exchange = LocalExchange(self.batch, self.table, self.coordinator)
-            report = self.step(
-                self.batch.parts, self.layers, exchange=exchange, coordinator=self.coordinator
-            )
-            losses.append(report.losses[:, 0])
+            exchange = LaneExchange(self.batch, self.table, self.layers, self.coordinator, World())
+            self.step(self.batch.parts, self.layers, exchange=exchange)
+            losses.append(self.coordinator.report.said.losses[:, 0])
         return torch.stack(losses)
 
 

@@ -10,8 +10,8 @@ from greatmeta_dist.meta.scheduler import (
     RunningScale,
     Scheduler,
     effective_sample_size,
-    likelihood_slopes,
 )
+from greatmeta_dist.meta.step import UserStatistics
 
 SIZES = FactorSizes(magnitude=1, gap=6, agreement=9)
 ALL_SIZES = FactorSizes(magnitude=2, gap=6, agreement=9, context=5)
@@ -66,7 +66,11 @@ def test_balanced_weights_learn_how_much_more_often_a_user_is_met_when_drawn_eve
     torch.manual_seed(0)
     scheduler = Scheduler("balanced", ALL_SIZES, max_weight_ratio=8.0)
     coordinator = Coordinator(
-        {"a": torch.zeros(1)}, scheduler, outer_rate=1e-3, scheduler_rate=3e-3
+        {"a": torch.zeros(1)},
+        scheduler,
+        weighing="balanced",
+        outer_rate=1e-3,
+        scheduler_rate=3e-3,
     )
     generator = torch.Generator().manual_seed(1)
     ratio = []
@@ -74,9 +78,8 @@ def test_balanced_weights_learn_how_much_more_often_a_user_is_met_when_drawn_eve
         is_rare = torch.rand(64, generator=generator) < 0.1
         given = torch.randn(64, ALL_SIZES.total, generator=generator)
         given[:, 3] += 4.0 * is_rare  # one gap factor tells them
-        first = coordinator.weigh(given)
         balance = torch.where(is_rare, 3.0, 1.0)
-        weights = coordinator.learn(given, likelihood_slopes(first, balance))
+        weights = coordinator.weigh(UserStatistics(torch.ones(64, 2), balance, given).columns())
         ratio.append(float(weights[is_rare].mean() / weights[~is_rare].mean()))
     assert ratio[0] == pytest.approx(1.0, abs=0.1)
     assert sum(ratio[-50:]) / 50 == pytest.approx(3.0, rel=0.15)

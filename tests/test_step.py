@@ -11,7 +11,8 @@ from benchmarks import naive
 from benchmarks.naive import unstack
 from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
-from greatmeta_dist.engine.exchange import LocalExchange
+from greatmeta_dist.engine.exchange import LaneExchange
+from greatmeta_dist.engine.world import World
 from greatmeta_dist.meta.adapt import InnerLoop
 from greatmeta_dist.meta.batch import StepBatch
 from greatmeta_dist.meta.factors import FactorSizes
@@ -79,17 +80,19 @@ def test_fixed_weights_are_what_they_say(weighing):
         tasks.table, tasks.items, np.arange(7),
         has_support_gradient=False, has_row_norms=False, balance=balance,
     )  # fmt: skip
-    coordinator = Coordinator(layers, None, outer_rate=0.01, scheduler_rate=0.0)
+    coordinator = Coordinator(layers, None, weighing=weighing, outer_rate=0.01, scheduler_rate=0.0)
     step = MetaStep(model, InnerLoop(3, 0.02), StepSettings(7, 0.01, "loss", weighing))
-    exchange = LocalExchange(StepBatch.of([[batch]]), table, coordinator)
-    report = step([batch], layers, exchange=exchange, coordinator=coordinator)
+    exchange = LaneExchange(StepBatch.of([[batch]]), table, layers, coordinator, World())
+    step([batch], layers, exchange=exchange)
+    report = coordinator.report
+    losses = report.said.losses[:, 0]
     expected = {
         "uniform": torch.full((7,), 1 / 7),
-        "loss": report.losses[:, 0].clamp(min=1e-6) / report.losses[:, 0].clamp(min=1e-6).sum(),
+        "loss": losses.clamp(min=1e-6) / losses.clamp(min=1e-6).sum(),
         "groups": torch.tensor(balance / balance.sum(), dtype=torch.float32),
     }
     torch.testing.assert_close(report.weights, expected[weighing])
-    assert report.factors is None
+    assert not report.said.factors.numel()
 
 
 def check(
@@ -145,7 +148,9 @@ def check(
     )
 
     table = EmbeddingTable(weight.clone(), rate=0.01, update="dense")
-    coordinator = Coordinator(layers, schedulers[0], outer_rate=0.01, scheduler_rate=0.02)
+    coordinator = Coordinator(
+        layers, schedulers[0], weighing=weighing, outer_rate=0.01, scheduler_rate=0.02
+    )
     step = MetaStep(
         model, InnerLoop(3, rate, loss), StepSettings(8, 0.01, magnitude, weighing, is_balanced)
     )
@@ -165,12 +170,12 @@ def check(
         ]
         in_order = iter(parts)
         batch = StepBatch.of([list(itertools.islice(in_order, n)) for n in lanes])
-        exchange = LocalExchange(batch, table, coordinator)
-        report = step(parts, layers, exchange=exchange, coordinator=coordinator)
+        exchange = LaneExchange(batch, table, layers, coordinator, World())
+        step(parts, layers, exchange=exchange)
+        report = coordinator.report
         expected = reference(tasks.users)
-        assert report.factors is not None
-        assert_close(report.losses[:, 0], expected["loss"])
-        assert_close(report.factors, expected["columns"])
+        assert_close(report.said.losses[:, 0], expected["loss"])
+        assert_close(report.said.factors, expected["columns"])
         assert_close(report.first_weights, expected["first_weights"])
         assert_close(report.weights, expected["weights"])
     for name, param in unstack(model, layers).items():

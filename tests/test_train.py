@@ -107,7 +107,7 @@ def test_run_with_another_config_is_refused_with_the_difference(tmp_path, store)
 def test_divergence_stops_the_run_with_advice(tmp_path, store):
     unbounded = ModelConfig(embedding_dim=4, hidden=[8], activation="none")
     config = replace(small(store), model=unbounded, inner=InnerConfig(rate=1e6))
-    with pytest.raises(RuntimeError, match=r"diverged; lower inner.rate"):
+    with pytest.raises(RuntimeError, match=r"not finite.*diverged.*lower inner.rate"):
         train(config, tmp_path / "run", Display())
     assert not any("nan" in p.read_text() for p in tmp_path.rglob("metrics.json"))
 

@@ -1,22 +1,43 @@
 """The coordinator: holds φ, its optimizer and the dense optimizer state (DESIGN.md section 4)."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from greatmeta_dist.meta.scheduler import Scheduler
+from greatmeta_dist.meta.factors import LEAST_LOSS
+from greatmeta_dist.meta.scheduler import Scheduler, likelihood_slopes
+from greatmeta_dist.meta.step import UserStatistics, Weighing
 
 GRADIENT_BOUND = 10.0
 """Entries of every outer gradient are clipped to ± this (DESIGN.md section 2, steps 5 and 6)."""
 
 
+@dataclass(frozen=True)
+class StepReport:
+    """What the coordinator knows of a step, for the records; all users of the global batch."""
+
+    said: UserStatistics
+    counts: Tensor
+    """[users] False for a user whose loss, gradient or factors are not finite: it weighs 0."""
+    weights: Tensor
+    """[users] w*, which moved θ."""
+    first_weights: Tensor
+    """[users] w, before φ moved."""
+
+
 class Coordinator:
-    """Turns the factors of all users into weights, learns to, and moves A."""
+    """Turns what is said of all users into weights, learns to, and moves A."""
+
+    report: StepReport
+    """Of the step at hand."""
 
     def __init__(
         self,
         layers: dict[str, Tensor],
         scheduler: Scheduler | None,
         *,
+        weighing: Weighing,
         outer_rate: float,
         scheduler_rate: float,
         averaging: float = 0.0,
@@ -27,6 +48,7 @@ class Coordinator:
         self.mean = (
             {name: p.detach().clone() for name, p in layers.items()} if averaging else layers
         )
+        self.weighing = weighing
         self.scheduler = scheduler
         self.optimizer = torch.optim.Adam(list(layers.values()), lr=outer_rate, fused=True)
         self.scheduler_optimizer = (
@@ -35,15 +57,37 @@ class Coordinator:
             else None
         )
 
-    def weigh(self, factors: Tensor) -> Tensor:
-        """Weights [users] under the present φ."""
-        assert self.scheduler is not None
-        self.scheduler.observe(factors)
-        self._weights = self.scheduler(factors)
-        return self._weights.detach()
+    def weigh(self, columns: Tensor) -> Tensor:
+        """Weights [users] from what is said of each, ``UserStatistics.columns``.
 
-    def learn(self, factors: Tensor, slopes: Tensor) -> Tensor:
-        """One Adam step on φ along ∂L_φ/∂w [users], at ``weigh``'s weights; the new weights."""
+        Where φ learns from the balance of the preference groups, it has learnt from it.
+        """
+        said = UserStatistics.from_columns(columns, has_scheduler=self.scheduler is not None)
+        counts = columns.isfinite().all(1)
+        if self.scheduler is None:
+            weights = self._fixed_weights(said, counts)
+            self.report = StepReport(said, counts, weights, weights)
+            return weights
+        # Where nobody counts, all gradients are zeros, and any finite weights will do.
+        self._counts = counts | ~counts.any()
+        self._factors = _filled(said.factors, counts)
+        self.scheduler.observe(self._factors)
+        self._weights = self.scheduler(self._factors, self._counts)
+        weights = self._weights.detach()
+        self.report = StepReport(said, counts, weights, weights)
+        if self.weighing == "balanced":
+            return self._learn(likelihood_slopes(weights, said.balance.nan_to_num(0.0)))
+        return weights
+
+    def learn(self, slopes: Tensor) -> Tensor:
+        """One Adam step on φ after a look ahead; the new weights [users].
+
+        ``slopes`` are those of the summed loss along ``weigh``'s weights [users]; L_φ is the mean.
+        """
+        return self._learn(slopes.masked_fill(~self._counts, 0) / len(slopes))
+
+    def _learn(self, slopes: Tensor) -> Tensor:
+        """One Adam step on φ along ∂L_φ/∂w [users]."""
         assert self.scheduler is not None
         assert self.scheduler_optimizer is not None
         self.scheduler_optimizer.zero_grad()
@@ -54,7 +98,20 @@ class Coordinator:
         torch.nn.utils.clip_grad_value_(self.scheduler.parameters(), GRADIENT_BOUND)
         self.scheduler_optimizer.step()
         with torch.no_grad():
-            return self.scheduler(factors)
+            moved = self.scheduler(self._factors, self._counts)
+        first = self.report
+        self.report = StepReport(first.said, first.counts, moved, first.weights)
+        return moved
+
+    def _fixed_weights(self, said: UserStatistics, counts: Tensor) -> Tensor:
+        """Weights [users] that nothing is learnt for, from the losses or the groups."""
+        score = torch.ones_like(said.balance)
+        if self.weighing == "loss":
+            score = said.losses[:, 0].clamp(min=LEAST_LOSS)
+        elif self.weighing == "groups":
+            score = said.balance
+        score = score.masked_fill(~counts, 0)
+        return score / score.sum().clamp(min=torch.finfo(score.dtype).tiny)
 
     def step(self, gradient: dict[str, Tensor]) -> None:
         """One Adam step on A, in place."""
@@ -64,3 +121,10 @@ class Coordinator:
         if self.averaging:
             for name, param in self.layers.items():
                 self.mean[name].lerp_(param, 1 - self.averaging)
+
+
+def _filled(factors: Tensor, counts: Tensor) -> Tensor:
+    """Factors [users, ·] of users who do not count, replaced by the others' mean."""
+    known = torch.where(counts.unsqueeze(1), factors, 0)
+    mean = known.sum(0) / counts.sum().clamp(min=1)
+    return torch.where(counts.unsqueeze(1), factors, mean)

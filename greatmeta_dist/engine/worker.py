@@ -1,7 +1,4 @@
-"""What a worker holds and does: θ and its optimizers, steps, predictions.
-
-Here with all lanes and the coordinator in one process.
-"""
+"""What a worker holds and does: its part of θ, steps on its lanes, predictions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,15 +8,16 @@ import torch
 from torch import Tensor
 
 from greatmeta_dist.config import Config
-from greatmeta_dist.engine.coordinator import Coordinator
-from greatmeta_dist.engine.embeddings import EmbeddingTable
-from greatmeta_dist.engine.exchange import LocalExchange
+from greatmeta_dist.engine.coordinator import Coordinator, StepReport
+from greatmeta_dist.engine.embeddings import EmbeddingTable, block_size, fresh_rows
+from greatmeta_dist.engine.exchange import LaneExchange, RoutingPlan, share
+from greatmeta_dist.engine.world import World
 from greatmeta_dist.meta.adapt import InnerLoop, predict_query
 from greatmeta_dist.meta.batch import StepBatch, TaskBatch, to_device
 from greatmeta_dist.meta.factors import FactorSizes, Magnitude
 from greatmeta_dist.meta.model import Loss, Recommender
 from greatmeta_dist.meta.scheduler import SCORERS, Scheduler
-from greatmeta_dist.meta.step import MetaStep, StepReport, StepSettings, Weighing
+from greatmeta_dist.meta.step import MetaStep, StepSettings, Weighing
 
 
 @dataclass(frozen=True)
@@ -34,11 +32,15 @@ class Sizes:
 
 
 class Worker:
-    """θ = (E, A), φ and the optimizers, and the meta step on them."""
+    """θ = (E, A): a block of E, all of A; on rank 0 φ and the dense optimizers; the meta step."""
 
-    def __init__(self, config: Config, sizes: Sizes, device: torch.device):
+    def __init__(
+        self, config: Config, sizes: Sizes, device: torch.device, world: World | None = None
+    ):
+        """``world`` is that of a lone worker where not given."""
         m = config.model
         self.device = device
+        self.world = world or World()
         self.model = Recommender(
             sizes.num_user_fields,
             sizes.num_item_fields,
@@ -55,24 +57,37 @@ class Worker:
         self.layers = {
             name: tensor.to(device) for name, tensor in self.model.init_layers(generator).items()
         }
-        rows = torch.empty(sizes.num_rows, m.embedding_dim)
-        rows.normal_(std=m.embedding_std, generator=generator)
+        block = block_size(sizes.num_rows, self.world.size)
+        first = min(self.world.rank * block, sizes.num_rows)
+        rows = fresh_rows(
+            sizes.num_rows,
+            m.embedding_dim,
+            m.embedding_std,
+            generator,
+            first=first,
+            last=min(first + block, sizes.num_rows),
+        )
         self.table = EmbeddingTable(
             rows.to(device),
             rate=config.train.rate,
             update="dense" if config.train.row_update == "dense" else "lazy",
             averaging=config.train.averaging,
+            first=first,
+            block=block,
         )
         weighing, magnitude = _weighing(config)
         self.sizes = FactorSizes.of(self.model, magnitude, has_context=weighing == "balanced")
-        self.scheduler = _make_scheduler(config, self.sizes, device)
-        self.coordinator = Coordinator(
-            self.layers,
-            self.scheduler,
-            outer_rate=config.train.rate,
-            scheduler_rate=config.scheduler.rate,
-            averaging=config.train.averaging,
-        )
+        self.coordinator = None
+        if self.world.is_first:
+            self.coordinator = Coordinator(
+                self.layers,
+                _make_scheduler(config, self.sizes, device),
+                weighing=weighing,
+                outer_rate=config.train.rate,
+                scheduler_rate=config.scheduler.rate,
+                averaging=config.train.averaging,
+            )
+        self._mean = self.layers
         self._step = MetaStep(
             self.model,
             self.inner,
@@ -86,51 +101,78 @@ class Worker:
             ),
         )
 
-    def step(self, batch: StepBatch) -> StepReport:
-        """One meta step on a global batch."""
+    def step(self, batch: StepBatch) -> StepReport | None:
+        """One meta step on the part of a global batch that is hosted here; the coordinator tells
+        of it."""
         here = to_device(batch, self.device)
-        exchange = LocalExchange(here, self.table, self.coordinator)
-        return self._step(here.parts, self.layers, exchange=exchange, coordinator=self.coordinator)
+        exchange = LaneExchange(here, self.table, self.layers, self.coordinator, self.world)
+        self._step(here.parts, self.layers, exchange=exchange)
+        return self.coordinator.report if self.coordinator else None
 
-    def predict(self, batch: TaskBatch) -> tuple[Tensor, Tensor]:
+    def settle(self) -> None:
+        """Before predictions: give all workers the running mean of A."""
+        if self.coordinator is not None:
+            self._mean = self.coordinator.mean
+        elif self._mean is self.layers:
+            self._mean = {name: p.clone() for name, p in self.layers.items()}
+        share(self._mean, self.world, "predictions")
+
+    def predict(self, batch: TaskBatch | None) -> tuple[Tensor, Tensor] | None:
         """Predictions [B, n] for every user's query rows, unadapted and adapted.
 
-        From the running mean of θ.
+        From the running mean of θ. All workers call it together, for they hold each other's rows;
+        one that has nothing to ask gives None.
         """
+        if batch is None:
+            nothing = torch.empty(0, dtype=torch.int64, device=self.device)
+            RoutingPlan.of(nothing, self.table, self.world).fetch(
+                self.table.fetch_mean, "predictions"
+            )
+            return None
         batch = to_device(batch, self.device)
-        rows = self.table.fetch_mean(batch.rows)
-        return predict_query(self.model, batch, rows, self.coordinator.mean, self.inner)
+        plan = RoutingPlan.of(batch.rows, self.table, self.world)
+        rows = plan.fetch(self.table.fetch_mean, "predictions")
+        return predict_query(self.model, batch, rows, self._mean, self.inner)
 
     def dense_state(self) -> dict[str, Tensor]:
-        """Everything but the embedding rows: A, φ and their optimizers' state, by name."""
+        """Everything but the embedding rows: A, φ and their optimizers' state, by name; on the
+        coordinator's worker, nothing elsewhere."""
+        coordinator = self.coordinator
+        if coordinator is None:
+            return {}
         state = {f"theta.{k}": v.detach() for k, v in self.layers.items()}
-        if self.coordinator.averaging:
-            state |= {f"mean.{k}": v for k, v in self.coordinator.mean.items()}
-        state |= _optimizer_state("theta", self.layers, self.coordinator.optimizer)
-        if self.scheduler is not None and self.coordinator.scheduler_optimizer is not None:
-            named = dict(self.scheduler.named_parameters())
-            state |= {f"phi.{k}": v.detach() for k, v in self.scheduler.state_dict().items()}
-            state |= _optimizer_state("phi", named, self.coordinator.scheduler_optimizer)
+        if coordinator.averaging:
+            state |= {f"mean.{k}": v for k, v in coordinator.mean.items()}
+        state |= _optimizer_state("theta", self.layers, coordinator.optimizer)
+        if coordinator.scheduler is not None and coordinator.scheduler_optimizer is not None:
+            named = dict(coordinator.scheduler.named_parameters())
+            state |= {f"phi.{k}": v.detach() for k, v in coordinator.scheduler.state_dict().items()}
+            state |= _optimizer_state("phi", named, coordinator.scheduler_optimizer)
         return state
 
     def row_state(self) -> dict[str, Tensor]:
-        """The embedding rows and what goes with each: [R, ·], and the number of steps."""
+        """The own block of embedding rows and what goes with each: [n, ·], and the steps made."""
         return self.table.state()
 
     def load(self, dense: dict[str, Tensor], rows: dict[str, Tensor]) -> None:
-        """The inverse of ``dense_state`` and ``row_state``, in place."""
-        with torch.no_grad():
-            for name, param in self.layers.items():
-                param.copy_(dense[f"theta.{name}"])
-                if self.coordinator.averaging:
-                    self.coordinator.mean[name].copy_(dense[f"mean.{name}"])
-            self.table.load_state(rows)
-            named = dict(self.scheduler.named_parameters()) if self.scheduler else {}
-            for name, tensor in self.scheduler.state_dict().items() if self.scheduler else ():
-                tensor.copy_(dense[f"phi.{name}"])
-        _load_optimizer("theta", self.layers, self.coordinator.optimizer, dense)
-        if self.coordinator.scheduler_optimizer is not None:
-            _load_optimizer("phi", named, self.coordinator.scheduler_optimizer, dense)
+        """The inverse of ``dense_state`` and ``row_state``, in place; all workers together."""
+        self.table.load_state(rows)
+        coordinator = self.coordinator
+        if coordinator is not None:
+            with torch.no_grad():
+                for name, param in self.layers.items():
+                    param.copy_(dense[f"theta.{name}"])
+                    if coordinator.averaging:
+                        coordinator.mean[name].copy_(dense[f"mean.{name}"])
+                scheduler = coordinator.scheduler
+                named = dict(scheduler.named_parameters()) if scheduler else {}
+                for name, tensor in scheduler.state_dict().items() if scheduler else ():
+                    tensor.copy_(dense[f"phi.{name}"])
+            _load_optimizer("theta", self.layers, coordinator.optimizer, dense)
+            if coordinator.scheduler_optimizer is not None:
+                _load_optimizer("phi", named, coordinator.scheduler_optimizer, dense)
+        share(self.layers, self.world, "load")
+        self.settle()
 
 
 def _weighing(config: Config) -> tuple[Weighing, Magnitude]:

@@ -205,7 +205,8 @@ class Tasks:
     """What a lane's users say in one step."""
 
     losses: Tensor
-    """[B, 2] query loss after adaptation, and at the unadapted point if that was asked for."""
+    """[B, 2] query loss after adaptation, and at the unadapted point if that was asked for; nan for
+    a user whose loss or gradient is not finite, and whose gradients are zeros."""
     adapted: TaskGradients
     """g_i."""
     unadapted: dict[str, LinearGradients] | None
@@ -241,12 +242,31 @@ def task_gradients(
         loss = set_loss(seen.prediction, batch.query, inner.loss)
         liked = _liked(model, support)
         if not has_unadapted:
-            return Tasks(loss.unsqueeze(1), adapted, None, liked)
+            return _without_poison(Tasks(loss.unsqueeze(1), adapted, None, liked))
         seen = model.forward(query, shared)
         d_prediction = loss_gradient(seen.prediction, batch.query, inner.loss)
         unadapted, _ = model.backward(seen, d_prediction, shared, to_inputs=False)
         loss_before = set_loss(seen.prediction, batch.query, inner.loss)
-    return Tasks(torch.stack((loss, loss_before), 1), adapted, unadapted, liked)
+    return _without_poison(Tasks(torch.stack((loss, loss_before), 1), adapted, unadapted, liked))
+
+
+def _without_poison(tasks: Tasks) -> Tasks:
+    """Users whose loss or gradient is not finite count nothing (DESIGN.md section 7)."""
+    is_poisoned = ~(tasks.losses.isfinite().all(1) & tasks.adapted.is_finite())
+    if not _may_be_any(is_poisoned):
+        return tasks
+    before, context = tasks.unadapted, tasks.context
+    return Tasks(
+        tasks.losses.masked_fill(is_poisoned.unsqueeze(1), torch.nan),
+        tasks.adapted.without(is_poisoned),
+        None if before is None else {k: g.without(is_poisoned) for k, g in before.items()},
+        None if context is None else context.masked_fill(is_poisoned.unsqueeze(1), 0),
+    )
+
+
+def _may_be_any(mask: Tensor) -> bool:
+    """Whether any is True, as far as it can be known without waiting for a GPU."""
+    return mask.device.type != "cpu" or bool(mask.any())
 
 
 def _liked(model: Recommender, support: SetInput) -> Tensor | None:
@@ -259,10 +279,12 @@ def _liked(model: Recommender, support: SetInput) -> Tensor | None:
 def query_gradients(
     model: Recommender, batch: TaskBatch, rows: Tensor, layers: Layers, loss: Loss
 ) -> TaskGradients:
-    """Every user's ∇_θ L(Q_i; θ), without adaptation."""
+    """Every user's ∇_θ L(Q_i; θ), without adaptation; zeros where it is not finite."""
     _, query = set_inputs(model, batch, rows)
     shared = SharedWeights(layers)
-    return _query_gradients(model, batch, model.forward(query, shared), shared, loss)
+    found = _query_gradients(model, batch, model.forward(query, shared), shared, loss)
+    is_poisoned = ~found.is_finite()
+    return found.without(is_poisoned) if _may_be_any(is_poisoned) else found
 
 
 def _query_gradients(

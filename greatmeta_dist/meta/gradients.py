@@ -7,7 +7,7 @@ they are pooled into. Shapes as in ``batch.py``; r counts the rows a layer saw, 
 stacked in a layer, P the tensors of A.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -91,6 +91,26 @@ class LayerInput:
             return LayerInput(rows)
         return LayerInput(rows, shares.sum((1, 2)).unsqueeze(1) * self.shared)
 
+    def norms(self) -> Tensor:
+        """[B] ‖·‖ of each user's rows."""
+        own = _user_norms(self.rows)
+        return own if self.shared is None else own + _user_norms(self.shared)
+
+    def forget(self, users: Tensor) -> None:
+        """Make the rows of the users [B] where True all zeros, in place: who holds it sees it."""
+        self.rows = _without(self.rows, users)
+        self.shared = None if self.shared is None else _without(self.shared, users)
+        self._own_gram = {k: _without(gram, users) for k, gram in self._own_gram.items()}
+
+
+def _user_norms(values: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(values.flatten(1), dim=1)
+
+
+def _without(values: Tensor, users: Tensor) -> Tensor:
+    """[B, …] with zeros for the users [B] where True."""
+    return values.masked_fill(users.view(-1, *(1,) * (values.ndim - 1)), 0)
+
 
 @dataclass(frozen=True)
 class LinearGradients:
@@ -161,6 +181,11 @@ class LinearGradients:
             sums = [torch.cat((common, *sums), 1)]
         return [*sums, total] if total is not None else sums
 
+    def without(self, users: Tensor) -> "LinearGradients":
+        """With zeros for the users [B] where True."""
+        self.value.forget(users)
+        return replace(self, delta=_without(self.delta, users), total=_without(self.total, users))
+
     def _by_tensor(self, columns: Tensor) -> Tensor:
         """Sum [B, …, out] within each stacked tensor: [B, …, S]."""
         if len(self.splits) == 1:
@@ -225,6 +250,23 @@ class RowGradients:
         atoms = torch.cat((user.view(-1, width), item.view(-1, width)))
         return F.embedding_bag(
             unpool.atom, atoms, unpool.row_start, mode="sum", per_sample_weights=unpool.weight
+        )
+
+    def bounds(self) -> Tensor:
+        """[B] at least the norm of the user's gradient, up to repeated rows."""
+        bound = _user_norms(self.user) + _user_norms(self.query)
+        if self.by_share is not None and self.shares is not None:
+            bound = bound + _user_norms(self.by_share) * _user_norms(self.shares)
+        return bound
+
+    def without(self, users: Tensor) -> "RowGradients":
+        """With zeros for the users [B] where True."""
+        return replace(
+            self,
+            user=_without(self.user, users),
+            query=_without(self.query, users),
+            by_share=None if self.by_share is None else _without(self.by_share, users),
+            shares=None if self.shares is None else _without(self.shares, users),
         )
 
     def squared_norms(self) -> Tensor:
@@ -296,6 +338,18 @@ class TaskGradients:
             for name, grads in self.layers.items()
         ]
         return torch.cat((self.rows.dot_shared(other.rows), *dots), 1)
+
+    def is_finite(self) -> Tensor:
+        """[B] whether nothing that is made of a user's gradient can overflow."""
+        bound = self.rows.bounds()
+        for grads in self.layers.values():
+            bound = bound + _user_norms(grads.delta) * (1 + grads.value.norms())
+        return bound.square().isfinite()
+
+    def without(self, users: Tensor) -> "TaskGradients":
+        """With zeros for the users [B] where True."""
+        layers = {name: grads.without(users) for name, grads in self.layers.items()}
+        return TaskGradients(layers, self.rows.without(users))
 
 
 def layer_dots(

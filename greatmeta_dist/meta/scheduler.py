@@ -124,11 +124,11 @@ class Scheduler(nn.Module):
         if self.scale is not None:
             self.scale.observe(columns)
 
-    def forward(self, columns: Tensor) -> Tensor:
+    def forward(self, columns: Tensor, counts: Tensor | None = None) -> Tensor:
         """Raw factor columns [B, ·] of the global batch → weights [B], summing to 1.
 
         With ``max_weight_ratio`` r, no weight exceeds r times another, so the effective sample
-        size is at least 4r/(1+r)² of the batch.
+        size is at least 4r/(1+r)² of the batch. Users where ``counts`` [B] is False weigh 0.
         """
         if self.scale is None:
             factors = standardise(Factors.from_columns(columns, self.sizes))
@@ -138,16 +138,20 @@ class Scheduler(nn.Module):
         if self.max_weight_ratio is not None:
             bound = math.log(self.max_weight_ratio) / 2
             scores = bound * torch.tanh(scores / bound)
+        if counts is not None:
+            scores = scores.masked_fill(~counts, -torch.inf)
         return torch.softmax(scores, 0)
 
 
 def likelihood_slopes(weights: Tensor, balance: Tensor) -> Tensor:
-    """∂/∂w of −Σ b log w [B], b the distribution proportional to ``balance`` [B].
+    """∂/∂w of −Σ b log w [B], b the distribution proportional to ``balance`` [B]; 0 where w is 0.
 
     The loss is least where w = b: weights that say, as far as the factors tell, how much more often
     such a user is met when users are drawn evenly from the preference groups.
     """
-    return -balance / (balance.sum() * weights)
+    counts = weights > 0
+    balance = balance * counts
+    return -balance / (balance.sum() * torch.where(counts, weights, 1))
 
 
 def effective_sample_size(weights: Tensor) -> Tensor:

@@ -14,14 +14,13 @@ from torch.profiler import record_function
 
 from greatmeta_dist.meta.adapt import InnerLoop, Layers, Tasks, query_gradients, task_gradients
 from greatmeta_dist.meta.batch import TaskBatch
-from greatmeta_dist.meta.factors import LEAST_LOSS, Magnitude, read_factors
+from greatmeta_dist.meta.factors import Magnitude, read_factors
 from greatmeta_dist.meta.gradients import MetaGradient
 from greatmeta_dist.meta.model import Recommender
-from greatmeta_dist.meta.scheduler import likelihood_slopes
 
 
 class Exchange(Protocol):
-    """What lanes may say to each other.
+    """What lanes may say to each other and to the coordinator.
 
     A lane's users come in one part or several; lists hold an entry for each part hosted here.
     """
@@ -32,30 +31,44 @@ class Exchange(Protocol):
     def sum(self, parts: list[MetaGradient]) -> list[MetaGradient]:
         """The sum over all lanes, given back at the rows of each part hosted here."""
 
-    def gather(self, parts: list[Tensor]) -> Tensor:
-        """Per-user values of all parts [all users, ·], in lane order, for the coordinator."""
+    def weigh(self, parts: list["UserStatistics"]) -> list[Tensor]:
+        """Tell the coordinator of every user; the weights [B] of each part's."""
 
-    def scatter(self, values: Tensor) -> list[Tensor]:
-        """The inverse of ``gather``: to each part hosted here, its users'."""
+    def learn(self, parts: list[Tensor]) -> list[Tensor]:
+        """Tell it ∂(Σ L)/∂w [B] of every user, of a look ahead; weights under the φ it learns."""
 
     def apply(self, parts: list[MetaGradient]) -> None:
         """Sum over all lanes and take the outer optimizer's step on θ."""
-
-
-class Coordinator(Protocol):
-    """Who turns all users' factors into weights; holds φ."""
-
-    def weigh(self, factors: Tensor) -> Tensor:
-        """Weights [all users] under the present φ."""
-
-    def learn(self, factors: Tensor, slopes: Tensor) -> Tensor:
-        """Move φ along ∂L_φ/∂w [all users]; weights under the new φ."""
 
 
 Weighing = Literal["uniform", "loss", "groups", "look_ahead", "balanced"]
 """What a user weighs: all the same (first-order MAML); as its loss; as its preference group's share
 asks (``TaskBatch.balance``); or what the scheduler says, φ learning either by a look ahead (step 5)
 or from those shares."""
+
+
+@dataclass(frozen=True)
+class UserStatistics:
+    """What the coordinator hears of B users: the few dozen numbers of each that leave a worker."""
+
+    losses: Tensor
+    """[B, 2] query loss after adaptation, and before it; without scheduler only the first. Not
+    finite for a user who is to count nothing."""
+    balance: Tensor
+    """[B] as ``TaskBatch.balance``."""
+    factors: Tensor
+    """[B, ·] raw, as ``Factors.columns``; without scheduler no columns."""
+
+    def columns(self) -> Tensor:
+        """[B, ·]: everything side by side, to be sent."""
+        balance = self.balance.to(self.losses).unsqueeze(1)
+        return torch.cat((self.losses, balance, self.factors), 1)
+
+    @classmethod
+    def from_columns(cls, columns: Tensor, *, has_scheduler: bool) -> "UserStatistics":
+        """The inverse of ``columns``."""
+        num_losses = 2 if has_scheduler else 1
+        return cls(columns[:, :num_losses], columns[:, num_losses], columns[:, num_losses + 1 :])
 
 
 @dataclass(frozen=True)
@@ -77,20 +90,6 @@ class StepSettings:
 
 
 @dataclass(frozen=True)
-class StepReport:
-    """What the coordinator knows of a step, for the records; all users of the global batch."""
-
-    losses: Tensor
-    """[users, 2] query loss after adaptation, and before it; without scheduler only the first."""
-    weights: Tensor
-    """[users] w*, which moved θ."""
-    first_weights: Tensor
-    """[users] w, before φ moved."""
-    factors: Tensor | None
-    """[users, ·] raw, as ``Factors.columns``; None without scheduler."""
-
-
-@dataclass(frozen=True)
 class MetaStep:
     """Adapt, weigh, learn the weighing, move θ: DESIGN.md section 2, steps 1 to 6."""
 
@@ -98,49 +97,50 @@ class MetaStep:
     inner: InnerLoop
     settings: StepSettings
 
-    def __call__(
-        self,
-        parts: Sequence[TaskBatch],
-        layers: Layers,
-        *,
-        exchange: Exchange,
-        coordinator: Coordinator,
-    ) -> StepReport:
+    def __call__(self, parts: Sequence[TaskBatch], layers: Layers, *, exchange: Exchange) -> None:
         """One step on the global batch of which ``parts`` are hosted here; moves θ in place."""
-        has_scheduler = self.settings.has_scheduler
         rows = exchange.fetch_rows()
         with self._precision(rows[0]):
             tasks = [
                 task_gradients(
-                    self.model, batch, own, layers, self.inner, has_unadapted=has_scheduler
+                    self.model,
+                    batch,
+                    own,
+                    layers,
+                    self.inner,
+                    has_unadapted=self.settings.has_scheduler,
                 )
                 for batch, own in zip(parts, rows, strict=True)
             ]
-        losses = exchange.gather([t.losses for t in tasks])
-        factors = None
-        if has_scheduler:
-            with record_function("meta/factors"):
-                factors = exchange.gather(self._factors(tasks, exchange))
-            with record_function("meta/scheduler"):
-                first = coordinator.weigh(factors)
-                if self.settings.weighing == "balanced":
-                    slopes = likelihood_slopes(first, exchange.gather([b.balance for b in parts]))
-                else:
-                    move = exchange.sum(weighted_sums(tasks, exchange.scatter(first)))
-                    ahead = self._look_ahead(parts, rows, layers, move, exchange)
-                    slopes = exchange.gather(self._slopes(tasks, ahead)) / len(losses)
-                weights = coordinator.learn(factors, slopes)
-        else:
-            first = weights = self._fixed_weights(losses[:, 0], parts, exchange)
+        with record_function("meta/factors"):
+            said = self._statistics(parts, tasks, exchange)
+        with record_function("meta/scheduler"):
+            weights = exchange.weigh(said)
+            if self.settings.weighing == "look_ahead":
+                move = exchange.sum(weighted_sums(tasks, weights))
+                ahead = self._look_ahead(parts, rows, layers, move, exchange)
+                weights = exchange.learn(self._slopes(tasks, ahead))
         with record_function("meta/outer update"):
-            exchange.apply(weighted_sums(tasks, exchange.scatter(weights)))
-        return StepReport(losses, weights, first, factors)
+            exchange.apply(weighted_sums(tasks, weights))
 
     def _precision(self, like: Tensor) -> torch.autocast:
         return torch.autocast(like.device.type, torch.bfloat16, enabled=self.settings.is_bf16)
 
+    def _statistics(
+        self, parts: Sequence[TaskBatch], tasks: list[Tasks], exchange: Exchange
+    ) -> list[UserStatistics]:
+        """Step 3: what is said of each part's users."""
+        if not self.settings.has_scheduler:
+            factors = [t.losses[:, :0] for t in tasks]
+        else:
+            factors = self._factors(tasks, exchange)
+        return [
+            UserStatistics(t.losses, batch.balance, own)
+            for batch, t, own in zip(parts, tasks, factors, strict=True)
+        ]
+
     def _factors(self, tasks: list[Tasks], exchange: Exchange) -> list[Tensor]:
-        """Step 3: factor columns of each part's users."""
+        """Factor columns of each part's users."""
         share = 1 / self.settings.nominal_users
         means = exchange.sum(weighted_sums(tasks, [torch.full_like(t.loss, share) for t in tasks]))
         settings = self.settings
@@ -150,17 +150,6 @@ class MetaStep:
             ).columns()
             for t, mean in zip(tasks, means, strict=True)
         ]
-
-    def _fixed_weights(
-        self, losses: Tensor, parts: Sequence[TaskBatch], exchange: Exchange
-    ) -> Tensor:
-        """Weights that nothing is learnt for, from the losses [users] or the groups."""
-        score = torch.ones_like(losses)
-        if self.settings.weighing == "loss":
-            score = losses.clamp(min=LEAST_LOSS)
-        elif self.settings.weighing == "groups":
-            score = exchange.gather([b.balance for b in parts])
-        return score / score.sum()
 
     def _look_ahead(
         self,

@@ -37,6 +37,55 @@ def default_lanes(num_train: int, num_shards: int) -> int:
     return lanes
 
 
+def lane_sizes(store: Store, num_lanes: int) -> list[int]:
+    """Users of each lane."""
+    sizes = [0] * num_lanes
+    for shard in range(store.manifest.shards["train"]):
+        sizes[shard % num_lanes] += store.shard("train", shard).num_rows
+    return sizes
+
+
+def shared_lanes(store: Store, users_per_step: int, num_workers: int) -> int:
+    """K for a group of workers: by the store's rule, but at least as many as there are workers,
+    and 8 where users and shards allow, so that up to 8 workers give one result."""
+    num_shards = store.manifest.shards["train"]
+    lanes = max(8, num_workers, default_lanes(store.manifest.parts["train"], num_shards))
+
+    def fits(count: int) -> bool:
+        is_dealt = num_shards % count == 0 and users_per_step % count == 0
+        return is_dealt and min(lane_sizes(store, count)) * count >= users_per_step
+
+    while lanes > num_workers and not fits(lanes):
+        lanes //= 2
+    return lanes
+
+
+def dealt(
+    store: Store, num_lanes: int | None, users_per_step: int, num_workers: int
+) -> tuple[int, int]:
+    """K, and the users of the shortest lane; raises ``InputError`` if they do not suffice."""
+    num_shards, num_train = store.manifest.shards["train"], store.manifest.parts["train"]
+    count = num_lanes or default_lanes(num_train, num_shards)
+    require(
+        num_shards % count == 0 and users_per_step % count == 0,
+        f"{count} lanes do not divide the store's {num_shards} shards and "
+        f"train.users_per_step={users_per_step}; change train.lanes or train.users_per_step",
+    )
+    require(
+        count % num_workers == 0,
+        f"{num_workers} workers do not divide the users' {count} lanes, which a run keeps; take "
+        "fewer workers, or start a new run=DIR with more train.lanes",
+    )
+    shortest = min(lane_sizes(store, count))
+    require(
+        shortest * count >= users_per_step,
+        f"train.users_per_step is {users_per_step}, and the store has users for "
+        f"{shortest * count} ({num_train} training users in {count} lanes); "
+        "lower it to that or less",
+    )
+    return count, shortest
+
+
 @dataclass(frozen=True)
 class Labels:
     """What the model predicts of a rating, and the way back."""
@@ -256,24 +305,17 @@ class Lanes:
         is_resplit: bool,
         short_share: float,
         hidden_share: float,
+        rank: int = 0,
+        size: int = 1,
     ):
-        """Raises ``InputError`` where the users cannot be dealt as asked."""
-        num_shards, num_train = store.manifest.shards["train"], store.manifest.parts["train"]
-        count = num_lanes or default_lanes(num_train, num_shards)
-        require(
-            num_shards % count == 0 and users_per_step % count == 0,
-            f"{count} lanes do not divide the store's {num_shards} shards and "
-            f"train.users_per_step={users_per_step}; change train.lanes or train.users_per_step",
-        )
-        self.users_per_lane = users_per_step // count
-        self.lanes = [Lane(store, k, count, seed) for k in range(count)]
-        shortest = min(len(lane) for lane in self.lanes)
-        require(
-            shortest >= self.users_per_lane,
-            f"train.users_per_step is {users_per_step}, and the store has users for "
-            f"{shortest * count} ({num_train} training users in {count} lanes); "
-            "lower it to that or less",
-        )
+        """Worker ``rank`` of ``size`` hosts as many neighbouring lanes as the others.
+
+        Raises ``InputError`` where the users cannot be dealt as asked.
+        """
+        self.count, shortest = dealt(store, num_lanes, users_per_step, size)
+        self.users_per_lane = users_per_step // self.count
+        hosted = range(rank * self.count // size, (rank + 1) * self.count // size)
+        self.lanes = [Lane(store, k, self.count, seed) for k in hosted]
         self.steps_per_epoch = shortest // self.users_per_lane
         self.seed, self.is_resplit, self.hidden_share = seed, is_resplit, hidden_share
         self.short_share = short_share
@@ -282,9 +324,16 @@ class Lanes:
 
     @classmethod
     def of(
-        cls, store: Store, maker: BatchMaker, choice: FieldChoice, config: TrainConfig
+        cls,
+        store: Store,
+        maker: BatchMaker,
+        choice: FieldChoice,
+        config: TrainConfig,
+        *,
+        rank: int = 0,
+        size: int = 1,
     ) -> "Lanes":
-        """The lanes that a training's options ask for."""
+        """The lanes that a training's options ask for, as far as a worker hosts them."""
         return cls(
             store,
             maker,
@@ -295,6 +344,8 @@ class Lanes:
             is_resplit=config.is_resplit,
             short_share=config.short_share,
             hidden_share=config.hidden_share,
+            rank=rank,
+            size=size,
         )
 
     def step(self, number: int) -> Step:
@@ -346,14 +397,27 @@ def length_parts(lengths: NDArray[np.int64]) -> list[slice]:
 
 
 def read_part(
-    store: Store, part: str, choice: FieldChoice, *, users_per_batch: int
-) -> Iterator[Part]:
-    """A part's tasks in batches of users of similar support size."""
-    for number in range(store.manifest.shards.get(part, 0)):
-        shard = store.shard(part, number)
+    store: Store,
+    part: str,
+    choice: FieldChoice,
+    *,
+    users_per_batch: int,
+    rank: int = 0,
+    size: int = 1,
+) -> Iterator[Part | None]:
+    """A part's tasks in batches of users of similar support size.
+
+    With ``size`` readers, each gets every so manyth; all get as many, the last perhaps None.
+    """
+    number = 0
+    for shard_number in range(store.manifest.shards.get(part, 0)):
+        shard = store.shard(part, shard_number)
         lengths = np.diff(shard.column("support_item").offsets.to_numpy())
         order = np.argsort(lengths, kind="stable")
         for start in range(0, len(order), users_per_batch):
-            yield store.tasks_of(
-                shard.take(pa.array(order[start : start + users_per_batch])), choice
-            )
+            if number % size == rank:
+                rows = pa.array(order[start : start + users_per_batch])
+                yield store.tasks_of(shard.take(rows), choice)
+            number += 1
+    if 0 < number % size <= rank:
+        yield None

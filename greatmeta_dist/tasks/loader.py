@@ -20,7 +20,8 @@ def is_core_free(device: torch.device) -> bool:
     A thread more than there are cores makes torch's own wait for each other: measured on two
     cores, a step then takes twice as long, and building between steps a tenth more.
     """
-    return device.type != "cpu" or torch.get_num_threads() < (os.cpu_count() or 1)
+    workers_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return device.type != "cpu" or torch.get_num_threads() * workers_here < (os.cpu_count() or 1)
 
 
 class Loader:

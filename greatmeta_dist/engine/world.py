@@ -1,0 +1,199 @@
+"""The workers of a run and what crosses between them, counted (DESIGN.md section 4).
+
+``World`` is one worker alone: every message of a step stays where it is. ``Group`` is one of
+several, through torch.distributed. Both offer the same few operations, so a step is written once.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+PATIENCE = timedelta(seconds=30)
+"""A peer that says nothing for this long is taken for dead."""
+START_PATIENCE = timedelta(seconds=180)
+"""The same while workers start, load data and checkpoints."""
+
+
+class PeerLost(Exception):
+    """Another worker died or went silent; the group must start anew from its last checkpoint."""
+
+
+@dataclass
+class Traffic:
+    """Bytes this worker sent and seconds it spent in messages, by phase."""
+
+    sent: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, phase: str, sent: int, seconds: float) -> None:
+        self.sent[phase] = self.sent.get(phase, 0) + sent
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
+    def take(self) -> "Traffic":
+        """What came together since the last call."""
+        taken = Traffic(self.sent, self.seconds)
+        self.sent, self.seconds = {}, {}
+        return taken
+
+
+class World:
+    """A worker by itself, and the operations all have: rank 0 is the coordinator's."""
+
+    rank: int = 0
+    size: int = 1
+
+    def __init__(self) -> None:
+        self.traffic = Traffic()
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def reduce(self, value: Tensor, phase: str) -> Tensor:
+        """Sum over workers, along the fixed tree; rank 0 has it, others something partial."""
+        return value
+
+    def broadcast(self, value: Tensor, phase: str) -> Tensor:
+        """Rank 0's value, in all; in place."""
+        return value
+
+    def gather(self, value: Tensor, phase: str) -> Tensor | None:
+        """Equal shapes [n, ·] of all workers → [W·n, ·] in rank order on rank 0, None elsewhere."""
+        return value
+
+    def scatter(self, value: Tensor | None, like: Tensor, phase: str) -> Tensor:
+        """The inverse of ``gather``; ``like`` has the shape and kind of a worker's share."""
+        assert value is not None
+        return value
+
+    def all_to_all(self, pieces: Sequence[Tensor], sizes: list[int], phase: str) -> list[Tensor]:
+        """Piece r [·, …] goes to worker r; what each sent here, of so many rows."""
+        return list(pieces)
+
+    def gather_objects(self, value: Any) -> list[Any] | None:
+        """Any values of all workers, in rank order, on rank 0; None elsewhere."""
+        return [value]
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's value, in all."""
+        return value
+
+    def agree(self, is_so: bool) -> bool:
+        """Whether it is so for every worker."""
+        return is_so
+
+    @contextmanager
+    def patient(self) -> Iterator[None]:
+        """While workers may be minutes apart."""
+        yield
+
+
+class Group(World):
+    """One of several workers, joined by torch.distributed."""
+
+    def __init__(self, device: torch.device, *, is_fast: bool = False):
+        """The default process group must be up. ``is_fast`` adds in any order the library likes."""
+        super().__init__()
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.device, self.is_fast = device, is_fast
+        # Few and small control messages go through the host, whatever the tensors do.
+        self._control = dist.new_group(backend="gloo", timeout=START_PATIENCE)
+        dist.barrier(self._control)
+        self._work = dist.new_group(timeout=PATIENCE)
+
+    def reduce(self, value: Tensor, phase: str) -> Tensor:
+        value = value.contiguous()
+        if self.is_fast:
+            with self._counted(phase, value):
+                dist.reduce(value, 0, group=self._work)
+            return value
+        distance = 1
+        while distance < self.size:
+            if self.rank % (2 * distance):
+                with self._counted(phase, value):
+                    dist.send(value, self.rank - distance, group=self._work)
+                break
+            other = torch.empty_like(value)
+            with self._counted(phase):
+                dist.recv(other, self.rank + distance, group=self._work)
+            value = value + other
+            distance *= 2
+        return value
+
+    def broadcast(self, value: Tensor, phase: str) -> Tensor:
+        with self._counted(phase, *(value,) if self.is_first else ()):
+            dist.broadcast(value, 0, group=self._work)
+        return value
+
+    def gather(self, value: Tensor, phase: str) -> Tensor | None:
+        value = value.contiguous()
+        parts = [torch.empty_like(value) for _ in range(self.size)] if self.is_first else None
+        with self._counted(phase, *() if self.is_first else (value,)):
+            dist.gather(value, parts, 0, group=self._work)
+        return None if parts is None else torch.cat(parts)
+
+    def scatter(self, value: Tensor | None, like: Tensor, phase: str) -> Tensor:
+        out = torch.empty_like(like, memory_format=torch.contiguous_format)
+        parts = None if value is None else [p.contiguous() for p in value.split(len(like))]
+        with self._counted(phase, *(parts or ())[1:]):
+            dist.scatter(out, parts, 0, group=self._work)
+        return out
+
+    def all_to_all(self, pieces: Sequence[Tensor], sizes: list[int], phase: str) -> list[Tensor]:
+        given = torch.cat(list(pieces))
+        out = given.new_empty((sum(sizes), *given.shape[1:]))
+        away = [piece for r, piece in enumerate(pieces) if r != self.rank]
+        with self._counted(phase, *away):
+            dist.all_to_all_single(
+                out, given, sizes, [len(piece) for piece in pieces], group=self._work
+            )
+        return list(out.split(sizes))
+
+    def gather_objects(self, value: Any) -> list[Any] | None:
+        found: list[Any] | None = [None] * self.size if self.is_first else None
+        with self._counted("control"):
+            dist.gather_object(value, found, 0, group=self._control)
+        return found
+
+    def share(self, value: Any) -> Any:
+        box = [value]
+        with self._counted("control"):
+            dist.broadcast_object_list(box, 0, group=self._control)
+        return box[0]
+
+    def agree(self, is_so: bool) -> bool:
+        flag = torch.tensor(int(is_so))
+        with self._counted("control", flag):
+            dist.all_reduce(flag, dist.ReduceOp.MIN, group=self._control)
+        return bool(flag)
+
+    @contextmanager
+    def _counted(self, phase: str, *sent: Tensor) -> Iterator[None]:
+        """Count a message; what the library raises in it means that a peer is gone."""
+        start = time.perf_counter()
+        try:
+            yield
+        except (RuntimeError, dist.DistError) as error:
+            raise PeerLost(f"worker {self.rank} lost a peer in {phase}: {error}") from error
+        size = sum(value.numel() * value.element_size() for value in sent)
+        self.traffic.add(phase, size, time.perf_counter() - start)
+
+
+def join(device: torch.device, *, is_fast: bool) -> World:
+    """The world that the environment describes, as torchrun and Ray Train set it, or a lone one."""
+    if not dist.is_initialized():
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return World()
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=START_PATIENCE)
+    if dist.get_world_size() == 1:
+        return World()
+    return Group(device, is_fast=is_fast)

@@ -10,6 +10,7 @@ from pathlib import Path
 from greatmeta_dist.config import InputError, require
 from greatmeta_dist.display import Display
 from greatmeta_dist.evaluate import evaluate
+from greatmeta_dist.launch import launch
 from greatmeta_dist.options import (
     check_names,
     command_help,
@@ -24,7 +25,7 @@ from greatmeta_dist.options import (
 from greatmeta_dist.tasks.clean import REJECTS
 from greatmeta_dist.tasks.prepare import prepare
 from greatmeta_dist.tasks.store import read_manifest
-from greatmeta_dist.train import load_run, saved_config, train
+from greatmeta_dist.train import load_run, saved_config
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -128,7 +129,7 @@ def _train(overrides: list[str]) -> None:
     if saved is not None:
         config = with_changes(saved, config, overrides)
     display = Display()
-    metrics = train(config, Path(run or ""), display)
+    metrics = launch(config, Path(run or ""), display)
     best = metrics["best"]
     if best:
         display.say(f"best validation RMSE {best['rmse']:.4f} at step {best['step']}")

@@ -132,3 +132,10 @@ class Display:
         for model, values in models.items():
             table.add_row(model, *(f"{values[m]:.3f}" for m in metrics))
         self.console.print(table, highlight=False)
+
+
+class Silent(Display):
+    """Says nothing: of all workers, the first one tells."""
+
+    def __init__(self) -> None:
+        self.console = Console(quiet=True)

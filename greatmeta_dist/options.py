@@ -77,9 +77,10 @@ def opened() -> Iterator[None]:
 
 
 def with_changes(saved: Config, config: Config, overrides: list[str]) -> Config:
-    """A run's config with what the command line sets; presets, where named, count whole."""
+    """A run's config with what the command line sets; a preset sets all of its section, and an
+    experiment everything."""
     named = [_key(o) for o in overrides]
-    if any(name in groups() for name in named):
+    if "experiment" in named:
         return replace(config, store=config.store or saved.store)
     merged, given = OmegaConf.structured(saved), OmegaConf.structured(config)
     for name in named:

@@ -6,6 +6,7 @@ All workers of a group run it together; rank 0 keeps the records.
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -274,6 +275,7 @@ class _Training:
         self.writer = checkpoint.Writer(
             self.checkpoints, self.world, keep=self.config.keep_checkpoints
         )
+        self._say_who()
         start = self._resume()
         steps = self.config.steps
         if start >= steps:
@@ -298,6 +300,16 @@ class _Training:
         finally:
             tracker.close()
         return self._metrics(steps)
+
+    def _say_who(self) -> None:
+        """``workers.json``: where each worker runs."""
+        device = self.setup.worker.device
+        own = {"host": socket.gethostname(), "pid": os.getpid(), "device": str(device)}
+        everyone = self.world.gather_objects(own)
+        if everyone is not None:
+            partial = self.run_folder / "workers.json.partial"
+            partial.write_text(json.dumps(everyone, indent=1))
+            partial.rename(self.run_folder / "workers.json")
 
     def _tracker(self, start: int) -> Tracker:
         if not self.world.is_first:

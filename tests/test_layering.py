@@ -17,8 +17,11 @@ LEVELS = {
     "display": 4,
     "train": 5,
     "options": 5,
-    "cli": 6,
-    "__main__": 7,
+    "outcome": 5,
+    "on_ray": 6,
+    "launch": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 """A module may import modules of its own folder or of a lower level."""
 
@@ -61,3 +64,9 @@ def test_polars_stops_at_tasks():
     for path in PACKAGE.rglob("*.py"):
         if path.parent.name != "tasks":
             assert not any(n.split(".")[0] == "polars" for n in imports(path)), path
+
+
+def test_one_file_knows_ray():
+    for path in PACKAGE.rglob("*.py"):
+        if path.name != "on_ray.py":
+            assert not any(n.split(".")[0] == "ray" for n in imports(path)), path

@@ -49,6 +49,8 @@ class World:
 
     rank: int = 0
     size: int = 1
+    is_spare: bool = False
+    """Whether this worker is one more than a power of two, and has nothing to do."""
 
     def __init__(self) -> None:
         self.traffic = Traffic()
@@ -90,11 +92,6 @@ class World:
         """Whether it is so for every worker."""
         return is_so
 
-    @contextmanager
-    def patient(self) -> Iterator[None]:
-        """While workers may be minutes apart."""
-        yield
-
 
 class Group(World):
     """One of several workers, joined by torch.distributed."""
@@ -102,12 +99,14 @@ class Group(World):
     def __init__(self, device: torch.device, *, is_fast: bool = False):
         """The default process group must be up. ``is_fast`` adds in any order the library likes."""
         super().__init__()
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.rank, self.size = dist.get_rank(), 1 << dist.get_world_size().bit_length() - 1
         self.device, self.is_fast = device, is_fast
-        # Few and small control messages go through the host, whatever the tensors do.
-        self._control = dist.new_group(backend="gloo", timeout=START_PATIENCE)
-        dist.barrier(self._control)
-        self._work = dist.new_group(timeout=PATIENCE)
+        self.is_spare = self.rank >= self.size
+        ranks = list(range(self.size))
+        with self._counted("control"):
+            # Few and small control messages go through the host, whatever the tensors do.
+            self._control = dist.new_group(ranks, backend="gloo", timeout=START_PATIENCE)
+            self._work = dist.new_group(ranks, timeout=PATIENCE)
 
     def reduce(self, value: Tensor, phase: str) -> Tensor:
         value = value.contiguous()

@@ -1,0 +1,198 @@
+"""Who runs a training: this process, processes of this machine, torchrun's, or workers on Ray.
+
+A group that loses a worker starts anew from its last checkpoint, as a whole, until it gets no
+further (DESIGN.md section 7).
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from greatmeta_dist.config import Config
+from greatmeta_dist.display import Display, Silent
+from greatmeta_dist.engine.world import START_PATIENCE, Group, PeerLost, join
+from greatmeta_dist.outcome import Outcome, Starts, attempt
+from greatmeta_dist.train import begun, device_here, train
+
+GRACE_S = 10.0
+"""How long the others have to notice that a worker died, before they are ended."""
+
+
+def launch(config: Config, run: Path, display: Display) -> dict[str, Any]:
+    """Train as ``config.cluster`` says; what ``metrics.json`` holds."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return _as_member(config, run, display)
+    if config.cluster.kind == "ray":
+        from greatmeta_dist.on_ray import fit
+
+        return fit(config, run, display)
+    if config.cluster.most_workers == 1:
+        return train(config, run, display)
+    return _on_this_machine(config, run, display)
+
+
+def _as_member(config: Config, run: Path, display: Display) -> dict[str, Any]:
+    """As one of the processes that torchrun started, with its own restarts."""
+    world = join(device_here(), is_fast=config.cluster.reduction == "fast")
+    if not world.is_first:
+        told = world.share(None)
+        return train(told, run, Silent(), world=world) if isinstance(told, Config) else sys.exit(2)
+    is_told = False
+    try:
+        with begun(config, run) as config:
+            is_told = world.share(config) is config
+            return train(config, run, display, world=world)
+    finally:
+        if not is_told:
+            world.share("bad input")
+
+
+def _on_this_machine(config: Config, run: Path, display: Display) -> dict[str, Any]:
+    """Processes of this machine, one for each worker."""
+    with begun(config, run) as config, _forwarded_signals() as signals:
+        starts = Starts(run)
+        while True:
+            outcome = starts.allow() or _one_group(config, run, display, signals)
+            if outcome is None and signals.is_received:
+                outcome = Outcome("interrupted")
+            if outcome is not None:
+                return outcome.unwrap()
+            display.say("starting the workers again, from the last checkpoint")
+
+
+def _one_group(config: Config, run: Path, display: Display, signals: "Signals") -> Outcome | None:
+    """Start all workers and wait for them; None where one died."""
+    context = multiprocessing.get_context("spawn")
+    size = config.cluster.most_workers
+    with tempfile.TemporaryDirectory() as folder:
+        workers: list[BaseProcess] = []
+        pipes: list[Connection] = []
+        for rank in range(size):
+            here, there = context.Pipe(duplex=False)
+            process: BaseProcess = context.Process(
+                target=_local_worker,
+                args=(rank, size, Path(folder) / "meet", config, run, there),
+                name=f"worker {rank}",
+            )
+            process.start()
+            there.close()
+            workers.append(process)
+            pipes.append(here)
+        signals.workers = workers
+        try:
+            return _watch(workers, pipes, display)
+        finally:
+            signals.workers = []
+            for process in workers:
+                if process.is_alive():
+                    process.kill()
+                process.join()
+
+
+def _watch(workers: list[BaseProcess], pipes: list[Connection], display: Display) -> Outcome | None:
+    """Until all workers are done, or one has died and the others had time to say why."""
+    outcomes: list[Outcome] = []
+    running = dict(zip(workers, pipes, strict=True))
+    patience: float | None = None
+    while running:
+        ready = wait([process.sentinel for process in running], patience)
+        if not ready:
+            break
+        for process in [p for p in running if p.sentinel in ready]:
+            process.join()
+            pipe = running.pop(process)
+            with suppress(EOFError):
+                if pipe.poll():
+                    outcomes.append(pipe.recv())
+                    continue
+            patience = GRACE_S
+            if process.exitcode and process.exitcode < 0:
+                display.say(f"{process.name} died of {signal.Signals(-process.exitcode).name}")
+        if any(o.kind in ("bad input", "failed") for o in outcomes):
+            patience = GRACE_S
+    worst = {"failed": 0, "bad input": 1, "interrupted": 2, "done": 3}
+    # The first worker's word counts where the others only followed.
+    outcomes.sort(key=lambda o: (worst[o.kind], o.metrics is None))
+    is_final = outcomes and (outcomes[0].kind != "done" or len(outcomes) == len(workers))
+    return outcomes[0] if is_final else None
+
+
+def _local_worker(
+    rank: int, size: int, meet: Path, config: Config, run: Path, tell: Connection
+) -> None:
+    """What each of the processes does."""
+    os.setpgid(0, 0)  # Ctrl-C goes to the parent, which passes it on once
+    _end_with_parent()
+    os.environ.update(LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(size))
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+
+    def train_here() -> dict[str, Any]:
+        device = device_here()
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            init_method=meet.as_uri(),
+            rank=rank,
+            world_size=size,
+            timeout=START_PATIENCE,
+        )
+        world = Group(device, is_fast=config.cluster.reduction == "fast")
+        return train(config, run, Silent() if rank else Display(), world=world)
+
+    try:
+        tell.send(attempt(train_here))
+    except PeerLost:
+        sys.exit(1)
+    # Others may still listen: leave without the farewells that wait for them.
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _end_with_parent() -> None:
+    """Die when the parent does, however it dies."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+class Signals:
+    """Passes Ctrl-C and SIGTERM on to the workers."""
+
+    def __init__(self) -> None:
+        self.workers: list[BaseProcess] = []
+        self.is_received = False
+
+    def forward(self, number: int, frame: Any) -> None:
+        self.is_received = True
+        for process in self.workers:
+            if process.is_alive() and process.pid is not None:
+                os.kill(process.pid, signal.SIGINT)
+        if not self.workers:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def _forwarded_signals() -> Iterator[Signals]:
+    signals = Signals()
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(kind, signals.forward) for kind in kinds]
+    try:
+        yield signals
+    finally:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)

@@ -1,0 +1,274 @@
+"""Kills at random moments: does every training end with the bits of an undisturbed one?
+
+``python -m benchmarks.chaos --work DIR [--kills 20] [--seed 0] [--kinds KIND …] [--json FILE]``.
+Real processes, ended by SIGKILL: a worker, the worker that holds the coordinator, the driver while
+a checkpoint is being written, on this machine's processes and on Ray; and a raylet with all its
+workers, of a Ray cluster of three nodes on this machine, after which the training must go on with
+half the workers. A run whose driver died is started again by the same command.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.environment import environment
+from greatmeta_dist.config import DataConfig
+from greatmeta_dist.display import Display
+from greatmeta_dist.engine import checkpoint
+from greatmeta_dist.tasks.prepare import prepare
+
+KINDS = ("worker", "coordinator", "driver", "ray worker", "ray coordinator", "ray driver", "raylet")
+STEPS = 240
+PATIENCE_S = 240.0
+
+
+def digest(run: Path) -> str:
+    """Hash of everything a run's last checkpoint holds: θ, φ, optimizers, means, steps."""
+    found, skipped = checkpoint.load_latest(run / "checkpoints")
+    assert found is not None
+    assert not skipped
+    total = hashlib.sha256(f"{found.step}".encode())
+    for name, tensor in sorted((found.dense | found.rows).items()):
+        total.update(name.encode())
+        total.update(tensor.contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def command(store: Path, run: Path, *options: str) -> list[str]:
+    """The training that is disturbed."""
+    return [
+        sys.executable,
+        "-m",
+        "greatmeta_dist",
+        "train",
+        f"store={store}",
+        f"run={run}",
+        f"train.steps={STEPS}",
+        "train.checkpoint_every=20",
+        "train.valid_every=60",
+        "train.log_every=10",
+        "train.lanes=4",
+        "train.users_per_step=16",
+        *options,
+    ]
+
+
+@dataclass
+class Training:
+    """A training in a process of its own."""
+
+    words: list[str]
+    run: Path
+    log: Path
+
+    def start(self) -> None:
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(self.words, stdout=out, stderr=out)
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Who trains now; empty before the first start."""
+        try:
+            found: list[dict[str, Any]] = json.loads((self.run / "workers.json").read_text())
+        except FileNotFoundError:
+            return []
+        return found
+
+    def wait(self, what: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
+        """Until something is so, or the process ends."""
+        deadline = time.monotonic() + patience_s
+        while not (found := what()):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"it did not come to that: {self.log.read_text()[-2000:]}")
+            time.sleep(0.002)
+        return found
+
+    def end(self) -> int:
+        return self.process.wait(PATIENCE_S)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One kill."""
+
+    kind: str
+    after_s: float
+    """From the start of the training's workers."""
+    at_step: int
+    """Of the last checkpoint then."""
+    seconds: float
+    """From the kill until the training's workers had started again."""
+    workers: int
+    """In the end."""
+    is_same: bool
+
+
+def kill(
+    training: Training, kind: str, rng: random.Random, duration: float, nodes: "Nodes | None"
+) -> Result:
+    """Start, kill at a random moment, see it end."""
+    training.start()
+    before = training.wait(training.workers)
+    start = time.monotonic()
+    time.sleep(rng.uniform(0.05, 0.8) * duration)
+    if kind.endswith("driver"):
+        training.wait(lambda: list((training.run / "checkpoints").glob(".partial-*")))
+        os.kill(training.process.pid, signal.SIGKILL)
+        training.process.wait()
+        training.start()
+    elif kind == "raylet":
+        assert nodes is not None
+        nodes.kill_one()
+    else:
+        os.kill(int(before[0 if kind.endswith("coordinator") else 1]["pid"]), signal.SIGKILL)
+    killed = time.monotonic()
+    at_step = max(checkpoint.steps(training.run / "checkpoints"), default=0)
+    after = training.wait(lambda: (now := training.workers()) != before and now)
+    seconds = time.monotonic() - killed
+    code = training.end()
+    if code:
+        raise RuntimeError(f"exit {code}: {training.log.read_text()[-2000:]}")
+    return Result(kind, killed - start, at_step, seconds, len(after), False)
+
+
+class Nodes:
+    """A Ray cluster on this machine: a head without CPUs, and nodes of one CPU each."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 0, "object_store_memory": 100 << 20},
+        )
+        self._nodes: list[Any] = []
+        self.fill()
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def fill(self) -> None:
+        """Back to two nodes."""
+        while len(self._nodes) < 2:
+            node = self._cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+            self._nodes.append(node)
+
+    def kill_one(self) -> None:
+        """SIGKILL the raylet of a node and all it started, as when a machine dies.
+
+        Of a node with a worker, not the one that the driver is attached to.
+        """
+        for node in self._nodes:
+            (raylet,) = node.all_processes["raylet"]
+            family = _descendants(raylet.process.pid)
+            if not any("Desk" in title for title in family.values()):
+                for pid in (raylet.process.pid, *family):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                self._nodes.remove(node)
+                return
+        raise RuntimeError("the driver is attached to every node")
+
+    def close(self) -> None:
+        self._cluster.shutdown()
+
+
+def _descendants(root: int) -> dict[int, str]:
+    """Processes that a process started, and those that they did, with their command lines."""
+    parent, title = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent[int(folder.name)] = int(
+                (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            )
+            title[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
+    found: dict[int, str] = {}
+    level = {root}
+    while level:
+        level = {pid for pid, above in parent.items() if above in level and pid in title}
+        found |= {pid: title[pid] for pid in level}
+    return found
+
+
+@contextmanager
+def cluster(kinds: list[str]) -> Iterator[Nodes | None]:
+    if not any(kind.startswith("ray") for kind in kinds):
+        yield None
+        return
+    nodes = Nodes()
+    try:
+        yield nodes
+    finally:
+        nodes.close()
+
+
+def disturb(work: Path, kinds: list[str], seed: int, tell: Callable[[str], None]) -> list[Result]:
+    """One training for each of the kinds, each killed once."""
+    store = work / "store"
+    prepare(DataConfig(users=400, items=200, mean_interactions=30), store)
+    quiet = Training(
+        command(store, work / "undisturbed", "cluster.workers=2"),
+        work / "undisturbed",
+        work / "undisturbed.log",
+    )
+    quiet.start()
+    quiet.wait(quiet.workers)
+    start = time.monotonic()
+    if quiet.end():
+        raise RuntimeError(quiet.log.read_text()[-2000:])
+    duration = time.monotonic() - start
+    expected = digest(quiet.run)
+    rng = random.Random(seed)
+    results = []
+    with cluster(kinds) as nodes:
+        for number, kind in enumerate(kinds):
+            options = ["cluster.workers=2"]
+            if nodes is not None and kind.startswith("ray"):
+                nodes.fill()
+                options = ["cluster=ray", f"cluster.address={nodes.address}"]
+                options.append("cluster.workers=" + ("[1,2]" if kind == "raylet" else "2"))
+            run = work / f"kill-{number}"
+            training = Training(command(store, run, *options), run, work / f"kill-{number}.log")
+            found = kill(training, kind, rng, duration, nodes)
+            result = Result(**{**asdict(found), "is_same": digest(run) == expected})
+            results.append(result)
+            tell(
+                f"{number + 1:3}  {kind:16} after {result.after_s:5.1f} s, step {result.at_step:4}"
+                f"  back after {result.seconds:5.1f} s, {result.workers} workers"
+                f"  {'same bits' if result.is_same else 'OTHER BITS'}"
+            )
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="a new folder; runs go here")
+    parser.add_argument("--kills", type=int, default=21)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True)
+    kinds = [options.kinds[k % len(options.kinds)] for k in range(options.kills)]
+    results = disturb(options.work, kinds, options.seed, Display().say)
+    same = sum(r.is_same for r in results)
+    print(f"{same} of {len(results)} trainings ended with the bits of the undisturbed one")
+    if options.json:
+        found = {"environment": environment(), "kills": [asdict(r) for r in results]}
+        options.json.write_text(json.dumps(found, indent=1))
+    sys.exit(same != len(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,9 +2,10 @@
 
 ``python -m benchmarks.chaos --work DIR [--kills 20] [--seed 0] [--kinds KIND …] [--json FILE]``.
 Real processes, ended by SIGKILL: a worker, the worker that holds the coordinator, the driver while
-a checkpoint is being written, on this machine's processes and on Ray; and a raylet with all its
-workers, of a Ray cluster of three nodes on this machine, after which the training must go on with
-half the workers. A run whose driver died is started again by the same command.
+a checkpoint is being written, on this machine's processes and on Ray; and a raylet with all it
+started, of a Ray cluster of three nodes on this machine, after which the training must go on with
+half the workers. A *silent* worker is stopped, not ended. A run whose driver died is started again
+by the same command.
 """
 
 import argparse
@@ -28,7 +29,16 @@ from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.tasks.prepare import prepare
 
-KINDS = ("worker", "coordinator", "driver", "ray worker", "ray coordinator", "ray driver", "raylet")
+KINDS = (
+    "worker",
+    "coordinator",
+    "driver",
+    "silent worker",
+    "ray worker",
+    "ray coordinator",
+    "ray driver",
+    "raylet",
+)
 STEPS = 240
 PATIENCE_S = 240.0
 
@@ -130,7 +140,8 @@ def kill(
         assert nodes is not None
         nodes.kill_one()
     else:
-        os.kill(int(before[0 if kind.endswith("coordinator") else 1]["pid"]), signal.SIGKILL)
+        victim = before[0 if kind.endswith("coordinator") else 1]["pid"]
+        os.kill(victim, signal.SIGSTOP if kind.startswith("silent") else signal.SIGKILL)
     killed = time.monotonic()
     at_step = max(checkpoint.steps(training.run / "checkpoints"), default=0)
     after = training.wait(lambda: (now := training.workers()) != before and now)
@@ -254,7 +265,7 @@ def disturb(work: Path, kinds: list[str], seed: int, tell: Callable[[str], None]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="a new folder; runs go here")
-    parser.add_argument("--kills", type=int, default=21)
+    parser.add_argument("--kills", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--json", type=Path)

@@ -130,10 +130,10 @@ class Writer:
             shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
             _sync(self._folder)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise RuntimeError(
-                f"cannot write the checkpoint {target}: {error.strerror or error}; "
+                f"cannot write the checkpoint {target}: {getattr(error, 'strerror', '') or error}; "
                 "free the disk and run the same command again"
             ) from error
         prune(self._folder, keep=self._keep, besides=best)

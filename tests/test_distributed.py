@@ -1,0 +1,229 @@
+"""Any number of workers, killed or not, gives the same bits."""
+
+import dataclasses
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from benchmarks.chaos import digest, disturb
+from greatmeta_dist.config import ClusterConfig, Config, DataConfig, InputError
+from greatmeta_dist.display import Display
+from greatmeta_dist.engine import checkpoint
+from greatmeta_dist.launch import launch
+from greatmeta_dist.options import compose_config, opened
+from greatmeta_dist.tasks.prepare import prepare
+from greatmeta_dist.tasks.store import Store
+
+STEPS = 50
+SIDES = ("support_item", "query_item")
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory) -> Path:
+    """Users of 2 to 60 rows, some without query rows, all of whom know item 0; 13 steps an epoch
+    and a few users left over."""
+    folder = tmp_path_factory.mktemp("uneven")
+    lines, split = ["user,item,rating"], ["part\tuser_id\trole\titem_id"]
+    for user in range(120):
+        part = "train" if user < 110 else "valid"
+        for k in range(2 + user * user % 59):
+            item = 0 if k == 0 else 1 + (7 * user + 11 * k) % 97
+            lines.append(f"u{user},i{item},{1 + (user + item * k) % 5}")
+            is_query = k % 4 == 1 and not (part == "train" and user % 10 == 3)
+            split.append(f"{part}\tu{user}\t{'query' if is_query else 'support'}\ti{item}")
+    (folder / "log.csv").write_text("\n".join(lines) + "\n")
+    (folder / "split.tsv").write_text("\n".join(split) + "\n")
+    config = DataConfig(
+        source="csv",
+        path=str(folder / "log.csv"),
+        split=str(folder / "split.tsv"),
+        min_interactions=1,
+    )
+    prepare(config, folder / "store")
+    return folder / "store"
+
+
+def config_for(store: Path, workers: int, *options: str) -> Config:
+    with opened():
+        return compose_config(
+            [
+                f"store={store}",
+                f"cluster.workers={workers}",
+                f"train.steps={STEPS}",
+                "train.log_every=1",
+                "train.valid_every=25",
+                *options,
+            ]
+        )
+
+
+def losses(run: Path) -> list[float]:
+    events = EventAccumulator(str(run / "tensorboard"), {"scalars": 0})
+    events.Reload()
+    return [e.value for e in events.Scalars("train/loss")]
+
+
+def same_at_every_size(store: Path, folder: Path, *options: str) -> None:
+    found = {}
+    for workers in (1, 2, 4, 8):
+        run = folder / str(workers)
+        metrics = launch(config_for(store, workers, *options), run, Display())
+        found[workers] = digest(run), losses(run), metrics["valid"]
+        assert len(json.loads((run / "workers.json").read_text())) == workers
+    assert len(found[1][1]) == STEPS
+    assert all(found[workers] == found[1] for workers in (2, 4, 8))
+
+
+def test_same_bits_with_1_2_4_and_8_workers_on_uneven_users(uneven, tmp_path):
+    store = Store(uneven)
+    shards = [store.shard("train", k) for k in range(store.manifest.shards["train"])]
+    sizes = {side: [len(v) for s in shards for v in s.column(side)] for side in SIDES}
+    assert len(sizes["query_item"]) % 8
+    assert min(sizes["query_item"]) == 0
+    assert max(sizes["support_item"]) > 40 > 4 > min(sizes["support_item"])
+    same_at_every_size(uneven, tmp_path, "train.users_per_step=8", "train.is_resplit=false")
+
+
+@pytest.mark.data
+def test_same_bits_with_1_2_4_and_8_workers_on_ml_100k(ml100k, tmp_path):
+    with opened():
+        config = compose_config(
+            ["data=recbole", f"data.path={ml100k}", f"data.split={ml100k}/split.tsv"]
+        )
+    prepare(config.data, tmp_path / "store")
+    same_at_every_size(tmp_path / "store", tmp_path)
+
+
+@pytest.mark.parametrize("scheduler", ["mlp", "uniform"])
+def test_same_bits_with_look_ahead_and_without_scheduler(uneven, tmp_path, scheduler):
+    given = ("train.users_per_step=8", f"scheduler={scheduler}", "train.row_update=dense")
+    for workers in (1, 2):
+        launch(config_for(uneven, workers, *given), tmp_path / str(workers), Display())
+    assert digest(tmp_path / "1") == digest(tmp_path / "2")
+
+
+def test_run_goes_on_with_another_number_of_workers(uneven, tmp_path):
+    launch(config_for(uneven, 1, "train.users_per_step=8"), tmp_path / "whole", Display())
+    for workers, steps in ((4, 20), (1, 35), (2, STEPS)):
+        config = config_for(uneven, workers, "train.users_per_step=8")
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
+        launch(config, tmp_path / "parts", Display())
+    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+
+
+def test_fast_reduction_learns_the_same_but_for_rounding(uneven, tmp_path):
+    for reduction in ("tree", "fast"):
+        options = ("train.users_per_step=8", f"cluster.reduction={reduction}", "train.steps=10")
+        launch(config_for(uneven, 4, *options), tmp_path / reduction, Display())
+    tree, fast = (
+        checkpoint.load_latest(tmp_path / name / "checkpoints")[0].dense
+        for name in ("tree", "fast")
+    )
+    for name in tree:
+        if name.startswith("theta."):
+            torch.testing.assert_close(fast[name], tree[name], rtol=1e-3, atol=1e-4)
+
+
+def test_more_workers_than_lanes_are_refused(uneven, tmp_path):
+    config = config_for(uneven, 4, "train.users_per_step=8", "train.lanes=2")
+    with pytest.raises(InputError, match="4 workers do not divide the users' 2 lanes"):
+        launch(config, tmp_path / "run", Display())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("workers", [3, [1, 2], [4, 2], 0, "two"])
+def test_impossible_workers_are_refused(workers):
+    with pytest.raises(InputError, match=r"cluster.workers is"):
+        ClusterConfig(workers=workers)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_processes_change_nothing(tmp_path):
+    kinds = ["worker", "coordinator", "driver"]
+    results = disturb(tmp_path, kinds, seed=1, tell=print)
+    assert [r.kind for r in results if r.is_same] == kinds
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_ray_workers_and_nodes_change_nothing(tmp_path):
+    kinds = ["ray coordinator", "raylet"]
+    results = disturb(tmp_path, kinds, seed=2, tell=print)
+    assert [r.kind for r in results if r.is_same] == kinds
+    assert [r.workers for r in results] == [2, 1]
+
+
+def test_poisoned_user_counts_nothing_is_named_and_too_many_stop(tmp_path):
+    lines = ["user,item,rating"]
+    for user in range(60):
+        for k in range(14):
+            item = (user + 3 * k) % 40
+            rating = 9 * 10**14 if user == 7 else 1 + (user + item) % 5
+            lines.append(f"u{user},i{item},{rating}")
+    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+    given = DataConfig(
+        source="csv",
+        path=str(tmp_path / "log.csv"),
+        valid_fraction=0.0,
+        test_fraction=0.0,
+        query_items=5,
+    )
+    prepare(given, tmp_path / "store")
+    plain = ["train.users_per_step=16", "model.label=rating", "train.steps=12"]
+    found = {}
+    for workers in (1, 2):
+        options = [*plain, "train.max_poisoned_fraction=0.1"]
+        run = tmp_path / str(workers)
+        said = Told()
+        launch(config_for(tmp_path / "store", workers, *options), run, said)
+        found[workers] = digest(run)
+        if workers == 1:
+            assert "users u7" in " ".join(said.lines)
+    assert found[1] == found[2]
+    state = checkpoint.load_latest(tmp_path / "1" / "checkpoints")[0]
+    assert all(t.double().isfinite().all() for t in (state.dense | state.rows).values())
+    for workers in (1, 2):
+        with pytest.raises(RuntimeError, match=r"% of the users is not finite"):
+            launch(config_for(tmp_path / "store", workers, *plain), tmp_path / "stop", Told())
+
+
+class Told(Display):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_full_disk_fails_with_a_message_and_leaves_the_last_checkpoint(uneven, tmp_path, workers):
+    run = tmp_path / "run"
+    words = [
+        sys.executable, "-m", "greatmeta_dist", "train", f"store={uneven}", f"run={run}",
+        "train.users_per_step=8", f"cluster.workers={workers}", "train.valid_every=1000",
+    ]  # fmt: skip
+    subprocess.run([*words, "train.steps=6"], check=True, capture_output=True)
+    before = digest(run)
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+    found = subprocess.run(
+        [*words, "train.steps=12", "train.log_every=1000"],
+        capture_output=True, text=True, preexec_fn=small_files, env={**os.environ}, timeout=120,
+    )  # fmt: skip
+    assert found.returncode == 1
+    assert "cannot write the checkpoint" in found.stderr
+    assert len(found.stderr.strip().splitlines()) == 1
+    assert digest(run) == before
+    subprocess.run([*words, "train.steps=12"], check=True, capture_output=True)
+    assert checkpoint.steps(run / "checkpoints")[-1] == 12

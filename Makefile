@@ -15,7 +15,7 @@ install: .venv/installed
 
 train: install
 	$(BIN)/greatmeta prepare data=synthetic store=$(STORE)
-	$(BIN)/greatmeta train store=$(STORE) run=$(RUN)
+	$(BIN)/greatmeta train store=$(STORE) run=$(RUN) cluster=ray cluster.workers=2
 	$(BIN)/greatmeta evaluate run=$(RUN)
 
 test: install

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from greatmeta_dist.config import Config
+from greatmeta_dist.config import Config, InputError
 from greatmeta_dist.display import Display, Silent
 from greatmeta_dist.engine.world import START_PATIENCE, Group, PeerLost, join
 from greatmeta_dist.outcome import Outcome, Starts, attempt
@@ -34,8 +34,13 @@ def launch(config: Config, run: Path, display: Display) -> dict[str, Any]:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return _as_member(config, run, display)
     if config.cluster.kind == "ray":
-        from greatmeta_dist.on_ray import fit
-
+        try:
+            from greatmeta_dist.on_ray import fit
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"cluster=ray needs Ray, and it is not installed ({error}); "
+                "pip install 'ray[train]', or take cluster=local"
+            ) from error
         return fit(config, run, display)
     if config.cluster.most_workers == 1:
         return train(config, run, display)

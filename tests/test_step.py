@@ -95,6 +95,58 @@ def test_fixed_weights_are_what_they_say(weighing):
     assert not report.said.factors.numel()
 
 
+@pytest.mark.parametrize("is_support", [True, False])
+@pytest.mark.parametrize("weighing", ["uniform", "loss", "groups", "balanced", "look_ahead"])
+def test_user_whose_loss_is_not_finite_counts_nothing(weighing, is_support):
+    tasks = make_tasks(np.random.default_rng(0))
+    given = tasks.table
+    lengths = np.minimum(given.support_label.lengths, given.query_label.lengths)
+    poisoned = int(lengths.argmax())
+    others = [k for k in range(7) if k != poisoned]
+    side = given.support_label if is_support else given.query_label
+    side.values[side.offsets[poisoned]] = np.inf
+    context = {"has_encoder": True, "context": "support", "has_kernel": True}
+    model = Recommender(2, 3, embedding_dim=4, hidden=(6,), **context)
+    magnitude = "losses" if weighing == "balanced" else "norm"
+    sizes = FactorSizes.of(model, magnitude, has_context=weighing == "balanced")
+    kind = {"balanced": "balanced", "look_ahead": "mlp"}.get(weighing)
+    weight = 0.2 * torch.randn(tasks.num_rows, 4, generator=torch.Generator().manual_seed(1))
+    found = {}
+    for name, chosen in (("all", list(range(7))), ("others", others)):
+        torch.manual_seed(0)
+        layers = model.init_layers(torch.Generator().manual_seed(0))
+        scheduler = Scheduler(kind, sizes) if kind else None
+        batch = build_batch(
+            given, tasks.items, np.array(chosen),
+            has_support_gradient=True, has_row_norms=True, balance=np.arange(1.0, 8.0)[chosen],
+        )  # fmt: skip
+        coordinator = Coordinator(
+            layers, scheduler, weighing=weighing, outer_rate=0.01, scheduler_rate=0.01
+        )
+        table = EmbeddingTable(weight.clone(), rate=0.01)
+        settings = StepSettings(7, 0.01, magnitude, weighing, weighing == "balanced")
+        step = MetaStep(model, InnerLoop(3, 0.02), settings)
+        for _ in range(2):
+            planned = StepBatch.of([[batch]])
+            step(
+                [batch], layers, exchange=LaneExchange(planned, table, layers, coordinator, World())
+            )
+        found[name] = coordinator.report, layers, table.weight, scheduler
+    (report, layers, rows, scheduler), (expected, *theta) = found["all"], found["others"]
+    assert report.counts.tolist() == [k != poisoned for k in range(7)]
+    assert report.weights[poisoned] == 0
+    for name, param in layers.items():
+        assert param.isfinite().all(), name
+    assert rows.isfinite().all()
+    if scheduler is not None:
+        assert all(t.isfinite().all() for t in scheduler.state_dict().values())
+    if weighing != "look_ahead":  # whose factors are standardised over all users of the batch
+        torch.testing.assert_close(report.weights[others], expected.weights, rtol=1e-4, atol=1e-6)
+        for name, param in layers.items():
+            torch.testing.assert_close(param, theta[0][name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(rows, theta[1], rtol=1e-4, atol=1e-5)
+
+
 def check(
     case,
     lanes,

@@ -86,16 +86,22 @@ class RunningScale(nn.Module):
         self.register_buffer("variance", torch.ones(num_columns))
         self.register_buffer("num_steps", torch.zeros(()))
 
-    def observe(self, columns: Tensor) -> None:
-        """Take a step's columns [B, ·] into mean and variance."""
+    def observe(self, columns: Tensor, counts: Tensor | None = None) -> None:
+        """Take a step's columns [B, ·] into mean and variance, of users where ``counts`` [B]."""
         self.num_steps += 1
         share = (1 / self.num_steps).clamp(min=1 - SCALE_MEMORY)
-        self.mean.lerp_(columns.mean(0), share)
-        self.variance.lerp_((columns - self.mean).square().mean(0), share)
+        self.mean.lerp_(_mean(columns, counts), share)
+        self.variance.lerp_(_mean((columns - self.mean).square(), counts), share)
 
     def forward(self, columns: Tensor) -> Tensor:
         scaled = (columns - self.mean) / (self.variance.sqrt() + 1e-6)
         return scaled.clamp(-SCALE_BOUND, SCALE_BOUND)
+
+
+def _mean(columns: Tensor, counts: Tensor | None) -> Tensor:
+    if counts is None:
+        return columns.mean(0)
+    return columns.masked_fill(~counts.unsqueeze(1), 0).sum(0) / counts.sum().clamp(min=1)
 
 
 SCORERS = {"mlp": MlpScorer, "lstm": LstmScorer, "balanced": BalancedScorer}
@@ -119,10 +125,10 @@ class Scheduler(nn.Module):
         self.scale = RunningScale(sizes.total) if kind == "balanced" else None
         self.scorer = SCORERS[kind](sizes)
 
-    def observe(self, columns: Tensor) -> None:
+    def observe(self, columns: Tensor, counts: Tensor | None = None) -> None:
         """Take a step's raw factors into the scale, where there is one; before its weights."""
         if self.scale is not None:
-            self.scale.observe(columns)
+            self.scale.observe(columns, counts)
 
     def forward(self, columns: Tensor, counts: Tensor | None = None) -> Tensor:
         """Raw factor columns [B, ·] of the global batch → weights [B], summing to 1.

@@ -1,0 +1,338 @@
+"""What another worker brings, what crosses the wire, and what many would do.
+
+``python -m benchmarks.scaling [--users 256] [--rounds 7] [--rows 10000000] [--json FILE]
+[--gbit 10] [--latency-us 50]``. Groups of 1 and 2 workers, each bound to one core, take the same
+steps in turns: synthetic data of MovieLens 100K's shape, the shipped configuration, batches built
+in between. Then the memory that each worker needs for a table of ``--rows`` rows of 32. Then a
+model, calibrated from these measurements, of up to 512 workers and 10⁹ rows.
+"""
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.environment import environment
+from greatmeta_dist.config import DataConfig
+from greatmeta_dist.engine.embeddings import EmbeddingTable, block_size, fresh_rows
+from greatmeta_dist.engine.world import START_PATIENCE, Group, World
+from greatmeta_dist.options import compose_config, opened
+from greatmeta_dist.tasks.lanes import Lanes, shared_lanes
+from greatmeta_dist.tasks.prepare import prepare
+from greatmeta_dist.tasks.store import Store
+from greatmeta_dist.train import set_up
+
+SIZES = (1, 2)
+STEPS = 6
+"""Of a round."""
+MODELLED = (2, 8, 32, 128, 512)
+ROWS_MODELLED = 10**9
+WIDTH = 32
+"""Of the table whose memory is measured."""
+WORTH = 0.05
+"""The share of a step's time that a plain all-reduce must save to be worth other bits."""
+
+
+@dataclass
+class Round:
+    """What one worker measured in a round."""
+
+    seconds: float
+    sent: dict[str, int]
+    in_messages: dict[str, float]
+    rows: float
+    """Mean of the distinct embedding rows that a step touches here."""
+
+
+def join_group(rank: int, size: int, meet: Path) -> World:
+    """One core, one thread, and the others."""
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torch.set_num_threads(1)
+    if size == 1:
+        return World()
+    dist.init_process_group(
+        "gloo", init_method=meet.as_uri(), rank=rank, world_size=size, timeout=START_PATIENCE
+    )
+    return Group(torch.device("cpu"))
+
+
+def train_rounds(rank: int, size: int, meet: Path, pipe: Connection, words: list[str]) -> None:
+    """A worker: takes a round of steps for every word of the parent's, until there is none."""
+    world = join_group(rank, size, meet)
+    with opened():
+        config = compose_config(words)
+    setup = set_up(config, Store(Path(config.store or "")), world)
+    lanes = Lanes.of(setup.store, setup.maker, setup.choice, config.train, rank=rank, size=size)
+    number = 0
+    pipe.send(sum(p.numel() for p in setup.worker.layers.values()))
+    while pipe.recv():
+        world.agree(True)
+        world.traffic.take()
+        rows, start = 0, time.perf_counter()
+        for _ in range(STEPS):
+            batch = lanes.step(number).batch
+            setup.worker.step(batch)
+            rows += len(batch.rows)
+            number += 1
+        seconds = time.perf_counter() - start
+        traffic = world.traffic.take()
+        pipe.send(Round(seconds, traffic.sent, traffic.seconds, rows / STEPS))
+
+
+def hold_rows(rank: int, size: int, meet: Path, pipe: Connection, num_rows: int) -> None:
+    """A worker that holds its block of a table and does nothing."""
+    join_group(rank, size, meet)
+    before = resident_mib()
+    block = block_size(num_rows, size)
+    rows = fresh_rows(
+        num_rows,
+        WIDTH,
+        0.1,
+        torch.Generator().manual_seed(0),
+        first=rank * block,
+        last=min((rank + 1) * block, num_rows),
+    )
+    table = EmbeddingTable(rows, rate=1e-3, averaging=0.99)
+    for tensor in table.state().values():
+        tensor.add_(0)  # zeros that nobody touched take no memory yet
+    pipe.send(resident_mib() - before)
+
+
+def resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+class Workers:
+    """A group's processes, and a pipe to each."""
+
+    def __init__(self, size: int, folder: Path, target: Any, *arguments: Any):
+        context = multiprocessing.get_context("spawn")
+        self.pipes: list[Connection] = []
+        self._processes = []
+        for rank in range(size):
+            here, there = context.Pipe()
+            process = context.Process(
+                target=target,
+                args=(rank, size, folder / f"meet-{target.__name__}-{size}", there, *arguments),
+                daemon=True,
+            )
+            process.start()
+            self.pipes.append(here)
+            self._processes.append(process)
+
+    def hear(self) -> list[Any]:
+        return [pipe.recv() for pipe in self.pipes]
+
+    def tell(self, word: Any) -> None:
+        for pipe in self.pipes:
+            pipe.send(word)
+
+    def end(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.join()
+
+
+def measure(users: int, rounds: int, folder: Path) -> dict[str, Any]:
+    """Both groups on the same work, in turns; medians over rounds."""
+    prepare(DataConfig(users=4000, items=1682, mean_interactions=107), folder / "store")
+    lanes = shared_lanes(Store(folder / "store"), users, max(SIZES))
+    words = [
+        f"store={folder / 'store'}",
+        f"train.users_per_step={users}",
+        f"train.lanes={lanes}",
+        "cluster.threads=1",
+    ]
+    groups = {size: Workers(size, folder, train_rounds, words) for size in SIZES}
+    num_parameters, *_ = [number for group in groups.values() for number in group.hear()]
+    found: dict[int, list[list[Round]]] = {size: [] for size in SIZES}
+    for number in range(rounds + 1):
+        for size, group in groups.items():
+            group.tell(True)
+            heard = group.hear()
+            if number:  # the first one warms up
+                found[size].append(heard)
+    for group in groups.values():
+        group.end()
+    seconds = {
+        size: [max(w.seconds for w in heard) / STEPS for heard in found[size]] for size in SIZES
+    }
+    efficiency = [one / (2 * two) for one, two in zip(seconds[1], seconds[2], strict=True)]
+    pairs = found[2]
+    phases = pairs[0][0].sent.keys() | pairs[0][0].in_messages.keys()
+    return {
+        "users_per_step": users,
+        "lanes": lanes,
+        "parameters_of_A": num_parameters,
+        "users_per_s": {size: users / statistics.median(seconds[size]) for size in SIZES},
+        "efficiency": statistics.median(efficiency),
+        "efficiency_range": [min(efficiency), max(efficiency)],
+        "share_in_messages": statistics.median(
+            statistics.mean(sum(w.in_messages.values()) / w.seconds for w in heard)
+            for heard in pairs
+        ),
+        "bytes_per_user": statistics.median(
+            sum(sum(w.sent.values()) for w in heard) / (STEPS * users) for heard in pairs
+        ),
+        "phases": {
+            phase: {
+                "bytes_per_step": sum(w.sent.get(phase, 0) for w in pairs[0]) / STEPS,
+                "ms_per_step": 1e3
+                * statistics.median(
+                    statistics.mean(w.in_messages.get(phase, 0.0) for w in heard) / STEPS
+                    for heard in pairs
+                ),
+            }
+            for phase in sorted(phases)
+        },
+        "rows_per_worker": {
+            size: statistics.mean(w.rows for heard in found[size] for w in heard) for size in SIZES
+        },
+    }
+
+
+def memory(num_rows: int, folder: Path) -> dict[int, list[float]]:
+    """MiB that each worker of 1 and of 2 needs for its rows."""
+    found = {}
+    for size in SIZES:
+        group = Workers(size, folder, hold_rows, num_rows)
+        found[size] = group.hear()
+        group.end()
+    return found
+
+
+def model(found: dict[str, Any], gbit: float, latency_us: float) -> list[dict[str, float]]:
+    """Predictions for as many users a worker as half the measured step.
+
+    Assumes: computing takes a worker what it takes one here; a worker touches as many distinct
+    rows, of ``model.embedding_dim`` 16, as one of 2 does here, spread evenly over owners; every
+    link carries ``gbit`` both ways, every message ``latency_us`` more; all-to-alls post a message
+    to every peer; the tree and the broadcast take log₂ W hops of all of A; a plain reduction is the
+    best there is (halving and doubling: log₂ W messages each way, all of A once each way); nothing
+    overlaps.
+    """
+    users = found["users_per_step"] / 2
+    compute = users / found["users_per_s"][1]
+    bandwidth, latency = gbit * 1e9 / 8, latency_us * 1e-6
+    of_a = 4 * found["parameters_of_A"]
+    rows, width = found["rows_per_worker"][2], 16
+    columns = found["phases"]["statistics"]["bytes_per_step"] / (4 * users)
+    rows_bytes = ROWS_MODELLED * (4 * 4 * width + 8)
+    out = []
+    for size in MODELLED:
+        hops, away = math.log2(size), (size - 1) / size
+        row_message = latency * (size - 1) + away * rows * 4 * width / bandwidth
+        plan = 2 * latency * (size - 1) + away * rows * 8 / bandwidth
+        # Fetch; ḡ to owners and back; the outer update to owners.
+        in_rows = plan + 4 * row_message
+        told = (size - 1) * users * 4 * (columns + 1) / bandwidth + 2 * latency * hops
+        hop = latency + of_a / bandwidth
+        tree = 2 * 2 * hops * hop
+        plain = 2 * 2 * (hops * latency + away * of_a / bandwidth)
+        step = compute + in_rows + told + tree
+        fast = compute + in_rows + told + plain
+        sent = away * rows * (8 + 4 * 4 * width) + 4 * of_a * away + users * 4 * (columns + 1)
+        out.append(
+            {
+                "workers": size,
+                "users_per_s": size * users / step,
+                "efficiency": compute / step,
+                "bytes_per_user": sent / users,
+                "tree_ms": 1e3 * tree,
+                "fast_ms": 1e3 * plain,
+                "fast_saves": 1 - fast / step,
+                "gib_of_rows": rows_bytes / size / 2**30,
+            }
+        )
+    return out
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    rate = found["users_per_s"]
+    console.print(
+        f"{found['users_per_step']} users a step, {found['lanes']} lanes: 1 worker "
+        f"{rate[1]:.0f} users/s, 2 workers {rate[2]:.0f} users/s: efficiency "
+        f"{found['efficiency']:.0%} (rounds from {found['efficiency_range'][0]:.0%} to "
+        f"{found['efficiency_range'][1]:.0%}), {found['share_in_messages']:.1%} of the time in "
+        f"messages, waiting included, {found['bytes_per_user']:.0f} bytes a user and step",
+        soft_wrap=True,
+        highlight=False,
+    )
+    table = Table("phase", "bytes a step", "ms a step", box=SIMPLE)
+    for phase, values in found["phases"].items():
+        table.add_row(phase, f"{values['bytes_per_step']:.0f}", f"{values['ms_per_step']:.2f}")
+    console.print(table)
+    for size, mib in found["memory"].items():
+        each = ", ".join(f"{m:.0f}" for m in mib)
+        console.print(
+            f"{found['rows']:,} rows of {WIDTH}: {size} workers hold {each} MiB", highlight=False
+        )
+    table = Table(
+        "workers",
+        "users/s",
+        "efficiency",
+        "bytes a user",
+        "tree ms",
+        "fast ms",
+        "fast saves",
+        "GiB of rows",
+        box=SIMPLE,
+        title=f"model: {found['gbit']:g} Gbit/s, {found['latency_us']:g} µs, 10⁹ rows of 16",
+    )
+    for row in found["model"]:
+        table.add_row(
+            f"{row['workers']}",
+            f"{row['users_per_s']:.0f}",
+            f"{row['efficiency']:.0%}",
+            f"{row['bytes_per_user']:.0f}",
+            f"{row['tree_ms']:.2f}",
+            f"{row['fast_ms']:.2f}",
+            f"{row['fast_saves']:.1%}",
+            f"{row['gib_of_rows']:.1f}",
+        )
+    console.print(table)
+    worth = [row["workers"] for row in found["model"] if row["fast_saves"] > WORTH]
+    console.print(
+        f"cluster.reduction=fast saves more than {WORTH:.0%} of a step "
+        + (f"from {worth[0]} workers on" if worth else "at none of these sizes"),
+        highlight=False,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--users", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--gbit", type=float, default=10.0)
+    parser.add_argument("--latency-us", type=float, default=50.0)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(options.users, options.rounds, Path(folder))
+        found["rows"], found["memory"] = options.rows, memory(options.rows, Path(folder))
+    found |= {"gbit": options.gbit, "latency_us": options.latency_us}
+    found["model"] = model(found, options.gbit, options.latency_us)
+    show(found, Console(width=100))
+    if options.json:
+        options.json.write_text(json.dumps({"environment": environment(), **found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

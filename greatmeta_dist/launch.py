@@ -48,11 +48,14 @@ def launch(config: Config, run: Path, display: Display) -> dict[str, Any]:
 
 
 def _as_member(config: Config, run: Path, display: Display) -> dict[str, Any]:
-    """As one of the processes that torchrun started, with its own restarts."""
+    """As one of the processes that torchrun started, with its own restarts; all but the first
+    end here."""
     world = join(device_here(), is_fast=config.cluster.reduction == "fast")
     if not world.is_first:
         told = world.share(None)
-        return train(told, run, Silent(), world=world) if isinstance(told, Config) else sys.exit(2)
+        if isinstance(told, Config):
+            train(told, run, Silent(), world=world)
+        sys.exit(0 if isinstance(told, Config) else 2)
     is_told = False
     try:
         with begun(config, run) as config:

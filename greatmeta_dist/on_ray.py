@@ -7,6 +7,7 @@ driver's node: what to show, and how it ended. The driver leaves there that it i
 import os
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +32,7 @@ from greatmeta_dist.train import begun, device_here, train
 OBJECT_STORE_BYTES = 200 << 20
 """Of a local Ray; nothing large goes through it."""
 POLL_S = 0.2
+CONNECT_S = 10.0
 
 
 class Desk:
@@ -100,6 +102,7 @@ class _RelayedBar(Bar):
 
 def fit(config: Config, run: Path, display: Display) -> dict[str, Any]:
     """Train on Ray as ``config.cluster`` says; what ``metrics.json`` holds."""
+    _require_answer(config.cluster.address)
     with begun(config, run) as config, _cluster(config, display):
         run = run.resolve()
         given = replace(config, store=str(Path(config.store or "").resolve()))
@@ -205,6 +208,24 @@ def _scaling(config: Config, display: Display) -> ScalingConfig:
     )
 
 
+def _require_answer(address: str | None) -> None:
+    """Ray itself tries for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if not host or not port.isdigit() or "/" in address:  # type: ignore[operator]
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise _no_answer(address, str(error)) from error
+
+
+def _no_answer(address: str | None, why: str) -> InputError:
+    return InputError(
+        f"no Ray cluster answers at cluster.address={address} ({why}); start one there with: "
+        "ray start --head, or leave cluster.address out"
+    )
+
+
 @contextmanager
 def _cluster(config: Config, display: Display) -> Iterator[None]:
     """A connection to ``cluster.address``, or to a Ray of our own; closed after, if we made it."""
@@ -229,10 +250,7 @@ def _cluster(config: Config, display: Display) -> Iterator[None]:
                 **common,
             )
     except ConnectionError as error:
-        raise InputError(
-            f"no Ray cluster answers at cluster.address={cluster.address} "
-            f"({str(error).splitlines()[0]}); start one with: ray start --head"
-        ) from error
+        raise _no_answer(cluster.address, str(error).splitlines()[0]) from error
     try:
         yield
     finally:

@@ -2,9 +2,12 @@
 
 ``python -m benchmarks.scaling [--users 256] [--rounds 7] [--rows 10000000] [--json FILE]
 [--gbit 10] [--latency-us 50]``. Groups of 1 and 2 workers, each bound to one core, take the same
-steps in turns: synthetic data of MovieLens 100K's shape, the shipped configuration, batches built
-in between. Then the memory that each worker needs for a table of ``--rows`` rows of 32. Then a
-model, calibrated from these measurements, of up to 512 workers and 10⁹ rows.
+steps in turns: synthetic data of MovieLens 100K's shape (97 support and 10 query rows a user, 1,682
+items), the shipped configuration, batches built in between; and two lone workers at a time, which
+say what two cores of this machine can do at best. The same with users of uneven activity (107 rows
+on average), where workers wait for each other. Then the memory that each worker needs for a table of
+``--rows`` rows of 32. Then a model, calibrated from these measurements, of up to 512 workers and 10⁹
+rows.
 """
 
 import argparse
@@ -37,6 +40,18 @@ from greatmeta_dist.tasks.store import Store
 from greatmeta_dist.train import set_up
 
 SIZES = (1, 2)
+ALONE = 0
+"""Stands for two lone workers at a time."""
+SHAPES = {
+    "ml-100k": DataConfig(
+        users=2500,
+        items=1682,
+        mean_interactions=250,
+        min_interactions=107,
+        max_support_items=97,
+    ),
+    "uneven users": DataConfig(users=4000, items=1682, mean_interactions=107),
+}
 STEPS = 6
 """Of a round."""
 MODELLED = (2, 8, 32, 128, 512)
@@ -73,7 +88,8 @@ def join_group(rank: int, size: int, meet: Path) -> World:
 
 def train_rounds(rank: int, size: int, meet: Path, pipe: Connection, words: list[str]) -> None:
     """A worker: takes a round of steps for every word of the parent's, until there is none."""
-    world = join_group(rank, size, meet)
+    world = join_group(rank, size or 1, meet)
+    rank, size = world.rank, world.size
     with opened():
         config = compose_config(words)
     setup = set_up(config, Store(Path(config.store or "")), world)
@@ -125,7 +141,7 @@ class Workers:
         context = multiprocessing.get_context("spawn")
         self.pipes: list[Connection] = []
         self._processes = []
-        for rank in range(size):
+        for rank in range(size or 2):
             here, there = context.Pipe()
             process = context.Process(
                 target=target,
@@ -149,9 +165,9 @@ class Workers:
             process.join()
 
 
-def measure(users: int, rounds: int, folder: Path) -> dict[str, Any]:
-    """Both groups on the same work, in turns; medians over rounds."""
-    prepare(DataConfig(users=4000, items=1682, mean_interactions=107), folder / "store")
+def measure(data: DataConfig, users: int, rounds: int, folder: Path) -> dict[str, Any]:
+    """All groups on the same work, in turns; medians over rounds."""
+    prepare(data, folder / "store")
     lanes = shared_lanes(Store(folder / "store"), users, max(SIZES))
     words = [
         f"store={folder / 'store'}",
@@ -159,9 +175,9 @@ def measure(users: int, rounds: int, folder: Path) -> dict[str, Any]:
         f"train.lanes={lanes}",
         "cluster.threads=1",
     ]
-    groups = {size: Workers(size, folder, train_rounds, words) for size in SIZES}
+    groups = {size: Workers(size, folder, train_rounds, words) for size in (*SIZES, ALONE)}
     num_parameters, *_ = [number for group in groups.values() for number in group.hear()]
-    found: dict[int, list[list[Round]]] = {size: [] for size in SIZES}
+    found: dict[int, list[list[Round]]] = {size: [] for size in groups}
     for number in range(rounds + 1):
         for size, group in groups.items():
             group.tell(True)
@@ -171,9 +187,10 @@ def measure(users: int, rounds: int, folder: Path) -> dict[str, Any]:
     for group in groups.values():
         group.end()
     seconds = {
-        size: [max(w.seconds for w in heard) / STEPS for heard in found[size]] for size in SIZES
+        size: [max(w.seconds for w in heard) / STEPS for heard in found[size]] for size in groups
     }
     efficiency = [one / (2 * two) for one, two in zip(seconds[1], seconds[2], strict=True)]
+    ceiling = [one / two for one, two in zip(seconds[1], seconds[ALONE], strict=True)]
     pairs = found[2]
     phases = pairs[0][0].sent.keys() | pairs[0][0].in_messages.keys()
     return {
@@ -183,6 +200,7 @@ def measure(users: int, rounds: int, folder: Path) -> dict[str, Any]:
         "users_per_s": {size: users / statistics.median(seconds[size]) for size in SIZES},
         "efficiency": statistics.median(efficiency),
         "efficiency_range": [min(efficiency), max(efficiency)],
+        "ceiling": statistics.median(ceiling),
         "share_in_messages": statistics.median(
             statistics.mean(sum(w.in_messages.values()) / w.seconds for w in heard)
             for heard in pairs
@@ -263,13 +281,14 @@ def model(found: dict[str, Any], gbit: float, latency_us: float) -> list[dict[st
     return out
 
 
-def show(found: dict[str, Any], console: Console) -> None:
+def show_measured(name: str, found: dict[str, Any], console: Console) -> None:
     rate = found["users_per_s"]
     console.print(
-        f"{found['users_per_step']} users a step, {found['lanes']} lanes: 1 worker "
+        f"{name}, {found['users_per_step']} users a step, {found['lanes']} lanes: 1 worker "
         f"{rate[1]:.0f} users/s, 2 workers {rate[2]:.0f} users/s: efficiency "
         f"{found['efficiency']:.0%} (rounds from {found['efficiency_range'][0]:.0%} to "
-        f"{found['efficiency_range'][1]:.0%}), {found['share_in_messages']:.1%} of the time in "
+        f"{found['efficiency_range'][1]:.0%}; two lone workers at a time: {found['ceiling']:.0%}), "
+        f"{found['share_in_messages']:.1%} of the time in "
         f"messages, waiting included, {found['bytes_per_user']:.0f} bytes a user and step",
         soft_wrap=True,
         highlight=False,
@@ -278,6 +297,11 @@ def show(found: dict[str, Any], console: Console) -> None:
     for phase, values in found["phases"].items():
         table.add_row(phase, f"{values['bytes_per_step']:.0f}", f"{values['ms_per_step']:.2f}")
     console.print(table)
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    for name, measured in found["measured"].items():
+        show_measured(name, measured, console)
     for size, mib in found["memory"].items():
         each = ", ".join(f"{m:.0f}" for m in mib)
         console.print(
@@ -324,11 +348,14 @@ def main() -> None:
     parser.add_argument("--latency-us", type=float, default=50.0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    found: dict[str, Any] = {"measured": {}, "rows": options.rows}
+    for name, data in SHAPES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            found["measured"][name] = measure(data, options.users, options.rounds, Path(folder))
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(options.users, options.rounds, Path(folder))
-        found["rows"], found["memory"] = options.rows, memory(options.rows, Path(folder))
+        found["memory"] = memory(options.rows, Path(folder))
     found |= {"gbit": options.gbit, "latency_us": options.latency_us}
-    found["model"] = model(found, options.gbit, options.latency_us)
+    found["model"] = model(found["measured"]["ml-100k"], options.gbit, options.latency_us)
     show(found, Console(width=100))
     if options.json:
         options.json.write_text(json.dumps({"environment": environment(), **found}, indent=1))

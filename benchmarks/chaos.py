@@ -132,7 +132,7 @@ def kill(
     training.start()
     before = training.wait(training.workers)
     start = time.monotonic()
-    time.sleep(rng.uniform(0.05, 0.8) * duration)
+    time.sleep(rng.uniform(0.05, 0.5) * duration)
     if kind.endswith("driver"):
         training.wait(lambda: list((training.run / "checkpoints").glob(".partial-*")))
         os.kill(training.process.pid, signal.SIGKILL)

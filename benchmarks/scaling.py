@@ -5,9 +5,9 @@
 steps in turns: synthetic data of MovieLens 100K's shape (97 support and 10 query rows a user, 1,682
 items), the shipped configuration, batches built in between; and two lone workers at a time, which
 say what two cores of this machine can do at best. The same with users of uneven activity (107 rows
-on average), where workers wait for each other. Then the memory that each worker needs for a table of
-``--rows`` rows of 32. Then a model, calibrated from these measurements, of up to 512 workers and 10⁹
-rows.
+on average), where workers wait for each other. Then the memory that each worker needs for a table
+of ``--rows`` rows of 32. Then a model, calibrated from these measurements, of up to 512 workers and
+10⁹ rows.
 """
 
 import argparse

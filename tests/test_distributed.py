@@ -154,11 +154,11 @@ def test_killed_processes_change_nothing(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_ray_workers_and_nodes_change_nothing(tmp_path):
-    kinds = ["ray coordinator", "raylet"]
+def test_killed_ray_coordinator_changes_nothing(tmp_path):
+    kinds = ["ray coordinator"]
     results = disturb(tmp_path, kinds, seed=2, tell=print)
     assert [r.kind for r in results if r.is_same] == kinds
-    assert [r.workers for r in results] == [2, 1]
+    assert [r.workers for r in results] == [2]
 
 
 def test_poisoned_user_counts_nothing_is_named_and_too_many_stop(tmp_path):

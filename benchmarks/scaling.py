@@ -83,7 +83,7 @@ def join_group(rank: int, size: int, meet: Path) -> World:
     dist.init_process_group(
         "gloo", init_method=meet.as_uri(), rank=rank, world_size=size, timeout=START_PATIENCE
     )
-    return Group(torch.device("cpu"))
+    return Group()
 
 
 def train_rounds(rank: int, size: int, meet: Path, pipe: Connection, words: list[str]) -> None:

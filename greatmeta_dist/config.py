@@ -376,7 +376,7 @@ class ClusterConfig:
     """How gradients of A are added over workers: along a ``tree``, the same bits with any number of
     workers, or ``fast``, as the library likes."""
     threads: int | None = None
-    """torch threads of a worker; None leaves torch's choice, or shares the cores out."""
+    """torch threads of a worker; None leaves torch's choice, and is 1 with ``cluster.workers``."""
     precision: str = "float32"
     """Matrix products in ``float32``, in ``tf32`` (a GPU's), or, inside the model, in ``bf16``."""
 

@@ -154,7 +154,7 @@ def _local_worker(
             world_size=size,
             timeout=START_PATIENCE,
         )
-        world = Group(device, is_fast=config.cluster.reduction == "fast")
+        world = Group(is_fast=config.cluster.reduction == "fast")
         return train(config, run, Silent() if rank else Display(), world=world)
 
     try:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+# No reports of usage, workers stay in their directory, no warning where there are no GPUs.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -102,7 +103,8 @@ class _RelayedBar(Bar):
 
 def fit(config: Config, run: Path, display: Display) -> dict[str, Any]:
     """Train on Ray as ``config.cluster`` says; what ``metrics.json`` holds."""
-    _require_answer(config.cluster.address)
+    if config.cluster.address is not None:
+        _require_answer(config.cluster.address)
     with begun(config, run) as config, _cluster(config, display):
         run = run.resolve()
         given = replace(config, store=str(Path(config.store or "").resolve()))
@@ -208,10 +210,10 @@ def _scaling(config: Config, display: Display) -> ScalingConfig:
     )
 
 
-def _require_answer(address: str | None) -> None:
-    """Ray itself tries for minutes."""
-    host, _, port = (address or "").rpartition(":")
-    if not host or not port.isdigit() or "/" in address:  # type: ignore[operator]
+def _require_answer(address: str) -> None:
+    """Of ``host:port``: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in address:
         return
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()

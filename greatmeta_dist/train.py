@@ -167,7 +167,7 @@ def train(
 ) -> dict[str, Any]:
     """Train to ``config.train.steps``, resuming the run if it exists; what ``metrics.json`` holds.
 
-    Of a group (``world``), all workers call it, after one process has called ``begin``. A first
+    Of a group (``world``), all workers call it, inside one process's ``begun``. A first
     Ctrl-C (or SIGTERM), or ``is_stopped`` in any of them, stops after the step at hand, with a
     checkpoint, and raises ``KeyboardInterrupt``.
     """
@@ -277,6 +277,7 @@ class _Training:
         )
         self._say_who()
         start = self._resume()
+        self.world.hurry()
         steps = self.config.steps
         if start >= steps:
             self.display.say(

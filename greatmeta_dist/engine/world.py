@@ -22,7 +22,7 @@ START_PATIENCE = timedelta(seconds=180)
 """The same while workers start, load data and checkpoints."""
 
 
-class PeerLost(Exception):
+class PeerLost(RuntimeError):
     """Another worker died or went silent; the group must start anew from its last checkpoint."""
 
 
@@ -92,20 +92,24 @@ class World:
         """Whether it is so for every worker."""
         return is_so
 
+    def hurry(self) -> None:
+        """From here on workers keep step: silence means death sooner."""
+
 
 class Group(World):
     """One of several workers, joined by torch.distributed."""
 
-    def __init__(self, device: torch.device, *, is_fast: bool = False):
+    def __init__(self, *, is_fast: bool = False):
         """The default process group must be up. ``is_fast`` adds in any order the library likes."""
         super().__init__()
         self.rank, self.size = dist.get_rank(), 1 << dist.get_world_size().bit_length() - 1
-        self.device, self.is_fast = device, is_fast
+        self.is_fast = is_fast
         self.is_spare = self.rank >= self.size
         ranks = list(range(self.size))
         with self._counted("control"):
             # Few and small control messages go through the host, whatever the tensors do.
             self._control = dist.new_group(ranks, backend="gloo", timeout=START_PATIENCE)
+            self._quick_control = dist.new_group(ranks, backend="gloo", timeout=PATIENCE)
             self._work = dist.new_group(ranks, timeout=PATIENCE)
 
     def reduce(self, value: Tensor, phase: str) -> Tensor:
@@ -174,6 +178,9 @@ class Group(World):
             dist.all_reduce(flag, dist.ReduceOp.MIN, group=self._control)
         return bool(flag)
 
+    def hurry(self) -> None:
+        self._control = self._quick_control
+
     @contextmanager
     def _counted(self, phase: str, *sent: Tensor) -> Iterator[None]:
         """Count a message; what the library raises in it means that a peer is gone."""
@@ -195,4 +202,4 @@ def join(device: torch.device, *, is_fast: bool) -> World:
         dist.init_process_group(backend, timeout=START_PATIENCE)
     if dist.get_world_size() == 1:
         return World()
-    return Group(device, is_fast=is_fast)
+    return Group(is_fast=is_fast)

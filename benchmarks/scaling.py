@@ -94,15 +94,15 @@ def train_rounds(rank: int, size: int, meet: Path, pipe: Connection, words: list
         config = compose_config(words)
     setup = set_up(config, Store(Path(config.store or "")), world)
     lanes = Lanes.of(setup.store, setup.maker, setup.choice, config.train, rank=rank, size=size)
-    number = 0
+    number, following = 0, lanes.step(0).batch
     pipe.send(sum(p.numel() for p in setup.worker.layers.values()))
     while pipe.recv():
         world.agree(True)
         world.traffic.take()
         rows, start = 0, time.perf_counter()
         for _ in range(STEPS):
-            batch = lanes.step(number).batch
-            setup.worker.step(batch)
+            batch, following = following, lanes.step(number + 1).batch
+            setup.worker.step(batch, following)
             rows += len(batch.rows)
             number += 1
         seconds = time.perf_counter() - start

@@ -24,7 +24,7 @@ from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.coordinator import StepReport
 from greatmeta_dist.engine.worker import Sizes, Worker
-from greatmeta_dist.engine.world import World
+from greatmeta_dist.engine.world import Traffic, World
 from greatmeta_dist.evaluate import group_summaries, score_part
 from greatmeta_dist.locks import locked
 from greatmeta_dist.tasks.lanes import (
@@ -36,7 +36,7 @@ from greatmeta_dist.tasks.lanes import (
     even_balance,
     shared_lanes,
 )
-from greatmeta_dist.tasks.loader import Loader
+from greatmeta_dist.tasks.loader import Loader, with_following
 from greatmeta_dist.tasks.split import SCENARIOS
 from greatmeta_dist.tasks.store import FieldChoice, Store
 from greatmeta_dist.tracking import (
@@ -333,22 +333,26 @@ class _Training:
     ) -> None:
         """Steps ``start`` to ``steps``; every step is one call of the meta step."""
         clock, since = time.monotonic(), start
-        for step, tasks in enumerate(loader, start + 1):
-            report = self.setup.worker.step(tasks.batch)
+        worker = self.setup.worker
+        for step, (tasks, following) in enumerate(with_following(loader), start + 1):
+            report = worker.step(
+                tasks.batch,
+                following.batch if following else None,
+                is_stopping=bool(stop) or self.is_stopped(),
+            )
             if report is not None:
                 self.counts.append(report.counts)
             self.writer.check()
             if step % self.config.log_every == 0 or step == steps:
                 self._log(step, report, tasks, (step - since, clock), tracker, bar)
                 clock, since = time.monotonic(), step
-            is_stopped = not self.world.agree(not (stop or self.is_stopped()))
             if step % self.config.valid_every == 0 or step == steps:
                 before = time.monotonic()
                 self._validate(step, tracker)
                 clock += time.monotonic() - before
-            if is_stopped or step == steps or self._is_due(step):
+            if worker.is_stopping or step == steps or self._is_due(step):
                 self._save(step)
-            if is_stopped:
+            if worker.is_stopping:
                 self.writer.wait()
                 raise KeyboardInterrupt
         self.writer.wait()
@@ -367,14 +371,16 @@ class _Training:
         bar: Any,
     ) -> None:
         """Records of a step; ``since`` are the steps since the last and when that was."""
-        everyone = self.world.gather_objects((tasks.group, tasks.num_support))
-        traffic = self.world.traffic.take()
+        own = tasks.group, tasks.num_support, self.world.traffic.take()
+        everyone = self.world.gather_objects(own)
         if report is None or everyone is None:
             return
         num_steps, clock = since
         seconds = time.monotonic() - clock
         self._require_few_left_out(step, num_steps)
-        group, num_support = (np.concatenate(parts) for parts in zip(*everyone, strict=True))
+        *parts, traffics = zip(*everyone, strict=True)
+        group, num_support = (np.concatenate(part) for part in parts)
+        traffic = Traffic.of_all(traffics)
         scale = self.setup.maker.labels.scale**2
         is_click = self.setup.store.manifest.is_click
         users = StepUsers(group, num_support, self.setup.store.manifest.groups)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from greatmeta_dist.engine.coordinator import GRADIENT_BOUND, Coordinator
@@ -34,7 +35,11 @@ def _tree(parts: Sequence, make: Callable[..., Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class RoutingPlan:
-    """Which rows of a batch live where; made once a batch, used by all its exchanges."""
+    """Which rows of a batch live where; made once a batch, used by all its exchanges.
+
+    Other tensors may ride along with rows, a parcel for each worker: a message costs its latency
+    however much is in it.
+    """
 
     world: World
     table: EmbeddingTable
@@ -49,45 +54,113 @@ class RoutingPlan:
 
     @classmethod
     def of(cls, rows: Tensor, table: EmbeddingTable, world: World) -> "RoutingPlan":
-        """For distinct, ascending rows [U] of the whole table."""
-        if world.size == 1:
-            return cls(world, table, [len(rows)], [rows], rows, [])
-        edges = torch.tensor([table.start_of(r) for r in range(1, world.size)])
-        bounds = torch.searchsorted(rows, edges.to(rows)).tolist()
-        pieces = [rows[a:b] for a, b in itertools.pairwise([0, *bounds, len(rows)])]
+        """For distinct, ascending rows [U] of the whole table; takes two messages."""
+        pieces = by_owner(rows, table, world)
+        counts = [[piece.new_tensor([len(piece)])] for piece in pieces]
+        due = torch.cat([c for (c,) in world.all_to_all(counts, _each(world, [(1,)]), "plan")])
+        asked = world.all_to_all([[p] for p in pieces], [[(n,)] for n in due.tolist()], "plan")
+        return cls.from_asked(pieces, [places for (places,) in asked], table, world)
+
+    @classmethod
+    def from_asked(
+        cls, pieces: list[Tensor], asked: list[Tensor], table: EmbeddingTable, world: World
+    ) -> "RoutingPlan":
+        """Once others have told what they need: ``pieces`` are the own needs, ``by_owner``."""
         sent = [len(piece) for piece in pieces]
-        counts = torch.tensor(sent, device=rows.device).split(1)
-        received = torch.cat(world.all_to_all(counts, [1] * world.size, "plan")).tolist()
-        asked = [a - table.first for a in world.all_to_all(pieces, received, "plan")]
+        if world.size == 1:
+            return cls(world, table, sent, asked, asked[0], [])
+        asked = [places.long() for places in asked]
         own = torch.unique(torch.cat(asked))
         return cls(world, table, sent, asked, own, [torch.searchsorted(own, a) for a in asked])
 
-    def fetch(self, read: Callable[[Tensor], Tensor], phase: str) -> Tensor:
+    def fetch(
+        self, read: Callable[[Tensor], Tensor], phase: str, riders: "Riders | None" = None
+    ) -> tuple[Tensor, list[list[Tensor]]]:
         """What ``read`` makes of places in a block, [n] → [n, d], for the batch's rows: [U, d]."""
-        found = [read(places) for places in self.asked]
-        return torch.cat(self.world.all_to_all(found, self.sent, phase))
+        return self._deliver([read(places) for places in self.asked], phase, riders)
 
-    def total(self, values: Tensor, phase: str) -> Tensor:
+    def total(
+        self, values: Tensor, phase: str, riders: "Riders | None" = None
+    ) -> tuple[Tensor, list[list[Tensor]]]:
         """Sums over workers of values [U, d] at their batches' rows, at the own ``rows``."""
+        shapes = [(len(places), values.shape[1]) for places in self.asked]
+        received, rode = self._swap(values.split(self.sent), shapes, phase, riders)
         if self.world.size == 1:
-            return values
-        received = self.world.all_to_all(
-            values.split(self.sent), [len(a) for a in self.asked], phase
-        )
+            return values, rode
         shape = (len(self.rows), values.shape[1])
         pairs = list(zip(received, self.positions, strict=True))
-        return _tree(pairs, lambda pair: pair[0].new_zeros(shape).index_copy_(0, pair[1], pair[0]))
+        return (
+            _tree(pairs, lambda pair: pair[0].new_zeros(shape).index_copy_(0, pair[1], pair[0])),
+            rode,
+        )
 
-    def spread(self, totals: Tensor, phase: str) -> Tensor:
+    def spread(
+        self, totals: Tensor, phase: str, riders: "Riders | None" = None
+    ) -> tuple[Tensor, list[list[Tensor]]]:
         """Back from ``total``: at the batch's rows [U, d]."""
         if self.world.size == 1:
-            return totals
-        found = [totals.index_select(0, at) for at in self.positions]
-        return torch.cat(self.world.all_to_all(found, self.sent, phase))
+            return totals, list(riders.given) if riders else []
+        return self._deliver([totals.index_select(0, at) for at in self.positions], phase, riders)
+
+    def _deliver(
+        self, found: Sequence[Tensor], phase: str, riders: "Riders | None"
+    ) -> tuple[Tensor, list[list[Tensor]]]:
+        """Rows from their owners, those of the lowest first."""
+        received, rode = self._swap(
+            found, [(n, found[0].shape[1]) for n in self.sent], phase, riders
+        )
+        return received[0] if self.world.size == 1 else torch.cat(received), rode
+
+    def _swap(
+        self,
+        pieces: Sequence[Tensor],
+        shapes: Sequence[tuple[int, int]],
+        phase: str,
+        riders: "Riders | None",
+    ) -> tuple[list[Tensor], list[list[Tensor]]]:
+        riders = riders or Riders.none(self.world)
+        parcels = [[p, *own] for p, own in zip(pieces, riders.given, strict=True)]
+        due = [[shape, *own] for shape, own in zip(shapes, riders.due, strict=True)]
+        received = self.world.all_to_all(parcels, due, phase)
+        return [first for first, *_ in received], [rest for _, *rest in received]
+
+
+@dataclass(frozen=True)
+class Riders:
+    """What rides along with rows: a few tensors for each worker, and the shapes of what comes."""
+
+    given: list[list[Tensor]]
+    due: list[list[tuple[int, ...]]]
+
+    @classmethod
+    def none(cls, world: World) -> "Riders":
+        return cls(_each(world, []), _each(world, []))
+
+
+def _each(world: World, value: list) -> list[list]:
+    return [value] * world.size
+
+
+def by_owner(rows: Tensor, table: EmbeddingTable, world: World) -> list[Tensor]:
+    """Distinct, ascending rows [U] of the whole table, as places in each worker's block."""
+    if world.size == 1:
+        return [rows]
+    starts = [table.start_of(rank) for rank in range(world.size)]
+    bounds = torch.searchsorted(rows, torch.tensor(starts[1:]).to(rows)).tolist()
+    edges = itertools.pairwise([0, *bounds, len(rows)])
+    return [(rows[a:b] - start).int() for (a, b), start in zip(edges, starts, strict=True)]
 
 
 class LaneExchange:
-    """The messages of one step, for the lanes hosted here."""
+    """The messages of one step, for the lanes hosted here.
+
+    The plan for the batch after it, and whether any worker asks to stop, ride along.
+    """
+
+    next_plan: RoutingPlan
+    """For the batch to follow, after ``apply``."""
+    is_stopping: bool
+    """Whether any worker asks to stop, after ``fetch_rows``."""
 
     def __init__(
         self,
@@ -96,23 +169,48 @@ class LaneExchange:
         layers: dict[str, Tensor],
         coordinator: Coordinator | None,
         world: World,
+        *,
+        plan: RoutingPlan | None = None,
+        following: Tensor | None = None,
+        is_stopping: bool = False,
     ):
-        """``coordinator`` is None except on rank 0."""
+        """``coordinator`` is None except on rank 0. ``plan`` is an earlier exchange's
+        ``next_plan``, made here where not given; ``following`` are the rows of the next batch."""
         self._step, self._table, self._layers = step, table, layers
         self._coordinator, self._world = coordinator, world
         ends = list(itertools.accumulate(step.lanes))
         self._lanes = [slice(a, b) for a, b in itertools.pairwise([0, *ends])]
-        self._plan = RoutingPlan.of(step.rows, table, world)
+        self._plan = plan or RoutingPlan.of(step.rows, table, world)
+        self._next = by_owner(step.rows[:0] if following is None else following, table, world)
+        self.is_stopping = is_stopping
 
     def fetch_rows(self) -> list[Tensor]:
-        rows = self._plan.fetch(self._table.fetch, "fetch rows")
+        like = self._step.rows.new_empty(0, dtype=torch.int32)
+        notes = [[like.new_tensor([len(piece), int(self.is_stopping)])] for piece in self._next]
+        riders = Riders(notes, _each(self._world, [(2,)]))
+        rows, told = self._plan.fetch(self._table.fetch, "fetch rows", riders)
+        self._due, flags = torch.stack([note for (note,) in told]).T.tolist()
+        self.is_stopping = any(flags)
         return [rows.index_select(0, at) for at in self._step.positions]
 
     def sum(self, parts: list[MetaGradient]) -> list[MetaGradient]:
-        total, rows = self._reduce(parts, "sum")
-        layers = unflat(self._world.broadcast(total, "sum"), self._layers)
-        rows = self._plan.spread(rows, "sum")
-        return [MetaGradient(layers, rows.index_select(0, at)) for at in self._step.positions]
+        layers, rows = self._add_parts(parts)
+        if self._world.is_fast:
+            layers = self._world.all_reduce(layers, "sum")
+            rows, _ = self._plan.spread(self._plan.total(rows, "sum")[0], "sum")
+        else:
+            # Each worker adds up a slice of A, as it does its own rows.
+            size = [(-(-len(layers) // self._world.size),)]
+            given = [[piece] for piece in _slices(layers, self._world.size)]
+            due = _each(self._world, size)
+            rows, received = self._plan.total(rows, "sum", Riders(given, due))
+            own = tree_sum([piece for (piece,) in received])
+            rows, all_slices = self._plan.spread(
+                rows, "sum", Riders(_each(self._world, [own]), due)
+            )
+            layers = torch.cat([piece for (piece,) in all_slices])[: len(layers)]
+        total = unflat(layers, self._layers)
+        return [MetaGradient(total, rows.index_select(0, at)) for at in self._step.positions]
 
     def weigh(self, parts: list[UserStatistics]) -> list[Tensor]:
         return self._ask(
@@ -133,30 +231,50 @@ class LaneExchange:
         return list(weights.split([len(part) for part in parts]))
 
     def apply(self, parts: list[MetaGradient]) -> None:
-        layers, rows = self._reduce(parts, "outer update")
-        if self._coordinator is not None:
-            self._coordinator.step(unflat(layers, self._layers))
+        layers, rows = self._add_parts(parts)
+        given = [[piece] for piece in self._next]
+        due: list[list[tuple[int, ...]]] = [[(n,)] for n in self._due]
+        if self._world.is_fast:
+            layers = self._world.all_reduce(layers, "outer update")
+        else:
+            slices = _slices(layers, self._world.size)
+            given = [[*own, piece] for own, piece in zip(given, slices, strict=True)]
+            due = [[*own, tuple(slices[0].shape)] for own in due]
+        rows, received = self._plan.total(rows, "outer update", Riders(given, due))
+        self.next_plan = RoutingPlan.from_asked(
+            self._next, [own[0] for own in received], self._table, self._world
+        )
+        total: Tensor | None = layers
+        if not self._world.is_fast:
+            own = tree_sum([piece for _, piece in received])
+            total = self._world.gather(own, "outer update")
+        if self._coordinator is not None and total is not None:
+            self._coordinator.step(unflat(total[: len(layers)], self._layers))
         self._table.step(self._plan.rows, rows.clamp(-GRADIENT_BOUND, GRADIENT_BOUND))
         share(self._layers, self._world, "outer update")
 
-    def _reduce(self, parts: list[MetaGradient], phase: str) -> tuple[Tensor, Tensor]:
-        """Sums over all lanes: of A, flat, on rank 0; of rows, at those of the own block."""
+    def _add_parts(self, parts: list[MetaGradient]) -> tuple[Tensor, Tensor]:
+        """Sums over the lanes hosted here: of A, flat; of rows, at those of the batch."""
         layers = self._add([flat(part.layers, self._layers) for part in parts])
         if len(parts) == 1:
-            rows = parts[0].rows
-        else:
-            shape = (len(self._step.rows), parts[0].rows.shape[1])
-            rows = self._add(
-                [
-                    part.rows.new_zeros(shape).index_copy_(0, at, part.rows)
-                    for part, at in zip(parts, self._step.positions, strict=True)
-                ]
-            )
-        return self._world.reduce(layers, phase), self._plan.total(rows, phase)
+            return layers, parts[0].rows
+        shape = (len(self._step.rows), parts[0].rows.shape[1])
+        return layers, self._add(
+            [
+                part.rows.new_zeros(shape).index_copy_(0, at, part.rows)
+                for part, at in zip(parts, self._step.positions, strict=True)
+            ]
+        )
 
     def _add(self, parts: Sequence[Tensor]) -> Tensor:
         """Add within each lane, then over the lanes hosted here."""
         return tree_sum([tree_sum(parts[lane]) for lane in self._lanes])
+
+
+def _slices(values: Tensor, count: int) -> list[Tensor]:
+    """Values [n] in so many equal slices, the last ones filled up with zeros."""
+    size = -(-len(values) // count)
+    return list(F.pad(values, (0, count * size - len(values))).split(size))
 
 
 def flat(tensors: dict[str, Tensor], like: dict[str, Tensor]) -> Tensor:

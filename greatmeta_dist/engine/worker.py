@@ -34,6 +34,9 @@ class Sizes:
 class Worker:
     """θ = (E, A): a block of E, all of A; on rank 0 φ and the dense optimizers; the meta step."""
 
+    is_stopping: bool = False
+    """Whether any worker asked to stop in the last step."""
+
     def __init__(
         self, config: Config, sizes: Sizes, device: torch.device, world: World | None = None
     ):
@@ -88,6 +91,7 @@ class Worker:
                 averaging=config.train.averaging,
             )
         self._mean = self.layers
+        self._planned: tuple[StepBatch, RoutingPlan] | None = None
         self._step = MetaStep(
             self.model,
             self.inner,
@@ -101,12 +105,30 @@ class Worker:
             ),
         )
 
-    def step(self, batch: StepBatch) -> StepReport | None:
+    def step(
+        self, batch: StepBatch, following: StepBatch | None = None, *, is_stopping: bool = False
+    ) -> StepReport | None:
         """One meta step on the part of a global batch that is hosted here; the coordinator tells
-        of it."""
+        of it.
+
+        ``following`` is the next batch, whose rows' places are exchanged on the way, where it is
+        known; all workers know it, or none. ``is_stopping`` asks all to stop: see the attribute.
+        """
         here = to_device(batch, self.device)
-        exchange = LaneExchange(here, self.table, self.layers, self.coordinator, self.world)
+        planned = self._planned if self._planned and self._planned[0] is batch else None
+        exchange = LaneExchange(
+            here,
+            self.table,
+            self.layers,
+            self.coordinator,
+            self.world,
+            plan=planned[1] if planned else None,
+            following=following.rows.to(self.device) if following else None,
+            is_stopping=is_stopping,
+        )
         self._step(here.parts, self.layers, exchange=exchange)
+        self._planned = (following, exchange.next_plan) if following else None
+        self.is_stopping = exchange.is_stopping
         return self.coordinator.report if self.coordinator else None
 
     def settle(self) -> None:
@@ -131,7 +153,7 @@ class Worker:
             return None
         batch = to_device(batch, self.device)
         plan = RoutingPlan.of(batch.rows, self.table, self.world)
-        rows = plan.fetch(self.table.fetch_mean, "predictions")
+        rows, _ = plan.fetch(self.table.fetch_mean, "predictions")
         return predict_query(self.model, batch, rows, self._mean, self.inner)
 
     def dense_state(self) -> dict[str, Tensor]:

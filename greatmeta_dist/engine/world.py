@@ -4,6 +4,7 @@
 several, through torch.distributed. Both offer the same few operations, so a step is written once.
 """
 
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -22,13 +23,19 @@ START_PATIENCE = timedelta(seconds=180)
 """The same while workers start, load data and checkpoints."""
 
 
+Parcels = Sequence[Sequence[Tensor]]
+"""Tensors for each worker, or from each."""
+Shapes = Sequence[Sequence[Sequence[int]]]
+"""Theirs."""
+
+
 class PeerLost(RuntimeError):
     """Another worker died or went silent; the group must start anew from its last checkpoint."""
 
 
 @dataclass
 class Traffic:
-    """Bytes this worker sent and seconds it spent in messages, by phase."""
+    """Bytes sent to other workers and seconds spent in messages, waiting included, by phase."""
 
     sent: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -36,6 +43,15 @@ class Traffic:
     def add(self, phase: str, sent: int, seconds: float) -> None:
         self.sent[phase] = self.sent.get(phase, 0) + sent
         self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
+    @classmethod
+    def of_all(cls, workers: Sequence["Traffic"]) -> "Traffic":
+        """What all sent, and how long one was at it on average."""
+        total = cls()
+        for worker in workers:
+            for phase, seconds in worker.seconds.items():
+                total.add(phase, worker.sent[phase], seconds / len(workers))
+        return total
 
     def take(self) -> "Traffic":
         """What came together since the last call."""
@@ -51,6 +67,8 @@ class World:
     size: int = 1
     is_spare: bool = False
     """Whether this worker is one more than a power of two, and has nothing to do."""
+    is_fast: bool = False
+    """Whether sums of A may be taken in any order."""
 
     def __init__(self) -> None:
         self.traffic = Traffic()
@@ -59,8 +77,8 @@ class World:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def reduce(self, value: Tensor, phase: str) -> Tensor:
-        """Sum over workers, along the fixed tree; rank 0 has it, others something partial."""
+    def all_reduce(self, value: Tensor, phase: str) -> Tensor:
+        """The sum over workers, in any order the library likes; in place."""
         return value
 
     def broadcast(self, value: Tensor, phase: str) -> Tensor:
@@ -76,9 +94,12 @@ class World:
         assert value is not None
         return value
 
-    def all_to_all(self, pieces: Sequence[Tensor], sizes: list[int], phase: str) -> list[Tensor]:
-        """Piece r [·, …] goes to worker r; what each sent here, of so many rows."""
-        return list(pieces)
+    def all_to_all(self, parcels: Parcels, shapes: Shapes, phase: str) -> list[list[Tensor]]:
+        """Parcel r, of any few tensors, goes to worker r; what each sent here, of such shapes.
+
+        All parcels hold the same kinds, of 4 bytes an entry.
+        """
+        return [list(parcel) for parcel in parcels]
 
     def gather_objects(self, value: Any) -> list[Any] | None:
         """Any values of all workers, in rank order, on rank 0; None elsewhere."""
@@ -100,7 +121,7 @@ class Group(World):
     """One of several workers, joined by torch.distributed."""
 
     def __init__(self, *, is_fast: bool = False):
-        """The default process group must be up. ``is_fast`` adds in any order the library likes."""
+        """The default process group must be up."""
         super().__init__()
         self.rank, self.size = dist.get_rank(), 1 << dist.get_world_size().bit_length() - 1
         self.is_fast = is_fast
@@ -112,23 +133,9 @@ class Group(World):
             self._quick_control = dist.new_group(ranks, backend="gloo", timeout=PATIENCE)
             self._work = dist.new_group(ranks, timeout=PATIENCE)
 
-    def reduce(self, value: Tensor, phase: str) -> Tensor:
-        value = value.contiguous()
-        if self.is_fast:
-            with self._counted(phase, value):
-                dist.reduce(value, 0, group=self._work)
-            return value
-        distance = 1
-        while distance < self.size:
-            if self.rank % (2 * distance):
-                with self._counted(phase, value):
-                    dist.send(value, self.rank - distance, group=self._work)
-                break
-            other = torch.empty_like(value)
-            with self._counted(phase):
-                dist.recv(other, self.rank + distance, group=self._work)
-            value = value + other
-            distance *= 2
+    def all_reduce(self, value: Tensor, phase: str) -> Tensor:
+        with self._counted(phase, value):
+            dist.all_reduce(value, group=self._work)
         return value
 
     def broadcast(self, value: Tensor, phase: str) -> Tensor:
@@ -150,15 +157,25 @@ class Group(World):
             dist.scatter(out, parts, 0, group=self._work)
         return out
 
-    def all_to_all(self, pieces: Sequence[Tensor], sizes: list[int], phase: str) -> list[Tensor]:
-        given = torch.cat(list(pieces))
-        out = given.new_empty((sum(sizes), *given.shape[1:]))
-        away = [piece for r, piece in enumerate(pieces) if r != self.rank]
+    def all_to_all(self, parcels: Parcels, shapes: Shapes, phase: str) -> list[list[Tensor]]:
+        kinds = [tensor.dtype for tensor in parcels[0]]
+        packed = [
+            torch.cat([tensor.reshape(-1).view(torch.int32) for tensor in parcel])
+            for parcel in parcels
+        ]
+        sizes = [[math.prod(shape) for shape in parcel] for parcel in shapes]
+        given = torch.cat(packed)
+        out = given.new_empty(sum(map(sum, sizes)))
+        away = [piece for r, piece in enumerate(packed) if r != self.rank]
         with self._counted(phase, *away):
             dist.all_to_all_single(
-                out, given, sizes, [len(piece) for piece in pieces], group=self._work
+                out, given, [sum(s) for s in sizes], [len(p) for p in packed], group=self._work
             )
-        return list(out.split(sizes))
+        pieces = iter(out.split([n for parcel in sizes for n in parcel]))
+        return [
+            [next(pieces).view(kind).view(shape) for kind, shape in zip(kinds, parcel, strict=True)]
+            for parcel in shapes
+        ]
 
     def gather_objects(self, value: Any) -> list[Any] | None:
         found: list[Any] | None = [None] * self.size if self.is_first else None

@@ -3,7 +3,7 @@
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -76,3 +76,14 @@ class Loader:
     def _built(self, number: int) -> Step:
         step = self._lanes.step(number)
         return replace(step, batch=pinned(step.batch)) if self._is_pinned else step
+
+
+def with_following(steps: Iterable[Step]) -> Iterator[tuple[Step, Step | None]]:
+    """Each step with the one after it, None after the last."""
+    held: Step | None = None
+    for step in steps:
+        if held is not None:
+            yield held, step
+        held = step
+    if held is not None:
+        yield held, None

@@ -6,8 +6,8 @@ steps in turns: synthetic data of MovieLens 100K's shape (97 support and 10 quer
 items), the shipped configuration, batches built in between; and two lone workers at a time, which
 say what two cores of this machine can do at best. The same with users of uneven activity (107 rows
 on average), where workers wait for each other. Then the memory that each worker needs for a table
-of ``--rows`` rows of 32. Then a model, calibrated from these measurements, of up to 512 workers and
-10⁹ rows.
+of ``--rows`` rows of 32, and what a checkpoint costs. Then a model, calibrated from these
+measurements, of up to 512 workers and 10⁹ rows.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from rich.table import Table
 
 from benchmarks.environment import environment
 from greatmeta_dist.config import DataConfig
+from greatmeta_dist.engine.checkpoint import Writer, steps
 from greatmeta_dist.engine.embeddings import EmbeddingTable, block_size, fresh_rows
 from greatmeta_dist.engine.world import START_PATIENCE, Group, World
 from greatmeta_dist.options import compose_config, opened
@@ -52,7 +53,7 @@ SHAPES = {
     ),
     "uneven users": DataConfig(users=4000, items=1682, mean_interactions=107),
 }
-STEPS = 6
+STEPS = 12
 """Of a round."""
 MODELLED = (2, 8, 32, 128, 512)
 ROWS_MODELLED = 10**9
@@ -60,6 +61,8 @@ WIDTH = 32
 """Of the table whose memory is measured."""
 WORTH = 0.05
 """The share of a step's time that a plain all-reduce must save to be worth other bits."""
+ROWS_SAVED = 1_000_000
+"""Of the table whose checkpoint is measured."""
 
 
 @dataclass
@@ -235,15 +238,54 @@ def memory(num_rows: int, folder: Path) -> dict[int, list[float]]:
     return found
 
 
+def checkpointing(folder: Path) -> dict[str, float]:
+    """Seconds that training waits for a checkpoint, that writing takes, and of a step meanwhile."""
+    prepare(SHAPES["ml-100k"], folder / "store")
+    with opened():
+        config = compose_config([f"store={folder / 'store'}", "cluster.threads=1"])
+    setup = set_up(config, Store(folder / "store"))
+    lanes = Lanes.of(setup.store, setup.maker, setup.choice, config.train, rank=0, size=1)
+    batch = lanes.step(0).batch
+
+    def step() -> float:
+        start = time.perf_counter()
+        setup.worker.step(batch)
+        return time.perf_counter() - start
+
+    rows = torch.randn(ROWS_SAVED, WIDTH)
+    table = EmbeddingTable(rows, rate=1e-3, averaging=0.99)
+    writer = Writer(folder / "checkpoints", World(), keep=1)
+    state = {"num_rows": ROWS_SAVED}
+    writer.save(0, {}, table.state(), state)
+    writer.wait()
+    alone = [step() for _ in range(25)][5:]
+    start = time.perf_counter()
+    writer.save(1, {}, table.state(), state)
+    waited = time.perf_counter() - start
+    meanwhile = []
+    while steps(folder / "checkpoints") != [1]:
+        meanwhile.append(step())
+    written = time.perf_counter() - start
+    alone += [step() for _ in range(20)]
+    return {
+        "mib": sum(t.numel() * t.element_size() for t in table.state().values()) / 2**20,
+        "training_waits_s": waited,
+        "written_after_s": written,
+        "steps_meanwhile": len(meanwhile),
+        "step_slower": statistics.median(meanwhile) / statistics.median(alone),
+    }
+
+
 def model(found: dict[str, Any], gbit: float, latency_us: float) -> list[dict[str, float]]:
     """Predictions for as many users a worker as half the measured step.
 
     Assumes: computing takes a worker what it takes one here; a worker touches as many distinct
     rows, of ``model.embedding_dim`` 16, as one of 2 does here, spread evenly over owners; every
-    link carries ``gbit`` both ways, every message ``latency_us`` more; all-to-alls post a message
-    to every peer; the tree and the broadcast take log₂ W hops of all of A; a plain reduction is the
-    best there is (halving and doubling: log₂ W messages each way, all of A once each way); nothing
-    overlaps.
+    link carries ``gbit`` both ways, every message ``latency_us`` more; an all-to-all posts a
+    message to every peer, in which slices of A and the next plan ride; gather, scatter and
+    broadcast take log₂ W hops, the broadcast all of A in each; with ``fast`` the two sums of A
+    leave the all-to-alls for the best all-reduces there are (halving and doubling: log₂ W messages
+    each way, all of A once each way); nothing overlaps.
     """
     users = found["users_per_step"] / 2
     compute = users / found["users_per_s"][1]
@@ -255,26 +297,25 @@ def model(found: dict[str, Any], gbit: float, latency_us: float) -> list[dict[st
     out = []
     for size in MODELLED:
         hops, away = math.log2(size), (size - 1) / size
-        row_message = latency * (size - 1) + away * rows * 4 * width / bandwidth
-        plan = 2 * latency * (size - 1) + away * rows * 8 / bandwidth
-        # Fetch; ḡ to owners and back; the outer update to owners.
-        in_rows = plan + 4 * row_message
+        # Fetch; ḡ to owners and back; the outer update to owners, the next plan riding along.
+        in_rows = 4 * latency * (size - 1) + away * rows * (4 * 4 * width + 4) / bandwidth
         told = (size - 1) * users * 4 * (columns + 1) / bandwidth + 2 * latency * hops
-        hop = latency + of_a / bandwidth
-        tree = 2 * 2 * hops * hop
+        new_a = hops * (latency + of_a / bandwidth)
+        # ḡ in slices, out and back; the update in slices, and the sums to the coordinator.
+        exact = 4 * away * of_a / bandwidth + latency * hops
         plain = 2 * 2 * (hops * latency + away * of_a / bandwidth)
-        step = compute + in_rows + told + tree
-        fast = compute + in_rows + told + plain
-        sent = away * rows * (8 + 4 * 4 * width) + 4 * of_a * away + users * 4 * (columns + 1)
+        step = compute + in_rows + told + exact + new_a
+        sent = away * (rows * (4 + 4 * 4 * width) + 5 * of_a) + users * 4 * (columns + 1)
         out.append(
             {
                 "workers": size,
                 "users_per_s": size * users / step,
                 "efficiency": compute / step,
                 "bytes_per_user": sent / users,
-                "tree_ms": 1e3 * tree,
+                "messages_ms": 1e3 * (step - compute),
+                "sums_of_A_ms": 1e3 * exact,
                 "fast_ms": 1e3 * plain,
-                "fast_saves": 1 - fast / step,
+                "fast_saves": (exact - plain) / step,
                 "gib_of_rows": rows_bytes / size / 2**30,
             }
         )
@@ -307,14 +348,23 @@ def show(found: dict[str, Any], console: Console) -> None:
         console.print(
             f"{found['rows']:,} rows of {WIDTH}: {size} workers hold {each} MiB", highlight=False
         )
+    saved = found["checkpoint"]
+    console.print(
+        f"checkpoint of {ROWS_SAVED:,} rows of {WIDTH}, {saved['mib']:.0f} MiB: training waits "
+        f"{saved['training_waits_s']:.2f} s; written after {saved['written_after_s']:.1f} s, "
+        f"{saved['steps_meanwhile']} steps meanwhile, {saved['step_slower']:.2f} times as long",
+        soft_wrap=True,
+        highlight=False,
+    )
     table = Table(
         "workers",
         "users/s",
-        "efficiency",
-        "bytes a user",
-        "tree ms",
-        "fast ms",
-        "fast saves",
+        "of ideal",
+        "bytes/user",
+        "messages",
+        "sums of A",
+        "if fast",
+        "saves",
         "GiB of rows",
         box=SIMPLE,
         title=f"model: {found['gbit']:g} Gbit/s, {found['latency_us']:g} µs, 10⁹ rows of 16",
@@ -325,8 +375,9 @@ def show(found: dict[str, Any], console: Console) -> None:
             f"{row['users_per_s']:.0f}",
             f"{row['efficiency']:.0%}",
             f"{row['bytes_per_user']:.0f}",
-            f"{row['tree_ms']:.2f}",
-            f"{row['fast_ms']:.2f}",
+            f"{row['messages_ms']:.2f} ms",
+            f"{row['sums_of_A_ms']:.2f} ms",
+            f"{row['fast_ms']:.2f} ms",
             f"{row['fast_saves']:.1%}",
             f"{row['gib_of_rows']:.1f}",
         )
@@ -354,6 +405,8 @@ def main() -> None:
             found["measured"][name] = measure(data, options.users, options.rounds, Path(folder))
     with tempfile.TemporaryDirectory() as folder:
         found["memory"] = memory(options.rows, Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        found["checkpoint"] = checkpointing(Path(folder))
     found |= {"gbit": options.gbit, "latency_us": options.latency_us}
     found["model"] = model(found["measured"]["ml-100k"], options.gbit, options.latency_us)
     show(found, Console(width=100))

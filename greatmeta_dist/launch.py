@@ -19,7 +19,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from greatmeta_dist.config import Config, InputError
+from greatmeta_dist.config import Config, InputError, require
 from greatmeta_dist.display import Display, Silent
 from greatmeta_dist.engine.world import START_PATIENCE, Group, PeerLost, join
 from greatmeta_dist.outcome import Outcome, Starts, attempt
@@ -31,7 +31,13 @@ GRACE_S = 10.0
 
 def launch(config: Config, run: Path, display: Display) -> dict[str, Any]:
     """Train as ``config.cluster`` says; what ``metrics.json`` holds."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > 1:
+        require(
+            started.bit_count() == 1,
+            f"torchrun started {started} processes; workers come in powers of two, take "
+            f"{1 << started.bit_length() - 1}",
+        )
         return _as_member(config, run, display)
     if config.cluster.kind == "ray":
         try:

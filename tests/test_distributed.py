@@ -16,10 +16,13 @@ from benchmarks.chaos import digest, disturb
 from greatmeta_dist.config import ClusterConfig, Config, DataConfig, InputError
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
+from greatmeta_dist.engine.embeddings import block_size
 from greatmeta_dist.launch import launch
 from greatmeta_dist.options import compose_config, opened
+from greatmeta_dist.tasks.lanes import Lanes
 from greatmeta_dist.tasks.prepare import prepare
-from greatmeta_dist.tasks.store import Store
+from greatmeta_dist.tasks.store import FieldChoice, Store
+from greatmeta_dist.train import set_up
 
 STEPS = 50
 SIDES = ("support_item", "query_item")
@@ -64,10 +67,10 @@ def config_for(store: Path, workers: int, *options: str) -> Config:
         )
 
 
-def losses(run: Path) -> list[float]:
+def scalars(run: Path) -> dict[str, list[float]]:
     events = EventAccumulator(str(run / "tensorboard"), {"scalars": 0})
     events.Reload()
-    return [e.value for e in events.Scalars("train/loss")]
+    return {name: [e.value for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
 
 
 def same_at_every_size(store: Path, folder: Path, *options: str) -> None:
@@ -75,7 +78,7 @@ def same_at_every_size(store: Path, folder: Path, *options: str) -> None:
     for workers in (1, 2, 4, 8):
         run = folder / str(workers)
         metrics = launch(config_for(store, workers, *options), run, Display())
-        found[workers] = digest(run), losses(run), metrics["valid"]
+        found[workers] = digest(run), scalars(run)["train/loss"], metrics["valid"]
         assert len(json.loads((run / "workers.json").read_text())) == workers
     assert len(found[1][1]) == STEPS
     assert all(found[workers] == found[1] for workers in (2, 4, 8))
@@ -89,6 +92,13 @@ def test_same_bits_with_1_2_4_and_8_workers_on_uneven_users(uneven, tmp_path):
     assert min(sizes["query_item"]) == 0
     assert max(sizes["support_item"]) > 40 > 4 > min(sizes["support_item"])
     same_at_every_size(uneven, tmp_path, "train.users_per_step=8", "train.is_resplit=false")
+
+
+def test_same_bits_with_1_2_4_and_8_workers_on_synthetic_data(tmp_path):
+    prepare(DataConfig(users=500, items=300), tmp_path / "store")
+    store = Store(tmp_path / "store")
+    assert "item_id" in [field.name for field in store.fields("item", FieldChoice(True, False))]
+    same_at_every_size(tmp_path / "store", tmp_path)
 
 
 @pytest.mark.data
@@ -107,6 +117,49 @@ def test_same_bits_with_look_ahead_and_without_scheduler(uneven, tmp_path, sched
     for workers in (1, 2):
         launch(config_for(uneven, workers, *given), tmp_path / str(workers), Display())
     assert digest(tmp_path / "1") == digest(tmp_path / "2")
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_bytes_are_those_of_the_rows_the_slices_of_a_and_the_users(uneven, tmp_path, workers):
+    steps = 6
+    config = config_for(
+        uneven, workers, "train.users_per_step=8", f"train.steps={steps}", "train.valid_every=1000"
+    )
+    launch(config, tmp_path / "run", Display())
+    found = scalars(tmp_path / "run")
+    store = Store(uneven)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, lanes=8))
+    setup = set_up(config, store)
+    parts = [
+        Lanes.of(store, setup.maker, setup.choice, config.train, rank=rank, size=workers)
+        for rank in range(workers)
+    ]
+    block = block_size(store.manifest.num_rows, workers)
+
+    def away(number: int) -> int:
+        """Rows that workers touch and others hold."""
+        if number == steps:
+            return 0
+        rows = [lanes.step(number).batch.rows for lanes in parts]
+        return sum(int((own // block != rank).sum()) for rank, own in enumerate(rows))
+
+    in_a = sum(p.numel() for p in setup.worker.layers.values())
+    of_a, others = 4 * -(-in_a // workers), workers * (workers - 1)
+    assert (-(-in_a // workers)) * workers >= in_a
+    width = 4 * config.model.embedding_dim
+    columns = 3 + setup.worker.sizes.total
+    users_away = 8 * (workers - 1) // workers
+    for number in range(steps):
+        now, following = away(number), away(number + 1)
+        expected = {
+            "fetch_rows": now * width + 8 * others,
+            "sum": 2 * now * width + 2 * of_a * others,
+            "statistics": users_away * columns * 4,
+            "weights": users_away * 4,
+            "outer_update": now * width + following * 4 + of_a * (others + workers - 1) + in_a * 4,
+        }
+        assert {k: found[f"perf/bytes/{k}"][number] for k in expected} == expected
+        assert all(found[f"perf/seconds/{k}"][number] > 0 for k in expected)
 
 
 def test_run_goes_on_with_another_number_of_workers(uneven, tmp_path):
@@ -138,6 +191,12 @@ def test_more_workers_than_lanes_are_refused(uneven, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_processes_that_are_no_power_of_two_are_refused(uneven, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(InputError, match=r"torchrun started 3 processes; .* take 2"):
+        launch(config_for(uneven, 1), tmp_path / "run", Display())
+
+
 @pytest.mark.parametrize("workers", [3, [1, 2], [4, 2], 0, "two"])
 def test_impossible_workers_are_refused(workers):
     with pytest.raises(InputError, match=r"cluster.workers is"):
@@ -154,11 +213,44 @@ def test_killed_processes_change_nothing(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_ray_coordinator_changes_nothing(tmp_path):
-    kinds = ["ray coordinator"]
+def test_killed_ray_coordinator_or_raylet_changes_nothing(tmp_path):
+    kinds = ["ray coordinator", "raylet"]
     results = disturb(tmp_path, kinds, seed=2, tell=print)
     assert [r.kind for r in results if r.is_same] == kinds
-    assert [r.workers for r in results] == [2]
+    assert [r.workers for r in results] == [2, 1]
+
+
+@pytest.mark.slow
+def test_ray_trains_with_two_workers_where_it_has_room_for_three(uneven, tmp_path):
+    plain = ("train.users_per_step=8", "train.steps=12")
+    launch(config_for(uneven, 1, *plain), tmp_path / "alone", Display())
+    words = ("cluster=ray", "cluster.workers=[1,4]", *plain)
+    program = f"""
+import ray
+from greatmeta_dist import on_ray
+from greatmeta_dist.cli import main
+ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
+main(["train", "store={uneven}", "run={tmp_path / "run"}", *{words!r}])
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=240)
+    assert len(json.loads((tmp_path / "run" / "workers.json").read_text())) == 2
+    assert digest(tmp_path / "run") == digest(tmp_path / "alone")
+
+
+def test_without_ray_all_but_cluster_ray_works_and_that_says_what_to_do(uneven, tmp_path):
+    words = ["train", f"store={uneven}", "train.users_per_step=8", "train.steps=3"]
+    # Importing a module that is None there fails as one that is not installed.
+    program = "import sys; sys.modules['ray'] = None; from greatmeta_dist import cli; sys.exit(cli.main())"
+
+    def run(*more: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-c", program, *words, *more], capture_output=True, text=True
+        )
+
+    found = run(f"run={tmp_path / 'a'}", "cluster=ray", "cluster.workers=2")
+    assert found.returncode == 2
+    assert "pip install 'ray[train]', or take cluster=local" in found.stderr
+    assert run(f"run={tmp_path / 'b'}", "cluster.workers=2").returncode == 0
 
 
 def test_poisoned_user_counts_nothing_is_named_and_too_many_stop(tmp_path):

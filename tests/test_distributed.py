@@ -240,7 +240,10 @@ main(["train", "store={uneven}", "run={tmp_path / "run"}", *{words!r}])
 def test_without_ray_all_but_cluster_ray_works_and_that_says_what_to_do(uneven, tmp_path):
     words = ["train", f"store={uneven}", "train.users_per_step=8", "train.steps=3"]
     # Importing a module that is None there fails as one that is not installed.
-    program = "import sys; sys.modules['ray'] = None; from greatmeta_dist import cli; sys.exit(cli.main())"
+    program = (
+        "import sys; sys.modules['ray'] = None\n"
+        "from greatmeta_dist import cli; sys.exit(cli.main())"
+    )
 
     def run(*more: str) -> subprocess.CompletedProcess:
         return subprocess.run(

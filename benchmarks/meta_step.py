@@ -44,11 +44,11 @@ from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.scheduler import Scheduler
 from greatmeta_dist.meta.step import MetaStep, StepSettings, Weighing
 from greatmeta_dist.options import compose_config, opened
+from greatmeta_dist.run import Setup, set_up
 from greatmeta_dist.tasks.lanes import Lanes
 from greatmeta_dist.tasks.loader import Loader
 from greatmeta_dist.tasks.prepare import prepare
 from greatmeta_dist.tasks.store import Store
-from greatmeta_dist.train import Setup, set_up
 
 RATE = 1e-3
 PHASES = ("embed", "inner loop", "query", "factors", "scheduler", "outer update")

@@ -32,11 +32,12 @@ from greatmeta_dist.config import FACTORS, DataConfig
 from greatmeta_dist.display import Bar, Display
 from greatmeta_dist.evaluate import Scored, evaluate, score_part
 from greatmeta_dist.options import compose_config, opened
+from greatmeta_dist.run import Setup, load_run, set_up
 from greatmeta_dist.tasks.batch import TaskTable, shorten
 from greatmeta_dist.tasks.lanes import Labels
 from greatmeta_dist.tasks.prepare import prepare
 from greatmeta_dist.tasks.store import Store
-from greatmeta_dist.train import Setup, load_run, set_up, train
+from greatmeta_dist.train import train
 
 SUPPORTS: dict[str, int | None] = {"full": None, "10": 10, "5": 5}
 DRAWS = 4

@@ -35,10 +35,10 @@ from greatmeta_dist.engine.checkpoint import Writer, steps
 from greatmeta_dist.engine.embeddings import EmbeddingTable, block_size, fresh_rows
 from greatmeta_dist.engine.world import START_PATIENCE, Group, World
 from greatmeta_dist.options import compose_config, opened
+from greatmeta_dist.run import set_up
 from greatmeta_dist.tasks.lanes import Lanes, shared_lanes
 from greatmeta_dist.tasks.prepare import prepare
 from greatmeta_dist.tasks.store import Store
-from greatmeta_dist.train import set_up
 
 SIZES = (1, 2)
 ALONE = 0

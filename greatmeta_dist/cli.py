@@ -22,10 +22,10 @@ from greatmeta_dist.options import (
     value_of,
     with_changes,
 )
+from greatmeta_dist.run import load_run, saved_config
 from greatmeta_dist.tasks.clean import REJECTS
 from greatmeta_dist.tasks.prepare import prepare
 from greatmeta_dist.tasks.store import read_manifest
-from greatmeta_dist.train import load_run, saved_config
 
 
 def main(arguments: list[str] | None = None) -> int:

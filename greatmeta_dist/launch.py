@@ -23,7 +23,8 @@ from greatmeta_dist.config import Config, InputError, require
 from greatmeta_dist.display import Display, Silent
 from greatmeta_dist.engine.world import START_PATIENCE, Group, PeerLost, join
 from greatmeta_dist.outcome import Outcome, Starts, attempt
-from greatmeta_dist.train import begun, device_here, train
+from greatmeta_dist.run import begun, device_here
+from greatmeta_dist.train import train
 
 GRACE_S = 10.0
 """How long the others have to notice that a worker died, before they are ended."""

@@ -28,7 +28,8 @@ from greatmeta_dist.config import Config, InputError
 from greatmeta_dist.display import Bar, Display, Silent
 from greatmeta_dist.engine.world import START_PATIENCE, PeerLost, join
 from greatmeta_dist.outcome import Outcome, Starts, attempt
-from greatmeta_dist.train import begun, device_here, train
+from greatmeta_dist.run import begun, device_here
+from greatmeta_dist.train import train
 
 OBJECT_STORE_BYTES = 200 << 20
 """Of a local Ray; nothing large goes through it."""

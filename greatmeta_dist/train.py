@@ -11,34 +11,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 
-from greatmeta_dist.config import Config, InputError, require
+from greatmeta_dist.config import Config
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.coordinator import StepReport
-from greatmeta_dist.engine.worker import Sizes, Worker
 from greatmeta_dist.engine.world import Traffic, World
 from greatmeta_dist.evaluate import group_summaries, score_part
 from greatmeta_dist.locks import locked
-from greatmeta_dist.tasks.lanes import (
-    BatchMaker,
-    Labels,
-    Lanes,
-    Step,
-    dealt,
-    even_balance,
-    shared_lanes,
-)
+from greatmeta_dist.run import begun, require_same_store, say_skipped, set_up
+from greatmeta_dist.tasks.lanes import Lanes, Step
 from greatmeta_dist.tasks.loader import Loader, with_following
 from greatmeta_dist.tasks.split import SCENARIOS
-from greatmeta_dist.tasks.store import FieldChoice, Store
+from greatmeta_dist.tasks.store import Store
 from greatmeta_dist.tracking import (
     NullTracker,
     StepUsers,
@@ -47,114 +38,12 @@ from greatmeta_dist.tracking import (
     peak_memory_mib,
 )
 
-MAY_CHANGE = ("steps", "checkpoint_every", "keep_checkpoints", "log_every")
-"""Options of ``train`` that a resumed run may set anew."""
 MAX_WATCHED_USERS = 512
 """Scenarios with more users are not scored while training."""
 MAX_NAMED_USERS = 10
 """Users who count nothing are named up to this many at a time."""
 LOCK_PATIENCE_S = 60.0
 """How long rank 0 waits for what is left of a group that died."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """A worker with the store it learns from."""
-
-    config: Config
-    store: Store
-    choice: FieldChoice
-    maker: BatchMaker
-    worker: Worker
-
-
-def set_up(config: Config, store: Store, world: World | None = None) -> Setup:
-    """A fresh worker for a store, on its GPU where there is one."""
-    if config.cluster.threads is not None:
-        torch.set_num_threads(config.cluster.threads)
-    elif config.cluster.workers is not None:
-        torch.set_num_threads(1)
-    torch.backends.cuda.matmul.allow_tf32 = config.cluster.precision != "float32"
-    model = config.model
-    choice = FieldChoice(model.has_item_id, model.is_list_mean)
-    maker = BatchMaker(
-        store.item_features(choice),
-        has_support_gradient=model.has_encoder and model.context == "support",
-        has_row_norms=config.scheduler.kind in ("mlp", "lstm")
-        and config.scheduler.magnitude == "norm",
-        labels=Labels.of(store, model.label),
-        prior_rows=config.inner.prior_rows,
-        balance=even_balance(store.manifest.cluster_sizes, config.scheduler.evenness),
-    )
-    sizes = Sizes(
-        len(store.fields("user", choice)),
-        len(store.fields("item", choice)),
-        store.manifest.num_rows,
-        "bce" if store.manifest.is_click else "mse",
-    )
-    worker = Worker(config, sizes, device_here(), world)
-    return Setup(config, store, choice, maker, worker)
-
-
-def device_here() -> torch.device:
-    """This worker's GPU, the one that its place on the machine names, or the CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    number = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
-    torch.cuda.set_device(number)
-    return torch.device("cuda", number)
-
-
-def load_run(run: Path, store: Path | None, display: Display) -> tuple[Setup, int]:
-    """A run with its best parameters, and their step; raises ``InputError`` if there are none."""
-    config = saved_config(run)
-    require(
-        config is not None,
-        f"{run} holds no run (no config.yaml); run: greatmeta train store=DIR run={run}",
-    )
-    assert config is not None
-    setup = set_up(config, Store(store or Path(config.store or "")))
-    chosen, skipped = checkpoint.load_latest(run / "checkpoints")
-    require(chosen is not None, f"{run} has no whole checkpoint yet; run greatmeta train run={run}")
-    assert chosen is not None
-    _say_skipped(skipped, display)
-    _require_same_store(chosen, setup.store, run)
-    best = chosen.state["best"]
-    if best and best["step"] != chosen.step:
-        found = checkpoint.load(run / "checkpoints", best["step"])
-        if found is None:
-            display.say(
-                f"the best checkpoint, of step {best['step']}, is damaged or gone; "
-                f"taking step {chosen.step}"
-            )
-        chosen = found or chosen
-    setup.worker.load(chosen.dense, chosen.rows)
-    return setup, chosen.step
-
-
-def _say_skipped(steps: list[int], display: Display) -> None:
-    for step in steps:
-        display.say(f"checkpoint of step {step} is damaged or partial; going further back")
-
-
-def _require_same_store(found: checkpoint.Checkpoint, store: Store, run: Path) -> None:
-    require(
-        found.state["store"] == store.identity,
-        f"{run} was trained on another store than {store.folder} now is (its data was prepared "
-        "anew); prepare that data as before, or start a new run=DIR",
-    )
-
-
-def saved_config(run: Path) -> Config | None:
-    """The config a run was started with."""
-    path = run / "config.yaml"
-    if not path.exists():
-        return None
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
-        return OmegaConf.to_object(merged)  # type: ignore[return-value]
-    except Exception as error:
-        raise InputError(f"{path} is not a config of this version: {error}") from error
 
 
 def train(
@@ -179,68 +68,6 @@ def train(
     taken = f"a worker of an earlier training still writes {run}"
     with locked(run / ".writer", taken, patience_s=LOCK_PATIENCE_S):
         return _Training(config, run, display, world, is_stopped).run()
-
-
-@contextmanager
-def begun(config: Config, run: Path) -> Iterator[Config]:
-    """Check that ``run`` can be trained so, hold it for one training, write its config.
-
-    Gives the config with ``train.lanes`` decided.
-    """
-    require(config.store is not None, "store=DIR is not set; name the folder that prepare made")
-    store = Store(Path(config.store or ""))
-    config = replace(config, train=replace(config.train, lanes=_lanes(config, run, store)))
-    _require_own(run, config)
-    dealt(store, config.train.lanes, config.train.users_per_step, config.cluster.most_workers)
-    run.mkdir(parents=True, exist_ok=True)
-    with locked(run / ".lock", f"another training writes {run}"):
-        _save_config(run, config)
-        yield config
-
-
-def _lanes(config: Config, run: Path, store: Store) -> int | None:
-    """K: as asked for, as the run has it, or as suits a group; None leaves it to the store."""
-    before, options = saved_config(run), config.train
-    if options.lanes is not None:
-        return options.lanes
-    if before is not None and checkpoint.steps(run / "checkpoints"):
-        return before.train.lanes
-    if config.cluster.workers is None:
-        return None
-    return shared_lanes(store, options.users_per_step, config.cluster.most_workers)
-
-
-def _save_config(run: Path, config: Config) -> None:
-    partial = run / "config.yaml.partial"
-    settings = {k: v for k, v in asdict(config).items() if k != "data"}
-    settings["store"] = str(Path(config.store or "").resolve())
-    OmegaConf.save(OmegaConf.create(settings), partial)
-    partial.rename(run / "config.yaml")
-
-
-def _require_own(run: Path, config: Config) -> None:
-    """A folder is a run's if it is new or empty, holds no checkpoint yet, or this config's."""
-    before = saved_config(run)
-    if before is None:
-        require(
-            not run.exists() or (run.is_dir() and not any(run.iterdir())),
-            f"run={run} exists and is no run; choose an empty or new folder",
-        )
-        return
-    if not checkpoint.steps(run / "checkpoints"):
-        return
-    old, new = asdict(before), asdict(config)
-    differ = [
-        f"{section}.{name} was {old[section][name]}, is {value}"
-        for section in ("model", "inner", "scheduler", "train")
-        for name, value in new[section].items()
-        if old[section][name] != value and not (section == "train" and name in MAY_CHANGE)
-    ]
-    require(
-        not differ,
-        f"{run} is a run with another config: {'; '.join(differ[:6])}. "
-        "Choose another run=DIR, or leave these options out",
-    )
 
 
 class _Training:
@@ -351,7 +178,7 @@ class _Training:
                 self._validate(step, tracker)
                 clock += time.monotonic() - before
             if worker.is_stopping or step == steps or self._is_due(step):
-                self._save(step)
+                self._save(step, tracker)
             if worker.is_stopping:
                 self.writer.wait()
                 raise KeyboardInterrupt
@@ -459,7 +286,8 @@ class _Training:
                     self.best = {"step": step, **found}
         self.best, self.valid = self.world.share((self.best, self.valid))
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, tracker: Tracker) -> None:
+        start = time.monotonic()
         worker, manifest = self.setup.worker, self.setup.store.manifest
         state = {
             "best": self.best,
@@ -475,6 +303,7 @@ class _Training:
             first_row=worker.table.first,
             best=self.best["step"] if self.best else None,
         )
+        tracker.scalars(step, {"perf/seconds_for_snapshot": time.monotonic() - start})
 
     def _resume(self) -> int:
         """Load the newest whole checkpoint; the step it was made after."""
@@ -484,10 +313,10 @@ class _Training:
             return table.first, table.first + len(table.weight)
 
         found, skipped = checkpoint.load_latest(self.checkpoints, self.world, rows=block)
-        _say_skipped(skipped, self.display)
+        say_skipped(skipped, self.display)
         if found is None:
             return 0
-        _require_same_store(found, self.setup.store, self.run_folder)
+        require_same_store(found, self.setup.store, self.run_folder)
         self.setup.worker.load(found.dense, found.rows)
         self.best, self.valid = found.state["best"], found.state["valid"]
         self.display.say(f"resuming {self.run_folder} after step {found.step}")

@@ -19,10 +19,10 @@ from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.embeddings import block_size
 from greatmeta_dist.launch import launch
 from greatmeta_dist.options import compose_config, opened
+from greatmeta_dist.run import set_up
 from greatmeta_dist.tasks.lanes import Lanes
 from greatmeta_dist.tasks.prepare import prepare
 from greatmeta_dist.tasks.store import FieldChoice, Store
-from greatmeta_dist.train import set_up
 
 STEPS = 50
 SIDES = ("support_item", "query_item")

@@ -15,13 +15,14 @@ LEVELS = {
     "evaluate": 4,
     "tracking": 4,
     "display": 4,
-    "train": 5,
+    "run": 5,
     "options": 5,
     "outcome": 5,
-    "on_ray": 6,
-    "launch": 7,
-    "cli": 8,
-    "__main__": 9,
+    "train": 6,
+    "on_ray": 7,
+    "launch": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 """A module may import modules of its own folder or of a lower level."""
 

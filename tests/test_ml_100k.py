@@ -10,8 +10,9 @@ from greatmeta_dist.config import Config, DataConfig, TrainConfig
 from greatmeta_dist.display import Display
 from greatmeta_dist.evaluate import evaluate
 from greatmeta_dist.options import compose_config, opened
+from greatmeta_dist.run import load_run
 from greatmeta_dist.tasks.prepare import prepare
-from greatmeta_dist.train import load_run, train
+from greatmeta_dist.train import train
 
 pytestmark = pytest.mark.data
 

@@ -25,8 +25,9 @@ from greatmeta_dist.config import (
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.evaluate import evaluate
+from greatmeta_dist.run import load_run
 from greatmeta_dist.tasks.prepare import prepare
-from greatmeta_dist.train import load_run, train
+from greatmeta_dist.train import train
 
 
 @pytest.fixture(scope="module")

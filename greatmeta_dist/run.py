@@ -1,0 +1,190 @@
+"""A run's folder: what it was started with, and the worker that it stands for.
+
+``config.yaml``, ``checkpoints/``, ``tensorboard/``, ``workers.json`` and ``metrics.json``; held by
+a lock while a training writes it.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+
+from greatmeta_dist.config import Config, InputError, require
+from greatmeta_dist.display import Display
+from greatmeta_dist.engine import checkpoint
+from greatmeta_dist.engine.worker import Sizes, Worker
+from greatmeta_dist.engine.world import World
+from greatmeta_dist.locks import locked
+from greatmeta_dist.tasks.lanes import BatchMaker, Labels, dealt, even_balance, shared_lanes
+from greatmeta_dist.tasks.store import FieldChoice, Store
+
+MAY_CHANGE = ("steps", "checkpoint_every", "keep_checkpoints", "log_every")
+"""Options of ``train`` that a resumed run may set anew."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A worker with the store it learns from."""
+
+    config: Config
+    store: Store
+    choice: FieldChoice
+    maker: BatchMaker
+    worker: Worker
+
+
+def set_up(config: Config, store: Store, world: World | None = None) -> Setup:
+    """A fresh worker for a store, on its GPU where there is one."""
+    if config.cluster.threads is not None:
+        torch.set_num_threads(config.cluster.threads)
+    elif config.cluster.workers is not None:
+        torch.set_num_threads(1)
+    torch.backends.cuda.matmul.allow_tf32 = config.cluster.precision != "float32"
+    model = config.model
+    choice = FieldChoice(model.has_item_id, model.is_list_mean)
+    maker = BatchMaker(
+        store.item_features(choice),
+        has_support_gradient=model.has_encoder and model.context == "support",
+        has_row_norms=config.scheduler.kind in ("mlp", "lstm")
+        and config.scheduler.magnitude == "norm",
+        labels=Labels.of(store, model.label),
+        prior_rows=config.inner.prior_rows,
+        balance=even_balance(store.manifest.cluster_sizes, config.scheduler.evenness),
+    )
+    sizes = Sizes(
+        len(store.fields("user", choice)),
+        len(store.fields("item", choice)),
+        store.manifest.num_rows,
+        "bce" if store.manifest.is_click else "mse",
+    )
+    worker = Worker(config, sizes, device_here(), world)
+    return Setup(config, store, choice, maker, worker)
+
+
+def device_here() -> torch.device:
+    """This worker's GPU, the one that its place on the machine names, or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    number = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
+def load_run(run: Path, store: Path | None, display: Display) -> tuple[Setup, int]:
+    """A run with its best parameters, and their step; raises ``InputError`` if there are none."""
+    config = saved_config(run)
+    require(
+        config is not None,
+        f"{run} holds no run (no config.yaml); run: greatmeta train store=DIR run={run}",
+    )
+    assert config is not None
+    setup = set_up(config, Store(store or Path(config.store or "")))
+    chosen, skipped = checkpoint.load_latest(run / "checkpoints")
+    require(chosen is not None, f"{run} has no whole checkpoint yet; run greatmeta train run={run}")
+    assert chosen is not None
+    say_skipped(skipped, display)
+    require_same_store(chosen, setup.store, run)
+    best = chosen.state["best"]
+    if best and best["step"] != chosen.step:
+        found = checkpoint.load(run / "checkpoints", best["step"])
+        if found is None:
+            display.say(
+                f"the best checkpoint, of step {best['step']}, is damaged or gone; "
+                f"taking step {chosen.step}"
+            )
+        chosen = found or chosen
+    setup.worker.load(chosen.dense, chosen.rows)
+    return setup, chosen.step
+
+
+def say_skipped(steps: list[int], display: Display) -> None:
+    """Of checkpoints that could not be loaded."""
+    for step in steps:
+        display.say(f"checkpoint of step {step} is damaged or partial; going further back")
+
+
+def require_same_store(found: checkpoint.Checkpoint, store: Store, run: Path) -> None:
+    """That a checkpoint was made on this store."""
+    require(
+        found.state["store"] == store.identity,
+        f"{run} was trained on another store than {store.folder} now is (its data was prepared "
+        "anew); prepare that data as before, or start a new run=DIR",
+    )
+
+
+def saved_config(run: Path) -> Config | None:
+    """The config a run was started with."""
+    path = run / "config.yaml"
+    if not path.exists():
+        return None
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    except Exception as error:
+        raise InputError(f"{path} is not a config of this version: {error}") from error
+
+
+@contextmanager
+def begun(config: Config, run: Path) -> Iterator[Config]:
+    """Check that ``run`` can be trained so, hold it for one training, write its config.
+
+    Gives the config with ``train.lanes`` decided.
+    """
+    require(config.store is not None, "store=DIR is not set; name the folder that prepare made")
+    store = Store(Path(config.store or ""))
+    config = replace(config, train=replace(config.train, lanes=_lanes(config, run, store)))
+    _require_own(run, config)
+    dealt(store, config.train.lanes, config.train.users_per_step, config.cluster.most_workers)
+    run.mkdir(parents=True, exist_ok=True)
+    with locked(run / ".lock", f"another training writes {run}"):
+        _save_config(run, config)
+        yield config
+
+
+def _lanes(config: Config, run: Path, store: Store) -> int | None:
+    """K: as asked for, as the run has it, or as suits a group; None leaves it to the store."""
+    before, options = saved_config(run), config.train
+    if options.lanes is not None:
+        return options.lanes
+    if before is not None and checkpoint.steps(run / "checkpoints"):
+        return before.train.lanes
+    if config.cluster.workers is None:
+        return None
+    return shared_lanes(store, options.users_per_step, config.cluster.most_workers)
+
+
+def _save_config(run: Path, config: Config) -> None:
+    partial = run / "config.yaml.partial"
+    settings = {k: v for k, v in asdict(config).items() if k != "data"}
+    settings["store"] = str(Path(config.store or "").resolve())
+    OmegaConf.save(OmegaConf.create(settings), partial)
+    partial.rename(run / "config.yaml")
+
+
+def _require_own(run: Path, config: Config) -> None:
+    """A folder is a run's if it is new or empty, holds no checkpoint yet, or this config's."""
+    before = saved_config(run)
+    if before is None:
+        require(
+            not run.exists() or (run.is_dir() and not any(run.iterdir())),
+            f"run={run} exists and is no run; choose an empty or new folder",
+        )
+        return
+    if not checkpoint.steps(run / "checkpoints"):
+        return
+    old, new = asdict(before), asdict(config)
+    differ = [
+        f"{section}.{name} was {old[section][name]}, is {value}"
+        for section in ("model", "inner", "scheduler", "train")
+        for name, value in new[section].items()
+        if old[section][name] != value and not (section == "train" and name in MAY_CHANGE)
+    ]
+    require(
+        not differ,
+        f"{run} is a run with another config: {'; '.join(differ[:6])}. "
+        "Choose another run=DIR, or leave these options out",
+    )

@@ -203,6 +203,7 @@ def measure(data: DataConfig, users: int, rounds: int, folder: Path) -> dict[str
         "users_per_s": {size: users / statistics.median(seconds[size]) for size in SIZES},
         "efficiency": statistics.median(efficiency),
         "efficiency_range": [min(efficiency), max(efficiency)],
+        "efficiency_of_fastest": min(seconds[1]) / (2 * min(seconds[2])),
         "ceiling": statistics.median(ceiling),
         "share_in_messages": statistics.median(
             statistics.mean(sum(w.in_messages.values()) / w.seconds for w in heard)
@@ -328,7 +329,9 @@ def show_measured(name: str, found: dict[str, Any], console: Console) -> None:
         f"{name}, {found['users_per_step']} users a step, {found['lanes']} lanes: 1 worker "
         f"{rate[1]:.0f} users/s, 2 workers {rate[2]:.0f} users/s: efficiency "
         f"{found['efficiency']:.0%} (rounds from {found['efficiency_range'][0]:.0%} to "
-        f"{found['efficiency_range'][1]:.0%}; two lone workers at a time: {found['ceiling']:.0%}), "
+        f"{found['efficiency_range'][1]:.0%}, fastest rounds of each "
+        f"{found['efficiency_of_fastest']:.0%}; two lone workers at a time: "
+        f"{found['ceiling']:.0%}), "
         f"{found['share_in_messages']:.1%} of the time in "
         f"messages, waiting included, {found['bytes_per_user']:.0f} bytes a user and step",
         soft_wrap=True,

@@ -33,13 +33,32 @@ def _tree(parts: Sequence, make: Callable[..., Tensor]) -> Tensor:
     return _tree(parts[:half], make) + _tree(parts[half:], make)
 
 
+Received = list[list[Tensor]]
+"""What rode along, from each worker."""
+
+
+@dataclass(frozen=True)
+class Riders:
+    """What rides along with rows: a few tensors for each worker, and the shapes of what comes.
+
+    A message costs its latency however much is in it.
+    """
+
+    given: list[list[Tensor]]
+    due: list[list[tuple[int, ...]]]
+
+    @classmethod
+    def none(cls, world: World) -> "Riders":
+        return cls(_each(world, []), _each(world, []))
+
+
+def _each(world: World, value: list) -> list[list]:
+    return [value] * world.size
+
+
 @dataclass(frozen=True)
 class RoutingPlan:
-    """Which rows of a batch live where; made once a batch, used by all its exchanges.
-
-    Other tensors may ride along with rows, a parcel for each worker: a message costs its latency
-    however much is in it.
-    """
+    """Which rows of a batch live where; made once a batch, used by all its exchanges."""
 
     world: World
     table: EmbeddingTable
@@ -74,14 +93,14 @@ class RoutingPlan:
         return cls(world, table, sent, asked, own, [torch.searchsorted(own, a) for a in asked])
 
     def fetch(
-        self, read: Callable[[Tensor], Tensor], phase: str, riders: "Riders | None" = None
-    ) -> tuple[Tensor, list[list[Tensor]]]:
+        self, read: Callable[[Tensor], Tensor], phase: str, riders: Riders | None = None
+    ) -> tuple[Tensor, Received]:
         """What ``read`` makes of places in a block, [n] → [n, d], for the batch's rows: [U, d]."""
         return self._deliver([read(places) for places in self.asked], phase, riders)
 
     def total(
-        self, values: Tensor, phase: str, riders: "Riders | None" = None
-    ) -> tuple[Tensor, list[list[Tensor]]]:
+        self, values: Tensor, phase: str, riders: Riders | None = None
+    ) -> tuple[Tensor, Received]:
         """Sums over workers of values [U, d] at their batches' rows, at the own ``rows``."""
         shapes = [(len(places), values.shape[1]) for places in self.asked]
         received, rode = self._swap(values.split(self.sent), shapes, phase, riders)
@@ -95,16 +114,16 @@ class RoutingPlan:
         )
 
     def spread(
-        self, totals: Tensor, phase: str, riders: "Riders | None" = None
-    ) -> tuple[Tensor, list[list[Tensor]]]:
+        self, totals: Tensor, phase: str, riders: Riders | None = None
+    ) -> tuple[Tensor, Received]:
         """Back from ``total``: at the batch's rows [U, d]."""
         if self.world.size == 1:
             return totals, list(riders.given) if riders else []
         return self._deliver([totals.index_select(0, at) for at in self.positions], phase, riders)
 
     def _deliver(
-        self, found: Sequence[Tensor], phase: str, riders: "Riders | None"
-    ) -> tuple[Tensor, list[list[Tensor]]]:
+        self, found: Sequence[Tensor], phase: str, riders: Riders | None
+    ) -> tuple[Tensor, Received]:
         """Rows from their owners, those of the lowest first."""
         received, rode = self._swap(
             found, [(n, found[0].shape[1]) for n in self.sent], phase, riders
@@ -116,29 +135,13 @@ class RoutingPlan:
         pieces: Sequence[Tensor],
         shapes: Sequence[tuple[int, int]],
         phase: str,
-        riders: "Riders | None",
-    ) -> tuple[list[Tensor], list[list[Tensor]]]:
+        riders: Riders | None,
+    ) -> tuple[list[Tensor], Received]:
         riders = riders or Riders.none(self.world)
         parcels = [[p, *own] for p, own in zip(pieces, riders.given, strict=True)]
         due = [[shape, *own] for shape, own in zip(shapes, riders.due, strict=True)]
         received = self.world.all_to_all(parcels, due, phase)
         return [first for first, *_ in received], [rest for _, *rest in received]
-
-
-@dataclass(frozen=True)
-class Riders:
-    """What rides along with rows: a few tensors for each worker, and the shapes of what comes."""
-
-    given: list[list[Tensor]]
-    due: list[list[tuple[int, ...]]]
-
-    @classmethod
-    def none(cls, world: World) -> "Riders":
-        return cls(_each(world, []), _each(world, []))
-
-
-def _each(world: World, value: list) -> list[list]:
-    return [value] * world.size
 
 
 def by_owner(rows: Tensor, table: EmbeddingTable, world: World) -> list[Tensor]:
@@ -185,12 +188,15 @@ class LaneExchange:
         self.is_stopping = is_stopping
 
     def fetch_rows(self) -> list[Tensor]:
-        like = self._step.rows.new_empty(0, dtype=torch.int32)
-        notes = [[like.new_tensor([len(piece), int(self.is_stopping)])] for piece in self._next]
-        riders = Riders(notes, _each(self._world, [(2,)]))
-        rows, told = self._plan.fetch(self._table.fetch, "fetch rows", riders)
-        self._due, flags = torch.stack([note for (note,) in told]).T.tolist()
-        self.is_stopping = any(flags)
+        if self._world.size == 1:  # and no waiting for what it told itself
+            rows, _ = self._plan.fetch(self._table.fetch, "fetch rows")
+            self._due = [len(piece) for piece in self._next]
+        else:
+            notes = [[piece.new_tensor([len(piece), self.is_stopping])] for piece in self._next]
+            riders = Riders(notes, _each(self._world, [(2,)]))
+            rows, told = self._plan.fetch(self._table.fetch, "fetch rows", riders)
+            self._due, flags = torch.stack([note for (note,) in told]).T.tolist()
+            self.is_stopping = any(flags)
         return [rows.index_select(0, at) for at in self._step.positions]
 
     def sum(self, parts: list[MetaGradient]) -> list[MetaGradient]:

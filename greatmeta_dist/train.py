@@ -57,8 +57,8 @@ def train(
     """Train to ``config.train.steps``, resuming the run if it exists; what ``metrics.json`` holds.
 
     Of a group (``world``), all workers call it, inside one process's ``begun``. A first
-    Ctrl-C (or SIGTERM), or ``is_stopped`` in any of them, stops after the step at hand, with a
-    checkpoint, and raises ``KeyboardInterrupt``.
+    Ctrl-C (or SIGTERM), or ``is_stopped`` in any of them, stops after the step that follows, with
+    a checkpoint, and raises ``KeyboardInterrupt``.
     """
     if world is None:
         with begun(config, run) as config:

@@ -220,6 +220,9 @@ class ModelConfig:
     ``support`` context."""
     embedding_std: float = 0.2
     """Standard deviation of fresh embedding rows."""
+    is_spectral: bool = True
+    """Whether items' own rows start, besides, at the store's factors of the training ratings, as
+    long as a fresh row is expected to be."""
 
     def __post_init__(self) -> None:
         _one_of("model.activation", self.activation, ("none", "relu", "gelu", "tanh"))

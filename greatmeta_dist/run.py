@@ -10,17 +10,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from omegaconf import OmegaConf
 
 from greatmeta_dist.config import Config, InputError, require
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
-from greatmeta_dist.engine.worker import Sizes, Worker
+from greatmeta_dist.engine.worker import RowStart, Sizes, Worker
 from greatmeta_dist.engine.world import World
 from greatmeta_dist.locks import locked
 from greatmeta_dist.tasks.lanes import BatchMaker, Labels, dealt, even_balance, shared_lanes
-from greatmeta_dist.tasks.store import FieldChoice, Store
+from greatmeta_dist.tasks.store import ITEM_ID, FieldChoice, Store
 
 MAY_CHANGE = ("steps", "checkpoint_every", "keep_checkpoints", "log_every")
 """Options of ``train`` that a resumed run may set anew."""
@@ -61,8 +62,19 @@ def set_up(config: Config, store: Store, world: World | None = None) -> Setup:
         store.manifest.num_rows,
         "bce" if store.manifest.is_click else "mse",
     )
-    worker = Worker(config, sizes, device_here(), world)
+    start = _row_start(store, choice) if model.is_spectral and model.has_item_id else None
+    worker = Worker(config, sizes, device_here(), world, start)
     return Setup(config, store, choice, maker, worker)
+
+
+def _row_start(store: Store, choice: FieldChoice) -> RowStart:
+    """Items' own rows at the factors of the training users' ratings."""
+    item, factors = store.item_factors()
+    names = [f.name for f in store.fields("item", choice)]
+    own = store.item_features(choice).fields[names.index(ITEM_ID)]
+    rows = own.values[own.offsets[item]]
+    order = np.argsort(rows)
+    return RowStart(torch.from_numpy(rows[order]).long(), torch.from_numpy(factors[order]))
 
 
 def device_here() -> torch.device:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -31,6 +31,15 @@ class Sizes:
     """``bce`` where labels are clicks."""
 
 
+class RowStart(NamedTuple):
+    """Where some embedding rows start, besides the noise that all start with."""
+
+    rows: Tensor
+    """[n] distinct, ascending."""
+    values: Tensor
+    """[n, k] in units of a fresh row's expected length; the first of d columns where k is less."""
+
+
 class Worker:
     """θ = (E, A): a block of E, all of A; on rank 0 φ and the dense optimizers; the meta step."""
 
@@ -38,7 +47,12 @@ class Worker:
     """Whether any worker asked to stop in the last step."""
 
     def __init__(
-        self, config: Config, sizes: Sizes, device: torch.device, world: World | None = None
+        self,
+        config: Config,
+        sizes: Sizes,
+        device: torch.device,
+        world: World | None = None,
+        start: RowStart | None = None,
     ):
         """``world`` is that of a lone worker where not given."""
         m = config.model
@@ -70,6 +84,8 @@ class Worker:
             first=first,
             last=min(first + block, sizes.num_rows),
         )
+        if start is not None:
+            _add_start(rows, start, first, m.embedding_std)
         self.table = EmbeddingTable(
             rows.to(device),
             rate=config.train.rate,
@@ -239,3 +255,11 @@ def _load_optimizer(
         start = f"{prefix}.{name}."
         own = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
         optimizer.state[param] = {k: v.clone() for k, v in own.items()}
+
+
+def _add_start(rows: Tensor, start: RowStart, first: int, std: float) -> None:
+    """Move a worker's fresh rows [n, d], the whole table's from ``first`` on, to their start."""
+    width = min(rows.shape[1], start.values.shape[1])
+    here = slice(*torch.searchsorted(start.rows, torch.tensor([first, first + len(rows)])).tolist())
+    values = start.values[here, :width] * (std * rows.shape[1] ** 0.5)
+    rows[start.rows[here] - first, :width] += values

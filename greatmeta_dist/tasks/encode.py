@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy import sparse
 
 from greatmeta_dist.tasks.batch import Ragged, offsets_of
 from greatmeta_dist.tasks.content import expected_ratings
@@ -120,16 +121,32 @@ class TrainingStatistics:
 
     def add_offsets(self, train: pl.DataFrame) -> None:
         """Count in how one bucket's training users stand to the means of the items they rated."""
-        item = train["item"].to_numpy()
-        rating = train["rating"].to_numpy() - self.item_expected[item]
-        others = self.item_sum[item] - self.item_expected[item] * self.item_count[item] - rating
-        rest = rating - others / (self.item_count[item] - 1 + self.item_prior)
         by_user = (
-            train.select("user", rest=pl.Series(rest))
+            train.select("user", rest=pl.Series(self._about_item_means(train)))
             .group_by("user", maintain_order=True)
             .agg(pl.len(), total=pl.col("rest").sum(), squares=(pl.col("rest") ** 2).sum())
         )
         self.offsets.add(*(by_user[name].to_numpy() for name in ("len", "total", "squares")))
+
+    def residuals(self, train: pl.DataFrame) -> sparse.csr_matrix:
+        """What items and users leave of one bucket's training ratings: [users, items]; asked for
+        after the last ``add_offsets``."""
+        rest = self._about_item_means(train)
+        user = train["user"].rank("dense").to_numpy().astype(np.int64) - 1
+        count = np.bincount(user)
+        rest -= (np.bincount(user, rest) / (count + self.offsets.prior))[user]
+        return sparse.csr_matrix(
+            (rest.astype(np.float32), (user, train["item"].to_numpy())),
+            shape=(len(count), len(self.item_count)),
+        )
+
+    def _about_item_means(self, train: pl.DataFrame) -> NDArray[np.float64]:
+        """Ratings less the means of their items, each mean without the rating itself."""
+        item = train["item"].to_numpy()
+        rating = train["rating"].to_numpy() - self.item_expected[item]
+        others = self.item_sum[item] - self.item_expected[item] * self.item_count[item] - rating
+        rest: NDArray[np.float64] = rating - others / (self.item_count[item] - 1 + self.item_prior)
+        return rest
 
     def ratings(self, given_range: list[float] | None) -> Ratings:
         """Their summary, with the range as given or as found."""

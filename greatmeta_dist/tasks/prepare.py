@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy import sparse
 
 from greatmeta_dist.config import DataConfig, InputError, require
 from greatmeta_dist.locks import locked
@@ -33,6 +34,7 @@ from greatmeta_dist.tasks.groups import (
     minority_groups,
 )
 from greatmeta_dist.tasks.sources import Kind, Source, open_source
+from greatmeta_dist.tasks.spectral import factored_items, item_factors, scaled
 from greatmeta_dist.tasks.split import (
     PARTS,
     draw_negatives,
@@ -41,6 +43,7 @@ from greatmeta_dist.tasks.split import (
     split_by_recipe,
 )
 from greatmeta_dist.tasks.store import (
+    FACTORS,
     FORMAT_VERSION,
     ITEM_ID,
     MANIFEST,
@@ -49,6 +52,7 @@ from greatmeta_dist.tasks.store import (
     checksum,
     shard_name,
     write_arrow,
+    write_factors,
     write_manifest,
 )
 from greatmeta_dist.tasks.vocabulary import (
@@ -195,6 +199,7 @@ class _Preparation:
         for path in buckets:
             train = pl.scan_parquet(path, glob=False).filter(part="train").collect()
             self.statistics.add_offsets(train)
+        factored, factors = self._factor_items(buckets)
         self.clusters = self._make_clusters(buckets)
         self.groups = self._known_groups() or self.clusters
         for folder in ("shards", "vocab"):
@@ -203,6 +208,7 @@ class _Preparation:
         shards, sizes = self._write_tasks(buckets)
         items = encode_items(self.items, self.vocabularies, self.statistics)
         write_arrow(self.store / "items.arrow", items)
+        write_factors(self.store, factored, factors)
         for vocabulary in self.vocabularies:
             vocabulary.write(self.store / "vocab")
         self._finish(fingerprint, shards, sizes)
@@ -288,6 +294,25 @@ class _Preparation:
         self.items, counts = _count(self.items, item_kinds, is_seen)
         counted += [(n, "item", item_kinds[n], c) for n, c in counts.items()]
         self.vocabularies = build_vocabularies(counted, seed=self.config.seed)
+
+    def _factor_items(self, buckets: list[Path]) -> tuple[NDArray, NDArray]:
+        """The items that have factors of the training users' ratings, and these."""
+        count = self.statistics.item_count
+        chosen = factored_items(count)
+        paths = [self.work / f"residuals-{k}.npz" for k in range(len(buckets))]
+        for k, (bucket, path) in enumerate(zip(buckets, paths, strict=True)):
+            self.progress("factor items", k / len(buckets))
+            train = pl.scan_parquet(bucket, glob=False).filter(part="train").collect()
+            residuals = self.statistics.residuals(train)[:, chosen]
+            sparse.save_npz(path, scaled(residuals, count[chosen]), compressed=False)
+        found = item_factors(
+            lambda: (sparse.load_npz(path) for path in paths),
+            count[chosen],
+            seed=self.config.seed,
+        )
+        for path in paths:
+            path.unlink()
+        return chosen, found
 
     def _known_groups(self) -> Grouping | None:
         """The true groups of synthetic data."""
@@ -378,7 +403,7 @@ class _Preparation:
         """The report, then the manifest: from here on the folder is a store."""
         self.progress("write the manifest", 0)
         (self.store / "report.json").write_text(json.dumps(asdict(self.report), indent=1))
-        files = ["items.arrow", REJECTS, "report.json"]
+        files = ["items.arrow", FACTORS, REJECTS, "report.json"]
         files += [f"vocab/{v.field.name}.parquet" for v in self.vocabularies]
         files += [shard_name(p, k) for p, n in shards.items() for k in range(n)]
         manifest = Manifest(

@@ -1,8 +1,9 @@
 """The prepared data on disk: what the files are, and memory-mapped reading of them.
 
 ``manifest.json`` (written last, with a checksum of every other file), ``vocab/<field>.parquet``,
-``items.arrow``, ``shards/<part>-<n>.arrow``: one record batch each, one row per task, interactions
-as lists of item index and rating (8 bytes each); features are looked up, never joined in.
+``items.arrow``, ``item_factors.arrow``, ``shards/<part>-<n>.arrow``: one record batch each, one row
+per task, interactions as lists of item index and rating (8 bytes each); features are looked up,
+never joined in.
 """
 
 import hashlib
@@ -20,8 +21,9 @@ from numpy.typing import NDArray
 from greatmeta_dist.config import InputError, require
 from greatmeta_dist.tasks.batch import Features, Ragged, TaskTable
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
+FACTORS = "item_factors.arrow"
 ITEM_ID = "item_id"
 """The field of an item's own embedding row."""
 
@@ -139,6 +141,14 @@ def write_arrow(path: Path, batch: pa.RecordBatch) -> None:
         writer.write_batch(batch)
 
 
+def write_factors(folder: Path, item: NDArray[np.int64], factors: NDArray[np.float32]) -> None:
+    """Factors [n, k] of the items [n]."""
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(factors.ravel()), factors.shape[1])
+    write_arrow(
+        folder / FACTORS, pa.RecordBatch.from_pydict({"item": pa.array(item), "factors": rows})
+    )
+
+
 def list_array(ragged: Ragged, kind: pa.DataType) -> pa.Array:
     return pa.LargeListArray.from_arrays(
         pa.array(ragged.offsets, pa.int64()), pa.array(ragged.values, kind)
@@ -220,6 +230,16 @@ class Store:
     def item_expected(self) -> NDArray[np.float64]:
         """[items] the rating that an item's features lead to expect."""
         return self._items.column("expected").to_numpy()
+
+    def item_factors(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Items and their factors of the training users' ratings: [n], [n, k]."""
+        batch = map_arrow(self.folder / FACTORS)
+        factors = batch.column("factors")
+        width = factors.type.list_size
+        return (
+            batch.column("item").to_numpy(),
+            factors.values.to_numpy().reshape(len(factors), width),
+        )
 
     def item_features(self, choice: FieldChoice) -> Features:
         return _features(self._items, self.fields("item", choice), choice)

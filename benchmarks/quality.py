@@ -57,15 +57,20 @@ TRAINED: dict[str, list[str]] = {
         for left_out in FACTORS
     },
     "… without kernel": ["model.has_kernel=false"],
+    "… without spectral start": ["model.is_spectral=false"],
     "… without encoder": PLAIN,
     "MeLU": [
         *PLAIN,
+        "model.embedding_dim=16",
+        "model.embedding_std=0.2",
+        "model.is_spectral=false",
         "scheduler=uniform",
         "model.label=standardised",
         "model.activation=relu",
         "inner.prior_rows=0",
         "inner.rate=0.01",
         "train.short_share=0",
+        "train.steps=2000",
     ],
     "GreatMeta, authors' form and settings": ["experiment=paper"],
 }

@@ -194,7 +194,7 @@ class DataConfig:
 class ModelConfig:
     """The recommender."""
 
-    embedding_dim: int = 16
+    embedding_dim: int = 64
     """Width of every embedding row."""
     hidden: list[int] = field(default_factory=lambda: [64, 64])
     """Widths of the predictor's hidden layers."""
@@ -218,8 +218,8 @@ class ModelConfig:
     has_kernel: bool = True
     """Whether predictions add a learnt kernel between an item and the rated support; needs the
     ``support`` context."""
-    embedding_std: float = 0.2
-    """Standard deviation of fresh embedding rows."""
+    embedding_std: float = 0.1
+    """Standard deviation of fresh embedding rows; best about 0.8 over the root of their width."""
     is_spectral: bool = True
     """Whether items' own rows start, besides, at the store's factors of the training ratings, as
     long as a fresh row is expected to be."""

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-NUM_FACTORS = 24
-NUM_SPARE = 8
+NUM_FACTORS = 48
+NUM_SPARE = 16
 """Directions carried along beyond the factors, so that these converge."""
 NUM_PASSES = 6
 """Passes over the ratings."""

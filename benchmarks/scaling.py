@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.environment import environment
-from greatmeta_dist.config import DataConfig
+from greatmeta_dist.config import DataConfig, ModelConfig
 from greatmeta_dist.engine.checkpoint import Writer, steps
 from greatmeta_dist.engine.embeddings import EmbeddingTable, block_size, fresh_rows
 from greatmeta_dist.engine.world import START_PATIENCE, Group, World
@@ -281,7 +281,7 @@ def model(found: dict[str, Any], gbit: float, latency_us: float) -> list[dict[st
     """Predictions for as many users a worker as half the measured step.
 
     Assumes: computing takes a worker what it takes one here; a worker touches as many distinct
-    rows, of ``model.embedding_dim`` 16, as one of 2 does here, spread evenly over owners; every
+    rows, of the default width, as one of 2 does here, spread evenly over owners; every
     link carries ``gbit`` both ways, every message ``latency_us`` more; an all-to-all posts a
     message to every peer, in which slices of A and the next plan ride; gather, scatter and
     broadcast take log₂ W hops, the broadcast all of A in each; with ``fast`` the two sums of A
@@ -292,7 +292,7 @@ def model(found: dict[str, Any], gbit: float, latency_us: float) -> list[dict[st
     compute = users / found["users_per_s"][1]
     bandwidth, latency = gbit * 1e9 / 8, latency_us * 1e-6
     of_a = 4 * found["parameters_of_A"]
-    rows, width = found["rows_per_worker"][2], 16
+    rows, width = found["rows_per_worker"][2], ModelConfig().embedding_dim
     columns = found["phases"]["statistics"]["bytes_per_step"] / (4 * users)
     rows_bytes = ROWS_MODELLED * (4 * 4 * width + 8)
     out = []
@@ -370,7 +370,8 @@ def show(found: dict[str, Any], console: Console) -> None:
         "saves",
         "GiB of rows",
         box=SIMPLE,
-        title=f"model: {found['gbit']:g} Gbit/s, {found['latency_us']:g} µs, 10⁹ rows of 16",
+        title=f"model: {found['gbit']:g} Gbit/s, {found['latency_us']:g} µs, 10⁹ rows of "
+        f"{ModelConfig().embedding_dim}",
     )
     for row in found["model"]:
         table.add_row(

@@ -108,6 +108,9 @@ def test_number_of_buckets_does_not_change_who_is_where(tmp_path, monkeypatch):
         assert getattr(one.manifest.ratings, prior) == pytest.approx(
             getattr(many.manifest.ratings, prior)
         )
+    grams = [f @ f.T for f in (s.item_factors()[1] for s in (one, many))]
+    assert np.abs(grams[0]).max() > 1
+    assert grams[0] == pytest.approx(grams[1], abs=1e-3)
 
 
 def normalised(tasks):

@@ -8,13 +8,13 @@ from scipy import sparse
 
 from greatmeta_dist.options import compose_config, opened
 from greatmeta_dist.run import set_up
+from greatmeta_dist.tasks import clean
 from greatmeta_dist.tasks.prepare import prepare
 from greatmeta_dist.tasks.spectral import (
     NUM_FACTORS,
     PRIOR_RATINGS,
     factored_items,
     item_factors,
-    scaled,
 )
 from greatmeta_dist.tasks.store import ITEM_ID, FieldChoice, Store
 
@@ -34,15 +34,14 @@ def low_rank_log(num_users=400, num_items=90, rank=4, density=0.4, seed=0):
 
 def test_factors_are_those_of_a_whole_eigendecomposition_however_users_are_portioned():
     residuals, count = low_rank_log()
-    whole = scaled(residuals, count)
-    assert whole.toarray() == pytest.approx(residuals.toarray() / np.sqrt(count + PRIOR_RATINGS))
-    portions = [whole[:150], whole[150:150], whole[150:]]
+    portions = [residuals[:150], residuals[150:150], residuals[150:]]
     found = item_factors(lambda: iter(portions), count, seed=0)
-    assert found == pytest.approx(item_factors(lambda: [whole], count, seed=0), abs=1e-3)
-    other = item_factors(lambda: [whole], count, seed=1)
+    assert found == pytest.approx(item_factors(lambda: [residuals], count, seed=0), abs=1e-3)
+    other = item_factors(lambda: [residuals], count, seed=1)
     assert found[:, :4] == pytest.approx(other[:, :4], rel=0.02, abs=0.02)
 
-    values, vectors = np.linalg.eigh((whole.T @ whole).toarray())
+    scaled = residuals.toarray() / np.sqrt(count + PRIOR_RATINGS)
+    values, vectors = np.linalg.eigh(scaled.T @ scaled)
     values, vectors = values[::-1], vectors[:, ::-1]
     strength = np.maximum(values[:NUM_FACTORS] - values[NUM_FACTORS], 0)
     gram = (vectors[:, :NUM_FACTORS] * strength) @ vectors[:, :NUM_FACTORS].T
@@ -56,11 +55,11 @@ def test_factors_are_those_of_a_whole_eigendecomposition_however_users_are_porti
 @pytest.mark.parametrize("num_items", [1, 3, NUM_FACTORS + 1])
 def test_few_items_have_fewer_factors_and_nothing_in_common_has_none(num_items):
     residuals, count = low_rank_log(num_items=num_items, rank=1)
-    found = item_factors(lambda: [scaled(residuals, count)], count, seed=0)
+    found = item_factors(lambda: [residuals], count, seed=0)
     assert found.shape == (num_items, NUM_FACTORS)
     assert np.isfinite(found).all()
     assert not found[:, num_items:].any()
-    nothing = item_factors(lambda: [scaled(residuals * 0, count)], count, seed=0)
+    nothing = item_factors(lambda: [residuals * 0], count, seed=0)
     assert not nothing.any()
 
 
@@ -87,6 +86,22 @@ def test_store_has_factors_of_training_users_alone(tmp_path):
     path.write_text("\n".join([lines[0], *flipped]) + "\n")
     prepare(csv_config(path), tmp_path / "other")
     assert np.array_equal(Store(tmp_path / "other").item_factors()[1], factors)
+
+
+def test_a_large_log_is_factored_by_its_first_users(tmp_path, monkeypatch):
+    path = write_log(tmp_path)
+    monkeypatch.setattr(clean, "BUCKET_BYTES", 2000)
+    prepare(csv_config(path), tmp_path / "whole")
+    read = []
+    load = sparse.load_npz
+    monkeypatch.setattr(sparse, "load_npz", lambda path: read.append(path.name) or load(path))
+    monkeypatch.setattr("greatmeta_dist.tasks.prepare.MAX_RATINGS", 250)
+    prepare(csv_config(path), tmp_path / "first")
+    num_read = len(set(read))
+    assert 1 < num_read < Store(tmp_path / "whole").manifest.shards["train"]
+    item, factors = Store(tmp_path / "first").item_factors()
+    assert np.isfinite(factors).all()
+    assert 0 < len(item) <= len(Store(tmp_path / "whole").item_factors()[0])
 
 
 @pytest.mark.parametrize("width", [4, NUM_FACTORS + 8])

@@ -8,7 +8,7 @@ catalogue and the users' features). Rejected rows are kept in ``rejects.parquet`
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from greatmeta_dist.tasks.groups import (
     minority_groups,
 )
 from greatmeta_dist.tasks.sources import Kind, Source, open_source
-from greatmeta_dist.tasks.spectral import factored_items, item_factors, scaled
+from greatmeta_dist.tasks.spectral import MAX_RATINGS, factored_items, item_factors
 from greatmeta_dist.tasks.split import (
     PARTS,
     draw_negatives,
@@ -296,20 +296,24 @@ class _Preparation:
         self.vocabularies = build_vocabularies(counted, seed=self.config.seed)
 
     def _factor_items(self, buckets: list[Path]) -> tuple[NDArray, NDArray]:
-        """The items that have factors of the training users' ratings, and these."""
-        count = self.statistics.item_count
-        chosen = factored_items(count)
-        paths = [self.work / f"residuals-{k}.npz" for k in range(len(buckets))]
-        for k, (bucket, path) in enumerate(zip(buckets, paths, strict=True)):
+        """The items that have factors of the first training users' ratings, and these."""
+        count = np.zeros(len(self.items), np.int64)
+        paths = []
+        for k, bucket in enumerate(buckets):
             self.progress("factor items", k / len(buckets))
             train = pl.scan_parquet(bucket, glob=False).filter(part="train").collect()
-            residuals = self.statistics.residuals(train)[:, chosen]
-            sparse.save_npz(path, scaled(residuals, count[chosen]), compressed=False)
-        found = item_factors(
-            lambda: (sparse.load_npz(path) for path in paths),
-            count[chosen],
-            seed=self.config.seed,
-        )
+            residuals = self.statistics.residuals(train)
+            count += np.bincount(residuals.indices, minlength=len(count))
+            paths.append(self.work / f"residuals-{k}.npz")
+            sparse.save_npz(paths[-1], residuals, compressed=False)
+            if count.sum() >= MAX_RATINGS:
+                break
+        chosen = factored_items(count)
+
+        def portions() -> Iterator[sparse.csr_matrix]:
+            return (sparse.load_npz(path)[:, chosen] for path in paths)
+
+        found = item_factors(portions, count[chosen], seed=self.config.seed)
         for path in paths:
             path.unlink()
         return chosen, found

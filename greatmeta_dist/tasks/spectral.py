@@ -15,41 +15,40 @@ PRIOR_RATINGS = 10.0
 """Ratings' worth of prior of an item's factors: one of few ratings has small ones."""
 MAX_ITEMS = 1_000_000
 """The most rated items, which alone have factors."""
+MAX_RATINGS = 20_000_000
+"""Ratings that factors are made of: those of the first training users."""
 
 
 def factored_items(count: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The items that get factors, from the training ratings of each [items]; ascending."""
+    """The items that get factors, from the ratings that each has [items]; ascending."""
     ordered = np.argsort(-count, kind="stable")[:MAX_ITEMS]
     return np.sort(ordered[count[ordered] > 0])
-
-
-def scaled(residuals: sparse.csr_matrix, count: NDArray[np.int64]) -> sparse.csr_matrix:
-    """Residuals [users, items] over the root of their item's ratings and prior."""
-    scale = (1 / np.sqrt(count + PRIOR_RATINGS)).astype(residuals.dtype)
-    return residuals @ sparse.diags_array(scale, format="csr")
 
 
 def item_factors(
     portions: Callable[[], Iterable[sparse.csr_matrix]], count: NDArray[np.int64], *, seed: int
 ) -> NDArray[np.float32]:
-    """Factors X of the items, X Xᵀ about proportional to the covariance of their residuals.
+    """Factors F of the items, F Fᵀ about proportional to the covariance of their residuals.
 
-    ``portions`` gives the ``scaled`` residuals of all training users [users, items] in any
-    portions, the same at every call; ``count`` [items] is the training ratings of each item.
-    Returns [items, ``NUM_FACTORS``], strongest first; rows' squared lengths have mean 1 over
-    ratings, or are 0 where ratings have nothing in common.
+    ``portions`` gives users' residuals [users, items], 0 where unrated, in any portions, the same
+    at every call; ``count`` [items] says how many each item has. Returns [items,
+    ``NUM_FACTORS``], strongest first; rows' squared lengths have mean 1 over ratings, or are 0
+    where ratings have nothing in common.
 
-    The leading eigenvectors of RᵀR by randomised subspace iteration (Halko, Martinsson and Tropp,
-    *Finding structure with randomness*, 2011, algorithm 4.4), on portions, so that memory does not
-    grow with the log. Eigenvalues are taken less the first one left out, the level of the noise.
+    With R the residuals over the root of their item's ratings and prior: the leading eigenvectors
+    of RᵀR by randomised subspace iteration (Halko, Martinsson and Tropp, *Finding structure with
+    randomness*, 2011, algorithm 4.4), on portions, so that memory does not grow with the log.
+    Eigenvalues are taken less the first one left out, the level of the noise.
     """
+    scale = (1 / np.sqrt(count + PRIOR_RATINGS)).astype(np.float32)[:, None]
     width = min(NUM_FACTORS + NUM_SPARE, len(count))
     start = np.random.default_rng([seed, 37]).normal(size=(len(count), width))
     basis = np.linalg.qr(start)[0].astype(np.float32)
     for last in (False,) * (NUM_PASSES - 1) + (True,):
         image = np.zeros((len(count), width), np.float32)
         for portion in portions():
-            image += portion.T @ (portion @ basis)
+            image += portion.T @ (portion @ (scale * basis))
+        image *= scale
         if not last:
             basis = np.linalg.qr(image)[0]
     values, within = np.linalg.eigh((basis.T @ image).astype(np.float64))

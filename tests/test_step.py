@@ -16,7 +16,7 @@ from greatmeta_dist.engine.world import World
 from greatmeta_dist.meta.adapt import InnerLoop
 from greatmeta_dist.meta.batch import StepBatch
 from greatmeta_dist.meta.factors import FactorSizes
-from greatmeta_dist.meta.model import Recommender
+from greatmeta_dist.meta.model import TASTE_COLUMNS, Recommender
 from greatmeta_dist.meta.scheduler import Scheduler
 from greatmeta_dist.meta.step import MetaStep, StepSettings
 from greatmeta_dist.tasks.batch import build_batch
@@ -60,6 +60,11 @@ def test_step_with_kernel_equals_naive_loop(lanes, prior_rows):
 def test_step_with_balanced_weights_equals_naive_loop(form, lanes):
     for loss in ("mse", "bce"):
         check((form, "balanced", "losses", loss), lanes, has_kernel=form[0] == "support")
+
+
+def test_step_with_balanced_weights_equals_naive_loop_where_rows_are_wider_than_a_taste():
+    case = (("support", True), "balanced", "losses", "mse")
+    check(case, [2, 1], has_kernel=True, embedding_dim=TASTE_COLUMNS + 2)
 
 
 @pytest.mark.parametrize("form", [("own", False), ("own", True), ("support", True)])

@@ -211,9 +211,9 @@ class Tasks:
     """g_i."""
     unadapted: dict[str, LinearGradients] | None
     """g⁰_i, of A only; None if not asked for."""
-    context: Tensor | None
-    """[B, Fi·d] label-weighted mean of the support's item features; None where the model makes
-    no context of a rated support."""
+    taste: Tensor | None
+    """[B, ``taste_dim``] of the support's context; None where the model makes none of a rated
+    support."""
 
     @property
     def loss(self) -> Tensor:
@@ -240,14 +240,14 @@ def task_gradients(
         seen = model.forward(query, fast)
         adapted = _query_gradients(model, batch, seen, fast, inner.loss)
         loss = set_loss(seen.prediction, batch.query, inner.loss)
-        liked = _liked(model, support)
+        taste = _taste(model, support)
         if not has_unadapted:
-            return _without_poison(Tasks(loss.unsqueeze(1), adapted, None, liked))
+            return _without_poison(Tasks(loss.unsqueeze(1), adapted, None, taste))
         seen = model.forward(query, shared)
         d_prediction = loss_gradient(seen.prediction, batch.query, inner.loss)
         unadapted, _ = model.backward(seen, d_prediction, shared, to_inputs=False)
         loss_before = set_loss(seen.prediction, batch.query, inner.loss)
-    return _without_poison(Tasks(torch.stack((loss, loss_before), 1), adapted, unadapted, liked))
+    return _without_poison(Tasks(torch.stack((loss, loss_before), 1), adapted, unadapted, taste))
 
 
 def _without_poison(tasks: Tasks) -> Tasks:
@@ -255,12 +255,12 @@ def _without_poison(tasks: Tasks) -> Tasks:
     is_poisoned = ~(tasks.losses.isfinite().all(1) & tasks.adapted.is_finite())
     if not _may_be_any(is_poisoned):
         return tasks
-    before, context = tasks.unadapted, tasks.context
+    before, taste = tasks.unadapted, tasks.taste
     return Tasks(
         tasks.losses.masked_fill(is_poisoned.unsqueeze(1), torch.nan),
         tasks.adapted.without(is_poisoned),
         None if before is None else {k: g.without(is_poisoned) for k, g in before.items()},
-        None if context is None else context.masked_fill(is_poisoned.unsqueeze(1), 0),
+        None if taste is None else taste.masked_fill(is_poisoned.unsqueeze(1), 0),
     )
 
 
@@ -269,11 +269,10 @@ def _may_be_any(mask: Tensor) -> bool:
     return mask.device.type != "cpu" or bool(mask.any())
 
 
-def _liked(model: Recommender, support: SetInput) -> Tensor | None:
+def _taste(model: Recommender, support: SetInput) -> Tensor | None:
     if not model.has_support_gradient or support.context is None:
         return None
-    num_user = model.num_user_fields * model.embedding_dim
-    return support.context.rows[:, 0, model.input_dim + num_user :]
+    return model.taste(support.context.rows[:, 0])
 
 
 def query_gradients(

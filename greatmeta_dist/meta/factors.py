@@ -37,9 +37,7 @@ class FactorSizes:
             2 if magnitude == "losses" else 1,
             model.num_tensors,
             num_fields + model.num_tensors,
-            model.num_item_fields * model.embedding_dim
-            if has_context and model.has_support_gradient
-            else 0,
+            model.taste_dim if has_context else 0,
         )
 
     @property
@@ -61,7 +59,7 @@ class Factors:
     agreement: Tensor
     """[B, F + P] with the batch's mean gradient: dot products for fields, cosines for A."""
     context: Tensor
-    """[B, Fi·d or 0] what the support set says of the user's preferences, as the model sees it."""
+    """[B, ``taste_dim`` or 0] what the support set says of the user's preferences."""
 
     @classmethod
     def from_columns(cls, columns: Tensor, sizes: FactorSizes) -> "Factors":
@@ -102,7 +100,7 @@ def read_factors(
     else:
         row_norms = tasks.adapted.rows.squared_norms().clamp(min=0).sqrt()
         size = (row_norms.sum(1) + norms.sum(1)).unsqueeze(1)
-    context = tasks.context
+    context = tasks.taste
     if context is None or not has_context:
         context = size.new_empty(len(size), 0)
     return Factors(size, gap, agreement, context)

@@ -19,6 +19,9 @@ from greatmeta_dist.meta.gradients import LayerInput, LinearGradients
 Loss = Literal["mse", "bce"]
 KERNEL_START = 2.0
 """Weight of each feature in a fresh kernel."""
+TASTE_COLUMNS = 16
+"""Of each item field, what the scheduler sees of the support's context: with more it learns users
+by heart."""
 
 
 class Activation(NamedTuple):
@@ -119,6 +122,13 @@ class Recommender:
     def has_support_gradient(self) -> bool:
         """Whether the query loss reaches the support rows' embeddings."""
         return self.has_encoder and self.context == "support"
+
+    @property
+    def taste_dim(self) -> int:
+        """Columns of ``taste``."""
+        if not self.has_support_gradient:
+            return 0
+        return self.num_item_fields * min(self.embedding_dim, TASTE_COLUMNS)
 
     @property
     def layers(self) -> dict[str, LayerShape]:
@@ -240,6 +250,13 @@ class Recommender:
         return LayerInput(
             x.rows * mean[:, :, num_shared:], x.shared * mean[:, 0, :num_shared], is_fixed=True
         )
+
+    def taste(self, context: Tensor) -> Tensor:
+        """The first columns of every item field in the label-weighted half of contexts [B, C]:
+        [B, ``taste_dim``]."""
+        start = self.input_dim + self.num_user_fields * self.embedding_dim
+        fields = context[:, start:].unflatten(1, (self.num_item_fields, self.embedding_dim))
+        return fields[:, :, :TASTE_COLUMNS].flatten(1)
 
     def _through_liked(
         self, seen: Pass, through: LayerInput, d_x: LayerInput, d_context: Tensor

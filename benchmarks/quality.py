@@ -94,7 +94,7 @@ class Data:
 
 def data_sets(work: Path, ml_100k: Path | None, stores: dict[str, Path]) -> dict[str, Data]:
     """The synthetic data, MovieLens 100K where it is at hand, and any prepared stores."""
-    found = {"synthetic": Data(DataConfig(users=4000), work / "synthetic", ["train.steps=1500"])}
+    found = {"synthetic": Data(DataConfig(users=4000), work / "synthetic", ["train.steps=1000"])}
     if ml_100k is not None:
         known = DataConfig(source="recbole", path=str(ml_100k))
         options = ["experiment=ml-100k"]

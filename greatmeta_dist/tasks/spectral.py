@@ -45,9 +45,9 @@ def item_factors(
     start = np.random.default_rng([seed, 37]).normal(size=(len(count), width))
     basis = np.linalg.qr(start)[0].astype(np.float32)
     for last in (False,) * (NUM_PASSES - 1) + (True,):
-        image = np.zeros((len(count), width), np.float32)
+        image, of_residuals = np.zeros_like(basis), scale * basis
         for portion in portions():
-            image += portion.T @ (portion @ (scale * basis))
+            image += portion.T @ (portion @ of_residuals)
         image *= scale
         if not last:
             basis = np.linalg.qr(image)[0]

@@ -244,7 +244,7 @@ class InnerConfig:
 
     steps: int = 3
     """T, inner steps."""
-    rate: float = 0.05
+    rate: float = 0.02
     """α, inner learning rate."""
     prior_rows: float = 80.0
     """Sums over a support set are divided by its rows and this many more, so that few rows move a

@@ -25,7 +25,7 @@ USERS, ITEMS, INTERACTIONS, STEPS = 1000, 1000, 40.0, 600
 LONG = 10
 SWEEPS = {
     "train.rate": (2e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
-    "inner.rate": (0.0, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4),
+    "inner.rate": (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2),
 }
 
 

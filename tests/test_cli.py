@@ -109,7 +109,7 @@ def test_prepare_train_evaluate_and_again(capsys, store, tmp_path):
     assert "resuming" in out
     code, _, err = run(capsys, "train", f"run={tmp_path}/run", "inner.rate=0.5")
     assert code == 2
-    assert "inner.rate was 0.05, is 0.5" in err
+    assert "inner.rate was 0.02, is 0.5" in err
 
 
 def test_preparing_twice_says_so(capsys, store):

@@ -68,7 +68,6 @@ def test_items_of_no_training_rating_have_no_factors():
 
 
 def test_store_has_factors_of_training_users_alone(tmp_path):
-    """A user's factors know nothing of users who are held out."""
     path = write_log(tmp_path)
     prepare(csv_config(path), tmp_path / "store")
     store = Store(tmp_path / "store")

@@ -129,15 +129,15 @@ def loss_of(tables, a, user: User, which: str, s: Settings) -> Tensor:
 
 def liked(tables: list[Tensor], user: User, s: Settings) -> Tensor:
     """What the support says of a user: the label-weighted mean of its items' features, of each
-    field the first 4."""
+    field the first 16."""
     width = tables[0].shape[1]
     num_fields = len(tables) - len(user.user_fields)
     if not user.support:
-        return torch.zeros(num_fields * min(width, 4), dtype=tables[0].dtype)
+        return torch.zeros(num_fields * min(width, 16), dtype=tables[0].dtype)
     x = inputs(tables, user, user.support, s)[:, len(user.user_fields) * width :]
     label = torch.tensor(user.signal(), dtype=x.dtype)
     mean = (label[:, None] * x).sum(0) / (len(x) + s.prior_rows)
-    return torch.cat([field[:4] for field in mean.split(width)])
+    return torch.cat([field[:16] for field in mean.split(width)])
 
 
 def gradient(loss: Tensor, leaves: list[Tensor]) -> list[Tensor]:

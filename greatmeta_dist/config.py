@@ -264,19 +264,20 @@ class SchedulerConfig:
     """The preference-aware scheduler."""
 
     kind: str = "balanced"
-    """``balanced``: learns from the factors and the support's context to weigh users as if they
-    were drawn more evenly from the preference groups. ``mlp``, ``lstm``: the published forms, which
-    learn by a look ahead. Without learning: ``groups`` (every user as its group's share asks),
-    ``loss`` (as its query loss), ``uniform`` (all the same)."""
+    """``balanced``: learns from the factors and the support's context to weigh users as if those of
+    rare and difficult preference groups were met more often. ``mlp``, ``lstm``: the published
+    forms, which learn by a look ahead. Without learning: ``groups`` (all groups count the same),
+    ``loss`` (every user as its query loss), ``uniform`` (all the same). Groups are clusters of the
+    log, never labels."""
     magnitude: str = "loss"
     """mlp, lstm: the magnitude factor is the query ``loss`` after adaptation, or the sum of
     gradient norms, ``norm``. ``balanced`` reads the losses before and after."""
     factors: list[str] = field(default_factory=lambda: list(FACTORS))
     """Which factors the scheduler sees; ``context`` is for ``balanced``."""
-    evenness: float = 0.5
-    """balanced, groups: a group of share s counts s^(1 − this): 1 makes all groups count the same,
-    0 leaves users as they come. Groups are clusters of the log, never labels."""
-    rate: float = 2e-3
+    evenness: float = 2.0
+    """balanced: with 1, a rare and difficult group counts as much as one of an even share, 1/G;
+    more makes up for what the factors do not tell of groups; 0 leaves users as they come."""
+    rate: float = 5e-3
     """Learning rate of φ."""
     max_weight_ratio: float | None = 8.0
     """No weight exceeds this many times another, so the effective sample size stays above
@@ -287,7 +288,7 @@ class SchedulerConfig:
         _one_of("scheduler.kind", self.kind, kinds)
         for factor in self.factors:
             _one_of("scheduler.factors", factor, FACTORS)
-        _in_range("scheduler.evenness", self.evenness, 0, 1)
+        _at_least("scheduler.evenness", self.evenness, 0)
         _one_of("scheduler.magnitude", self.magnitude, ("loss", "norm"))
         _at_least("scheduler.rate", self.rate, 0)
         require(

@@ -12,15 +12,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from greatmeta_dist.config import Config, InputError, require
+from greatmeta_dist.config import Config, InputError, SchedulerConfig, require
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.worker import RowStart, Sizes, Worker
 from greatmeta_dist.engine.world import World
 from greatmeta_dist.locks import locked
-from greatmeta_dist.tasks.lanes import BatchMaker, Labels, dealt, even_balance, shared_lanes
+from greatmeta_dist.tasks.lanes import (
+    BatchMaker,
+    Labels,
+    dealt,
+    earned_balance,
+    even_balance,
+    shared_lanes,
+)
 from greatmeta_dist.tasks.store import ITEM_ID, FieldChoice, Store
 
 MAY_CHANGE = ("steps", "checkpoint_every", "keep_checkpoints", "log_every")
@@ -54,7 +62,7 @@ def set_up(config: Config, store: Store, world: World | None = None) -> Setup:
         and config.scheduler.magnitude == "norm",
         labels=Labels.of(store, model.label),
         prior_rows=config.inner.prior_rows,
-        balance=even_balance(store.manifest.cluster_sizes, config.scheduler.evenness),
+        balance=_balance(store, config.scheduler),
     )
     sizes = Sizes(
         len(store.fields("user", choice)),
@@ -65,6 +73,15 @@ def set_up(config: Config, store: Store, world: World | None = None) -> Setup:
     start = _row_start(store, choice) if model.is_spectral and model.has_item_id else None
     worker = Worker(config, sizes, device_here(), world, start)
     return Setup(config, store, choice, maker, worker)
+
+
+def _balance(store: Store, options: SchedulerConfig) -> NDArray[np.float64] | None:
+    """What a user of each cluster counts in training; None where that does not matter."""
+    if options.kind == "groups":
+        return even_balance(store.manifest.clusters)
+    if options.kind == "balanced":
+        return earned_balance(store.manifest.clusters, options.evenness)
+    return None
 
 
 def _row_start(store: Store, choice: FieldChoice) -> RowStart:

@@ -8,10 +8,16 @@ from benchmarks.oracle import Oracle
 from greatmeta_dist.baselines import Baselines
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.tasks.batch import Ragged, offsets_of
-from greatmeta_dist.tasks.groups import Categories, FittedGroups, History, Profiler
-from greatmeta_dist.tasks.lanes import even_balance
+from greatmeta_dist.tasks.groups import (
+    Categories,
+    ClusterTally,
+    FittedGroups,
+    History,
+    Profiler,
+)
+from greatmeta_dist.tasks.lanes import Labels, earned_balance, even_balance
 from greatmeta_dist.tasks.prepare import prepare
-from greatmeta_dist.tasks.store import FieldChoice, Store
+from greatmeta_dist.tasks.store import Cluster, FieldChoice, Store
 
 CHOICE = FieldChoice(has_item_id=True, is_list_mean=True)
 
@@ -25,7 +31,7 @@ def store(tmp_path_factory) -> Store:
 
 def test_clusters_of_the_log_tell_the_small_true_groups(store):
     part = store.part("train", CHOICE)
-    sizes = np.array(store.manifest.cluster_sizes)
+    sizes = np.array([c.size for c in store.manifest.clusters])
     assert sizes.sum() == len(part)
     assert (np.bincount(part.cluster, minlength=len(sizes)) == sizes).all()
     is_minority = np.isin(part.group, store.manifest.minority)
@@ -59,15 +65,64 @@ def test_groups_come_from_what_tells_users_apart(likes, chooses):
     assert max(np.mean(found == kind), np.mean(found != kind)) > 0.9
 
 
-@pytest.mark.parametrize("evenness, expected", [(0.0, [1, 1, 1]), (1.0, [1 / 3] * 3)])
-def test_balance_is_one_on_average_and_evens_out_groups(evenness, expected):
-    sizes = [70, 20, 10]
-    balance = even_balance(sizes, evenness)
-    assert np.dot(balance, sizes) / 100 == pytest.approx(1.0)
-    counted = balance * np.array(sizes) / 100 if evenness else balance
-    assert counted == pytest.approx(expected)
-    half = even_balance(sizes, 0.5)
-    assert half[2] / half[0] == pytest.approx(7**0.5)
+def test_clusters_are_as_difficult_as_what_is_left_of_their_users(store):
+    part = store.part("train", CHOICE)
+    labels = Labels.of(store, "bias")
+    left = []
+    for role, expected in zip(
+        ("support", "query"), labels.expected(part.tasks, is_training=True), strict=True
+    ):
+        rating = getattr(part.tasks, f"{role}_label")
+        owner = np.repeat(np.arange(len(part)), rating.lengths)
+        left.append((owner, rating.values - expected))
+    owner, rest = (np.concatenate(column) for column in zip(*left, strict=True))
+    # A store's user offsets are of all of a training user's ratings, not of the support alone.
+    assert len(owner) == store.manifest.ratings.count
+    squares = np.bincount(owner, rest**2) / np.bincount(owner)
+    for number, cluster in enumerate(store.manifest.clusters):
+        found = squares[part.cluster == number]
+        assert cluster.difficulty == pytest.approx(found.mean() / squares.mean(), rel=0.1)
+        error = found.std(ddof=1) / len(found) ** 0.5 / squares.mean()
+        assert cluster.difficulty_error == pytest.approx(error, rel=0.2)
+
+
+def test_tally_is_of_all_portions_and_says_nothing_of_lone_users():
+    rng = np.random.default_rng(0)
+    cluster, left = rng.integers(0, 3, 200).astype(np.int32), rng.random(200)
+    cluster[:7], cluster[7] = 0, 4
+    tally = ClusterTally(5)
+    for chosen in (slice(0, 90), slice(90, 90), slice(90, 200)):
+        tally.add(cluster[chosen], left[chosen])
+    found = tally.clusters()
+    for number in range(3):
+        own = left[cluster == number]
+        assert found[number].size == len(own)
+        assert found[number].difficulty == pytest.approx(own.mean() / left.mean())
+        error = own.std(ddof=1) / len(own) ** 0.5 / left.mean()
+        assert found[number].difficulty_error == pytest.approx(error)
+    assert found[3:] == [Cluster(0, 1.0, 0.0), Cluster(1, 1.0, 0.0)]
+
+
+def test_all_groups_count_the_same():
+    clusters = [Cluster(size, 1.0, 0.0) for size in (70, 20, 10)]
+    assert even_balance(clusters) * [0.7, 0.2, 0.1] == pytest.approx([1 / 3] * 3)
+
+
+def test_rare_and_difficult_groups_count_more_and_no_others():
+    easy, rare_easy = Cluster(700, 0.9, 0.02), Cluster(50, 0.8, 0.02)
+    frequent, rare = Cluster(400, 1.5, 0.02), Cluster(50, 1.5, 0.02)
+    unsure, little = Cluster(50, 1.5, 0.17), Cluster(50, 1.185, 0.02)
+    clusters = [easy, rare_easy, frequent, rare, unsure, little]
+    balance = earned_balance(clusters, 1.0)
+    sizes = np.array([c.size for c in clusters])
+    assert balance @ sizes == pytest.approx(sizes.sum())
+    rarity = sizes.sum() / (6 * 50)
+    assert balance / balance[0] == pytest.approx([1, 1, 1, rarity, 1, rarity**0.5])
+    assert (earned_balance([easy, rare_easy, unsure], 1.5) == 1).all()
+    assert (earned_balance(clusters, 0.0) == 1).all()
+    twice = earned_balance(clusters, 2.0)
+    assert twice[3] / twice[0] == pytest.approx(rarity**2)
+    assert (earned_balance([Cluster(3, 1.0, 0.0), Cluster(0, 1.0, 0.0)], 1.5) == 1).all()
 
 
 def test_the_oracle_is_between_the_noise_floor_and_the_baselines(store):

@@ -19,9 +19,8 @@ from greatmeta_dist.meta.gradients import LayerInput, LinearGradients
 Loss = Literal["mse", "bce"]
 KERNEL_START = 2.0
 """Weight of each feature in a fresh kernel."""
-TASTE_COLUMNS = 4
-"""Of each item field, what the scheduler sees of the support's context: with more it learns users
-by heart."""
+TASTE_COLUMNS = 16
+"""Of each item field, what the scheduler sees of the support's context."""
 
 
 class Activation(NamedTuple):

@@ -140,6 +140,13 @@ class TrainingStatistics:
             shape=(len(count), len(self.item_count)),
         )
 
+    def left_of_users(self, train: pl.DataFrame) -> pl.DataFrame:
+        """``user``, and the mean square of the user's ``residuals``, ``left``."""
+        residuals = self.residuals(train)
+        squares = residuals.multiply(residuals).sum(1).A1.astype(np.float64)
+        users = train["user"].unique().sort()
+        return pl.DataFrame({"user": users, "left": squares / np.diff(residuals.indptr)})
+
     def _about_item_means(self, train: pl.DataFrame) -> NDArray[np.float64]:
         """Ratings less the means of their items, each mean without the rating itself."""
         item = train["item"].to_numpy()

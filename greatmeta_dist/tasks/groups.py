@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
 from greatmeta_dist.tasks.batch import Ragged, offsets_of
+from greatmeta_dist.tasks.store import Cluster
 
 MAX_FITTED_USERS = 50_000
 MINORITY_SHARE = 0.2
@@ -144,6 +145,31 @@ class FittedGroups(Grouping):
         profiles = self._scaled(self.profiler.blocks(history))
         distance = (self.centers**2).sum(1) - 2 * profiles @ self.centers.T
         return distance.argmin(1).astype(np.int32)
+
+
+class ClusterTally:
+    """Adds up training users by cluster, in any portions."""
+
+    def __init__(self, num_clusters: int):
+        self._sums = np.zeros((3, num_clusters))
+
+    def add(self, cluster: NDArray[np.int32], left: NDArray[np.float64]) -> None:
+        """Users [n] of each cluster, and what is left of each one's ratings, mean square [n]."""
+        for sums, weight in zip(self._sums, (None, left, left**2), strict=True):
+            sums += np.bincount(cluster, weight, len(sums))
+
+    def clusters(self) -> list[Cluster]:
+        """What is known of each; one of fewer than two users is as difficult as all."""
+        count, total, squares = self._sums
+        overall = total.sum() / count.sum()
+        found = []
+        for n, t, s in zip(count, total, squares, strict=True):
+            if n < 2 or overall == 0:
+                found.append(Cluster(int(n), 1.0, 0.0))
+                continue
+            variance = max(s - t**2 / n, 0.0) / (n - 1)
+            found.append(Cluster(int(n), t / n / overall, (variance / n) ** 0.5 / overall))
+        return found
 
 
 def _reliability(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:

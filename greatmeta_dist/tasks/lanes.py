@@ -15,7 +15,7 @@ from scipy.special import expit
 from greatmeta_dist.config import TrainConfig, require
 from greatmeta_dist.meta.batch import StepBatch, TaskBatch
 from greatmeta_dist.tasks.batch import Features, Hiding, Ragged, TaskTable, build_batch, resplit
-from greatmeta_dist.tasks.store import FieldChoice, Part, Ratings, Store
+from greatmeta_dist.tasks.store import Cluster, FieldChoice, Part, Ratings, Store
 
 USERS_PER_LANE = 4096
 """Training users for which a lane of its own is worth its messages."""
@@ -23,6 +23,12 @@ USERS_PER_LANE = 4096
 
 PART_COST_ROWS = 1024
 """Padding rows that cost a step as much as one more part of a lane."""
+
+
+SURE_ERRORS = 3.0
+"""Standard errors that a cluster of users must be more difficult by to count more."""
+FULL_EXCESS = 0.25
+"""Share by which it is surely more difficult when it counts more in full."""
 
 
 LEAST_CHANCE = 0.02
@@ -223,11 +229,30 @@ class BatchMaker:
         )
 
 
-def even_balance(sizes: Sequence[int], evenness: float) -> NDArray[np.float64]:
-    """What a user of each cluster counts, share^(−evenness), 1 on average over the users."""
-    share = np.maximum(np.array(sizes, np.float64), 1) / max(sum(sizes), 1)
-    value = share**-evenness
-    return value * sum(sizes) / np.dot(value, sizes)
+def even_balance(clusters: Sequence[Cluster]) -> NDArray[np.float64]:
+    """What a user of each cluster counts where all clusters count the same: [G], 1 on average."""
+    sizes = _sizes(clusters)
+    return sizes.sum() / (len(sizes) * sizes)
+
+
+def earned_balance(clusters: Sequence[Cluster], evenness: float) -> NDArray[np.float64]:
+    """What a user of each cluster counts where clusters both rare and difficult count more: [G].
+
+    max(1, 1/(G·share))^(``evenness`` · e), then 1 on average over the users. e says how far a
+    cluster is more difficult than users are on the whole: 0 up to ``SURE_ERRORS`` standard errors,
+    1 from ``FULL_EXCESS`` beyond them. Where no cluster stands out, all users count 1.
+    """
+    sizes = _sizes(clusters)
+    excess = np.array([c.difficulty - 1 - SURE_ERRORS * c.difficulty_error for c in clusters])
+    exponent = evenness * np.clip(excess / FULL_EXCESS, 0, 1)
+    value = np.maximum(1, even_balance(clusters)) ** exponent
+    balance: NDArray[np.float64] = value * sizes.sum() / np.dot(value, sizes)
+    return balance
+
+
+def _sizes(clusters: Sequence[Cluster]) -> NDArray[np.float64]:
+    """Users of each cluster; one that none was put in counts as one of a single user."""
+    return np.array([max(c.size, 1) for c in clusters], np.float64)
 
 
 class Lane:

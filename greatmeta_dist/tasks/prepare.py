@@ -26,6 +26,7 @@ from greatmeta_dist.tasks.encode import TrainingStatistics, encode_items, encode
 from greatmeta_dist.tasks.groups import (
     MAX_FITTED_USERS,
     Categories,
+    ClusterTally,
     FittedGroups,
     Grouping,
     History,
@@ -205,13 +206,13 @@ class _Preparation:
         for folder in ("shards", "vocab"):
             shutil.rmtree(self.store / folder, ignore_errors=True)
             (self.store / folder).mkdir()
-        shards, sizes = self._write_tasks(buckets)
+        shards, sizes, tally = self._write_tasks(buckets)
         items = encode_items(self.items, self.vocabularies, self.statistics)
         write_arrow(self.store / "items.arrow", items)
         write_factors(self.store, factored, factors)
         for vocabulary in self.vocabularies:
             vocabulary.write(self.store / "vocab")
-        self._finish(fingerprint, shards, sizes)
+        self._finish(fingerprint, shards, sizes, tally)
         return self.report
 
     def _is_done(self, fingerprint: str) -> bool:
@@ -365,16 +366,14 @@ class _Preparation:
 
     # --- writing --------------------------------------------------------------------------
 
-    def _write_tasks(self, buckets: list[Path]) -> tuple[dict[str, int], dict[str, NDArray]]:
+    def _write_tasks(self, buckets: list[Path]) -> tuple[dict[str, int], NDArray, ClusterTally]:
         """Every part's shards; returns their numbers, and the training users by group and cluster.
 
         A bucket's training users are dealt evenly to its shards.
         """
         shards = dict.fromkeys(PARTS, 0)
-        sizes = {
-            "group": np.zeros(len(self.groups.names), np.int64),
-            "cluster": np.zeros(len(self.clusters.names), np.int64),
-        }
+        sizes = np.zeros(len(self.groups.names), np.int64)
+        tally = ClusterTally(len(self.clusters.names))
         for k, path in enumerate(buckets):
             self.progress("write tasks", k / len(buckets))
             bucket = pl.read_parquet(path, glob=False)
@@ -393,17 +392,23 @@ class _Preparation:
                 hands = 1
                 if part == "train":
                     hands = max(1, MIN_SHARDS // len(buckets))
-                    for name, count in sizes.items():
-                        count += np.bincount(batch.column(name).to_numpy(), minlength=len(count))
+                    sizes += np.bincount(batch.column("group").to_numpy(), minlength=len(sizes))
+                    users = pl.DataFrame({"user": batch.column("user").to_pylist()})
+                    left = users.join(
+                        self.statistics.left_of_users(rows), on="user", maintain_order="left"
+                    )
+                    tally.add(batch.column("cluster").to_numpy(), left["left"].to_numpy())
                 self.report.tasks[part] = self.report.tasks.get(part, 0) + batch.num_rows
                 self.report.interactions[part] = self.report.interactions.get(part, 0) + len(rows)
                 for hand in range(hands):
                     dealt = pa.array(np.arange(hand, batch.num_rows, hands))
                     write_arrow(self.store / shard_name(part, shards[part]), batch.take(dealt))
                     shards[part] += 1
-        return {p: n for p, n in shards.items() if n}, sizes
+        return {p: n for p, n in shards.items() if n}, sizes, tally
 
-    def _finish(self, fingerprint: str, shards: dict[str, int], sizes: dict[str, NDArray]) -> None:
+    def _finish(
+        self, fingerprint: str, shards: dict[str, int], sizes: NDArray, tally: ClusterTally
+    ) -> None:
         """The report, then the manifest: from here on the folder is a store."""
         self.progress("write the manifest", 0)
         (self.store / "report.json").write_text(json.dumps(asdict(self.report), indent=1))
@@ -422,8 +427,8 @@ class _Preparation:
             ),
             is_click=self.config.is_click,
             groups=list(self.groups.names),
-            minority=minority_groups(sizes["group"]),
-            cluster_sizes=sizes["cluster"].tolist(),
+            minority=minority_groups(sizes),
+            clusters=tally.clusters(),
             recipe=asdict(self.config),
             fingerprint=fingerprint,
             notes=self.source.notes,

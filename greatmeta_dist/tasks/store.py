@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from greatmeta_dist.config import InputError, require
 from greatmeta_dist.tasks.batch import Features, Ragged, TaskTable
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST = "manifest.json"
 FACTORS = "item_factors.arrow"
 ITEM_ID = "item_id"
@@ -60,6 +60,18 @@ class Ratings:
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """Training users of like preferences."""
+
+    size: int
+    difficulty: float
+    """What item means and user offsets leave of a user's ratings, mean square, in the mean over its
+    users, over that of all users."""
+    difficulty_error: float
+    """Standard error of ``difficulty``."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a store holds."""
 
@@ -79,8 +91,8 @@ class Manifest:
     """Names of preference groups; a task's ``group`` is an index here."""
     minority: list[int]
     """The smallest groups that together hold at most a fifth of the training users."""
-    cluster_sizes: list[int]
-    """Training users in each cluster of preferences; a task's ``cluster`` is an index here."""
+    clusters: list[Cluster]
+    """Clusters of preferences; a task's ``cluster`` is an index here."""
     recipe: dict[str, Any]
     """The data section that made the store."""
     fingerprint: str
@@ -119,6 +131,7 @@ def read_manifest(folder: Path) -> Manifest:
         )
         raw["fields"] = [Field(**f) for f in raw["fields"]]
         raw["ratings"] = Ratings(**raw["ratings"])
+        raw["clusters"] = [Cluster(**c) for c in raw["clusters"]]
         return Manifest(**raw)
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):

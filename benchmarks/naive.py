@@ -56,7 +56,7 @@ class Settings:
     prior_rows: float = 0.0
     """Support sums are divided by the rows and this."""
     is_balanced: bool = False
-    """Whether φ learns from how users would be drawn evenly, in place of the look ahead."""
+    """Whether φ learns from what the users should count, in place of the look ahead."""
 
 
 def pooled(table: Tensor, values: list[int], is_mean: bool) -> Tensor:

@@ -20,7 +20,7 @@ from greatmeta_dist.engine.embeddings import block_size
 from greatmeta_dist.launch import launch
 from greatmeta_dist.options import compose_config, opened
 from greatmeta_dist.run import set_up
-from greatmeta_dist.tasks.lanes import Lanes
+from greatmeta_dist.tasks.lanes import Lanes, earned_balance
 from greatmeta_dist.tasks.prepare import prepare
 from greatmeta_dist.tasks.store import FieldChoice, Store
 
@@ -98,17 +98,22 @@ def test_same_bits_with_1_2_4_and_8_workers_on_synthetic_data(tmp_path):
     prepare(DataConfig(users=500, items=300), tmp_path / "store")
     store = Store(tmp_path / "store")
     assert "item_id" in [field.name for field in store.fields("item", FieldChoice(True, False))]
+    balance = earned_balance(
+        store.manifest.clusters, config_for(store.folder, 1).scheduler.evenness
+    )
+    assert (balance != 1).any()  # the scheduler has something to learn
     same_at_every_size(tmp_path / "store", tmp_path)
 
 
 @pytest.mark.data
-def test_same_bits_with_1_2_4_and_8_workers_on_ml_100k(ml100k, tmp_path):
+@pytest.mark.parametrize("scheduler", ["balanced", "mlp"])
+def test_same_bits_with_1_2_4_and_8_workers_on_ml_100k(ml100k, tmp_path, scheduler):
     with opened():
         config = compose_config(
             ["data=recbole", f"data.path={ml100k}", f"data.split={ml100k}/split.tsv"]
         )
     prepare(config.data, tmp_path / "store")
-    same_at_every_size(tmp_path / "store", tmp_path)
+    same_at_every_size(tmp_path / "store", tmp_path, f"scheduler={scheduler}")
 
 
 @pytest.mark.parametrize("scheduler", ["mlp", "uniform"])

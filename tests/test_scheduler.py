@@ -62,7 +62,7 @@ def test_running_scale_follows_mean_and_deviation():
     assert found.abs().max() <= SCALE_BOUND
 
 
-def test_balanced_weights_learn_how_much_more_often_a_user_is_met_when_drawn_evenly():
+def test_balanced_weights_learn_how_much_a_user_should_count():
     torch.manual_seed(0)
     scheduler = Scheduler("balanced", ALL_SIZES, max_weight_ratio=8.0)
     coordinator = Coordinator(

@@ -98,8 +98,8 @@ class TaskBatch:
     pairs: PairPlan | None
     """None where no norms of embedding gradients are asked for."""
     balance: Tensor
-    """[B] what each user counts when users are drawn more evenly from the preference groups, 1 on
-    average over the training users."""
+    """[B] what each user should count for the sake of its preference group, 1 on average over the
+    training users."""
 
     @property
     def num_users(self) -> int:

@@ -1,9 +1,9 @@
 """The preference-aware scheduler φ: from a user's factors to the user's weight.
 
 Both published forms (DESIGN.md section 2, step 4), and ``balanced``, which sees factors on a scale
-kept across steps and the support's context besides, and learns to tell by how much a user counts
-more when users are drawn evenly from the preference groups. A bound on the ratio of any two weights
-keeps the effective sample size 1/Σw² from collapsing.
+kept across steps and the support's context besides, and learns to tell the users of preference
+groups that should count more. A bound on the ratio of any two weights keeps the effective sample
+size 1/Σw² from collapsing.
 """
 
 import math
@@ -152,8 +152,8 @@ class Scheduler(nn.Module):
 def likelihood_slopes(weights: Tensor, balance: Tensor) -> Tensor:
     """∂/∂w of −Σ b log w [B], b the distribution proportional to ``balance`` [B]; 0 where w is 0.
 
-    The loss is least where w = b: weights that say, as far as the factors tell, how much more often
-    such a user is met when users are drawn evenly from the preference groups.
+    The loss is least where w = b: weights that say, as far as the factors tell, how much such a
+    user should count.
     """
     counts = weights > 0
     balance = balance * counts

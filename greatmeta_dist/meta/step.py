@@ -42,9 +42,9 @@ class Exchange(Protocol):
 
 
 Weighing = Literal["uniform", "loss", "groups", "look_ahead", "balanced"]
-"""What a user weighs: all the same (first-order MAML); as its loss; as its preference group's share
-asks (``TaskBatch.balance``); or what the scheduler says, φ learning either by a look ahead (step 5)
-or from those shares."""
+"""What a user weighs: all the same (first-order MAML); as its loss; as its preference group asks
+(``TaskBatch.balance``); or what the scheduler says, φ learning either by a look ahead (step 5) or
+from what the groups ask."""
 
 
 @dataclass(frozen=True)

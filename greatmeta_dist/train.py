@@ -118,6 +118,14 @@ class _Training:
             f"{self.lanes.steps_per_epoch} steps an epoch, {self.lanes.count} lanes, "
             f"{self.world.size} worker{'s' if self.world.size > 1 else ''}, {worker.device.type}"
         )
+        balance = self.setup.maker.balance
+        if self.setup.config.scheduler.kind == "balanced" and balance is not None:
+            num = int((balance > balance.min()).sum())
+            self.display.say(
+                f"{num or 'none'} of {len(balance)} preference groups "
+                f"{'is' if num == 1 else 'are'} rare and difficult; "
+                f"{'their users weigh more' if num else 'all users weigh the same'}"
+            )
         try:
             with (
                 _stop_signals() as stop,

@@ -196,12 +196,16 @@ def test_interrupted_run_leaves_a_checkpoint_and_resumes(tmp_path, store):
     assert json.loads((run / "metrics.json").read_text())["step"] == step + 3
 
 
-def test_where_no_group_is_more_difficult_training_is_as_with_uniform_weights(store, tmp_path):
+def test_where_no_group_is_more_difficult_training_is_as_with_uniform_weights(
+    store, tmp_path, capsys
+):
     """What users rate in this log is drawn alike for all, so there is nothing to balance."""
     found = {}
     for kind in ("balanced", "uniform"):
         config = replace(small(store), scheduler=SchedulerConfig(kind=kind))
         train(config, tmp_path / kind, Display())
+        said = capsys.readouterr()
+        assert ("all users weigh the same" in said.out + said.err) == (kind == "balanced")
         worker = load_run(tmp_path / kind, None, Display())[0].worker
         found[kind] = {**worker.layers, "rows": worker.table.weight}
     for name, tensor in found["balanced"].items():

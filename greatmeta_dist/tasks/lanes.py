@@ -24,12 +24,10 @@ USERS_PER_LANE = 4096
 PART_COST_ROWS = 1024
 """Padding rows that cost a step as much as one more part of a lane."""
 
-
 SURE_ERRORS = 3.0
 """Standard errors that a cluster of users must be more difficult by to count more."""
 FULL_EXCESS = 0.25
 """Share by which it is surely more difficult when it counts more in full."""
-
 
 LEAST_CHANCE = 0.02
 """Expected chances of a click are kept this far from 0 and 1."""

@@ -395,7 +395,10 @@ class _Preparation:
                     sizes += np.bincount(batch.column("group").to_numpy(), minlength=len(sizes))
                     users = pl.DataFrame({"user": batch.column("user").to_pylist()})
                     left = users.join(
-                        self.statistics.left_of_users(rows), on="user", maintain_order="left"
+                        self.statistics.left_of_users(rows),
+                        on="user",
+                        how="left",
+                        maintain_order="left",
                     )
                     tally.add(batch.column("cluster").to_numpy(), left["left"].to_numpy())
                 self.report.tasks[part] = self.report.tasks.get(part, 0) + batch.num_rows

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from greatmeta_dist.tasks.batch import Ragged, offsets_of
-from greatmeta_dist.tasks.content import expected_ratings
+from greatmeta_dist.tasks.content import ItemFeature, expected_ratings
 from greatmeta_dist.tasks.groups import Grouping, History
 from greatmeta_dist.tasks.split import uniform_hash
 from greatmeta_dist.tasks.store import Ratings, list_array
@@ -95,11 +95,11 @@ class TrainingStatistics:
     def mean(self) -> float:
         return float(self.item_sum.sum()) / int(self.item_count.sum())
 
-    def expect(self, fields: Sequence[Ragged], seed: int) -> None:
-        """Learn what the items' features [fields] say of their ratings; after the last ``add``."""
+    def expect(self, features: Sequence[ItemFeature], seed: int) -> None:
+        """Learn what the items' features say of their ratings; after the last ``add``."""
         plain = self._prior_about(np.full(len(self.item_count), self.mean))
         self.item_expected = expected_ratings(
-            fields, self.item_count, self.item_sum, prior=plain, seed=seed
+            features, self.item_count, self.item_sum, prior=plain, seed=seed
         )
 
     @cached_property

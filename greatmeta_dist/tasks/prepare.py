@@ -22,6 +22,7 @@ from greatmeta_dist.config import DataConfig, InputError, require
 from greatmeta_dist.locks import locked
 from greatmeta_dist.tasks.batch import Ragged, offsets_of
 from greatmeta_dist.tasks.clean import REJECTS, Rejects, catalogue, check_log, read_entities
+from greatmeta_dist.tasks.content import ItemFeature
 from greatmeta_dist.tasks.encode import TrainingStatistics, encode_items, encode_tasks
 from greatmeta_dist.tasks.groups import (
     MAX_FITTED_USERS,
@@ -192,7 +193,7 @@ class _Preparation:
 
         self._build_vocabularies()
         content = [
-            v.encode(self.items[v.field.name])
+            ItemFeature(v.encode(column := self.items[v.field.name]), v.numbers(column))
             for v in self.vocabularies
             if v.field.side == "item" and v.field.name != ITEM_ID
         ]

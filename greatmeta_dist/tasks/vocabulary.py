@@ -18,6 +18,10 @@ from greatmeta_dist.tasks.store import Field, write_vocabulary
 
 NUM_BINS = 32
 """Quantile bins of a numeric feature."""
+BIN = "bin_"
+"""Before a bin's number."""
+MAX_UNORDERED_SHARE = 0.1
+"""Values that may be no numbers where the others are."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,21 @@ class Vocabulary:
         lengths = np.bincount(frame["entity"].to_numpy(), minlength=len(column))
         return Ragged(row.astype(np.int32), offsets_of(lengths))
 
+    def numbers(self, column: pl.Series) -> NDArray[np.float64] | None:
+        """Every entity's value as a number, nan where it is none; None where values have no order.
+
+        They have one where nearly all of them are numbers, or bins of numbers.
+        """
+        if self.field.is_list:
+            return None
+        known, given = (
+            values.cast(pl.String).str.strip_prefix(BIN).cast(pl.Float64, strict=False)
+            for values in (self.values, column)
+        )
+        if not len(known) or known.null_count() > MAX_UNORDERED_SHARE * len(known):
+            return None
+        return given.fill_null(np.nan).to_numpy()
+
     def write(self, folder: Path) -> None:
         write_vocabulary(
             folder / f"{self.field.name}.parquet",
@@ -68,7 +87,7 @@ def binned(values: pl.Series, edges: NDArray[np.float64]) -> pl.Series:
     numbers = values.cast(pl.Float64, strict=False)
     bins = np.searchsorted(edges, numbers.fill_null(0).to_numpy(), side="right")
     tokens = pl.Series(bins).cast(pl.String)
-    return pl.select(pl.when(numbers.is_not_null()).then("bin_" + tokens)).to_series()
+    return pl.select(pl.when(numbers.is_not_null()).then(BIN + tokens)).to_series()
 
 
 def count_values(frame: pl.DataFrame, kinds: Mapping[str, Kind]) -> dict[str, pl.DataFrame]:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from logs import COLUMNS, csv_config, write_log
 from greatmeta_dist.config import ColumnsConfig, DataConfig, InputError
 from greatmeta_dist.tasks import clean
 from greatmeta_dist.tasks.batch import Ragged, offsets_of
-from greatmeta_dist.tasks.content import expected_ratings
+from greatmeta_dist.tasks.content import ItemFeature, expected_ratings
 from greatmeta_dist.tasks.encode import LEAST_PRIOR, MOST_PRIOR, VarianceComponents
 from greatmeta_dist.tasks.prepare import prepare
-from greatmeta_dist.tasks.store import FieldChoice, Store
+from greatmeta_dist.tasks.store import Field, FieldChoice, Store
+from greatmeta_dist.tasks.vocabulary import Vocabulary
 
 CHOICE = FieldChoice(has_item_id=True, is_list_mean=True)
 
@@ -435,21 +437,21 @@ def items_with(rng, weight, *, spread: float, num_items: int = 400):
     """One token and one list feature, 0 to 40 ratings an item, mean by the token."""
     token = rng.integers(0, len(weight), num_items)
     offsets = offsets_of(rng.integers(0, 4, num_items))
-    fields = [
-        Ragged(token, np.arange(num_items + 1)),
-        Ragged(100 + rng.integers(0, 30, offsets[-1]), offsets),
+    features = [
+        ItemFeature(Ragged(token, np.arange(num_items + 1)), None),
+        ItemFeature(Ragged(100 + rng.integers(0, 30, offsets[-1]), offsets), None),
     ]
     count = rng.integers(0, 41, num_items)
     mean = 3 + weight[token] + spread * rng.normal(size=num_items)
     total = count * mean + np.sqrt(count) * rng.normal(size=num_items)
-    return fields, count, total, token
+    return features, count, total, token
 
 
 def test_expected_ratings_are_what_features_say():
     rng = np.random.default_rng(0)
     weight = np.array([-1.0, 0.0, 1.0])
-    fields, count, total, token = items_with(rng, weight, spread=0.1)
-    found = expected_ratings(fields, count, total, prior=5.0, seed=0)
+    features, count, total, token = items_with(rng, weight, spread=0.1)
+    found = expected_ratings(features, count, total, prior=5.0, seed=0)
     for k in range(3):
         for chosen in (token == k) & (count > 0), (token == k) & (count == 0):
             assert found[chosen].mean() == pytest.approx(3 + weight[k], abs=0.15)
@@ -457,9 +459,9 @@ def test_expected_ratings_are_what_features_say():
 
 def test_expected_ratings_stay_near_the_mean_where_features_say_nothing():
     rng = np.random.default_rng(0)
-    fields, count, total, _ = items_with(rng, np.zeros(3), spread=1.0)
+    features, count, total, _ = items_with(rng, np.zeros(3), spread=1.0)
     mean = total.sum() / count.sum()
-    found = expected_ratings(fields, count, total, prior=5.0, seed=0)
+    found = expected_ratings(features, count, total, prior=5.0, seed=0)
     assert np.sqrt(np.mean((found - mean) ** 2)) < 0.15  # items themselves spread by 1
     assert np.array_equal(
         expected_ratings([], count, total, prior=5.0, seed=0), np.full(len(count), mean)
@@ -468,9 +470,50 @@ def test_expected_ratings_stay_near_the_mean_where_features_say_nothing():
 
 def test_unrated_items_are_expected_to_be_like_those_people_rate():
     rng = np.random.default_rng(0)
-    fields, count, _, token = items_with(rng, np.array([-0.5, 0.0, 0.5]), spread=0.0)
+    features, count, _, token = items_with(rng, np.array([-0.5, 0.0, 0.5]), spread=0.0)
     popular = 3 + np.array([-0.5, 0.0, 0.5])[token] + count / 40
-    found = expected_ratings(fields, count, count * popular, prior=5.0, seed=0)
+    found = expected_ratings(features, count, count * popular, prior=5.0, seed=0)
     by_rating = np.average(popular, weights=count)
     assert found[count == 0].mean() == pytest.approx(by_rating, abs=0.12)
     assert found[count > 0].mean() < found[count == 0].mean() - 0.05
+
+
+def test_unrated_items_follow_a_number_where_a_line_does_not():
+    rng = np.random.default_rng(0)
+    features, count, _, _ = items_with(rng, np.zeros(3), spread=0.0)
+    year = rng.integers(1930, 2000, len(count)).astype(np.float64)
+    year[:5] = np.nan
+    count[:5] = 0
+    good = np.where((year > 1945) & (year < 1975), 4.0, 3.0)
+    rows = Ragged(200 + np.nan_to_num(year, nan=1900).astype(np.int64), np.arange(len(year) + 1))
+    total = count * good + np.sqrt(count) * rng.normal(size=len(count))
+
+    def error(number):
+        given = [*features, ItemFeature(rows, number)]
+        found = expected_ratings(given, count, total, prior=5.0, seed=0)
+        assert np.isfinite(found).all()
+        unrated = (count == 0) & np.isfinite(year)
+        return np.sqrt(np.mean((found - good)[unrated] ** 2)), found[count > 0]
+
+    (as_number, of_rated), (as_token, same) = error(year), error(None)
+    assert as_number < 0.15 < as_token
+    assert np.array_equal(of_rated, same)  # what is known of rated items is left to the regression
+
+
+@pytest.mark.parametrize(
+    "values, known, expected",
+    [
+        (["1995", "x", None], [str(y) for y in range(1980, 2000)], [1995, np.nan, np.nan]),
+        (["bin_3", "bin_11", None], ["bin_3", "bin_11"], [3, 11, np.nan]),
+        (["1995"], ["1995", "drama"], None),
+        (["1995"], [], None),
+    ],
+)
+def test_values_have_an_order_where_nearly_all_are_numbers(values, known, expected):
+    rows = np.arange(len(known) + 1, dtype=np.int32)
+    field = Field("f", "item", is_list=False, num_rows=len(rows), unknown_row=len(known))
+    vocabulary = Vocabulary(field, pl.Series(known, dtype=pl.String), rows[:-1], rows)
+    found = vocabulary.numbers(pl.Series(values))
+    assert found is None if expected is None else np.array_equal(found, expected, equal_nan=True)
+    as_list = Vocabulary(replace(field, is_list=True), vocabulary.values, rows[:-1], rows)
+    assert as_list.numbers(pl.Series([["1995"]])) is None

@@ -67,7 +67,7 @@ class Factors:
         return cls(*columns.split([getattr(sizes, kind) for kind in FACTOR_KINDS], 1))
 
     def columns(self) -> Tensor:
-        """[B, ·]: the few dozen numbers per user that leave a worker."""
+        """[B, ·]: the hundred or so numbers per user that leave a worker."""
         return torch.cat([getattr(self, kind) for kind in FACTOR_KINDS], 1)
 
     def only(self, kinds: Collection[str]) -> "Factors":

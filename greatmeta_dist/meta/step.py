@@ -49,7 +49,7 @@ from what the groups ask."""
 
 @dataclass(frozen=True)
 class UserStatistics:
-    """What the coordinator hears of B users: the hundred or so numbers of each that leave a worker."""
+    """What the coordinator hears of B users: the hundred numbers or so of each that go out."""
 
     losses: Tensor
     """[B, 2] query loss after adaptation, and before it; without scheduler only the first. Not

@@ -44,14 +44,15 @@ PATIENCE_S = 240.0
 
 
 def digest(run: Path) -> str:
-    """Hash of everything a run's last checkpoint holds: θ, φ, optimizers, means, steps."""
+    """Hash of all that a run's last checkpoint holds: θ, φ, optimizers, means, steps, users."""
     found, skipped = checkpoint.load_latest(run / "checkpoints")
     assert found is not None
     assert not skipped
     total = hashlib.sha256(f"{found.step}".encode())
-    for name, tensor in sorted((found.dense | found.rows).items()):
-        total.update(name.encode())
-        total.update(tensor.contiguous().numpy().tobytes())
+    for table, tensors in sorted({"": found.dense, **found.tables}.items()):
+        for name, tensor in sorted(tensors.items()):
+            total.update(f"{table}/{name}".encode())
+            total.update(tensor.contiguous().numpy().tobytes())
     return total.hexdigest()
 
 

@@ -38,7 +38,7 @@ from greatmeta_dist.engine.exchange import LaneExchange
 from greatmeta_dist.engine.world import World
 from greatmeta_dist.meta.adapt import InnerLoop, task_gradients
 from greatmeta_dist.meta.batch import StepBatch, TaskBatch, to_device
-from greatmeta_dist.meta.factors import FactorSizes, Magnitude
+from greatmeta_dist.meta.factors import FactorMemory, FactorSizes, Magnitude
 from greatmeta_dist.meta.gradients import MetaGradient
 from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.scheduler import Scheduler
@@ -192,7 +192,10 @@ def step_of(
     settings = StepSettings(
         batch.num_users, RATE, magnitude, weighing, is_balanced, is_bf16=precision == "bf16"
     )
-    step = MetaStep(model, inner, settings)
+    memory = None
+    if is_balanced:
+        memory = FactorMemory(batch.num_users, sizes, device, first=0)
+    step = MetaStep(model, inner, settings, memory)
     planned = to_device(StepBatch.of([[batch]]), device)
     compiled = torch.compile(task_gradients, dynamic=False) if is_compiled else task_gradients
 

@@ -57,6 +57,8 @@ class Settings:
     """Support sums are divided by the rows and this."""
     is_balanced: bool = False
     """Whether φ learns from what the users should count, in place of the look ahead."""
+    is_remembering: bool = False
+    """Whether the scheduler sees means of a user's gradient factors over its visits."""
 
 
 def pooled(table: Tensor, values: list[int], is_mean: bool) -> Tensor:
@@ -163,6 +165,8 @@ class NaiveStep:
         self.scheduler = scheduler
         self.theta = torch.optim.Adam([*self.tables, *self.layers.values()], lr=settings.outer_rate)
         self.phi = torch.optim.Adam(scheduler.parameters(), lr=settings.scheduler_rate)
+        self.visits: list[list[Tensor]] = []
+        """Gradient factors of each user's visits, where they are remembered."""
 
     def __call__(self, users: list[User]) -> dict:
         s = self.s
@@ -202,6 +206,11 @@ class NaiveStep:
             ]
             magnitude = torch.stack(each)[:, None]
         kinds = [magnitude, torch.stack(gaps), torch.stack(agreement)]
+        if s.is_remembering:
+            self.visits.append([torch.cat(own) for own in zip(*kinds, strict=True)])
+            assert len(self.visits) <= 10  # from then on the mean moves by a tenth
+            by_user = zip(*self.visits, strict=True)
+            kinds = [torch.stack([sum(v) / len(v) for v in by_user])]
         if s.is_balanced and s.context == "support":
             with torch.no_grad():
                 kinds.append(torch.stack([liked(self.tables, user, s) for user in users]))

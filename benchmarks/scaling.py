@@ -31,7 +31,7 @@ from rich.table import Table
 
 from benchmarks.environment import environment
 from greatmeta_dist.config import DataConfig, ModelConfig
-from greatmeta_dist.engine.checkpoint import Writer, steps
+from greatmeta_dist.engine.checkpoint import Block, Writer, steps
 from greatmeta_dist.engine.embeddings import EmbeddingTable, block_size, fresh_rows
 from greatmeta_dist.engine.world import START_PATIENCE, Group, World
 from greatmeta_dist.options import compose_config, opened
@@ -97,6 +97,7 @@ def train_rounds(rank: int, size: int, meet: Path, pipe: Connection, words: list
         config = compose_config(words)
     setup = set_up(config, Store(Path(config.store or "")), world)
     lanes = Lanes.of(setup.store, setup.maker, setup.choice, config.train, rank=rank, size=size)
+    setup.worker.host(lanes.users, setup.store.manifest.parts["train"])
     number, following = 0, lanes.step(0).batch
     pipe.send(sum(p.numel() for p in setup.worker.layers.values()))
     while pipe.recv():
@@ -256,12 +257,12 @@ def checkpointing(folder: Path) -> dict[str, float]:
     rows = torch.randn(ROWS_SAVED, WIDTH)
     table = EmbeddingTable(rows, rate=1e-3, averaging=0.99)
     writer = Writer(folder / "checkpoints", World(), keep=1)
-    state = {"num_rows": ROWS_SAVED}
-    writer.save(0, {}, table.state(), state)
+    blocks = {"rows": Block(table.state(), 0, ROWS_SAVED)}
+    writer.save(0, {}, blocks, {})
     writer.wait()
     alone = [step() for _ in range(25)][5:]
     start = time.perf_counter()
-    writer.save(1, {}, table.state(), state)
+    writer.save(1, {}, blocks, {})
     waited = time.perf_counter() - start
     meanwhile = []
     while steps(folder / "checkpoints") != [1]:

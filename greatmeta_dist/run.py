@@ -33,6 +33,8 @@ from greatmeta_dist.tasks.store import ITEM_ID, FieldChoice, Store
 
 MAY_CHANGE = ("steps", "checkpoint_every", "keep_checkpoints", "log_every")
 """Options of ``train`` that a resumed run may set anew."""
+FOR_PREDICTIONS: checkpoint.Wanted = {"rows": None}
+"""What of a checkpoint's tables predictions need."""
 
 
 @dataclass(frozen=True)
@@ -112,21 +114,21 @@ def load_run(run: Path, store: Path | None, display: Display) -> tuple[Setup, in
     )
     assert config is not None
     setup = set_up(config, Store(store or Path(config.store or "")))
-    chosen, skipped = checkpoint.load_latest(run / "checkpoints")
+    chosen, skipped = checkpoint.load_latest(run / "checkpoints", wanted=FOR_PREDICTIONS)
     require(chosen is not None, f"{run} has no whole checkpoint yet; run greatmeta train run={run}")
     assert chosen is not None
     say_skipped(skipped, display)
     require_same_store(chosen, setup.store, run)
     best = chosen.state["best"]
     if best and best["step"] != chosen.step:
-        found = checkpoint.load(run / "checkpoints", best["step"])
+        found = checkpoint.load(run / "checkpoints", best["step"], wanted=FOR_PREDICTIONS)
         if found is None:
             display.say(
                 f"the best checkpoint, of step {best['step']}, is damaged or gone; "
                 f"taking step {chosen.step}"
             )
         chosen = found or chosen
-    setup.worker.load(chosen.dense, chosen.rows)
+    setup.worker.load(chosen.dense, chosen.tables)
     return setup, chosen.step
 
 

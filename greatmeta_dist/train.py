@@ -87,6 +87,7 @@ class _Training:
         self.config = config.train
         self.checkpoints = run / "checkpoints"
         self.lanes = self._lanes_of(world.rank, world.size)
+        self.setup.worker.host(self.lanes.users, self.setup.store.manifest.parts["train"])
         self.best: dict[str, Any] | None = None
         self.valid: dict[str, float] = {}
         self.counts: list[torch.Tensor] = []
@@ -296,36 +297,21 @@ class _Training:
 
     def _save(self, step: int, tracker: Tracker) -> None:
         start = time.monotonic()
-        worker, manifest = self.setup.worker, self.setup.store.manifest
-        state = {
-            "best": self.best,
-            "valid": self.valid,
-            "store": self.setup.store.identity,
-            "num_rows": manifest.num_rows,
-        }
-        self.writer.save(
-            step,
-            worker.dense_state(),
-            worker.row_state(),
-            state,
-            first_row=worker.table.first,
-            best=self.best["step"] if self.best else None,
-        )
+        worker, best = self.setup.worker, self.best["step"] if self.best else None
+        state = {"best": self.best, "valid": self.valid, "store": self.setup.store.identity}
+        self.writer.save(step, worker.dense_state(), worker.blocks(), state, best=best)
         tracker.scalars(step, {"perf/seconds_for_snapshot": time.monotonic() - start})
 
     def _resume(self) -> int:
         """Load the newest whole checkpoint; the step it was made after."""
-        table = self.setup.worker.table
-
-        def block(num_rows: int) -> tuple[int, int]:
-            return table.first, table.first + len(table.weight)
-
-        found, skipped = checkpoint.load_latest(self.checkpoints, self.world, rows=block)
+        blocks = self.setup.worker.blocks()
+        own = {name: (block.first, block.first + len(block)) for name, block in blocks.items()}
+        found, skipped = checkpoint.load_latest(self.checkpoints, self.world, wanted=own)
         say_skipped(skipped, self.display)
         if found is None:
             return 0
         require_same_store(found, self.setup.store, self.run_folder)
-        self.setup.worker.load(found.dense, found.rows)
+        self.setup.worker.load(found.dense, found.tables)
         self.best, self.valid = found.state["best"], found.state["valid"]
         self.display.say(f"resuming {self.run_folder} after step {found.step}")
         return found.step

@@ -12,15 +12,17 @@ from greatmeta_dist.engine.world import World
 
 def write(folder, step: int):
     dense = {"theta.a": torch.full((2, 3), float(step)), "adam.step": torch.tensor(float(step))}
-    rows = {"rows": torch.arange(12.0).view(6, 2) + step, "embedding.step": torch.tensor(step)}
+    rows = {"rows": torch.arange(12.0).view(6, 2) + step, "num_steps": torch.tensor(step)}
+    users = {"visits": torch.arange(3)}
+    blocks = {"rows": checkpoint.Block(rows, 0, 6), "users": checkpoint.Block(users, 0, 3)}
     writer = checkpoint.Writer(folder, World(), keep=10)
-    writer.save(step, dense, rows, {"best": {"step": step}, "num_rows": 6})
+    writer.save(step, dense, blocks, {"best": {"step": step}})
     writer.wait()
     return folder / f"step-{step:09d}"
 
 
-def test_round_trip_over_several_row_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "ROWS_PER_BLOCK", 4)
+def test_round_trip_over_several_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "ENTRIES_PER_FILE", 4)
     path = write(tmp_path, 7)
     assert sorted(p.name for p in path.glob("rows-*")) == [
         "rows-000000000000.safetensors",
@@ -28,10 +30,22 @@ def test_round_trip_over_several_row_blocks(tmp_path, monkeypatch):
     ]
     found = checkpoint.load(tmp_path, 7)
     assert found is not None
-    assert torch.equal(found.rows["rows"], torch.arange(12.0).view(6, 2) + 7)
-    assert found.rows["embedding.step"] == 7
+    assert torch.equal(found.tables["rows"]["rows"], torch.arange(12.0).view(6, 2) + 7)
+    assert found.tables["rows"]["num_steps"] == 7
+    assert torch.equal(found.tables["users"]["visits"], torch.arange(3))
     assert torch.equal(found.dense["theta.a"], torch.full((2, 3), 7.0))
     assert found.state["best"] == {"step": 7}
+
+
+@pytest.mark.parametrize("part", [(0, 6), (1, 5), (4, 6), (3, 3)])
+def test_a_part_of_a_table_reads_from_whichever_files_hold_it(tmp_path, monkeypatch, part):
+    monkeypatch.setattr(checkpoint, "ENTRIES_PER_FILE", 2)
+    write(tmp_path, 7)
+    found = checkpoint.load(tmp_path, 7, wanted={"rows": part})
+    assert found is not None
+    assert found.tables.keys() == {"rows"}
+    whole = torch.arange(12.0).view(6, 2) + 7
+    assert torch.equal(found.tables["rows"]["rows"], whole[slice(*part)])
 
 
 def truncate(path):

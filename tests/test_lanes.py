@@ -97,6 +97,28 @@ def test_a_step_is_a_function_of_seed_and_number(store):
     assert last.user != other.step(14).user
 
 
+def test_a_users_place_is_its_own_whoever_hosts_it(store):
+    def places(*all_lanes: Lanes) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for lanes in all_lanes:
+            for number in range(2 * lanes.steps_per_epoch):
+                step = lanes.step(number)
+                place = np.concatenate([part.place.numpy() for part in step.batch.parts])
+                assert all(p in lanes.users for p in place)
+                for user, own in zip(step.user, place.tolist(), strict=True):
+                    assert found.setdefault(user, own) == own
+        return found
+
+    config = TrainConfig(lanes=4, users_per_step=8)
+    maker = BatchMaker(store.item_features(CHOICE), True, True, Labels.of(store, "bias"), 0.0)
+    whole = Lanes.of(store, maker, CHOICE, config)
+    halves = [Lanes.of(store, maker, CHOICE, config, rank=rank, size=2) for rank in range(2)]
+    found = places(whole)
+    assert sorted(found.values()) == list(whole.users)
+    assert places(*halves) == found
+    assert [*halves[0].users, *halves[1].users] == list(whole.users)
+
+
 def test_a_lane_reads_only_its_own_shards(store):
     lanes = make_lanes(store, num_lanes=4, users_per_step=8)
     for lane in lanes.lanes:

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from greatmeta_dist.engine.coordinator import Coordinator
-from greatmeta_dist.meta.factors import FACTOR_KINDS, Factors, FactorSizes, standardise
+from greatmeta_dist.meta.factors import (
+    FACTOR_KINDS,
+    VISITS_KEPT,
+    FactorMemory,
+    Factors,
+    FactorSizes,
+    standardise,
+)
 from greatmeta_dist.meta.scheduler import (
     SCALE_BOUND,
     RunningScale,
@@ -48,6 +55,31 @@ def test_hidden_factors_do_not_matter():
         torch.nn.init.normal_(scheduler.scorer.mlp[-1].weight)
         scheduler.observe(given)
         assert torch.allclose(scheduler(given), scheduler(other)) == is_same
+
+
+def test_remembered_factors_are_means_over_a_users_visits():
+    memory = FactorMemory(5, ALL_SIZES, torch.device("cpu"), first=10)
+    width = ALL_SIZES.total - ALL_SIZES.context
+    generator = torch.Generator().manual_seed(0)
+    expected: dict[int, tuple[torch.Tensor, int]] = {}
+    for visit in range(3 * VISITS_KEPT):
+        place = 10 + torch.randperm(5, generator=generator)[:3]
+        given = torch.randn(3, ALL_SIZES.total, generator=generator)
+        if visit % 7 == 0:
+            given[1, 2] = torch.nan
+        found = memory.recall(place, given)
+        assert torch.equal(found[:, width:], given[:, width:])
+        for user, now, told in zip(place.tolist(), given[:, :width], found, strict=True):
+            if not now.isfinite().all():
+                torch.testing.assert_close(told[:width], now, equal_nan=True)
+                continue
+            mean, count = expected.get(user, (torch.zeros(width), 0))
+            count += 1
+            mean = mean + (now - mean) / min(count, VISITS_KEPT)
+            expected[user] = mean, count
+            torch.testing.assert_close(told[:width], mean)
+    assert min(count for _, count in expected.values()) > VISITS_KEPT
+    assert memory.mean.isfinite().all()
 
 
 def test_running_scale_follows_mean_and_deviation():

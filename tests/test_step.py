@@ -15,7 +15,7 @@ from greatmeta_dist.engine.exchange import LaneExchange
 from greatmeta_dist.engine.world import World
 from greatmeta_dist.meta.adapt import InnerLoop
 from greatmeta_dist.meta.batch import StepBatch
-from greatmeta_dist.meta.factors import FactorSizes
+from greatmeta_dist.meta.factors import FactorMemory, FactorSizes
 from greatmeta_dist.meta.model import TASTE_COLUMNS, Recommender
 from greatmeta_dist.meta.scheduler import Scheduler
 from greatmeta_dist.meta.step import MetaStep, StepSettings
@@ -60,6 +60,12 @@ def test_step_with_kernel_equals_naive_loop(lanes, prior_rows):
 def test_step_with_balanced_weights_equals_naive_loop(form, lanes):
     for loss in ("mse", "bce"):
         check((form, "balanced", "losses", loss), lanes, has_kernel=form[0] == "support")
+
+
+def test_step_that_remembers_factors_equals_naive_loop():
+    for loss in ("mse", "bce"):
+        case = (("support", True), "balanced", "losses", loss)
+        check(case, [2, 1], has_kernel=True, is_remembering=True)
 
 
 def test_step_with_balanced_weights_equals_naive_loop_where_rows_are_wider_than_a_taste():
@@ -162,6 +168,7 @@ def check(
     has_kernel=False,
     prior_rows=0.0,
     has_logits=False,
+    is_remembering=False,
 ):
     (context, has_encoder), kind, magnitude, loss = case
     rate = 5e-3 if has_kernel else 0.02
@@ -198,7 +205,7 @@ def check(
     settings = naive.Settings(
         3, rate, 0.01, 0.02, 8, magnitude, loss, context, has_encoder, model.hidden,
         model.activation, model.is_film_residual, tasks.is_mean, has_kernel, prior_rows,
-        is_balanced,
+        is_balanced, is_remembering,
     )  # fmt: skip
     reference = naive.NaiveStep(
         [weight.clone()] * 5, unstack(model, layers), schedulers[1], settings
@@ -208,10 +215,13 @@ def check(
     coordinator = Coordinator(
         layers, schedulers[0], weighing=weighing, outer_rate=0.01, scheduler_rate=0.02
     )
-    step = MetaStep(
-        model, InnerLoop(3, rate, loss), StepSettings(8, 0.01, magnitude, weighing, is_balanced)
-    )
-    for _ in range(2):
+    memory = None
+    if is_remembering:
+        memory = FactorMemory(len(tasks.users), sizes, torch.device("cpu"), first=100)
+        memory.mean = memory.mean.double()
+    stated = StepSettings(8, 0.01, magnitude, weighing, is_balanced)
+    step = MetaStep(model, InnerLoop(3, rate, loss), stated, memory)
+    for _ in range(3 if is_remembering else 2):
         parts = [
             build_batch(
                 tasks.table,
@@ -222,6 +232,7 @@ def check(
                 prior_rows=prior_rows,
                 dtype=np.float64,
                 balance=np.array([u.balance for u in tasks.users])[chosen],
+                place=100 + chosen,
             )
             for chosen in np.array_split(np.arange(len(tasks.users)), sum(lanes))
         ]

@@ -61,7 +61,8 @@ def small(store: Path, **options) -> Config:
 def final_state(run: Path) -> dict[str, torch.Tensor]:
     found, _ = checkpoint.load_latest(run / "checkpoints")
     assert found is not None
-    return found.dense | found.rows
+    tables = {f"{t}/{k}": v for t, own in found.tables.items() for k, v in own.items()}
+    return found.dense | tables
 
 
 def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:

@@ -1,10 +1,11 @@
 """Checkpoints: safetensors and JSON in one folder, its manifest written last (DESIGN.md section 7).
 
-A checkpoint is ``step-<n>/`` with ``dense.safetensors``, ``rows-<first>.safetensors`` (blocks of
-embedding rows, so that they reload at any world size), ``state.json`` and ``manifest.json`` (a hash
-of every file). Damaged or partial ones are skipped on loading. Nothing is ever unpickled.
+A checkpoint is ``step-<n>/`` with ``dense.safetensors``, ``<table>-<first>.safetensors`` (pieces of
+the tables that workers hold a block each of, so that they reload at any world size), ``state.json``
+and ``manifest.json`` (a hash of every file). Damaged or partial ones are skipped on loading.
+Nothing is ever unpickled.
 
-Every worker writes the rows it holds, in a thread of its own while training goes on; rank 0 waits
+Every worker writes the blocks it holds, in a thread of its own while training goes on; rank 0 waits
 for the files that say so, writes the manifest and gives the folder its name.
 """
 
@@ -15,7 +16,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,27 @@ from torch import Tensor
 
 from greatmeta_dist.engine.world import World
 
-ROWS_PER_BLOCK = 1 << 20
+ENTRIES_PER_FILE = 1 << 20
 MANIFEST = "manifest.json"
 WRITE_PATIENCE_S = 1800.0
 """How long rank 0 waits for the others' files."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a worker holds of a table: as many entries as its tensors are long, from ``first``."""
+
+    tensors: dict[str, Tensor]
+    """[n, ·] each; and scalars, the same for all workers."""
+    first: int
+    total: int
+    """Entries of the whole table."""
+
+    def __len__(self) -> int:
+        return max((len(t) for t in self.tensors.values() if t.ndim), default=0)
+
+    def snapshot(self) -> "Block":
+        return Block(_snapshot(self.tensors), self.first, self.total)
 
 
 @dataclass(frozen=True)
@@ -40,8 +58,8 @@ class Checkpoint:
 
     step: int
     dense: dict[str, Tensor]
-    rows: dict[str, Tensor]
-    """Of the rows asked for: [n, ·], and the scalars that go with them."""
+    tables: dict[str, dict[str, Tensor]]
+    """Of the tables asked for, the entries asked for: as ``Block.tensors``."""
     state: dict[str, Any]
     """What the training loop keeps besides tensors."""
 
@@ -64,23 +82,22 @@ class Writer:
         self,
         step: int,
         dense: dict[str, Tensor],
-        rows: dict[str, Tensor],
+        blocks: Mapping[str, Block],
         state: dict[str, Any],
         *,
-        first_row: int = 0,
         best: int | None = None,
     ) -> None:
         """Take a snapshot and return; it is written while training goes on.
 
-        ``rows`` [n, ·] are those from ``first_row``; ``dense`` and ``state`` count on rank 0.
+        ``blocks`` are the own ones of each table; ``dense`` and ``state`` count on rank 0.
         Raises ``RuntimeError`` where the disk refused the checkpoint before.
         """
         self.wait()
-        dense, rows = _snapshot(dense), _snapshot(rows)
+        dense, taken = _snapshot(dense), {name: b.snapshot() for name, b in blocks.items()}
 
         def write() -> None:
             try:
-                self._write(step, dense, rows, state, first_row, best)
+                self._write(step, dense, taken, state, best)
             except BaseException as error:
                 self._error = error
 
@@ -104,22 +121,30 @@ class Writer:
         self,
         step: int,
         dense: dict[str, Tensor],
-        rows: dict[str, Tensor],
+        blocks: dict[str, Block],
         state: dict[str, Any],
-        first_row: int,
         best: int | None,
     ) -> None:
         target = self._folder / _name(step)
         partial = self._folder / f".partial-{self._token}-{_name(step)}"
         try:
             partial.mkdir(parents=True, exist_ok=True)
-            own = self._write_rows(partial, rows, first_row)
+            own: dict[str, str] = {}
+            for table, block in blocks.items():
+                own |= _write_block(partial, table, block)
             if not self._world.is_first:
                 _write_whole(partial / _part(self._world.rank), json.dumps(own))
                 return
-            scalars = {f"rows/{k}": v for k, v in rows.items() if v.ndim == 0}
+            scalars = {
+                f"{table}/{name}": tensor
+                for table, block in blocks.items()
+                for name, tensor in block.tensors.items()
+                if tensor.ndim == 0
+            }
             save_file(dense | scalars, partial / "dense.safetensors")
-            (partial / "state.json").write_text(json.dumps({"step": step, **state}, indent=1))
+            sizes = {table: block.total for table, block in blocks.items()}
+            kept = {"step": step, "sizes": sizes, **state}
+            (partial / "state.json").write_text(json.dumps(kept, indent=1))
             hashes = own | {n: _hash(partial / n) for n in ("dense.safetensors", "state.json")}
             for rank in range(1, self._world.size):
                 hashes |= _await_part(partial / _part(rank))
@@ -138,18 +163,21 @@ class Writer:
             ) from error
         prune(self._folder, keep=self._keep, besides=best)
 
-    def _write_rows(self, partial: Path, rows: dict[str, Tensor], first_row: int) -> dict[str, str]:
-        """The own rows' files, and their hashes."""
-        blocks = {k: v for k, v in rows.items() if v.ndim}
-        num_rows = max((len(v) for v in blocks.values()), default=0)
-        hashes = {}
-        for start in range(0, num_rows, ROWS_PER_BLOCK):
-            path = partial / f"rows-{first_row + start:012d}.safetensors"
-            block = {n: v[start : start + ROWS_PER_BLOCK].contiguous() for n, v in blocks.items()}
-            save_file(block, path)
-            _sync(path)
-            hashes[path.name] = _hash(path)
-        return hashes
+
+def _write_block(partial: Path, table: str, block: Block) -> dict[str, str]:
+    """A block's files, and their hashes."""
+    hashes = {}
+    for start in range(0, len(block), ENTRIES_PER_FILE):
+        path = partial / f"{table}-{block.first + start:012d}.safetensors"
+        piece = {
+            name: tensor[start : start + ENTRIES_PER_FILE].contiguous()
+            for name, tensor in block.tensors.items()
+            if tensor.ndim
+        }
+        save_file(piece, path)
+        _sync(path)
+        hashes[path.name] = _hash(path)
+    return hashes
 
 
 def _snapshot(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -179,17 +207,17 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
+Wanted = Mapping[str, tuple[int, int] | None]
+"""Which tables to read, and which of their entries, (first, last) as far as there are, or all."""
+
+
 def load(
-    folder: Path,
-    step: int,
-    world: World | None = None,
-    *,
-    rows: Callable[[int], tuple[int, int]] = lambda num_rows: (0, num_rows),
+    folder: Path, step: int, world: World | None = None, *, wanted: Wanted | None = None
 ) -> Checkpoint | None:
     """A checkpoint, or None where it is missing, partial or damaged.
 
-    Workers of a ``world`` share the checking of hashes, and agree; each gets the rows that
-    ``rows`` says, (first, last) of so many in all. Without, all is read.
+    Workers of a ``world`` share the checking of hashes, and agree; each gets what it wants, or
+    everything.
     """
     world = world or World()
     path = folder / _name(step)
@@ -198,46 +226,54 @@ def load(
         hashes = json.loads((path / MANIFEST).read_text())
         mine = sorted(hashes)[world.rank :: world.size]
         if all(_hash(path / name) == hashes[name] for name in mine):
-            found = _read(path, hashes, rows)
+            found = _read(path, hashes, wanted)
     except (OSError, ValueError, AttributeError, KeyError, TypeError, SafetensorError):
         pass
     return found if world.agree(found is not None) else None
 
 
-def _read(path: Path, hashes: dict[str, str], rows: Callable[[int], tuple[int, int]]) -> Checkpoint:
+def _read(path: Path, files: Collection[str], wanted: Wanted | None) -> Checkpoint:
     state = json.loads((path / "state.json").read_text())
     dense = parse((path / "dense.safetensors").read_bytes())
-    scalars = {k.removeprefix("rows/"): dense.pop(k) for k in list(dense) if k.startswith("rows/")}
-    starts = {
-        int(name.removeprefix("rows-").removesuffix(".safetensors")): path / name
-        for name in sorted(hashes)
-        if name.startswith("rows-")
-    }
-    first, last = rows(state["num_rows"])
-    blocks: dict[str, list[Tensor]] = {}
-    for start, file in starts.items():
-        with safe_open(file, "pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 (no mapping)
-                part = opened.get_slice(name)
-                a, b = (min(max(end - start, 0), part.get_shape()[0]) for end in (first, last))
-                blocks.setdefault(name, []).append(part[a:b])
-    joined = {name: torch.cat(parts) for name, parts in blocks.items()}
+    sizes = state["sizes"]
+    scalars = {k: dense.pop(k) for k in list(dense) if k.split("/")[0] in sizes}
+    tables = {}
+    for table, part in (dict.fromkeys(sizes) if wanted is None else wanted).items():
+        start = f"{table}/"
+        own = {k.removeprefix(start): v for k, v in scalars.items() if k.startswith(start)}
+        first, last = part or (0, sizes[table])
+        part = min(first, sizes[table]), min(last, sizes[table])
+        tables[table] = own | _read_table(path, table, files, part)
+    return Checkpoint(state["step"], dense, tables, state)
+
+
+def _read_table(
+    path: Path, table: str, files: Collection[str], part: tuple[int, int]
+) -> dict[str, Tensor]:
+    """The entries of a part (first, last) of a table."""
+    first, last = part
+    pieces: dict[str, list[Tensor]] = {}
+    for name in sorted(name for name in files if name.startswith(f"{table}-")):
+        start = int(name.removeprefix(f"{table}-").removesuffix(".safetensors"))
+        with safe_open(path / name, "pt") as opened:
+            for key in opened.keys():  # noqa: SIM118 (no mapping)
+                piece = opened.get_slice(key)
+                a, b = (min(max(end - start, 0), piece.get_shape()[0]) for end in (first, last))
+                pieces.setdefault(key, []).append(piece[a:b])
+    joined = {key: torch.cat(parts) for key, parts in pieces.items()}
     if any(len(tensor) != last - first for tensor in joined.values()):
-        raise ValueError("rows are missing")
-    return Checkpoint(state["step"], dense, scalars | joined, state)
+        raise ValueError(f"entries of {table} are missing")
+    return joined
 
 
 def load_latest(
-    folder: Path,
-    world: World | None = None,
-    *,
-    rows: Callable[[int], tuple[int, int]] = lambda num_rows: (0, num_rows),
+    folder: Path, world: World | None = None, *, wanted: Wanted | None = None
 ) -> tuple[Checkpoint | None, list[int]]:
     """The newest whole checkpoint, and the newer ones that had to be skipped; as ``load``."""
     world = world or World()
     skipped: list[int] = []
     for step in reversed(world.share(steps(folder))):
-        found = load(folder, step, world, rows=rows)
+        found = load(folder, step, world, wanted=wanted)
         if found is not None:
             return found, skipped
         skipped.append(step)

@@ -1,20 +1,21 @@
 """What a worker holds and does: its part of θ, steps on its lanes, predictions."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from greatmeta_dist.config import Config
+from greatmeta_dist.engine.checkpoint import Block
 from greatmeta_dist.engine.coordinator import Coordinator, StepReport
 from greatmeta_dist.engine.embeddings import EmbeddingTable, block_size, fresh_rows
 from greatmeta_dist.engine.exchange import LaneExchange, RoutingPlan, share
 from greatmeta_dist.engine.world import World
 from greatmeta_dist.meta.adapt import InnerLoop, predict_query
 from greatmeta_dist.meta.batch import StepBatch, TaskBatch, to_device
-from greatmeta_dist.meta.factors import FactorSizes, Magnitude
+from greatmeta_dist.meta.factors import FactorMemory, FactorSizes, Magnitude
 from greatmeta_dist.meta.model import Loss, Recommender
 from greatmeta_dist.meta.scheduler import SCORERS, Scheduler
 from greatmeta_dist.meta.step import MetaStep, StepSettings, Weighing
@@ -41,7 +42,10 @@ class RowStart(NamedTuple):
 
 
 class Worker:
-    """θ = (E, A): a block of E, all of A; on rank 0 φ and the dense optimizers; the meta step."""
+    """θ = (E, A): a block of E, all of A; on rank 0 φ and the dense optimizers; the meta step.
+
+    And of the users it hosts, once told of them, what the scheduler is to remember.
+    """
 
     is_stopping: bool = False
     """Whether any worker asked to stop in the last step."""
@@ -107,6 +111,7 @@ class Worker:
                 averaging=config.train.averaging,
             )
         self._mean = self.layers
+        self._num_rows, self._num_users = sizes.num_rows, 0
         self._planned: tuple[StepBatch, RoutingPlan] | None = None
         self._step = MetaStep(
             self.model,
@@ -120,6 +125,12 @@ class Worker:
                 is_bf16=config.cluster.precision == "bf16",
             ),
         )
+
+    def host(self, users: range, num_users: int) -> None:
+        """Before training: the places of the users hosted here, among ``num_users`` of all."""
+        if self._step.settings.weighing == "balanced":
+            memory = FactorMemory(len(users), self.sizes, self.device, first=users.start)
+            self._step, self._num_users = replace(self._step, memory=memory), num_users
 
     def step(
         self, batch: StepBatch, following: StepBatch | None = None, *, is_stopping: bool = False
@@ -188,13 +199,22 @@ class Worker:
             state |= _optimizer_state("phi", named, coordinator.scheduler_optimizer)
         return state
 
-    def row_state(self) -> dict[str, Tensor]:
-        """The own block of embedding rows and what goes with each: [n, ·], and the steps made."""
-        return self.table.state()
+    def blocks(self) -> dict[str, Block]:
+        """The own blocks: of the embedding rows and what goes with each, and of what is remembered
+        of training users."""
+        table, memory = self.table, self._step.memory
+        found = {"rows": Block(table.state(), table.first, self._num_rows)}
+        if memory is not None:
+            remembered = {"factors": memory.mean, "visits": memory.visits}
+            found["users"] = Block(remembered, memory.first, self._num_users)
+        return found
 
-    def load(self, dense: dict[str, Tensor], rows: dict[str, Tensor]) -> None:
-        """The inverse of ``dense_state`` and ``row_state``, in place; all workers together."""
-        self.table.load_state(rows)
+    def load(self, dense: dict[str, Tensor], tables: dict[str, dict[str, Tensor]]) -> None:
+        """The inverse of ``dense_state`` and ``blocks``, in place; all workers together."""
+        self.table.load_state(tables["rows"])
+        if self._step.memory is not None:
+            self._step.memory.mean.copy_(tables["users"]["factors"])
+            self._step.memory.visits.copy_(tables["users"]["visits"])
         coordinator = self.coordinator
         if coordinator is not None:
             with torch.no_grad():

@@ -100,6 +100,8 @@ class TaskBatch:
     balance: Tensor
     """[B] what each user should count for the sake of its preference group, 1 on average over the
     training users."""
+    place: Tensor
+    """[B] where each user stands among the training users, lane by lane."""
 
     @property
     def num_users(self) -> int:

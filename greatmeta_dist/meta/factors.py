@@ -14,6 +14,8 @@ from greatmeta_dist.meta.model import Recommender
 COSINE_EPS = 1e-8
 LEAST_LOSS = 1e-6
 """Losses are not told apart below this."""
+VISITS_KEPT = 10
+"""A user's running mean moves a tenth of the way to the newest visit once it has so many."""
 
 Magnitude = Literal["loss", "norm", "losses"]
 """The query loss after adaptation; the sum of gradient norms (both published); or the logarithms of
@@ -104,6 +106,35 @@ def read_factors(
     if context is None or not has_context:
         context = size.new_empty(len(size), 0)
     return Factors(size, gap, agreement, context)
+
+
+class FactorMemory:
+    """Running means of users' gradient factors: one visit alone says little of a user.
+
+    Holds those of the training users of the lanes hosted here, in their order.
+    """
+
+    def __init__(self, num_users: int, sizes: FactorSizes, device: torch.device, *, first: int):
+        """``first`` is the first user's place among all."""
+        self.first = first
+        self.mean = torch.zeros(num_users, sizes.total - sizes.context, device=device)
+        self.visits = torch.zeros(num_users, dtype=torch.int32, device=device)
+        """[users] up to ``VISITS_KEPT``."""
+
+    def recall(self, place: Tensor, columns: Tensor) -> Tensor:
+        """Takes a visit's factors [B, ·] of users at ``place`` [B] in; their means, it included.
+
+        Their context stays the visit's. What is not finite is given back so, and not taken in.
+        """
+        at, width = place - self.first, self.mean.shape[1]
+        now, before, visits = columns[:, :width], self.mean[at], self.visits[at]
+        is_finite = now.isfinite().all(1)
+        kept = is_finite.unsqueeze(1)
+        visits = torch.where(is_finite, (visits + 1).clamp(max=VISITS_KEPT), visits)
+        mean = before + (now - before) / visits.unsqueeze(1)
+        self.mean.index_copy_(0, at, torch.where(kept, mean, before))
+        self.visits.index_copy_(0, at, visits)
+        return torch.cat((torch.where(kept, mean, now), columns[:, width:]), 1)
 
 
 def _cosine(dot: Tensor, left: Tensor, right: Tensor) -> Tensor:

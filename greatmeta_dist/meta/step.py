@@ -14,7 +14,7 @@ from torch.profiler import record_function
 
 from greatmeta_dist.meta.adapt import InnerLoop, Layers, Tasks, query_gradients, task_gradients
 from greatmeta_dist.meta.batch import TaskBatch
-from greatmeta_dist.meta.factors import Magnitude, read_factors
+from greatmeta_dist.meta.factors import FactorMemory, Magnitude, read_factors
 from greatmeta_dist.meta.gradients import MetaGradient
 from greatmeta_dist.meta.model import Recommender
 
@@ -96,6 +96,8 @@ class MetaStep:
     model: Recommender
     inner: InnerLoop
     settings: StepSettings
+    memory: FactorMemory | None = None
+    """Of the users hosted here, where the scheduler is to see running means of factors."""
 
     def __call__(self, parts: Sequence[TaskBatch], layers: Layers, *, exchange: Exchange) -> None:
         """One step on the global batch of which ``parts`` are hosted here; moves θ in place."""
@@ -133,22 +135,27 @@ class MetaStep:
         if not self.settings.has_scheduler:
             factors = [t.losses[:, :0] for t in tasks]
         else:
-            factors = self._factors(tasks, exchange)
+            factors = self._factors(parts, tasks, exchange)
         return [
             UserStatistics(t.losses, batch.balance, own)
             for batch, t, own in zip(parts, tasks, factors, strict=True)
         ]
 
-    def _factors(self, tasks: list[Tasks], exchange: Exchange) -> list[Tensor]:
+    def _factors(
+        self, parts: Sequence[TaskBatch], tasks: list[Tasks], exchange: Exchange
+    ) -> list[Tensor]:
         """Factor columns of each part's users."""
         share = 1 / self.settings.nominal_users
         means = exchange.sum(weighted_sums(tasks, [torch.full_like(t.loss, share) for t in tasks]))
-        settings = self.settings
-        return [
-            read_factors(
-                t, mean, magnitude=settings.magnitude, has_context=settings.has_context
-            ).columns()
+        magnitude, has_context = self.settings.magnitude, self.settings.has_context
+        columns = [
+            read_factors(t, mean, magnitude=magnitude, has_context=has_context).columns()
             for t, mean in zip(tasks, means, strict=True)
+        ]
+        if self.memory is None:
+            return columns
+        return [
+            self.memory.recall(batch.place, own) for batch, own in zip(parts, columns, strict=True)
         ]
 
     def _look_ahead(

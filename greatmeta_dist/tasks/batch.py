@@ -196,8 +196,11 @@ def build_batch(
     dtype: type = np.float32,
     hide: Hiding | None = None,
     balance: Floats | None = None,
+    place: Ints | None = None,
 ) -> TaskBatch:
     """The batch of the chosen tasks, which count ``balance`` [chosen], or 1.
+
+    ``place`` [chosen] is where they stand among all, by default as in ``tasks``.
 
     ``has_row_norms`` says whether norms of embedding gradients will be asked for, and
     ``has_support_gradient`` whether the query loss reaches the support rows' embeddings, as it does
@@ -244,6 +247,7 @@ def build_batch(
         balance=torch.from_numpy(
             np.ones(len(chosen), dtype) if balance is None else balance.astype(dtype)
         ),
+        place=torch.from_numpy(chosen if place is None else place),
     )
 
 

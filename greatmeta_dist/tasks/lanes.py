@@ -14,7 +14,15 @@ from scipy.special import expit
 
 from greatmeta_dist.config import TrainConfig, require
 from greatmeta_dist.meta.batch import StepBatch, TaskBatch
-from greatmeta_dist.tasks.batch import Features, Hiding, Ragged, TaskTable, build_batch, resplit
+from greatmeta_dist.tasks.batch import (
+    Features,
+    Hiding,
+    Ragged,
+    TaskTable,
+    build_batch,
+    offsets_of,
+    resplit,
+)
 from greatmeta_dist.tasks.store import Cluster, FieldChoice, Part, Ratings, Store
 
 USERS_PER_LANE = 4096
@@ -206,11 +214,12 @@ class BatchMaker:
         *,
         is_training: bool = False,
         cluster: NDArray[np.int32] | None = None,
+        place: NDArray[np.int64] | None = None,
         hide: Hiding | None = None,
     ) -> TaskBatch:
         """The batch of a table's chosen tasks, or of all.
 
-        ``cluster`` [tasks] and ``hide`` are for training.
+        ``cluster`` and ``place`` [tasks] and ``hide`` are for training.
         """
         chosen = np.arange(len(tasks)) if chosen is None else chosen
         return build_batch(
@@ -224,6 +233,7 @@ class BatchMaker:
             balance=None
             if cluster is None or self.balance is None
             else self.balance[cluster[chosen]],
+            place=None if place is None else place[chosen],
         )
 
 
@@ -256,8 +266,9 @@ def _sizes(clusters: Sequence[Cluster]) -> NDArray[np.float64]:
 class Lane:
     """One lane's users: which shard and row each stands in, and their order in each epoch."""
 
-    def __init__(self, store: Store, number: int, num_lanes: int, seed: int):
-        self.number, self.seed = number, seed
+    def __init__(self, store: Store, number: int, num_lanes: int, seed: int, *, first: int = 0):
+        """``first`` is the place of its first user among those of all lanes."""
+        self.number, self.seed, self.first = number, seed, first
         shards = range(number, store.manifest.shards["train"], num_lanes)
         self.batches: list[pa.RecordBatch] = [store.shard("train", s) for s in shards]
         sizes = [b.num_rows for b in self.batches]
@@ -338,7 +349,10 @@ class Lanes:
         self.count, shortest = dealt(store, num_lanes, users_per_step, size)
         self.users_per_lane = users_per_step // self.count
         hosted = range(rank * self.count // size, (rank + 1) * self.count // size)
-        self.lanes = [Lane(store, k, self.count, seed) for k in hosted]
+        first = offsets_of(np.array(lane_sizes(store, self.count))).tolist()
+        self.users = range(first[hosted.start], first[hosted.stop])
+        """Places of the users hosted here among all, lane by lane."""
+        self.lanes = [Lane(store, k, self.count, seed, first=first[k]) for k in hosted]
         self.steps_per_epoch = shortest // self.users_per_lane
         self.seed, self.is_resplit, self.hidden_share = seed, is_resplit, hidden_share
         self.short_share = short_share
@@ -380,7 +394,8 @@ class Lanes:
         here = slice(index * self.users_per_lane, (index + 1) * self.users_per_lane)
         lanes, names, groups, sizes = [], [], [], []
         for lane, order in zip(self.lanes, self._orders[1], strict=True):
-            users = lane.read(order[here], self._store, self._choice)
+            chosen = order[here]
+            users = lane.read(chosen, self._store, self._choice)
             rng = np.random.default_rng([self.seed, 17, lane.number, number])
             tasks = users.tasks
             if self.is_resplit:
@@ -391,7 +406,12 @@ class Lanes:
             lanes.append(
                 [
                     self._maker.make(
-                        tasks, by_length[p], is_training=True, cluster=users.cluster, hide=hide
+                        tasks,
+                        by_length[p],
+                        is_training=True,
+                        cluster=users.cluster,
+                        place=lane.first + chosen,
+                        hide=hide,
                     )
                     for p in length_parts(lengths)
                 ]

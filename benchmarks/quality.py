@@ -93,8 +93,20 @@ class Data:
 
 
 def data_sets(work: Path, ml_100k: Path | None, stores: dict[str, Path]) -> dict[str, Data]:
-    """The synthetic data, MovieLens 100K where it is at hand, and any prepared stores."""
-    found = {"synthetic": Data(DataConfig(users=4000), work / "synthetic", ["train.steps=1000"])}
+    """The synthetic data, MovieLens 100K where it is at hand, and any prepared stores.
+
+    *Few users* leaves 1,300 of the synthetic users for training, and 2,300 new ones to judge by.
+    """
+    many = DataConfig(users=4000)
+    few = replace(many, valid_fraction=0.05, test_fraction=0.6)
+    found = {
+        "synthetic": Data(many, work / "synthetic", ["train.steps=1000"]),
+        "synthetic, few users": Data(few, work / "synthetic-few"),
+        "synthetic, seed 1": Data(
+            replace(many, seed=1), work / "synthetic-1", ["train.steps=1000"]
+        ),
+        "synthetic, seed 1, few users": Data(replace(few, seed=1), work / "synthetic-1-few"),
+    }
     if ml_100k is not None:
         known = DataConfig(source="recbole", path=str(ml_100k))
         options = ["experiment=ml-100k"]

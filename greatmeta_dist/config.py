@@ -274,9 +274,9 @@ class SchedulerConfig:
     gradient norms, ``norm``. ``balanced`` reads the losses before and after."""
     factors: list[str] = field(default_factory=lambda: list(FACTORS))
     """Which factors the scheduler sees; ``context`` is for ``balanced``."""
-    evenness: float = 2.0
+    evenness: float = 1.0
     """balanced: with 1, a rare and difficult group counts as much as one of an even share, 1/G;
-    more makes up for what the factors do not tell of groups; 0 leaves users as they come."""
+    more does more for such groups, at some cost to others; 0 leaves users as they come."""
     rate: float = 5e-3
     """Learning rate of φ."""
     max_weight_ratio: float | None = 8.0

@@ -296,7 +296,7 @@ class _Recorder(LaneExchange):
     """Of A, end to end."""
 
     def apply(self, parts: list[MetaGradient]) -> None:
-        self.total, _ = self._reduce(parts, "outer update")
+        self.total, _ = self._add_parts(parts)
 
 
 class _AsTF32(TorchDispatchMode):
@@ -350,7 +350,11 @@ def accuracy(shape: Shape, form: str, device: torch.device) -> list[dict[str, An
             64, RATE, magnitude, case.weighing, form == "shipped", is_bf16=kind == "bf16"
         )
         torch.backends.cuda.matmul.allow_tf32 = kind in ("tf32", "bf16")
-        step = MetaStep(case.model, case.inner, settings)
+        memory = None
+        if form == "shipped":
+            memory = FactorMemory(64, sizes, device, first=0)
+            memory.mean = memory.mean.to(dtype)
+        step = MetaStep(case.model, case.inner, settings, memory)
         is_emulated = kind == "tf32" and device.type == "cpu"
         with _AsTF32() if is_emulated else nullcontext():
             step([batch], layers, exchange=exchange)
@@ -381,6 +385,7 @@ def loading(users: list[int]) -> list[dict[str, float]]:
             config = compose_config([f"store={folder}", f"train.users_per_step={count}"])
             setup = set_up(config, Store(Path(folder)))
             lanes = Lanes.of(setup.store, setup.maker, setup.choice, config.train)
+            setup.worker.host(lanes.places, lanes.num_users)
             numbers = range(min(lanes.steps_per_epoch, 24))
             kept = [lanes.step(k).batch for k in numbers]
             device = setup.worker.device

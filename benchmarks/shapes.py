@@ -94,6 +94,7 @@ def make_batch(
         has_support_gradient=model.has_support_gradient,
         has_row_norms=True,
         dtype=dtype,
+        place=np.arange(num_users),
     )
 
 

@@ -87,7 +87,7 @@ class _Training:
         self.config = config.train
         self.checkpoints = run / "checkpoints"
         self.lanes = self._lanes_of(world.rank, world.size)
-        self.setup.worker.host(self.lanes.users, self.setup.store.manifest.parts["train"])
+        self.setup.worker.host(self.lanes.places, self.lanes.num_users)
         self.best: dict[str, Any] | None = None
         self.valid: dict[str, float] = {}
         self.counts: list[torch.Tensor] = []
@@ -305,7 +305,7 @@ class _Training:
     def _resume(self) -> int:
         """Load the newest whole checkpoint; the step it was made after."""
         blocks = self.setup.worker.blocks()
-        own = {name: (block.first, block.first + len(block)) for name, block in blocks.items()}
+        own = {name: block.entries for name, block in blocks.items()}
         found, skipped = checkpoint.load_latest(self.checkpoints, self.world, wanted=own)
         say_skipped(skipped, self.display)
         if found is None:

@@ -1,11 +1,14 @@
 """A checkpoint appears whole or not at all, and a damaged one is never loaded."""
 
+import hashlib
+import json
 import pickle
 import shutil
 
 import pytest
 import torch
 
+from greatmeta_dist.config import InputError
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.world import World
 
@@ -37,7 +40,7 @@ def test_round_trip_over_several_files(tmp_path, monkeypatch):
     assert found.state["best"] == {"step": 7}
 
 
-@pytest.mark.parametrize("part", [(0, 6), (1, 5), (4, 6), (3, 3)])
+@pytest.mark.parametrize("part", [range(6), range(1, 5), range(4, 9), range(3, 3)])
 def test_a_part_of_a_table_reads_from_whichever_files_hold_it(tmp_path, monkeypatch, part):
     monkeypatch.setattr(checkpoint, "ENTRIES_PER_FILE", 2)
     write(tmp_path, 7)
@@ -45,7 +48,7 @@ def test_a_part_of_a_table_reads_from_whichever_files_hold_it(tmp_path, monkeypa
     assert found is not None
     assert found.tables.keys() == {"rows"}
     whole = torch.arange(12.0).view(6, 2) + 7
-    assert torch.equal(found.tables["rows"]["rows"], whole[slice(*part)])
+    assert torch.equal(found.tables["rows"]["rows"], whole[part.start : part.stop])
 
 
 def truncate(path):
@@ -111,5 +114,30 @@ def test_unwritable_disk_is_reported_and_earlier_checkpoints_stay(tmp_path, monk
 def test_prune_keeps_the_newest_and_the_best(tmp_path):
     for step in range(1, 7):
         write(tmp_path, step)
-    checkpoint.prune(tmp_path, keep=2, besides=3)
+    checkpoint.prune(tmp_path, upto=6, keep=2, besides=3)
     assert checkpoint.steps(tmp_path) == [3, 5, 6]
+
+
+def test_what_follows_damaged_checkpoints_is_kept(tmp_path):
+    for step in (1, 5, 6):
+        path = write(tmp_path, step)
+        if step > 1:
+            truncate(path)
+    write(tmp_path, 2)
+    checkpoint.prune(tmp_path, upto=2, keep=1, besides=None)
+    assert checkpoint.steps(tmp_path) == [2, 5, 6]
+    found, skipped = checkpoint.load_latest(tmp_path)
+    assert found is not None
+    assert (found.step, skipped) == (2, [6, 5])
+
+
+def test_checkpoint_of_another_version_is_named_and_not_called_damaged(tmp_path):
+    path = write(tmp_path, 1)
+    state = json.loads((path / "state.json").read_text())
+    del state["format_version"]
+    (path / "state.json").write_text(json.dumps(state))
+    hashes = json.loads((path / "manifest.json").read_text())
+    hashes["state.json"] = hashlib.sha256((path / "state.json").read_bytes()).hexdigest()
+    (path / "manifest.json").write_text(json.dumps(hashes))
+    with pytest.raises(InputError, match=r"format 1, and this version reads format 2; start a new"):
+        checkpoint.load_latest(tmp_path)

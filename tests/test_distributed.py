@@ -18,6 +18,7 @@ from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.embeddings import block_size
 from greatmeta_dist.launch import launch
+from greatmeta_dist.meta.factors import VISITS_KEPT
 from greatmeta_dist.options import compose_config, opened
 from greatmeta_dist.run import set_up
 from greatmeta_dist.tasks.lanes import Lanes, earned_balance
@@ -173,6 +174,22 @@ def test_run_goes_on_with_another_number_of_workers(uneven, tmp_path):
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
         launch(config, tmp_path / "parts", Display())
     assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+    assert torch.equal(remembered_visits(tmp_path / "parts"), visits(uneven, config))
+
+
+def remembered_visits(run: Path) -> torch.Tensor:
+    found, _ = checkpoint.load_latest(run / "checkpoints", wanted={"users": None})
+    assert found is not None
+    return found.tables["users"]["visits"].long()
+
+
+def visits(store: Path, config: Config) -> torch.Tensor:
+    """How often each training user was met, up to as many as are told apart."""
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, lanes=8))
+    setup = set_up(config, Store(store))
+    lanes = Lanes.of(setup.store, setup.maker, setup.choice, config.train)
+    met = [part.place for step in range(STEPS) for part in lanes.step(step).batch.parts]
+    return torch.bincount(torch.cat(met), minlength=lanes.num_users).clamp(max=VISITS_KEPT)
 
 
 def test_fast_reduction_learns_the_same_but_for_rounding(uneven, tmp_path):

@@ -74,7 +74,7 @@ def test_an_epoch_visits_nobody_twice_and_the_left_out_come_first_next(store, nu
 
 
 def test_every_user_is_visited_equally_often_in_the_long_run(store):
-    lane = Lane(store, 0, 1, seed=0)
+    lane = Lane(store, 0, 1, seed=0, first=0)
     length = len(lane) - 3
     visits = np.zeros(len(lane), int)
     for epoch in range(len(lane)):
@@ -104,7 +104,7 @@ def test_a_users_place_is_its_own_whoever_hosts_it(store):
             for number in range(2 * lanes.steps_per_epoch):
                 step = lanes.step(number)
                 place = np.concatenate([part.place.numpy() for part in step.batch.parts])
-                assert all(p in lanes.users for p in place)
+                assert all(p in lanes.places for p in place)
                 for user, own in zip(step.user, place.tolist(), strict=True):
                     assert found.setdefault(user, own) == own
         return found
@@ -114,9 +114,9 @@ def test_a_users_place_is_its_own_whoever_hosts_it(store):
     whole = Lanes.of(store, maker, CHOICE, config)
     halves = [Lanes.of(store, maker, CHOICE, config, rank=rank, size=2) for rank in range(2)]
     found = places(whole)
-    assert sorted(found.values()) == list(whole.users)
+    assert sorted(found.values()) == list(whole.places)
     assert places(*halves) == found
-    assert [*halves[0].users, *halves[1].users] == list(whole.users)
+    assert [*halves[0].places, *halves[1].places] == list(whole.places)
 
 
 def test_a_lane_reads_only_its_own_shards(store):
@@ -128,7 +128,7 @@ def test_a_lane_reads_only_its_own_shards(store):
 
 
 def test_reading_keeps_the_order_asked_for(store):
-    lane = Lane(store, 0, 1, seed=0)
+    lane = Lane(store, 0, 1, seed=0, first=0)
     users = np.array([70, 3, 41, 3, 12])
     alone = [lane.read(np.array([u]), store, CHOICE) for u in users]
     together = lane.read(users, store, CHOICE)

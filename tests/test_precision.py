@@ -11,7 +11,7 @@ from greatmeta_dist.engine.exchange import LaneExchange
 from greatmeta_dist.engine.world import World
 from greatmeta_dist.meta.adapt import InnerLoop
 from greatmeta_dist.meta.batch import StepBatch, to_device
-from greatmeta_dist.meta.factors import FactorSizes
+from greatmeta_dist.meta.factors import FactorMemory, FactorSizes
 from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.scheduler import Scheduler
 from greatmeta_dist.meta.step import MetaStep, StepSettings
@@ -26,7 +26,12 @@ class Steps:
         tasks = make_tasks(np.random.default_rng(0), num_users=12)
         parts = [
             build_batch(
-                tasks.table, tasks.items, chosen, has_support_gradient=True, has_row_norms=True
+                tasks.table,
+                tasks.items,
+                chosen,
+                has_support_gradient=True,
+                has_row_norms=True,
+                place=chosen,
             )
             for chosen in np.array_split(np.arange(12), 2)
         ]
@@ -54,7 +59,10 @@ class Steps:
         settings = StepSettings(
             12, 1e-2, magnitude, weighing, has_context=sizes.context > 0, is_bf16=is_bf16
         )
-        self.step = MetaStep(model, InnerLoop(3, 0.01), settings)
+        memory = None
+        if weighing == "balanced":
+            memory = FactorMemory(12, sizes, self.device, first=0)
+        self.step = MetaStep(model, InnerLoop(3, 0.01), settings, memory)
 
     def take(self, count: int) -> torch.Tensor:
         losses = []

@@ -66,12 +66,12 @@ def test_remembered_factors_are_means_over_a_users_visits():
         place = 10 + torch.randperm(5, generator=generator)[:3]
         given = torch.randn(3, ALL_SIZES.total, generator=generator)
         if visit % 7 == 0:
-            given[1, 2] = torch.nan
+            given[1, 2] = [torch.nan, torch.inf][visit % 2]
         found = memory.recall(place, given)
         assert torch.equal(found[:, width:], given[:, width:])
         for user, now, told in zip(place.tolist(), given[:, :width], found, strict=True):
             if not now.isfinite().all():
-                torch.testing.assert_close(told[:width], now, equal_nan=True)
+                assert not told.isfinite().all()
                 continue
             mean, count = expected.get(user, (torch.zeros(width), 0))
             count += 1
@@ -80,6 +80,14 @@ def test_remembered_factors_are_means_over_a_users_visits():
             torch.testing.assert_close(told[:width], mean)
     assert min(count for _, count in expected.values()) > VISITS_KEPT
     assert memory.mean.isfinite().all()
+
+
+def test_a_mean_that_overflows_is_not_kept():
+    memory = FactorMemory(1, ALL_SIZES, torch.device("cpu"), first=0)
+    one = torch.ones(1, ALL_SIZES.total)
+    for scale, is_finite in ((3e38, True), (-3e38, False), (1.0, True)):
+        found = memory.recall(torch.tensor([0]), scale * one)
+        assert bool(found.isfinite().all()) == is_finite
 
 
 def test_running_scale_follows_mean_and_deviation():

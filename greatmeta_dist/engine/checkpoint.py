@@ -27,12 +27,17 @@ from safetensors.torch import load as parse
 from safetensors.torch import save_file
 from torch import Tensor
 
+from greatmeta_dist.config import require
 from greatmeta_dist.engine.world import World
 
+FORMAT_VERSION = 2
 ENTRIES_PER_FILE = 1 << 20
 MANIFEST = "manifest.json"
 WRITE_PATIENCE_S = 1800.0
 """How long rank 0 waits for the others' files."""
+
+Wanted = Mapping[str, range | None]
+"""Which tables to read, and which of their entries as far as there are, or all."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,14 @@ class Block:
     total: int
     """Entries of the whole table."""
 
-    def __len__(self) -> int:
-        return max((len(t) for t in self.tensors.values() if t.ndim), default=0)
+    def __post_init__(self) -> None:
+        assert len({len(t) for t in self.tensors.values() if t.ndim}) <= 1
+
+    @property
+    def entries(self) -> range:
+        """Those held here."""
+        length = next((len(t) for t in self.tensors.values() if t.ndim), 0)
+        return range(self.first, self.first + length)
 
     def snapshot(self) -> "Block":
         return Block(_snapshot(self.tensors), self.first, self.total)
@@ -143,7 +154,7 @@ class Writer:
             }
             save_file(dense | scalars, partial / "dense.safetensors")
             sizes = {table: block.total for table, block in blocks.items()}
-            kept = {"step": step, "sizes": sizes, **state}
+            kept = {**state, "step": step, "sizes": sizes, "format_version": FORMAT_VERSION}
             (partial / "state.json").write_text(json.dumps(kept, indent=1))
             hashes = own | {n: _hash(partial / n) for n in ("dense.safetensors", "state.json")}
             for rank in range(1, self._world.size):
@@ -161,13 +172,13 @@ class Writer:
                 f"cannot write the checkpoint {target}: {getattr(error, 'strerror', '') or error}; "
                 "free the disk and run the same command again"
             ) from error
-        prune(self._folder, keep=self._keep, besides=best)
+        prune(self._folder, upto=step, keep=self._keep, besides=best)
 
 
 def _write_block(partial: Path, table: str, block: Block) -> dict[str, str]:
     """A block's files, and their hashes."""
     hashes = {}
-    for start in range(0, len(block), ENTRIES_PER_FILE):
+    for start in range(0, len(block.entries), ENTRIES_PER_FILE):
         path = partial / f"{table}-{block.first + start:012d}.safetensors"
         piece = {
             name: tensor[start : start + ENTRIES_PER_FILE].contiguous()
@@ -185,7 +196,7 @@ def _snapshot(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _part(rank: int) -> str:
-    """The file that says that a worker's rows are written."""
+    """The file that says that a worker's blocks are written."""
     return f"part-{rank:05d}.json"
 
 
@@ -194,7 +205,7 @@ def _await_part(path: Path) -> dict[str, str]:
     deadline = time.monotonic() + WRITE_PATIENCE_S
     while not path.exists():
         if time.monotonic() > deadline:
-            raise OSError(f"another worker's rows did not come ({path.name})")
+            raise OSError(f"another worker's blocks did not come ({path.name})")
         time.sleep(0.01)
     found: dict[str, str] = json.loads(path.read_text())
     path.unlink()
@@ -207,33 +218,39 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-Wanted = Mapping[str, tuple[int, int] | None]
-"""Which tables to read, and which of their entries, (first, last) as far as there are, or all."""
-
-
 def load(
     folder: Path, step: int, world: World | None = None, *, wanted: Wanted | None = None
 ) -> Checkpoint | None:
     """A checkpoint, or None where it is missing, partial or damaged.
 
     Workers of a ``world`` share the checking of hashes, and agree; each gets what it wants, or
-    everything.
+    everything. Raises ``InputError`` where another version wrote it.
     """
     world = world or World()
     path = folder / _name(step)
-    found = None
+    found, version = None, FORMAT_VERSION
     try:
         hashes = json.loads((path / MANIFEST).read_text())
         mine = sorted(hashes)[world.rank :: world.size]
         if all(_hash(path / name) == hashes[name] for name in mine):
-            found = _read(path, hashes, wanted)
+            state = json.loads((path / "state.json").read_text())
+            version = state.get("format_version", 1)
+            if version == FORMAT_VERSION:
+                found = _read(path, state, hashes, wanted)
     except (OSError, ValueError, AttributeError, KeyError, TypeError, SafetensorError):
         pass
-    return found if world.agree(found is not None) else None
+    is_whole = world.agree(found is not None)
+    require(
+        version == FORMAT_VERSION,
+        f"{path} is a checkpoint of format {version}, and this version reads format "
+        f"{FORMAT_VERSION}; start a new run=DIR, or go on with the version that wrote it",
+    )
+    return found if is_whole else None
 
 
-def _read(path: Path, files: Collection[str], wanted: Wanted | None) -> Checkpoint:
-    state = json.loads((path / "state.json").read_text())
+def _read(
+    path: Path, state: dict[str, Any], files: Collection[str], wanted: Wanted | None
+) -> Checkpoint:
     dense = parse((path / "dense.safetensors").read_bytes())
     sizes = state["sizes"]
     scalars = {k: dense.pop(k) for k in list(dense) if k.split("/")[0] in sizes}
@@ -241,27 +258,27 @@ def _read(path: Path, files: Collection[str], wanted: Wanted | None) -> Checkpoi
     for table, part in (dict.fromkeys(sizes) if wanted is None else wanted).items():
         start = f"{table}/"
         own = {k.removeprefix(start): v for k, v in scalars.items() if k.startswith(start)}
-        first, last = part or (0, sizes[table])
-        part = min(first, sizes[table]), min(last, sizes[table])
-        tables[table] = own | _read_table(path, table, files, part)
+        entries = range(sizes[table])
+        if part is not None:
+            entries = entries[part.start : part.stop]
+        tables[table] = own | _read_table(path, table, files, entries)
     return Checkpoint(state["step"], dense, tables, state)
 
 
 def _read_table(
-    path: Path, table: str, files: Collection[str], part: tuple[int, int]
+    path: Path, table: str, files: Collection[str], entries: range
 ) -> dict[str, Tensor]:
-    """The entries of a part (first, last) of a table."""
-    first, last = part
     pieces: dict[str, list[Tensor]] = {}
     for name in sorted(name for name in files if name.startswith(f"{table}-")):
         start = int(name.removeprefix(f"{table}-").removesuffix(".safetensors"))
         with safe_open(path / name, "pt") as opened:
             for key in opened.keys():  # noqa: SIM118 (no mapping)
                 piece = opened.get_slice(key)
-                a, b = (min(max(end - start, 0), piece.get_shape()[0]) for end in (first, last))
+                ends = entries.start - start, entries.stop - start
+                a, b = (min(max(end, 0), piece.get_shape()[0]) for end in ends)
                 pieces.setdefault(key, []).append(piece[a:b])
     joined = {key: torch.cat(parts) for key, parts in pieces.items()}
-    if any(len(tensor) != last - first for tensor in joined.values()):
+    if any(len(tensor) != len(entries) for tensor in joined.values()):
         raise ValueError(f"entries of {table} are missing")
     return joined
 
@@ -280,9 +297,12 @@ def load_latest(
     return None, skipped
 
 
-def prune(folder: Path, *, keep: int, besides: int | None) -> None:
-    """Delete all but the newest ``keep`` checkpoints and the one named ``besides``."""
-    for step in steps(folder)[:-keep]:
+def prune(folder: Path, *, upto: int, keep: int, besides: int | None) -> None:
+    """Of checkpoints up to a step, delete all but the newest ``keep`` and the one ``besides``.
+
+    Later ones, which were passed over as damaged, do not count as newest.
+    """
+    for step in [s for s in steps(folder) if s <= upto][:-keep]:
         if step != besides:
             shutil.rmtree(folder / _name(step), ignore_errors=True)
 

@@ -126,10 +126,10 @@ class Worker:
             ),
         )
 
-    def host(self, users: range, num_users: int) -> None:
+    def host(self, places: range, num_users: int) -> None:
         """Before training: the places of the users hosted here, among ``num_users`` of all."""
         if self._step.settings.weighing == "balanced":
-            memory = FactorMemory(len(users), self.sizes, self.device, first=users.start)
+            memory = FactorMemory(len(places), self.sizes, self.device, first=places.start)
             self._step, self._num_users = replace(self._step, memory=memory), num_users
 
     def step(
@@ -141,6 +141,7 @@ class Worker:
         ``following`` is the next batch, whose rows' places are exchanged on the way, where it is
         known; all workers know it, or none. ``is_stopping`` asks all to stop: see the attribute.
         """
+        assert self._step.memory is not None or self._step.settings.weighing != "balanced"
         here = to_device(batch, self.device)
         planned = self._planned if self._planned and self._planned[0] is batch else None
         exchange = LaneExchange(

@@ -100,8 +100,8 @@ class TaskBatch:
     balance: Tensor
     """[B] what each user should count for the sake of its preference group, 1 on average over the
     training users."""
-    place: Tensor
-    """[B] where each user stands among the training users, lane by lane."""
+    place: Tensor | None
+    """[B] where each user stands among the training users, lane by lane; None outside training."""
 
     @property
     def num_users(self) -> int:

@@ -124,17 +124,16 @@ class FactorMemory:
     def recall(self, place: Tensor, columns: Tensor) -> Tensor:
         """Takes a visit's factors [B, ·] of users at ``place`` [B] in; their means, it included.
 
-        Their context stays the visit's. What is not finite is given back so, and not taken in.
+        Their context stays the visit's. Means that are not finite are given back so, and not kept.
         """
         at, width = place - self.first, self.mean.shape[1]
-        now, before, visits = columns[:, :width], self.mean[at], self.visits[at]
-        is_finite = now.isfinite().all(1)
-        kept = is_finite.unsqueeze(1)
-        visits = torch.where(is_finite, (visits + 1).clamp(max=VISITS_KEPT), visits)
-        mean = before + (now - before) / visits.unsqueeze(1)
-        self.mean.index_copy_(0, at, torch.where(kept, mean, before))
-        self.visits.index_copy_(0, at, visits)
-        return torch.cat((torch.where(kept, mean, now), columns[:, width:]), 1)
+        before, visits = self.mean[at], self.visits[at]
+        now_visits = (visits + 1).clamp(max=VISITS_KEPT)
+        mean = before + (columns[:, :width] - before) / now_visits.unsqueeze(1)
+        is_kept = mean.isfinite().all(1)
+        self.mean.index_copy_(0, at, torch.where(is_kept.unsqueeze(1), mean, before))
+        self.visits.index_copy_(0, at, torch.where(is_kept, now_visits, visits))
+        return torch.cat((mean, columns[:, width:]), 1)
 
 
 def _cosine(dot: Tensor, left: Tensor, right: Tensor) -> Tensor:

@@ -57,7 +57,8 @@ class UserStatistics:
     balance: Tensor
     """[B] as ``TaskBatch.balance``."""
     factors: Tensor
-    """[B, ·] raw, as ``Factors.columns``; without scheduler no columns."""
+    """[B, ·] unscaled, as ``Factors.columns``; means over a user's visits where these are
+    remembered; without scheduler no columns."""
 
     def columns(self) -> Tensor:
         """[B, ·]: everything side by side, to be sent."""
@@ -144,7 +145,7 @@ class MetaStep:
     def _factors(
         self, parts: Sequence[TaskBatch], tasks: list[Tasks], exchange: Exchange
     ) -> list[Tensor]:
-        """Factor columns of each part's users."""
+        """Factor columns of each part's users, as the scheduler reads them."""
         share = 1 / self.settings.nominal_users
         means = exchange.sum(weighted_sums(tasks, [torch.full_like(t.loss, share) for t in tasks]))
         magnitude, has_context = self.settings.magnitude, self.settings.has_context
@@ -154,9 +155,11 @@ class MetaStep:
         ]
         if self.memory is None:
             return columns
-        return [
-            self.memory.recall(batch.place, own) for batch, own in zip(parts, columns, strict=True)
-        ]
+        found = []
+        for batch, own in zip(parts, columns, strict=True):
+            assert batch.place is not None
+            found.append(self.memory.recall(batch.place, own))
+        return found
 
     def _look_ahead(
         self,

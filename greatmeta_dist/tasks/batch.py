@@ -200,7 +200,7 @@ def build_batch(
 ) -> TaskBatch:
     """The batch of the chosen tasks, which count ``balance`` [chosen], or 1.
 
-    ``place`` [chosen] is where they stand among all, by default as in ``tasks``.
+    ``place`` [chosen] is where they stand among the training users.
 
     ``has_row_norms`` says whether norms of embedding gradients will be asked for, and
     ``has_support_gradient`` whether the query loss reaches the support rows' embeddings, as it does
@@ -247,7 +247,7 @@ def build_batch(
         balance=torch.from_numpy(
             np.ones(len(chosen), dtype) if balance is None else balance.astype(dtype)
         ),
-        place=torch.from_numpy(chosen if place is None else place),
+        place=None if place is None else torch.from_numpy(place),
     )
 
 

@@ -72,10 +72,8 @@ def shared_lanes(store: Store, users_per_step: int, num_workers: int) -> int:
     return lanes
 
 
-def dealt(
-    store: Store, num_lanes: int | None, users_per_step: int, num_workers: int
-) -> tuple[int, int]:
-    """K, and the users of the shortest lane; raises ``InputError`` if they do not suffice."""
+def dealt(store: Store, num_lanes: int | None, users_per_step: int, num_workers: int) -> list[int]:
+    """Users of each of K lanes; raises ``InputError`` if they do not suffice."""
     num_shards, num_train = store.manifest.shards["train"], store.manifest.parts["train"]
     count = num_lanes or default_lanes(num_train, num_shards)
     require(
@@ -88,14 +86,15 @@ def dealt(
         f"{num_workers} workers do not divide the users' {count} lanes, which a run keeps; take "
         "fewer workers, or start a new run=DIR with more train.lanes",
     )
-    shortest = min(lane_sizes(store, count))
+    sizes = lane_sizes(store, count)
+    shortest = min(sizes)
     require(
         shortest * count >= users_per_step,
         f"train.users_per_step is {users_per_step}, and the store has users for "
         f"{shortest * count} ({num_train} training users in {count} lanes); "
         "lower it to that or less",
     )
-    return count, shortest
+    return sizes
 
 
 @dataclass(frozen=True)
@@ -266,7 +265,7 @@ def _sizes(clusters: Sequence[Cluster]) -> NDArray[np.float64]:
 class Lane:
     """One lane's users: which shard and row each stands in, and their order in each epoch."""
 
-    def __init__(self, store: Store, number: int, num_lanes: int, seed: int, *, first: int = 0):
+    def __init__(self, store: Store, number: int, num_lanes: int, seed: int, *, first: int):
         """``first`` is the place of its first user among those of all lanes."""
         self.number, self.seed, self.first = number, seed, first
         shards = range(number, store.manifest.shards["train"], num_lanes)
@@ -346,14 +345,15 @@ class Lanes:
 
         Raises ``InputError`` where the users cannot be dealt as asked.
         """
-        self.count, shortest = dealt(store, num_lanes, users_per_step, size)
+        lengths = dealt(store, num_lanes, users_per_step, size)
+        self.count, self.num_users = len(lengths), sum(lengths)
         self.users_per_lane = users_per_step // self.count
         hosted = range(rank * self.count // size, (rank + 1) * self.count // size)
-        first = offsets_of(np.array(lane_sizes(store, self.count))).tolist()
-        self.users = range(first[hosted.start], first[hosted.stop])
-        """Places of the users hosted here among all, lane by lane."""
+        first = offsets_of(np.array(lengths)).tolist()
+        self.places = range(first[hosted.start], first[hosted.stop])
+        """Of the users hosted here, among ``num_users`` of all, lane by lane."""
         self.lanes = [Lane(store, k, self.count, seed, first=first[k]) for k in hosted]
-        self.steps_per_epoch = shortest // self.users_per_lane
+        self.steps_per_epoch = min(lengths) // self.users_per_lane
         self.seed, self.is_resplit, self.hidden_share = seed, is_resplit, hidden_share
         self.short_share = short_share
         self._store, self._maker, self._choice = store, maker, choice

@@ -264,11 +264,11 @@ class SchedulerConfig:
     """The preference-aware scheduler."""
 
     kind: str = "balanced"
-    """``balanced``: learns from the factors and the support's context to weigh users as if those of
-    rare and difficult preference groups were met more often. ``mlp``, ``lstm``: the published
-    forms, which learn by a look ahead. Without learning: ``groups`` (all groups count the same),
-    ``loss`` (every user as its query loss), ``uniform`` (all the same). Groups are clusters of the
-    log, never labels."""
+    """``balanced``: learns from a user's factors, running means over its visits, and the support's
+    context to weigh users as if those of rare and difficult preference groups were met more often.
+    ``mlp``, ``lstm``: the published forms, which learn by a look ahead. Without learning:
+    ``groups`` (all groups count the same), ``loss`` (every user as its query loss), ``uniform``
+    (all the same). Groups are clusters of the log, never labels."""
     magnitude: str = "loss"
     """mlp, lstm: the magnitude factor is the query ``loss`` after adaptation, or the sum of
     gradient norms, ``norm``. ``balanced`` reads the losses before and after."""

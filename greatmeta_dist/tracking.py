@@ -81,7 +81,7 @@ class TensorBoardTracker:
                 self._writer._get_file_writer().add_summary(summary)
 
     def train(self, step: int, report: StepReport, users: StepUsers, scale: float | None) -> None:
-        """A step's losses, weights and factors.
+        """A step's losses, weights, and factors as the scheduler reads them.
 
         ``scale`` turns losses into squared ratings; None where they are of clicks.
         """

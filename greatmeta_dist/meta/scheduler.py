@@ -126,7 +126,7 @@ class Scheduler(nn.Module):
         self.scorer = SCORERS[kind](sizes)
 
     def observe(self, columns: Tensor, counts: Tensor | None = None) -> None:
-        """Take a step's raw factors into the scale, where there is one; before its weights."""
+        """Take a step's factor columns into the scale, where there is one; before its weights."""
         if self.scale is not None:
             self.scale.observe(columns, counts)
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from greatmeta_dist.meta.model import Recommender
+from greatmeta_dist.meta.scheduler import Scheduler
 
 
 @dataclass
@@ -64,7 +65,7 @@ class Settings:
 def pooled(table: Tensor, values: list[int], is_mean: bool) -> Tensor:
     if not values:
         return torch.zeros(table.shape[1], dtype=table.dtype)
-    total = sum(table[v] for v in values)
+    total = torch.stack([table[v] for v in values]).sum(0)
     return total / len(values) if is_mean else total
 
 
@@ -102,12 +103,14 @@ def forward(x: Tensor, context: Tensor, a: dict[str, Tensor], s: Settings) -> Te
     return prediction
 
 
-def loss_of(tables, a, user: User, which: str, s: Settings) -> Tensor:
+def loss_of(
+    tables: list[Tensor], a: dict[str, Tensor], user: User, which: str, s: Settings
+) -> Tensor:
     rows, label = (
         (user.support, user.support_label) if which == "support" else (user.query, user.query_label)
     )
     if not rows:
-        return sum(t.sum() for t in [*tables, *a.values()]) * 0.0
+        return torch.stack([t.sum() for t in [*tables, *a.values()]]).sum() * 0.0
     x = inputs(tables, user, rows, s)
     y = torch.tensor(label, dtype=x.dtype)
     if s.context == "own":
@@ -115,8 +118,8 @@ def loss_of(tables, a, user: User, which: str, s: Settings) -> Tensor:
     elif user.support:
         xs = x if which == "support" else inputs(tables, user, user.support, s)
         ys = torch.tensor(user.signal(), dtype=x.dtype)
-        rows = len(xs) + s.prior_rows
-        context = torch.cat((xs.sum(0) / rows, (ys[:, None] * xs).sum(0) / rows))
+        count = len(xs) + s.prior_rows
+        context = torch.cat((xs.sum(0) / count, (ys[:, None] * xs).sum(0) / count))
     else:
         context = torch.zeros(2 * x.shape[1], dtype=x.dtype)
     prediction = forward(x, context, a, s)
@@ -158,7 +161,13 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 class NaiveStep:
     """Holds θ (one table per field, all with the same row numbers), φ and both Adams."""
 
-    def __init__(self, tables, layers, scheduler, settings: Settings):
+    def __init__(
+        self,
+        tables: list[Tensor],
+        layers: dict[str, Tensor],
+        scheduler: Scheduler,
+        settings: Settings,
+    ):
         self.s = settings
         self.tables = [leaf(t) for t in tables]
         self.layers = {k: leaf(v) for k, v in layers.items()}
@@ -186,7 +195,7 @@ class NaiveStep:
             gaps.append(torch.stack([cosine(x, y) for x, y in zip(after, before, strict=True)]))
 
         num_fields = len(self.tables)
-        mean = [sum(g[p] for g in grads) / s.nominal_users for p in range(len(grads[0]))]
+        mean = [torch.stack(same).sum(0) / s.nominal_users for same in zip(*grads, strict=True)]
         agreement = [
             torch.stack(
                 [
@@ -241,7 +250,13 @@ class NaiveStep:
             "weights": final,
         }
 
-    def _look_ahead(self, users: list[User], weights: Tensor, grads, params) -> Tensor:
+    def _look_ahead(
+        self,
+        users: list[User],
+        weights: Tensor,
+        grads: list[list[Tensor]],
+        params: list[Tensor],
+    ) -> Tensor:
         """L_φ, as a function of the weights: the mean query loss at θ'."""
         s, num_fields = self.s, len(self.tables)
         ahead = [
@@ -249,7 +264,8 @@ class NaiveStep:
             for k, p in enumerate(params)
         ]
         a = dict(zip(self.layers, ahead[num_fields:], strict=True))
-        return sum(loss_of(ahead[:num_fields], a, u, "query", s) for u in users) / len(users)
+        losses = [loss_of(ahead[:num_fields], a, u, "query", s) for u in users]
+        return torch.stack(losses).mean()
 
 
 def unstack(model: Recommender, layers: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -215,7 +215,7 @@ def naive_users(batch: TaskBatch) -> list[User]:
 
 
 def _weighted(weights: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
-    return sum(w * g for w, g in zip(weights, parts, strict=True))  # type: ignore[return-value]
+    return sum(w * g for w, g in zip(weights, parts, strict=True))
 
 
 def _slots(table: SlotTable, entities: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

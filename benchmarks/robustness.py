@@ -99,7 +99,7 @@ def main() -> None:
         key = Results.key(name, option or "as shipped", 0)
         return Run(key, stores[name], given, run_trained, (data[name], given, 0, threads))
 
-    swept = [name for name in ("plain", "ml-100k") if name in data]
+    swept: list[str] = [name for name in ("plain", "ml-100k") if name in data]
     points = {
         (name, option, rate): run_of(name, f"{option}={rate:g}")
         for name in swept

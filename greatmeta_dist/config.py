@@ -95,6 +95,9 @@ class DataConfig:
     """A rating that means none was given; such rows are left out and counted."""
     max_rejected_fraction: float = 0.01
     """Past this share of rejected rows the preparation stops."""
+    min_value_count: int = 10
+    """A feature value of fewer training users, or of fewer items that these rated, counts as
+    unknown: it says hardly more than a name, and would be learnt by heart."""
     category: str | None = None
     """Item feature whose shares make a user's preference profile; None takes the first list
     feature with at most 64 values."""
@@ -141,7 +144,14 @@ class DataConfig:
             "data.columns.rating is null, and data.label is rating; name the column, or set "
             "data.label=click",
         )
-        for name in ("min_interactions", "num_groups", "users", "items", "negatives"):
+        for name in (
+            "min_interactions",
+            "min_value_count",
+            "num_groups",
+            "users",
+            "items",
+            "negatives",
+        ):
             _at_least(f"data.{name}", getattr(self, name), 1)
         for name in ("max_interactions", "query_items", "max_support_items"):
             if getattr(self, name) is not None:

@@ -17,7 +17,7 @@ from greatmeta_dist.tasks.content import ItemFeature, expected_ratings
 from greatmeta_dist.tasks.encode import LEAST_PRIOR, MOST_PRIOR, VarianceComponents
 from greatmeta_dist.tasks.prepare import prepare
 from greatmeta_dist.tasks.store import Field, FieldChoice, Store
-from greatmeta_dist.tasks.vocabulary import Vocabulary
+from greatmeta_dist.tasks.vocabulary import Vocabulary, bin_edges, binned
 
 CHOICE = FieldChoice(has_item_id=True, is_list_mean=True)
 
@@ -264,6 +264,7 @@ def test_unseen_values_share_the_unknown_row(tmp_path):
             users_path=str(people),
             user_features={"job": "token", "score": "float"},
             cold_item_fraction=0.2,
+            min_value_count=1,
         ),
         tmp_path / "store",
     )
@@ -283,6 +284,49 @@ def test_unseen_values_share_the_unknown_row(tmp_path):
     seen = vocabularies["item_id"]["value"].drop_nulls()
     count, _ = store.item_statistics()
     assert set(seen) == {t for t, n in zip(store.item_tokens(), count, strict=True) if n}
+
+
+def test_values_of_few_share_the_unknown_row(tmp_path):
+    path = write_log(tmp_path)
+    people = tmp_path / "people.csv"
+    jobs = ["clerk", "cook", "cook", "baker", "baker", "baker"]
+    people.write_text("u,job,town\n" + "".join(f"u{k},{jobs[k % 6]},t{k}\n" for k in range(60)))
+
+    def store(min_count: int) -> Store:
+        folder = tmp_path / f"store-{min_count}"
+        features = {"job": "token", "town": "token"}
+        prepare(
+            csv_config(
+                path, users_path=str(people), user_features=features, min_value_count=min_count
+            ),
+            folder,
+        )
+        return Store(folder)
+
+    counts = pl.read_parquet(store(1).folder / "vocab" / "job.parquet").drop_nulls()
+    assert counts["value"].to_list() == ["baker", "cook", "clerk"]
+    least = counts["count"][1]
+    some = store(least)
+    by_name = {f.name: f for f in some.manifest.fields}
+    assert by_name["job"].num_rows == 3
+    assert by_name["town"].num_rows == 1
+    assert by_name["item_id"].num_rows == len(some.item_tokens()) + 1
+    assert some.manifest.num_rows == sum(f.num_rows for f in some.manifest.fields)
+    vocabulary = pl.read_parquet(some.folder / "vocab" / "job.parquet")
+    row = dict(vocabulary.select("value", "row").iter_rows())
+    assert row["clerk"] == row[None] == by_name["job"].unknown_row
+    assert len({row["baker"], row["cook"], row[None]}) == 3
+    tasks = some.part("train", CHOICE).tasks.features.fields
+    assert set(tasks[0].values) == set(row.values())
+    assert set(tasks[1].values) == {by_name["town"].unknown_row}
+
+
+@pytest.mark.parametrize("num", [15, 40, 2000])
+def test_bins_hold_enough_numbers_to_have_a_row(num):
+    values = pl.Series(np.random.default_rng(num).lognormal(size=num))
+    held = binned(values, bin_edges(values, min_count=10)).value_counts()
+    assert held["count"].min() >= 10
+    assert len(held) == min(32, max(1, num // 20))
 
 
 def test_statistics_are_of_training_users_only(tmp_path):

@@ -287,15 +287,15 @@ class _Preparation:
         item_kinds: dict[str, Kind] = {ITEM_ID: "token"}
         item_kinds |= self.source.items.features if self.source.items else {}
         user_kinds = self.source.users.features if self.source.users else {}
-        counted = []
+        counted, least = [], self.config.min_value_count
         if self.users is not None:
             is_seen = pl.col("id").is_in(pl.concat(self.statistics.users).implode())
-            self.users, counts = _count(self.users, user_kinds, is_seen)
+            self.users, counts = _count(self.users, user_kinds, is_seen, least)
             counted += [(n, "user", user_kinds[n], c) for n, c in counts.items()]
         is_seen = pl.lit(pl.Series(self.statistics.item_count > 0))
-        self.items, counts = _count(self.items, item_kinds, is_seen)
+        self.items, counts = _count(self.items, item_kinds, is_seen, least)
         counted += [(n, "item", item_kinds[n], c) for n, c in counts.items()]
-        self.vocabularies = build_vocabularies(counted, seed=self.config.seed)
+        self.vocabularies = build_vocabularies(counted, min_count=least, seed=self.config.seed)
 
     def _factor_items(self, buckets: list[Path]) -> tuple[NDArray, NDArray]:
         """The items that have factors of the first training users' ratings, and these."""
@@ -442,12 +442,12 @@ class _Preparation:
 
 
 def _count(
-    frame: pl.DataFrame, kinds: dict[str, Kind], is_seen: pl.Expr
+    frame: pl.DataFrame, kinds: dict[str, Kind], is_seen: pl.Expr, min_count: int
 ) -> tuple[pl.DataFrame, dict[str, pl.DataFrame]]:
     """Bin numeric features by the seen entities, and count every feature's values among them."""
     for name, kind in kinds.items():
         if kind == "float":
-            edges = bin_edges(frame.filter(is_seen)[name])
+            edges = bin_edges(frame.filter(is_seen)[name], min_count=min_count)
             frame = frame.with_columns(binned(frame[name], edges).alias(name))
     return frame, count_values(frame.filter(is_seen), kinds)
 

@@ -37,9 +37,9 @@ class Field:
     """``user`` or ``item``."""
     is_list: bool
     num_rows: int
-    """Values seen in training, and the unknown row."""
+    """Values with a row of their own, and the unknown row."""
     unknown_row: int
-    """The embedding row of every value that training has not seen."""
+    """The embedding row of every other value."""
 
 
 @dataclass(frozen=True)

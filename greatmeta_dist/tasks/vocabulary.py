@@ -1,7 +1,8 @@
 """Feature values → rows of one shared embedding space.
 
 All fields' ids are shuffled into one row space, so that contiguous blocks of rows are balanced
-(DESIGN.md section 4). Values that training has not seen share their field's unknown row.
+(DESIGN.md section 4). Values that training has not seen, or at too few users or items, share
+their field's unknown row: a value of one user alone is that user's name, and is learnt by heart.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,10 @@ from numpy.typing import NDArray
 
 from greatmeta_dist.tasks.batch import Ragged, offsets_of
 from greatmeta_dist.tasks.sources import Kind
-from greatmeta_dist.tasks.store import Field, write_vocabulary
+from greatmeta_dist.tasks.store import ITEM_ID, Field, write_vocabulary
 
 NUM_BINS = 32
-"""Quantile bins of a numeric feature."""
+"""Quantile bins of a numeric feature, at most."""
 BIN = "bin_"
 """Before a bin's number."""
 MAX_UNORDERED_SHARE = 0.1
@@ -33,7 +34,7 @@ class Vocabulary:
     """Distinct values seen in training, most frequent first."""
     counts: NDArray[np.int64]
     rows: NDArray[np.int32]
-    """One for each value, and the unknown row last."""
+    """One for each value, and the unknown row last; rare values have that, too."""
 
     def encode(self, column: pl.Series) -> Ragged:
         """Embedding rows of every entity's values; nothing known gives the unknown row."""
@@ -74,12 +75,13 @@ class Vocabulary:
         )
 
 
-def bin_edges(values: pl.Series) -> NDArray[np.float64]:
-    """Inner edges of a numeric feature's quantile bins."""
+def bin_edges(values: pl.Series, *, min_count: int) -> NDArray[np.float64]:
+    """Inner edges of a numeric feature's quantile bins, of twice ``min_count`` numbers or more."""
     numbers = values.cast(pl.Float64, strict=False).drop_nulls().to_numpy()
     if not len(numbers):
         return np.empty(0)
-    return np.unique(np.quantile(numbers, np.linspace(0, 1, NUM_BINS + 1)[1:-1]))
+    num_bins = min(NUM_BINS, max(1, len(numbers) // (2 * min_count)))
+    return np.unique(np.quantile(numbers, np.linspace(0, 1, num_bins + 1)[1:-1]))
 
 
 def binned(values: pl.Series, edges: NDArray[np.float64]) -> pl.Series:
@@ -102,24 +104,23 @@ def count_values(frame: pl.DataFrame, kinds: Mapping[str, Kind]) -> dict[str, pl
 
 
 def build_vocabularies(
-    counted: Sequence[tuple[str, str, Kind, pl.DataFrame]], *, seed: int
+    counted: Sequence[tuple[str, str, Kind, pl.DataFrame]], *, min_count: int, seed: int
 ) -> list[Vocabulary]:
-    """Give every (field, value) its row; takes (name, side, kind, ``value``/``count``) by field."""
-    total = sum(len(counts) + 1 for *_, counts in counted)
+    """Give every (field, value) its row; takes (name, side, kind, ``value``/``count``) by field.
+
+    Values of a smaller count than ``min_count`` share the unknown row, but for items' own.
+    """
+    ordered = [c.sort(["count", "value"], descending=[True, False]) for *_, c in counted]
+    least = [1 if name == ITEM_ID else min_count for name, *_ in counted]
+    frequent = [int((c["count"] >= n).sum()) for c, n in zip(ordered, least, strict=True)]
+    total = sum(frequent) + len(frequent)
     shuffled = np.random.default_rng([seed, 3]).permutation(total).astype(np.int32)
     out, start = [], 0
-    for name, side, kind, counts in counted:
-        ordered = counts.sort(["count", "value"], descending=[True, False])
-        stop = start + len(ordered) + 1
-        rows = shuffled[start:stop]
-        field = Field(name, side, kind == "token_list", len(rows), int(rows[-1]))
-        out.append(
-            Vocabulary(
-                field,
-                ordered["value"],
-                ordered["count"].to_numpy().astype(np.int64),
-                rows,
-            )
-        )
-        start = stop
+    for (name, side, kind, _), values, num in zip(counted, ordered, frequent, strict=True):
+        own, unknown = shuffled[start : start + num], shuffled[start + num]
+        rows = np.append(own, np.repeat(unknown, len(values) - num + 1))
+        field = Field(name, side, kind == "token_list", num + 1, int(unknown))
+        count = values["count"].to_numpy().astype(np.int64)
+        out.append(Vocabulary(field, values["value"], count, rows))
+        start += num + 1
     return out

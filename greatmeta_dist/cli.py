@@ -24,8 +24,8 @@ from greatmeta_dist.options import (
 )
 from greatmeta_dist.run import load_run, saved_config
 from greatmeta_dist.tasks.clean import REJECTS
-from greatmeta_dist.tasks.prepare import prepare
-from greatmeta_dist.tasks.store import read_manifest
+from greatmeta_dist.tasks.prepare import Report, prepare
+from greatmeta_dist.tasks.store import Field, read_manifest
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -113,13 +113,20 @@ def _prepare(overrides: list[str]) -> None:
         display.say(f"  {part}: {count} users, {report.interactions[part]} interactions")
     manifest = read_manifest(Path(store or ""))
     for side in ("user", "item"):
-        names = [f.name for f in manifest.fields if f.side == side]
-        display.say(f"  {side} features: {', '.join(names) or 'none'}")
+        fields = [_values(f, report) for f in manifest.fields if f.side == side]
+        display.say(f"  {side} features: {', '.join(fields) or 'none'}")
     ratings = manifest.ratings
     display.say(
         f"  ratings from {ratings.lowest:g} to {ratings.highest:g}, mean {ratings.mean:.3g}"
     )
     display.say(f"store {store} is ready after {time.monotonic() - start:.1f} s")
+
+
+def _values(field: Field, report: Report) -> str:
+    """A feature, its values that have a row of their own, and how many are too rare for one."""
+    rare = report.rare_values.get(field.name, 0)
+    more = f", {rare} rare count as unknown" if rare else ""
+    return f"{field.name} ({field.num_rows - 1} values{more})"
 
 
 def _train(overrides: list[str]) -> None:

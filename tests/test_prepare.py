@@ -309,8 +309,11 @@ def test_values_of_few_share_the_unknown_row(tmp_path):
     some = store(least)
     by_name = {f.name: f for f in some.manifest.fields}
     assert by_name["job"].num_rows == 3
+    towns = pl.read_parquet(some.folder / "vocab" / "town.parquet").drop_nulls()
     assert by_name["town"].num_rows == 1
     assert by_name["item_id"].num_rows == len(some.item_tokens()) + 1
+    report = json.loads((some.folder / "report.json").read_text())
+    assert report["rare_values"] == {"job": 1, "town": len(towns), "item_id": 0}
     assert some.manifest.num_rows == sum(f.num_rows for f in some.manifest.fields)
     vocabulary = pl.read_parquet(some.folder / "vocab" / "job.parquet")
     row = dict(vocabulary.select("value", "row").iter_rows())

@@ -99,6 +99,8 @@ class Report:
     """Interactions that the given split does not name."""
     tasks: dict[str, int] = field(default_factory=dict)
     interactions: dict[str, int] = field(default_factory=dict)
+    rare_values: dict[str, int] = field(default_factory=dict)
+    """Of each feature, the values that too few have for a row of their own."""
     is_new: bool = True
     """False where the store had been made the same way before."""
 
@@ -296,6 +298,7 @@ class _Preparation:
         self.items, counts = _count(self.items, item_kinds, is_seen, least)
         counted += [(n, "item", item_kinds[n], c) for n, c in counts.items()]
         self.vocabularies = build_vocabularies(counted, min_count=least, seed=self.config.seed)
+        self.report.rare_values = {v.field.name: v.num_rare for v in self.vocabularies}
 
     def _factor_items(self, buckets: list[Path]) -> tuple[NDArray, NDArray]:
         """The items that have factors of the first training users' ratings, and these."""

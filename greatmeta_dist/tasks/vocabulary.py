@@ -36,6 +36,11 @@ class Vocabulary:
     rows: NDArray[np.int32]
     """One for each value, and the unknown row last; rare values have that, too."""
 
+    @property
+    def num_rare(self) -> int:
+        """Values without a row of their own."""
+        return len(self.values) - (self.field.num_rows - 1)
+
     def encode(self, column: pl.Series) -> Ragged:
         """Embedding rows of every entity's values; nothing known gives the unknown row."""
         lookup = pl.DataFrame({"value": self.values, "row": self.rows[:-1]})

@@ -70,6 +70,8 @@ class Round:
     """What one worker measured in a round."""
 
     seconds: float
+    computing: float
+    """CPU seconds, in which nobody waits for anybody."""
     sent: dict[str, int]
     in_messages: dict[str, float]
     rows: float
@@ -103,15 +105,16 @@ def train_rounds(rank: int, size: int, meet: Path, pipe: Connection, words: list
     while pipe.recv():
         world.agree(True)
         world.traffic.take()
-        rows, start = 0, time.perf_counter()
+        rows, start, computing = 0, time.perf_counter(), time.process_time()
         for _ in range(STEPS):
             batch, following = following, lanes.step(number + 1).batch
             setup.worker.step(batch, following)
             rows += len(batch.rows)
             number += 1
         seconds = time.perf_counter() - start
+        computing = time.process_time() - computing
         traffic = world.traffic.take()
-        pipe.send(Round(seconds, traffic.sent, traffic.seconds, rows / STEPS))
+        pipe.send(Round(seconds, computing, traffic.sent, traffic.seconds, rows / STEPS))
 
 
 def hold_rows(rank: int, size: int, meet: Path, pipe: Connection, num_rows: int) -> None:
@@ -193,6 +196,10 @@ def measure(data: DataConfig, users: int, rounds: int, folder: Path) -> dict[str
     seconds = {
         size: [max(w.seconds for w in heard) / STEPS for heard in found[size]] for size in groups
     }
+    computing = {
+        size: statistics.median(sum(w.computing for w in heard) for heard in found[size])
+        for size in groups
+    }
     efficiency = [one / (2 * two) for one, two in zip(seconds[1], seconds[2], strict=True)]
     ceiling = [one / two for one, two in zip(seconds[1], seconds[ALONE], strict=True)]
     pairs = found[2]
@@ -206,6 +213,8 @@ def measure(data: DataConfig, users: int, rounds: int, folder: Path) -> dict[str
         "efficiency_range": [min(efficiency), max(efficiency)],
         "efficiency_of_fastest": min(seconds[1]) / (2 * min(seconds[2])),
         "ceiling": statistics.median(ceiling),
+        "computing": computing[2] / computing[1],
+        "computing_alone": computing[ALONE] / (2 * computing[1]),
         "share_in_messages": statistics.median(
             statistics.mean(sum(w.in_messages.values()) / w.seconds for w in heard)
             for heard in pairs
@@ -334,6 +343,8 @@ def show_measured(name: str, found: dict[str, Any], console: Console) -> None:
         f"{found['efficiency_range'][1]:.0%}, fastest rounds of each "
         f"{found['efficiency_of_fastest']:.0%}; two lone workers at a time: "
         f"{found['ceiling']:.0%}), "
+        f"CPU time in all {found['computing']:.2f} times one worker's (each lone one's: "
+        f"{found['computing_alone']:.2f}), "
         f"{found['share_in_messages']:.1%} of the time in "
         f"messages, waiting included, {found['bytes_per_user']:.0f} bytes a user and step",
         soft_wrap=True,

@@ -81,7 +81,7 @@ class Vocabulary:
 
 
 def bin_edges(values: pl.Series, *, min_count: int) -> NDArray[np.float64]:
-    """Inner edges of a numeric feature's quantile bins, of twice ``min_count`` numbers or more."""
+    """Inner edges of a numeric feature's quantile bins: as many as get 2 ``min_count`` numbers."""
     numbers = values.cast(pl.Float64, strict=False).drop_nulls().to_numpy()
     if not len(numbers):
         return np.empty(0)

@@ -324,6 +324,37 @@ def test_values_of_few_share_the_unknown_row(tmp_path):
     assert set(tasks[1].values) == {by_name["town"].unknown_row}
 
 
+def test_rare_values_still_say_what_items_are_expected_to_get(tmp_path):
+    path = write_log(tmp_path, num_items=100)
+    number = pl.col("i").str.slice(1).cast(pl.Int64)
+    liked = pl.when(number // 4 % 2 == 0).then(5).otherwise(1)  # four items of a series are alike
+    pl.read_csv(path).with_columns(r=liked).write_csv(path)
+    items = tmp_path / "items.csv"
+    items.write_text("i,series\n" + "".join(f"i{k},s{k // 4}\n" for k in range(100)))
+
+    def store(min_count: int) -> Store:
+        config = csv_config(
+            path,
+            items_path=str(items),
+            item_features={"series": "token"},
+            min_value_count=min_count,
+            cold_item_fraction=0.2,
+        )
+        prepare(config, tmp_path / f"store-{min_count}")
+        return Store(tmp_path / f"store-{min_count}")
+
+    every, frequent = store(1), store(10)
+    assert {f.name: f.num_rows for f in frequent.manifest.fields}["series"] == 1
+    expected = frequent.item_expected()
+    unrated = frequent.item_statistics()[0] == 0
+    assert np.array_equal(expected[unrated], every.item_expected()[unrated])
+    assert len(np.unique(expected[~unrated])) == 1  # all are of one rare series
+    even = np.array([int(i[1:]) // 4 % 2 == 0 for i in frequent.item_tokens()])
+    assert unrated[even].any()
+    assert unrated[~even].any()
+    assert expected[unrated & even].mean() > 3.5 > 2.5 > expected[unrated & ~even].mean()
+
+
 @pytest.mark.parametrize("num", [15, 40, 2000])
 def test_bins_hold_enough_numbers_to_have_a_row(num):
     values = pl.Series(np.random.default_rng(num).lognormal(size=num))
@@ -485,8 +516,8 @@ def items_with(rng, weight, *, spread: float, num_items: int = 400):
     token = rng.integers(0, len(weight), num_items)
     offsets = offsets_of(rng.integers(0, 4, num_items))
     features = [
-        ItemFeature(Ragged(token, np.arange(num_items + 1)), None),
-        ItemFeature(Ragged(100 + rng.integers(0, 30, offsets[-1]), offsets), None),
+        ItemFeature(Ragged(token, np.arange(num_items + 1)), 3, None),
+        ItemFeature(Ragged(rng.integers(0, 30, offsets[-1]), offsets), 30, None),
     ]
     count = rng.integers(0, 41, num_items)
     mean = 3 + weight[token] + spread * rng.normal(size=num_items)
@@ -532,11 +563,11 @@ def test_unrated_items_follow_a_number_where_a_line_does_not():
     year[:5] = np.nan
     count[:5] = 0
     good = np.where((year > 1945) & (year < 1975), 4.0, 3.0)
-    rows = Ragged(200 + np.nan_to_num(year, nan=1900).astype(np.int64), np.arange(len(year) + 1))
+    codes = Ragged(np.nan_to_num(year, nan=1900).astype(np.int64) - 1900, np.arange(len(year) + 1))
     total = count * good + np.sqrt(count) * rng.normal(size=len(count))
 
     def error(number):
-        given = [*features, ItemFeature(rows, number)]
+        given = [*features, ItemFeature(codes, 70, number)]
         found = expected_ratings(given, count, total, prior=5.0, seed=0)
         assert np.isfinite(found).all()
         unrated = (count == 0) & np.isfinite(year)

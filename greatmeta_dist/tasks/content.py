@@ -30,10 +30,17 @@ PORTION_ITEMS = 100_000
 class ItemFeature:
     """One feature of every item."""
 
-    rows: Ragged
-    """The embedding rows of its values."""
+    codes: Ragged
+    """Which values it has, the most frequent ones first, from 0 on."""
+    num_frequent: int
+    """Values that have an embedding row; the others are as one to the model."""
     number: NDArray[np.float64] | None
     """[items] its value where values have an order, nan where it is unknown."""
+
+    @property
+    def frequent(self) -> Ragged:
+        """The same with one value in place of all rare ones."""
+        return Ragged(np.minimum(self.codes.values, self.num_frequent), self.codes.offsets)
 
 
 def expected_ratings(
@@ -48,24 +55,26 @@ def expected_ratings(
 
     ``count`` and ``total`` are the training ratings of each item and their sum; ``prior`` is the
     ratings' worth of prior of a plain item mean. Ridge regression of the items' means on their
-    values. For rated items, an item counts as far as its mean is known. For unrated ones it counts
-    as often as it is rated: those that people rate are not like all others, the more an item is
-    rated the higher its ratings; and boosted trees serve in place of the regression where they
-    predict held-out items better.
+    values. For rated items, an item counts as far as its mean is known, and values that few items
+    have count as one. For unrated items there is nothing but their values, rare ones, too; an item
+    counts as often as it is rated, for those that people rate are not like all others: the more an
+    item is rated the higher its ratings; and boosted trees serve in place of the regression where
+    they predict held-out items better.
     """
     mean = float(total.sum() / count.sum())
     rated = np.flatnonzero(count)
     if not features or len(rated) < MIN_ITEMS:
         return np.full(len(count), mean)
-    values = _indicators([f.rows for f in features])
     target = total[rated] / count[rated] - mean
     tuned = np.random.default_rng([seed, 31]).permutation(len(rated))[:MAX_TUNED_ITEMS]
     weight = count[rated] / (count[rated] + prior)
-    of_rated, _ = _regress(values, rated, target, weight * len(weight) / weight.sum(), tuned)
+    frequent = _indicators([f.frequent for f in features])
+    of_rated, _ = _regress(frequent, rated, target, weight * len(weight) / weight.sum(), tuned)
     expected: NDArray[np.float64] = mean + of_rated
     others = np.flatnonzero(count == 0)
     if len(others):
         weight = count[rated] * (len(rated) / count.sum())
+        values = _indicators([f.codes for f in features])
         of_others, error = _regress(values, rated, target, weight, tuned)
         expected[others] = mean + of_others[others]
         columns = _Columns(features, rated)
@@ -85,11 +94,11 @@ class _Columns:
     def __init__(self, features: Sequence[ItemFeature], rated: NDArray[np.int64]):
         self._numbers = [f.number for f in features if f.number is not None]
         self._values = []
-        for rows in (f.rows for f in features if f.number is None):
-            value, column = np.unique(rows.values, return_inverse=True)
-            item = np.repeat(np.arange(len(rows.lengths)), rows.lengths)
+        for codes in (f.codes for f in features if f.number is None):
+            value, column = np.unique(codes.values, return_inverse=True)
+            item = np.repeat(np.arange(len(codes.lengths)), codes.lengths)
             has = sparse.csr_matrix(
-                (np.ones(len(item), np.float32), (item, column)), (len(rows.lengths), len(value))
+                (np.ones(len(item), np.float32), (item, column)), (len(codes.lengths), len(value))
             )
             num_items = np.asarray(has[rated].sum(0)).ravel()
             frequent = np.argsort(-num_items, kind="stable")[:MAX_VALUES]
@@ -135,12 +144,13 @@ def _regress(
 
 
 def _indicators(fields: Sequence[Ragged]) -> sparse.csr_matrix:
-    """One column for each embedding row; a list's entries have length one together."""
+    """One column for each value of each field; a list's entries have length one together."""
     item = np.concatenate([np.repeat(np.arange(len(f.lengths)), f.lengths) for f in fields])
     size = np.concatenate(
         [np.repeat(1 / np.sqrt(np.maximum(n, 1)), n) for n in (f.lengths for f in fields)]
     )
-    _, column = np.unique(np.concatenate([f.values for f in fields]), return_inverse=True)
+    starts = np.cumsum([0, *(f.values.max(initial=-1) + 1 for f in fields[:-1])])
+    column = np.concatenate([f.values + start for f, start in zip(fields, starts, strict=True)])
     return sparse.csr_matrix((size, (item, column)))
 
 

@@ -195,7 +195,9 @@ class _Preparation:
 
         self._build_vocabularies()
         content = [
-            ItemFeature(v.encode(column := self.items[v.field.name]), v.numbers(column))
+            ItemFeature(
+                v.codes(column := self.items[v.field.name]), v.num_frequent, v.numbers(column)
+            )
             for v in self.vocabularies
             if v.field.side == "item" and v.field.name != ITEM_ID
         ]

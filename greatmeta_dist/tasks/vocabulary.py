@@ -37,24 +37,33 @@ class Vocabulary:
     """One for each value, and the unknown row last; rare values have that, too."""
 
     @property
-    def num_rare(self) -> int:
-        """Values without a row of their own."""
-        return len(self.values) - (self.field.num_rows - 1)
+    def num_frequent(self) -> int:
+        """Values with a row of their own, the first ones."""
+        return self.field.num_rows - 1
 
-    def encode(self, column: pl.Series) -> Ragged:
-        """Embedding rows of every entity's values; nothing known gives the unknown row."""
-        lookup = pl.DataFrame({"value": self.values, "row": self.rows[:-1]})
-        unknown = int(self.rows[-1])
+    @property
+    def num_rare(self) -> int:
+        """Values without one."""
+        return len(self.values) - self.num_frequent
+
+    def codes(self, column: pl.Series) -> Ragged:
+        """Places in ``values`` of every entity's; nothing known gives their number."""
+        lookup = pl.DataFrame({"value": self.values, "code": np.arange(len(self.values))})
         frame = pl.DataFrame({"entity": np.arange(len(column)), "value": column})
         if self.field.is_list:
             frame = frame.explode("value", empty_as_null=True, keep_nulls=True)
-        row = (
-            frame.join(lookup, on="value", how="left", maintain_order="left")["row"]
-            .fill_null(unknown)
+        code = (
+            frame.join(lookup, on="value", how="left", maintain_order="left")["code"]
+            .fill_null(len(self.values))
             .to_numpy()
         )
         lengths = np.bincount(frame["entity"].to_numpy(), minlength=len(column))
-        return Ragged(row.astype(np.int32), offsets_of(lengths))
+        return Ragged(code, offsets_of(lengths))
+
+    def encode(self, column: pl.Series) -> Ragged:
+        """Embedding rows of every entity's values; nothing known gives the unknown row."""
+        codes = self.codes(column)
+        return Ragged(self.rows[codes.values], codes.offsets)
 
     def numbers(self, column: pl.Series) -> NDArray[np.float64] | None:
         """Every entity's value as a number, nan where it is none; None where values have no order.

@@ -4,6 +4,7 @@
 a lock while a training writes it.
 """
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ from greatmeta_dist.tasks.store import ITEM_ID, FieldChoice, Store
 
 MAY_CHANGE = ("steps", "checkpoint_every", "keep_checkpoints", "log_every")
 """Options of ``train`` that a resumed run may set anew."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""As malloc.h has them."""
 FOR_PREDICTIONS: checkpoint.Wanted = {"rows": None}
 """What of a checkpoint's tables predictions need."""
 
@@ -55,6 +58,7 @@ def set_up(config: Config, store: Store, world: World | None = None) -> Setup:
     elif config.cluster.workers is not None:
         torch.set_num_threads(1)
     torch.backends.cuda.matmul.allow_tf32 = config.cluster.precision != "float32"
+    _keep_freed_memory()
     model = config.model
     choice = FieldChoice(model.has_item_id, model.is_list_mean)
     maker = BatchMaker(
@@ -75,6 +79,17 @@ def set_up(config: Config, store: Store, world: World | None = None) -> Setup:
     start = _row_start(store, choice) if model.is_spectral and model.has_item_id else None
     worker = Worker(config, sizes, device_here(), world, start)
     return Setup(config, store, choice, maker, worker)
+
+
+def _keep_freed_memory() -> None:
+    """Have the allocator keep what is freed, for the next step's tensors are as large.
+
+    Else glibc gives large blocks back to the system, which must fill them with zeros anew.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; others have none
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that older ones allow
 
 
 def _balance(store: Store, options: SchedulerConfig) -> NDArray[np.float64] | None:

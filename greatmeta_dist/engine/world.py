@@ -159,17 +159,18 @@ class Group(World):
 
     def all_to_all(self, parcels: Parcels, shapes: Shapes, phase: str) -> list[list[Tensor]]:
         kinds = [tensor.dtype for tensor in parcels[0]]
-        packed = [
-            torch.cat([tensor.reshape(-1).view(torch.int32) for tensor in parcel])
-            for parcel in parcels
-        ]
+        flat = [[tensor.reshape(-1).view(torch.int32) for tensor in p] for p in parcels]
+        given = torch.cat([tensor for parcel in flat for tensor in parcel])
         sizes = [[math.prod(shape) for shape in parcel] for parcel in shapes]
-        given = torch.cat(packed)
         out = given.new_empty(sum(map(sum, sizes)))
-        away = [piece for r, piece in enumerate(packed) if r != self.rank]
+        away = [tensor for r, parcel in enumerate(flat) if r != self.rank for tensor in parcel]
         with self._counted(phase, *away):
             dist.all_to_all_single(
-                out, given, [sum(s) for s in sizes], [len(p) for p in packed], group=self._work
+                out,
+                given,
+                [sum(parcel) for parcel in sizes],
+                [sum(map(len, parcel)) for parcel in flat],
+                group=self._work,
             )
         pieces = iter(out.split([n for parcel in sizes for n in parcel]))
         return [

@@ -51,10 +51,7 @@ def default_lanes(num_train: int, num_shards: int) -> int:
 
 def lane_sizes(store: Store, num_lanes: int) -> list[int]:
     """Users of each lane."""
-    sizes = [0] * num_lanes
-    for shard in range(store.manifest.shards["train"]):
-        sizes[shard % num_lanes] += store.shard("train", shard).num_rows
-    return sizes
+    return [sum(store.train_sizes[lane::num_lanes]) for lane in range(num_lanes)]
 
 
 def shared_lanes(store: Store, users_per_step: int, num_workers: int) -> int:

@@ -260,6 +260,11 @@ class Store:
     def shard(self, part: str, number: int) -> pa.RecordBatch:
         return map_arrow(self.folder / shard_name(part, number))
 
+    @cached_property
+    def train_sizes(self) -> list[int]:
+        """Training users of each shard."""
+        return [self.shard("train", k).num_rows for k in range(self.manifest.shards["train"])]
+
     def part(self, part: str, choice: FieldChoice) -> Part:
         """All tasks of a part."""
         shards = [self.shard(part, k) for k in range(self.manifest.shards[part])]

@@ -9,7 +9,6 @@ from greatmeta_dist.tasks.batch import TaskTable
 from greatmeta_dist.tasks.lanes import Labels
 from greatmeta_dist.tasks.store import Store
 
-BASELINES = ("global_mean", "item_mean", "bias")
 ITEM_PRIOR, USER_PRIOR = 5.0, 3.0
 """Ratings' worth of prior that the baselines always have; the model's are the store's."""
 

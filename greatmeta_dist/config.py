@@ -19,9 +19,6 @@ def require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
-RESERVED_COLUMNS = ("file", "line", "reason", "text", "id", "item", "user", "item_id")
-"""What the preparation itself calls columns; features have other names."""
-
 SOURCES = (
     "synthetic",
     "recbole",
@@ -182,13 +179,19 @@ class DataConfig:
             len(self.separator) == 1 and self.separator not in '"\r\n',
             f"data.separator is {self.separator!r}; expected one character, or \\t for a tab",
         )
-        reserved = {*RESERVED_COLUMNS} & {*self.user_features, *self.item_features}
+        is_mapped = self.source in ("csv", "parquet")
+        for name in ("users_path", "items_path", "user_features", "item_features"):
+            require(
+                is_mapped or not getattr(self, name),
+                f"data.{name} is set, and data={self.source} does not read it; data=csv and "
+                "data=parquet do",
+            )
+        require(bool(self.list_separator), "data.list_separator is empty; expected a character")
         require(
-            not reserved,
-            f"a feature may not be called {', '.join(sorted(reserved))}; rename that column",
+            self.max_interactions is None or self.max_interactions >= self.min_interactions,
+            f"data.max_interactions={self.max_interactions} is below "
+            f"data.min_interactions={self.min_interactions}; no user has so many",
         )
-        slashed = [n for n in (*self.user_features, *self.item_features) if "/" in n]
-        require(not slashed, f"feature '{''.join(slashed[:1])}' holds a '/'; rename that column")
 
     @property
     def is_click(self) -> bool:

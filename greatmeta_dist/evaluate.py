@@ -144,7 +144,10 @@ def catalogue_summary(
     *,
     baselines: Predictor,
 ) -> dict[str, dict[str, float]]:
-    """``{model: {hr@k, ndcg@k}}``: clicked query items among all that the user does not know."""
+    """``{model: {hr@k, ndcg@k}}``: clicked query items among all that the user does not know.
+
+    Items drawn as not met are not known.
+    """
     num_items = store.manifest.num_items
     found: dict[str, dict[str, list[NDArray[np.float64]]]] = {}
     for users in read_part(store, part, choice, users_per_batch=CATALOGUE_USERS):
@@ -154,7 +157,8 @@ def catalogue_summary(
         user = np.repeat(np.arange(num_users), tasks.query_item.lengths)[clicked]
         is_known = np.zeros((num_users, num_items), bool)
         owner = np.repeat(np.arange(num_users), tasks.support_item.lengths)
-        is_known[owner, tasks.support_item.values] = True
+        met = tasks.support_label.values > 0 if store.manifest.is_implicit else slice(None)
+        is_known[owner[met], tasks.support_item.values[met]] = True
         scores: dict[str, list[NDArray[np.float64]]] = {}
         for first in range(0, num_items, CATALOGUE_ITEMS):
             items = np.arange(first, min(num_items, first + CATALOGUE_ITEMS))
@@ -217,6 +221,7 @@ def group_summaries(scored: Scored, names: list[str], minority: list[int]) -> di
             name: {
                 metric: value - out["majority"]["models"][name][metric]
                 for metric, value in metrics.items()
+                if metric in out["majority"]["models"][name]
             }
             for name, metrics in out["minority"]["models"].items()
         }

@@ -44,7 +44,7 @@ EXAMPLES = {
 PURPOSE = {
     "prepare": "logs → store: prepare data=<preset> data.path=<files> store=DIR",
     "train": "store → run: train store=DIR run=DIR [experiment=…]",
-    "evaluate": "run → table and evaluation.json: evaluate run=DIR",
+    "evaluate": "run → table and evaluation.json: evaluate run=DIR [store=DIR]",
 }
 VERBATIM = (
     "store",
@@ -54,6 +54,7 @@ VERBATIM = (
     "data.users_path",
     "data.items_path",
     "data.separator",
+    "data.list_separator",
 )
 MAPPINGS = ("data.columns", "data.user_features", "data.item_features")
 FOLDERS = {
@@ -64,7 +65,7 @@ FOLDERS = {
 SECTIONS = {
     "prepare": ("data",),
     "train": ("model", "inner", "scheduler", "train", "cluster"),
-    "evaluate": ("cluster",),
+    "evaluate": (),
 }
 
 
@@ -105,7 +106,7 @@ def compose_config(overrides: list[str]) -> Config:
                 OmegaConf.update(composed, key, _mapping(key, value), force_add=True)
             elif _is_verbatim(override):
                 name = key.split(".", 2)[2]
-                only = _mapping(key, f"{{{name}: {value}}}")
+                only = _mapping(key.rpartition(".")[0], f"{{{name}: {value}}}")
                 OmegaConf.update(composed, key, only[name], force_add=True)
         return OmegaConf.to_object(composed)  # type: ignore[return-value]
     except InputError:
@@ -129,7 +130,7 @@ def _key(override: str) -> str:
 def _verbatim(key: str, value: str) -> str | None:
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         value = value[1:-1]
-    if key == "data.separator":
+    if key.endswith("separator"):
         return value.replace("\\t", "\t").removeprefix("\\") or value
     require(bool(value), f"{key}= is empty; name a path")
     return None if value == "null" else value.removeprefix("file://")
@@ -138,7 +139,7 @@ def _verbatim(key: str, value: str) -> str | None:
 def _mapping(key: str, value: str) -> dict[str, str | None]:
     """``{user: uid, item: iid}``, as YAML reads it."""
     try:
-        found = yaml.safe_load(value)
+        found = yaml.load(value, yaml.BaseLoader)
     except yaml.YAMLError:
         found = None
     require(
@@ -150,7 +151,7 @@ def _mapping(key: str, value: str) -> dict[str, str | None]:
         known = [f.name for f in fields(schemas.ColumnsConfig)]
         for name in found:
             require(name in known, f"{key} has no '{name}'; {nearest(name, known)}")
-    return {k: None if v is None else str(v) for k, v in found.items()}
+    return {k: None if v in ("", "null", "~") else str(v) for k, v in found.items()}
 
 
 def value_of(overrides: list[str], key: str) -> str | None:
@@ -261,9 +262,10 @@ def help_text() -> str:
 def command_help(command: str) -> str:
     presets = groups()
     out = [f"greatmeta {command}: {PURPOSE[command]}", "", "examples:"]
-    out += [textwrap.indent(textwrap.dedent(EXAMPLES[command]).strip("\n"), "  "), ""]
-    shown = [g for g in (*SECTIONS[command], "experiment") if g in presets]
-    out += ["groups:", *(f"  {g}={'|'.join(presets[g])}" for g in shown), "", "options:"]
+    out.append(textwrap.indent(textwrap.dedent(EXAMPLES[command]).strip("\n"), "  "))
+    shown = [g for g in (*SECTIONS[command], *FOLDERS[command]) if g in presets]
+    if shown:
+        out += ["", "groups:", *(f"  {g}={'|'.join(presets[g])}" for g in shown), "", "options:"]
     by_name = {f.name: f for f in fields(Config)}
     for section in SECTIONS[command]:
         schema = by_name[section].default_factory

@@ -199,7 +199,7 @@ def test_every_kind_of_bad_row_is_rejected_with_file_line_and_reason(tmp_path):
     assert reasons[2] == "repeats a user and item; the latest is kept"
     assert len(log) == len(BAD_ROWS) + 1
     assert rejects.filter(file="items.csv").select("line", "reason").rows() == [
-        (52, "repeats item i3"),
+        (52, "repeats the item; the first is kept"),
         (53, "no item id"),
     ]
     assert dict(log.select("line", "value").rows())[first_bad + 1] == "five"

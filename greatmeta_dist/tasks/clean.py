@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from greatmeta_dist.config import DataConfig, InputError, require
+from greatmeta_dist.tasks.lines import is_missing
 from greatmeta_dist.tasks.sources import Source, Table
 
 BUCKET_BYTES = 1 << 28
@@ -57,19 +58,18 @@ def read_entities(table: Table, side: str, rejects: Rejects) -> pl.DataFrame:
     reason = (
         pl.when(pl.col("reason").is_not_null())
         .then(pl.col("reason"))
-        .when(pl.col("id").fill_null("") == "")
+        .when(is_missing(pl.col("id")))
         .then(pl.lit(f"no {side} id"))
         .when(pl.col("id").is_first_distinct().not_())
-        .then(pl.lit(f"repeats {side} ") + pl.col("id"))
+        .then(pl.lit(f"repeats the {side}; the first is kept"))
     )
     frame = frame.with_columns(reason=reason)
     rejects.add(frame.filter(pl.col("reason").is_not_null()), "id")
     good = frame.filter(pl.col("reason").is_null())
     for name, kind in table.features.items():
         if kind == "float":
-            is_wrong = (
-                pl.col(name).is_not_null() & pl.col(name).cast(pl.Float64, strict=False).is_null()
-            )
+            number = pl.col(name).cast(pl.Float64, strict=False)
+            is_wrong = pl.col(name).is_not_null() & ~number.is_finite().fill_null(False)
             bad = good.filter(is_wrong).with_columns(reason=pl.lit(f"{name} is not a number"))
             rejects.add(bad, name)
     if not len(good):
@@ -87,7 +87,7 @@ def catalogue(source: Source, rejects: Rejects) -> pl.DataFrame:
     else:
         token = pl.col("item").str.strip_chars()
         items = (
-            source.interactions.filter(pl.col("reason").is_null() & (token != ""))
+            source.interactions.filter(pl.col("reason").is_null() & ~is_missing(token))
             .select(id=token)
             .unique()
             .sort("id")
@@ -172,8 +172,8 @@ def _typed(source: Source, items: pl.DataFrame, config: DataConfig) -> pl.LazyFr
         is_unrated = (pl.col("rating") == config.unrated_value).fill_null(False)
     checks: list[tuple[pl.Expr, str, pl.Expr]] = [
         (pl.col("reason").is_not_null(), "", pl.col("reason")),
-        (pl.col("user").fill_null("") == "", "user", pl.lit("no user")),
-        (pl.col("item_text").fill_null("") == "", "item", pl.lit("no item")),
+        (is_missing(pl.col("user")), "user", pl.lit("no user")),
+        (is_missing(pl.col("item_text")), "item", pl.lit("no item")),
     ]
     if not config.is_implicit:
         is_bad = ~_is_number("rating") | (pl.col("rating").abs() > MAX_RATING)

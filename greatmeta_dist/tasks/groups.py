@@ -90,18 +90,24 @@ class Profiler:
     categories: Categories
     item_mean: NDArray[np.float64]
     """[items]"""
+    is_implicit: bool = False
+    """Whether rows of rating 0 were drawn, so that nobody chose them."""
 
     def blocks(self, history: History) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Two [users, categories]: the categories' shares, and how ratings in each stand out.
 
         The second is the mean, shrunk, of ratings less their item's mean and the user's own offset.
         """
-        count = self.categories.sums(history.item, np.ones(len(history.rating)))
-        shares = count / np.maximum(count.sum(1, keepdims=True), 1)
+        every = np.ones(len(history.rating))
+        chosen = self.categories.sums(
+            history.item, (history.rating > 0) * every if self.is_implicit else every
+        )
+        shares = chosen / np.maximum(chosen.sum(1, keepdims=True), 1)
         lengths = history.item.lengths
         owner = np.repeat(np.arange(len(lengths)), lengths)
         rest = history.rating - self.item_mean[history.item.values]
         own = np.bincount(owner, rest, len(lengths)) / np.maximum(lengths, 1)
+        count = self.categories.sums(history.item, every)
         taste = self.categories.sums(history.item, rest - own[owner]) / (count + TASTE_PRIOR)
         return shares, taste
 

@@ -20,7 +20,8 @@ from greatmeta_dist.config import InputError, require
 CHUNK_BYTES = 1 << 24
 INTERNAL = ("file", "line", "reason", "text", "row", "fields", "is_malformed")
 """What frames here call columns of their own; a file's column of that name gets another."""
-NULLS = ("", "NULL", "null", "\\N", "nan", "NaN", "NA")
+MISSING = ("", "null", "\\n", "nan", "-nan")
+"""What files write, in letters of either case, where there is no value."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +32,31 @@ class TextFormat:
     names: tuple[str, ...] | None = None
     """Column names in order; None reads them from the first line."""
     is_quoted: bool = False
-    """Whether values may stand in double quotes (doubled or backslash-escaped inside)."""
+    """Whether values may stand in double quotes, doubled inside."""
+    is_escaped: bool = False
+    """Whether a backslash in quotes takes the next character as it is."""
     encoding: str = "utf-8"
+
+
+def is_missing(value: pl.Expr) -> pl.Expr:
+    """Whether a stripped string says that there is no value."""
+    return value.fill_null("").str.to_lowercase().is_in(MISSING)
 
 
 def local_copy(path: str, work: Path) -> Path:
     """The file at a path or URL, on this disk; compressed and remote files are fetched."""
     if "://" not in path and not path.endswith((".gz", ".bz2", ".xz", ".zst", ".zip")):
         return Path(path)
+    require(
+        not path.endswith(".zst") or "zstd" in fsspec.available_compressions(),
+        f"cannot read {path} without zstandard; pip install zstandard, or unpack the file",
+    )
     target = work / f"fetched-{zlib.crc32(path.encode()):08x}-{Path(path).name}"
     try:
         with fsspec.open(path, "rb", compression="infer") as source, target.open("wb") as sink:
             while chunk := source.read(CHUNK_BYTES):
                 sink.write(chunk)
-    except (OSError, EOFError, ValueError, ImportError) as error:
+    except Exception as error:  # every decompressor has its own
         raise InputError(f"cannot read {path}: {error}") from error
     return target
 
@@ -91,7 +103,7 @@ def _fields(fmt: TextFormat, names: list[str]) -> pl.Expr:
     if fmt.is_quoted:
         has_quote = text.str.contains('"', literal=True)
         groups = pl.when(has_quote).then(text).str.extract_groups(_quoted_pattern(fmt, len(names)))
-        quoted = [_quoted_field(groups, k) for k in range(len(names))]
+        quoted = [_quoted_field(groups, k, fmt) for k in range(len(names))]
         columns = [
             pl.when(has_quote).then(q).otherwise(c) for q, c in zip(quoted, columns, strict=True)
         ]
@@ -102,16 +114,15 @@ def _fields(fmt: TextFormat, names: list[str]) -> pl.Expr:
 
 def _quoted_pattern(fmt: TextFormat, num_fields: int) -> str:
     separator = re.escape(fmt.separator)
-    one = rf'(?:"((?:[^"\\]|\\.|"")*)"|((?:[^"{separator}][^{separator}]*)?))'
+    inside = r'[^"\\]|\\.|""' if fmt.is_escaped else r'[^"]|""'
+    one = rf'(?:"((?:{inside})*)"|((?:[^"{separator}][^{separator}]*)?))'
     return "^" + separator.join([one] * num_fields) + "$"
 
 
-def _quoted_field(groups: pl.Expr, k: int) -> pl.Expr:
-    inside = (
-        groups.struct.field(str(2 * k + 1))
-        .str.replace_all('""', '"', literal=True)
-        .str.replace_all(r"\\(.)", "$1")
-    )
+def _quoted_field(groups: pl.Expr, k: int, fmt: TextFormat) -> pl.Expr:
+    inside = groups.struct.field(str(2 * k + 1)).str.replace_all('""', '"', literal=True)
+    if fmt.is_escaped:
+        inside = inside.str.replace_all(r"\\(.)", "$1")
     return pl.coalesce(inside, groups.struct.field(str(2 * k + 2)))
 
 
@@ -139,7 +150,7 @@ def as_utf8(path: Path, encoding: str, work: Path) -> Path:
         require(path.stat().st_size > 0, f"{path} is empty; expected interactions or features")
         if encoding == "utf-8" and _is_utf8(path):
             return path
-        copy = work / f"utf8-{path.name}"
+        copy = work / f"utf8-{zlib.crc32(str(path).encode()):08x}-{path.name}"
         decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
         with path.open("rb") as source, copy.open("wb") as sink:
             while chunk := source.read(CHUNK_BYTES):

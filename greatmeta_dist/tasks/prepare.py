@@ -94,7 +94,7 @@ class Report:
     reasons: dict[str, int] = field(default_factory=dict)
     unrated: int = 0
     out_of_bounds: int = 0
-    """Interactions of users with too few or too many of them."""
+    """Interactions of users with too few or too many of them, or no more than a query takes."""
     not_in_split: int = 0
     """Interactions that the given split does not name."""
     tasks: dict[str, int] = field(default_factory=dict)
@@ -169,6 +169,7 @@ class _Preparation:
         log = check_log(self.source, self.items, self.config, self.rejects, self.work / "log")
         self.report.read, self.report.unrated = log.num_read, log.num_unrated
 
+        self.is_cold = self._cold_items()
         self.statistics = TrainingStatistics.empty(len(self.items))
         buckets = [self.work / f"split-{k}.parquet" for k in range(log.num_buckets)]
         for k, path in enumerate(buckets):
@@ -176,8 +177,7 @@ class _Preparation:
             whole = log.bucket(k, self.users, self.rejects)
             split = self._split(whole)
             if self.config.is_implicit:
-                is_cold = held_out_items(self.items["id"], self.config)
-                split = draw_negatives(split, whole, self.items["id"], is_cold, self.config)
+                split = draw_negatives(split, whole, self.items["id"], self.is_cold, self.config)
             self.statistics.add(split.filter(pl.col("part") == "train"))
             split.write_parquet(path)
         self._check_rejects()
@@ -193,6 +193,12 @@ class _Preparation:
             f"no training task came out of {left} usable rows of {log.num_read}; {remedy}",
         )
 
+        share = self.statistics.mean
+        require(
+            not self.config.is_click or 0 < share < 1,
+            f"{share:.0%} of the training rows are clicks, and training needs clicks and others; "
+            f"set data.click_at (now {self.config.click_at}) within the ratings, or data.negatives",
+        )
         self._build_vocabularies()
         content = [
             ItemFeature(
@@ -239,11 +245,18 @@ class _Preparation:
 
     # --- splitting ------------------------------------------------------------------------
 
+    def _cold_items(self) -> NDArray[np.bool_]:
+        """[items] those that training may not see, by the recipe or the given split."""
+        if self.given is None:
+            return held_out_items(self.items["id"], self.config)
+        is_asked = pl.col("part").is_in(["item_cold", "both_cold"]) & (pl.col("role") == "query")
+        cold = self.given.filter(is_asked)["item"]
+        return self.items["id"].is_in(cold.implode()).to_numpy()
+
     def _split(self, log: pl.DataFrame) -> pl.DataFrame:
         """A bucket's interactions by part and role."""
         if self.given is None:
-            is_cold = held_out_items(self.items["id"], self.config)
-            frame, left_out = split_by_recipe(log, is_cold, self.config)
+            frame, left_out = split_by_recipe(log, self.is_cold, self.config)
             self.report.out_of_bounds += left_out
             return frame.cast(SPLIT_SCHEMA)
         named = self.given.join(
@@ -291,6 +304,11 @@ class _Preparation:
         item_kinds: dict[str, Kind] = {ITEM_ID: "token"}
         item_kinds |= self.source.items.features if self.source.items else {}
         user_kinds = self.source.users.features if self.source.users else {}
+        both = sorted(user_kinds.keys() & item_kinds.keys())
+        require(
+            not both,
+            f"{', '.join(both)} is a feature of users and of items; rename one of the two columns",
+        )
         counted, least = [], self.config.min_value_count
         if self.users is not None:
             is_seen = pl.col("id").is_in(pl.concat(self.statistics.users).implode())
@@ -353,7 +371,7 @@ class _Preparation:
             Ragged(rows["item"].to_numpy(), offsets_of(lengths)), rows["rating"].to_numpy()
         )
         return FittedGroups(
-            Profiler(categories, self.statistics.item_means()),
+            Profiler(categories, self.statistics.item_means(), self.config.is_implicit),
             history,
             num_groups=self.config.num_groups,
             seed=self.config.seed,
@@ -366,6 +384,10 @@ class _Preparation:
             named = [v for v in choices if v.field.name == wanted]
             names = ", ".join(v.field.name for v in choices)
             require(bool(named), f"data.category is '{wanted}'; the item features are {names}")
+            require(
+                bool(len(named[0].values)),
+                f"data.category is '{wanted}', and no rated item has a value of it; choose another",
+            )
             return named[0]
         small = [v for v in choices if v.field.is_list and 1 < len(v.values) <= MAX_CATEGORIES]
         return small[0] if small else None

@@ -13,9 +13,10 @@ import polars as pl
 
 from greatmeta_dist.config import DataConfig, InputError, require
 from greatmeta_dist.tasks.lines import (
-    NULLS,
+    INTERNAL,
     TextFormat,
     as_utf8,
+    is_missing,
     local_copy,
     scan_columns,
     scan_text,
@@ -46,6 +47,8 @@ ML100K_GENRES = [
     "War",
     "Western",
 ]
+RESERVED_COLUMNS = (*INTERNAL, "id", "item", "user", "item_id")
+"""What the preparation itself calls columns; features have other names."""
 RECBOLE_KINDS: dict[str, Kind] = {"token": "token", "token_seq": "token_list", "float": "float"}
 
 
@@ -86,15 +89,14 @@ def open_source(config: DataConfig, work: Path) -> Source:
 def _clean(column: str) -> pl.Expr:
     """A feature value, or null where the file says there is none."""
     value = pl.col(column).str.strip_chars()
-    return pl.when(value.is_in(NULLS)).then(None).otherwise(value).alias(column)
+    return pl.when(is_missing(value) | (value == "NA")).then(None).otherwise(value).alias(column)
 
 
 def _words(column: str, separator: str) -> pl.Expr:
     """A list feature: distinct values in order, none for a missing one."""
     parts = pl.col(column).fill_null("").str.split(separator)
-    return parts.list.eval(
-        pl.element().str.strip_chars().filter(pl.element().str.strip_chars() != "")
-    ).list.unique(maintain_order=True)
+    word = pl.element().str.strip_chars()
+    return parts.list.eval(word.filter(~is_missing(word))).list.unique(maintain_order=True)
 
 
 def _title_and_year(title: str) -> list[pl.Expr]:
@@ -129,6 +131,10 @@ def _interactions(frame: pl.LazyFrame, names: dict[str, str]) -> pl.LazyFrame:
 def _entities(
     frame: pl.LazyFrame, key: str, columns: list[pl.Expr], kinds: dict[str, Kind]
 ) -> Table:
+    reserved = sorted({*RESERVED_COLUMNS} & {*kinds})
+    require(not reserved, f"a feature may not be called {', '.join(reserved)}; rename that column")
+    slashed = [name for name in kinds if "/" in name]
+    require(not slashed, f"feature '{''.join(slashed[:1])}' holds a '/'; rename that column")
     return Table(
         frame.select(
             pl.col(key).str.strip_chars().alias("id"), *columns, "file", "line", "reason", "text"
@@ -277,7 +283,7 @@ def _movielens_csv(config: DataConfig, work: Path) -> Source:
 
 def _bookcrossing(config: DataConfig, work: Path) -> Source:
     folder = _folder(config)
-    fmt = TextFormat(";", is_quoted=True, encoding="latin-1")
+    fmt = TextFormat(";", is_quoted=True, is_escaped=True, encoding="latin-1")
     log = scan_text(f"{folder}/BX-Book-Ratings.csv", fmt, work)
     users = scan_text(f"{folder}/BX-Users.csv", fmt, work)
     items = scan_text(f"{folder}/BX-Books.csv", fmt, work)
@@ -316,6 +322,12 @@ def _bookcrossing(config: DataConfig, work: Path) -> Source:
 def _mapped(config: DataConfig, work: Path) -> Source:
     """csv and parquet: the user says which column is what."""
     named = {k: v for k, v in asdict(config.columns).items() if v is not None}
+    clashing = sorted({*INTERNAL} & {*named.values()})
+    require(
+        not clashing,
+        f"data.columns names '{''.join(clashing[:1])}', as the preparation calls a column of its "
+        "own; rename that column",
+    )
     for name, kind in {**config.user_features, **config.item_features}.items():
         require(
             kind in ("token", "token_list", "float"),

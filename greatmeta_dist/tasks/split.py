@@ -1,8 +1,8 @@
 """Which interaction is whose support or query, in which part.
 
 Parts are ``train``, ``valid`` and the four scenarios ``warm``, ``user_cold``, ``item_cold``,
-``both_cold``; a task is a (part, user) pair. Random choices are functions of the seed and of tokens
-alone, so they do not depend on how the log is stored or cut.
+``both_cold``; a task is a (part, user) pair. Random choices are functions of the seed, of tokens
+and of items' places in the catalogue, so they do not depend on how the log is stored or cut.
 """
 
 import zlib
@@ -47,7 +47,8 @@ def split_by_recipe(
 
     Takes ``user``, ``item`` (index), ``rating``, ``timestamp``, ``line``, the whole history of
     each user; returns ``part``, ``user``, ``role``, ``item``, ``rating`` in the order of the log,
-    and the number of interactions of users left out for their count.
+    and the number of interactions of users left out: those with too few or too many, or with no
+    more than their query takes.
     """
     log = log.with_columns(is_cold=pl.Series(is_cold_item)[log["item"]])
     counts = log.group_by("user", maintain_order=True).len("count")
@@ -67,9 +68,8 @@ def split_by_recipe(
         warm_draw=pl.Series(uniform_hash(users["user"], config.seed, "warm")),
     )
     kept = log.join(users, on="user", how="inner", maintain_order="left")
-    left_out = len(log) - len(kept)
     ranked = _rank(kept, config)
-    return pl.concat(_deal(ranked, config)), left_out
+    return pl.concat(_deal(ranked, config)), len(log) - len(ranked)
 
 
 def _rank(kept: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
@@ -142,7 +142,8 @@ def draw_negatives(
     """The same tasks, with items that their users have not met in ``log`` as rows of label 0.
 
     ``data.negatives`` candidates for each row, drawn evenly from the catalogue's ``tokens``, from
-    the held-out items where the query is of those; fewer where a candidate is met or drawn twice.
+    the held-out items where the query is of those; fewer where a candidate is met or drawn twice,
+    or kept back for the query of a warm user.
     """
     pools = [np.flatnonzero(is_cold_item == is_cold) for is_cold in (False, True)]
     of_cold = pl.col("part").is_in(["item_cold", "both_cold"]) & (pl.col("role") == "query")
@@ -159,8 +160,12 @@ def draw_negatives(
     negatives = (
         pl.concat(drawn)
         .unique(["part", "user", "item"], keep="first", maintain_order=True)
-        .join(log.select("user", "item"), on=["user", "item"], how="anti")
+        .join(log.select("user", "item"), on=["user", "item"], how="anti", maintain_order="left")
     )
+    kept_back = negatives.filter(part="warm", role="query").select("user", "item", is_kept=True)
+    negatives = negatives.join(
+        kept_back, on=["user", "item"], how="left", maintain_order="left"
+    ).filter(pl.col("is_kept").is_null() | (pl.col("part") != "train"))
     return pl.concat([split, negatives.select(split.columns)])
 
 
@@ -204,5 +209,24 @@ def read_split(path: str, work: Path) -> pl.DataFrame:
             f"{name}, line {row['line']} puts user {row['user_id']} in part {row['part']}, who is "
             "a training user too; a cold user may not be trained on"
         )
+    _refuse_trained(split, name)
     part = pl.when(pl.col("part") == "test").then(pl.lit("user_cold")).otherwise(pl.col("part"))
     return split.select(part=part, user="user_id", role="role", item="item_id", line="line")
+
+
+def _refuse_trained(split: pl.DataFrame, name: str) -> None:
+    """Raises ``InputError`` where training would see a warm query, or an item of a cold one."""
+    train, is_query = pl.col("part") == "train", pl.col("role") == "query"
+    for parts, key, what in (
+        (["warm"], ["user_id", "item_id"], "interaction"),
+        (["item_cold", "both_cold"], ["item_id"], "item"),
+    ):
+        asked = split.filter(pl.col("part").is_in(parts) & is_query)
+        seen = asked.join(split.filter(train).select(key).unique(), on=key, how="semi")
+        if len(seen):
+            row = seen.row(0, named=True)
+            raise InputError(
+                f"{name}, line {row['line']} asks for item {row['item_id']} of user "
+                f"{row['user_id']} in part {row['part']}, and part train has that {what}; what is "
+                "asked for may not be trained on"
+            )

@@ -100,6 +100,12 @@ class Manifest:
     notes: dict[str, float]
     checksums: dict[str, str]
 
+    @property
+    def is_implicit(self) -> bool:
+        """Whether rows of label 0 were drawn, and say nothing of what a user met."""
+        has_rating = self.recipe["columns"]["rating"] is not None
+        return self.is_click and (self.recipe["click_at"] is None or not has_rating)
+
 
 def checksum(path: Path) -> str:
     """SHA-256 of a file."""

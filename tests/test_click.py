@@ -1,6 +1,7 @@
 """Clicks, from ratings or from logs of what was met: preparation, training, evaluation."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -9,6 +10,7 @@ from logs import csv_config, write_log
 
 from greatmeta_dist.cli import main
 from greatmeta_dist.config import ColumnsConfig, DataConfig, InputError
+from greatmeta_dist.metrics import ranking
 from greatmeta_dist.tasks.lanes import Labels
 from greatmeta_dist.tasks.prepare import prepare
 from greatmeta_dist.tasks.store import FieldChoice, Store
@@ -83,6 +85,49 @@ def test_drawn_items_do_not_depend_on_the_buckets(tmp_path, implicit, monkeypatc
     assert one.sort(order).equals(many.sort(order))
 
 
+def test_what_is_drawn_for_a_warm_query_is_not_trained_on(tmp_path, implicit):
+    prepare(replace(implicit, warm_fraction=0.9, cold_item_fraction=0.0), tmp_path / "store")
+    store = Store(tmp_path / "store")
+    pairs = {
+        part: set(rows_of(store, part).filter(**only).select("user", "item").iter_rows())
+        for part, only in (("train", {"label": 0}), ("warm", {"label": 0, "role": "query"}))
+    }
+    assert pairs["warm"]
+    assert not pairs["warm"] & pairs["train"]
+
+
+def test_items_are_drawn_by_the_given_split(tmp_path, implicit):
+    met = pl.read_csv(implicit.path)
+    number = pl.col("i").str.slice(1).cast(pl.Int64)
+    is_train = pl.col("u").str.slice(1).cast(pl.Int64) < 40
+    rank = pl.int_range(pl.len()).over("u")
+    rows = met.with_columns(
+        part=pl.when(is_train).then(pl.lit("train")).otherwise(pl.lit("both_cold")),
+        is_cold=number >= 40,
+        rank=rank,
+    ).filter(~(is_train & pl.col("is_cold")))
+    is_query = pl.when(is_train).then(pl.col("rank") < 3).otherwise(pl.col("is_cold"))
+    rows = rows.with_columns(
+        role=pl.when(is_query).then(pl.lit("query")).otherwise(pl.lit("support"))
+    )
+    split = rows.select("part", user_id="u", role="role", item_id="i")
+    split.write_csv(tmp_path / "split.tsv", separator="\t")
+    prepare(replace(implicit, split=str(tmp_path / "split.tsv")), tmp_path / "store")
+    store = Store(tmp_path / "store")
+    cold = {f"i{k}" for k in range(40, 50)}
+    asked = rows_of(store, "both_cold").filter(role="query", label=0)
+    assert len(asked)
+    assert set(asked["item"]) <= cold
+    assert not set(rows_of(store, "train")["item"]) & cold
+
+
+@pytest.mark.parametrize("click_at, said", [(0.5, "100%"), (6.0, "0%")])
+def test_clicks_of_one_kind_are_refused(tmp_path, click_at, said):
+    config = csv_config(write_log(tmp_path), label="click", click_at=click_at)
+    with pytest.raises(InputError, match=f"{said} of the training rows are clicks"):
+        prepare(config, tmp_path / "store")
+
+
 def test_no_rating_column_needs_clicks():
     with pytest.raises(InputError, match=r"data.columns.rating is null, and data.label is rating"):
         DataConfig(source="csv", path="x", columns=ColumnsConfig("u", "i", None))
@@ -101,10 +146,17 @@ def test_chances_are_expected_ones_where_the_model_adds_nothing(tmp_path):
 
 @pytest.mark.parametrize("is_implicit", [False, True])
 def test_clicks_train_and_are_evaluated_in_the_whole_catalogue(
-    tmp_path, capsys, implicit, is_implicit
+    tmp_path, capsys, monkeypatch, implicit, is_implicit
 ):
     config = implicit if is_implicit else csv_config(write_log(tmp_path), label="click")
     prepare(config, tmp_path / "store")
+    known = []
+
+    def counted(scores, is_known, *clicked):
+        known.append(is_known.sum())
+        return ranking(scores, is_known, *clicked)
+
+    monkeypatch.setattr("greatmeta_dist.evaluate.ranking", counted)
     run = f"run={tmp_path}/run"
     tiny = ["train.steps=20", "train.users_per_step=8", "model.hidden=[8]", "train.valid_every=10"]
     assert main(["train", f"store={tmp_path}/store", run, *tiny]) == 0
@@ -118,3 +170,7 @@ def test_clicks_train_and_are_evaluated_in_the_whole_catalogue(
     assert set(user_cold["catalogue"]) == set(user_cold["models"])
     assert all(0 <= v <= 1 for v in user_cold["catalogue"]["adapted"].values())
     assert "hr@10" in user_cold["catalogue"]["adapted"]
+    support = rows_of(Store(tmp_path / "store"), "user_cold").filter(role="support")
+    met = support.filter(label=1) if is_implicit else support
+    assert len(met) in known
+    assert is_implicit == (len(support) not in known)

@@ -56,6 +56,15 @@ def histories(rng, *, likes: bool, chooses: bool) -> tuple[Profiler, History, np
     return Profiler(categories, np.full(400, 3.0)), history, kind
 
 
+def test_nobody_chose_what_was_drawn():
+    categories = Categories(["a", "b"], Ragged(np.array([0, 0, 1, 1]), np.arange(5)))
+    history = History(Ragged(np.arange(4), np.array([0, 4])), np.array([1.0, 1.0, 1.0, 0.0]))
+    for is_implicit, share in ((False, 1 / 2), (True, 1 / 3)):
+        shares, taste = Profiler(categories, np.full(4, 0.5), is_implicit).blocks(history)
+        assert shares[0].tolist() == pytest.approx([1 - share, share])
+        assert taste[0, 0] > 0 > taste[0, 1]
+
+
 @pytest.mark.parametrize("likes, chooses", [(True, False), (False, True)])
 def test_groups_come_from_what_tells_users_apart(likes, chooses):
     rng = np.random.default_rng(0)

@@ -324,6 +324,73 @@ def test_values_of_few_share_the_unknown_row(tmp_path):
     assert set(tasks[1].values) == {by_name["town"].unknown_row}
 
 
+def test_rows_of_users_with_too_few_for_a_query_are_counted(tmp_path):
+    path = write_log(tmp_path)
+    report = prepare(csv_config(path, query_items=20), tmp_path / "store")
+    lengths = pl.read_csv(path).group_by("u").len()["len"]
+    assert report.out_of_bounds == lengths.filter(lengths <= 20).sum() > 0
+    assert report.read == report.out_of_bounds + sum(report.interactions.values())
+
+
+def test_missing_values_are_nobody_and_no_number(tmp_path):
+    path = write_log(tmp_path)
+    with path.open("a") as file:
+        file.write("NULL,i1,4,1\nu1,nan,4,1\n")
+    items = tmp_path / "items.csv"
+    price = dict.fromkeys(range(5), "NAN") | {5: "", 6: "Null"}
+    rows = [f"i{k},{price.get(k, k)},x|NULL|\n" for k in range(50)]
+    items.write_text("i,price,tags\n" + "".join(rows) + "i50,inf,x\n")
+    report = prepare(
+        csv_config(
+            path,
+            items_path=str(items),
+            item_features={"price": "float", "tags": "token_list"},
+            min_value_count=1,
+        ),
+        tmp_path / "store",
+    )
+    assert report.reasons == {"no user": 1, "no item": 1, "price is not a number": 1}
+    store = Store(tmp_path / "store")
+    fields = {f.name: f.num_rows for f in store.manifest.fields}
+    assert fields["price"] > 10
+    assert fields["tags"] == 2
+    row = store.item_features(CHOICE).fields[
+        [f.name for f in store.fields("item", CHOICE)].index("price")
+    ]
+    assert len(set(row.values[:7])) == 1
+    assert row.values[0] not in row.values[7:]
+
+
+def test_one_name_for_features_of_both_sides_is_refused(tmp_path):
+    path = write_log(tmp_path)
+    for name, key in (("users", "u"), ("items", "i")):
+        (tmp_path / f"{name}.csv").write_text(
+            f"{key},kind\n" + "".join(f"{key}{k},a\n" for k in range(60))
+        )
+    config = csv_config(
+        path,
+        users_path=str(tmp_path / "users.csv"),
+        items_path=str(tmp_path / "items.csv"),
+        user_features={"kind": "token"},
+        item_features={"kind": "token"},
+    )
+    with pytest.raises(InputError, match="kind is a feature of users and of items; rename"):
+        prepare(config, tmp_path / "store")
+
+
+def test_a_category_without_values_is_refused(tmp_path):
+    items = tmp_path / "items.csv"
+    items.write_text("i,genre\n" + "".join(f"i{k},\n" for k in range(50)))
+    config = csv_config(
+        write_log(tmp_path),
+        items_path=str(items),
+        item_features={"genre": "token_list"},
+        category="genre",
+    )
+    with pytest.raises(InputError, match="no rated item has a value of it"):
+        prepare(config, tmp_path / "store")
+
+
 def test_rare_values_still_say_what_items_are_expected_to_get(tmp_path):
     path = write_log(tmp_path, num_items=100)
     number = pl.col("i").str.slice(1).cast(pl.Int64)
@@ -473,6 +540,14 @@ SPLIT = "part\tuser_id\trole\titem_id\n"
         (
             ["train\tu0\tsupport\ti0", "train\tu0\tquery\ti1", "test\tu0\tquery\ti0"],
             "line 4 puts user u0 in part test, who is a training user too",
+        ),
+        (
+            ["train\tu0\tsupport\ti0", "train\tu0\tquery\ti1", "warm\tu0\tquery\ti0"],
+            "line 4 asks for item i0 of user u0 in part warm, and part train has that interaction",
+        ),
+        (
+            ["train\tu0\tsupport\ti0", "train\tu0\tquery\ti1", "both_cold\tu1\tquery\ti0"],
+            "line 4 asks for item i0 of user u1 in part both_cold, and part train has that item",
         ),
     ],
 )

@@ -207,6 +207,73 @@ def test_csv_with_a_column_mapping(tmp_path):
     ]
 
 
+def test_backslashes_stand_for_themselves(tmp_path):
+    source = open_files(
+        tmp_path,
+        "csv",
+        {"log.csv": b'u,i,r\n"C:\\new",i1,4\n"C:\\dir\\",i2,5\nC:\\new,i3,4\n'},
+        path="{folder}/log.csv",
+        columns=ColumnsConfig("u", "i", "r"),
+    )
+    assert [user for user, *_ in rows(source.interactions, *LOG)] == [
+        "C:\\new",
+        "C:\\dir\\",
+        "C:\\new",
+    ]
+
+
+def test_files_of_one_name_are_not_mistaken(tmp_path):
+    for name in "ab":
+        (tmp_path / "data" / name).mkdir(parents=True)
+    source = open_files(
+        tmp_path,
+        "csv",
+        {"a/data.csv": "u,i,r\né,x,1\n".encode("latin-1"), "b/data.csv": b"i,kind\nx,new\n"},
+        path="{folder}/a/data.csv",
+        items_path="{folder}/b/data.csv",
+        encoding="latin-1",
+        columns=ColumnsConfig("u", "i", "r"),
+        item_features={"kind": "token"},
+    )
+    assert rows(source.interactions, *LOG) == [("é", "x", "1", None)]
+    assert source.items is not None
+    assert rows(source.items.frame, "id", "kind") == [("x", "new")]
+
+
+@pytest.mark.parametrize("ending", ["gz", "bz2", "xz", "zip"])
+def test_a_damaged_archive_is_an_input_error(tmp_path, ending):
+    (tmp_path / f"log.csv.{ending}").write_bytes(b"no archive at all")
+    with pytest.raises(InputError, match="cannot read"):
+        open_files(
+            tmp_path,
+            "csv",
+            {},
+            path=f"{tmp_path}/log.csv.{ending}",
+            columns=ColumnsConfig("u", "i", "r"),
+        )
+
+
+@pytest.mark.parametrize(
+    "columns, features, message",
+    [
+        (ColumnsConfig("u", "file", "r"), {}, "data.columns names 'file'"),
+        (ColumnsConfig("u", "i", "r"), {"text": "token"}, "may not be called text"),
+        (ColumnsConfig("u", "i", "r"), {"a/b": "token"}, "feature 'a/b' holds a '/'"),
+    ],
+)
+def test_names_of_the_preparation_s_own_columns_are_refused(tmp_path, columns, features, message):
+    with pytest.raises(InputError, match=message):
+        open_files(
+            tmp_path,
+            "csv",
+            {"log.csv": b"u,i,r,file\na,b,1,c\n", "items.csv": b"i,text,a/b\nb,x,y\n"},
+            path="{folder}/log.csv",
+            items_path="{folder}/items.csv",
+            columns=columns,
+            item_features=features,
+        )
+
+
 def test_gzipped_csv_from_a_url(tmp_path):
     import gzip
 

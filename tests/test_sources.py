@@ -14,6 +14,7 @@ def open_files(tmp_path: Path, source: str, files: dict[str, bytes], **options) 
     folder = tmp_path / "data"
     folder.mkdir()
     for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
     work = tmp_path / "work"
     work.mkdir()
@@ -223,8 +224,6 @@ def test_backslashes_stand_for_themselves(tmp_path):
 
 
 def test_files_of_one_name_are_not_mistaken(tmp_path):
-    for name in "ab":
-        (tmp_path / "data" / name).mkdir(parents=True)
     source = open_files(
         tmp_path,
         "csv",

@@ -404,7 +404,11 @@ class ClusterConfig:
         if self.threads is not None:
             _at_least("cluster.threads", self.threads, 1)
         if self.gpus_per_worker is not None:
-            _at_least("cluster.gpus_per_worker", self.gpus_per_worker, 0)
+            require(
+                self.gpus_per_worker == 0 or self.gpus_per_worker >= 1,
+                f"cluster.gpus_per_worker is {self.gpus_per_worker:g}; workers cannot share a GPU: "
+                "take 1 or more, or 0 for CPUs",
+            )
         given = list(self.workers) if isinstance(self.workers, (list, tuple)) else [self.workers]
         require(
             self.workers is None

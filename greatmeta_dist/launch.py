@@ -12,11 +12,13 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from greatmeta_dist.config import Config, InputError, require
@@ -39,7 +41,8 @@ def launch(config: Config, run: Path, display: Display) -> dict[str, Any]:
             f"torchrun started {started} processes; workers come in powers of two, take "
             f"{1 << started.bit_length() - 1}",
         )
-        return _as_member(config, run, display)
+        cluster = replace(config.cluster, workers=started)
+        return _as_member(replace(config, cluster=cluster), run, display)
     if config.cluster.kind == "ray":
         try:
             from greatmeta_dist.on_ray import fit
@@ -75,6 +78,12 @@ def _as_member(config: Config, run: Path, display: Display) -> dict[str, Any]:
 
 def _on_this_machine(config: Config, run: Path, display: Display) -> dict[str, Any]:
     """Processes of this machine, one for each worker."""
+    size, gpus = config.cluster.most_workers, torch.cuda.device_count()
+    require(
+        gpus == 0 or gpus >= size,
+        f"cluster.workers={size}, and this machine has {gpus} GPUs, one for each worker at most; "
+        "take fewer workers, or hide the GPUs with CUDA_VISIBLE_DEVICES=",
+    )
     with begun(config, run) as config, _forwarded_signals() as signals:
         starts = Starts(run)
         while True:
@@ -93,19 +102,19 @@ def _one_group(config: Config, run: Path, display: Display, signals: "Signals") 
     with tempfile.TemporaryDirectory() as folder:
         workers: list[BaseProcess] = []
         pipes: list[Connection] = []
-        for rank in range(size):
-            here, there = context.Pipe(duplex=False)
-            process: BaseProcess = context.Process(
-                target=_local_worker,
-                args=(rank, size, Path(folder) / "meet", config, run, there),
-                name=f"worker {rank}",
-            )
-            process.start()
-            there.close()
-            workers.append(process)
-            pipes.append(here)
-        signals.workers = workers
         try:
+            for rank in range(size):
+                here, there = context.Pipe(duplex=False)
+                process: BaseProcess = context.Process(
+                    target=_local_worker,
+                    args=(rank, size, Path(folder) / "meet", config, run, there),
+                    name=f"worker {rank}",
+                )
+                process.start()
+                there.close()
+                workers.append(process)
+                pipes.append(here)
+            signals.workers = workers
             return _watch(workers, pipes, display)
         finally:
             signals.workers = []

@@ -152,10 +152,9 @@ def _work(given: dict[str, Any]) -> None:
     if world.is_spare:
         _stand_by(desk)
         return
-    if world.is_first:
-        told: Outcome | None = ray.get(desk.start.remote())
-        if told is not None:
-            return
+    told: Outcome | None = ray.get(desk.start.remote()) if world.is_first else None
+    if world.share(told) is not None:
+        return
     display = _Relayed(desk) if world.is_first else Silent()
     is_stopped, is_over = threading.Event(), threading.Event()
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,10 @@ MAY_CHANGE = ("steps", "checkpoint_every", "keep_checkpoints", "log_every")
 """Options of ``train`` that a resumed run may set anew."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """As malloc.h has them."""
+CLUSTER_KEEPS = ("precision", "reduction")
+"""Options of ``cluster`` that change bits, which it may not."""
+UNFINISHED = (".lock", "config.yaml.partial")
+"""What a start leaves that ends before there is a config."""
 FOR_PREDICTIONS: checkpoint.Wanted = {"rows": None}
 """What of a checkpoint's tables predictions need."""
 
@@ -133,7 +138,7 @@ def load_run(run: Path, store: Path | None, display: Display) -> tuple[Setup, in
     require(chosen is not None, f"{run} has no whole checkpoint yet; run greatmeta train run={run}")
     assert chosen is not None
     say_skipped(skipped, display)
-    require_same_store(chosen, setup.store, run)
+    require_same_store(chosen.state, setup.store, run)
     best = chosen.state["best"]
     if best and best["step"] != chosen.step:
         found = checkpoint.load(run / "checkpoints", best["step"], wanted=FOR_PREDICTIONS)
@@ -153,10 +158,10 @@ def say_skipped(steps: list[int], display: Display) -> None:
         display.say(f"checkpoint of step {step} is damaged or partial; going further back")
 
 
-def require_same_store(found: checkpoint.Checkpoint, store: Store, run: Path) -> None:
-    """That a checkpoint was made on this store."""
+def require_same_store(state: dict[str, Any], store: Store, run: Path) -> None:
+    """That a checkpoint of such a state was made on this store."""
     require(
-        found.state["store"] == store.identity,
+        state["store"] == store.identity,
         f"{run} was trained on another store than {store.folder} now is (its data was prepared "
         "anew); prepare that data as before, or start a new run=DIR",
     )
@@ -183,7 +188,7 @@ def begun(config: Config, run: Path) -> Iterator[Config]:
     require(config.store is not None, "store=DIR is not set; name the folder that prepare made")
     store = Store(Path(config.store or ""))
     config = replace(config, train=replace(config.train, lanes=_lanes(config, run, store)))
-    _require_own(run, config)
+    _require_own(run, config, store)
     dealt(store, config.train.lanes, config.train.users_per_step, config.cluster.most_workers)
     run.mkdir(parents=True, exist_ok=True)
     with locked(run / ".lock", f"another training writes {run}"):
@@ -211,12 +216,13 @@ def _save_config(run: Path, config: Config) -> None:
     partial.rename(run / "config.yaml")
 
 
-def _require_own(run: Path, config: Config) -> None:
-    """A folder is a run's if it is new or empty, holds no checkpoint yet, or this config's."""
+def _require_own(run: Path, config: Config, store: Store) -> None:
+    """A folder is a run's if it is new or empty, holds no checkpoint yet, or this config's, made on
+    this store."""
     before = saved_config(run)
     if before is None:
         require(
-            not run.exists() or (run.is_dir() and not any(run.iterdir())),
+            not run.exists() or (run.is_dir() and all(p.name in UNFINISHED for p in run.iterdir())),
             f"run={run} exists and is no run; choose an empty or new folder",
         )
         return
@@ -225,12 +231,17 @@ def _require_own(run: Path, config: Config) -> None:
     old, new = asdict(before), asdict(config)
     differ = [
         f"{section}.{name} was {old[section][name]}, is {value}"
-        for section in ("model", "inner", "scheduler", "train")
+        for section in ("model", "inner", "scheduler", "train", "cluster")
         for name, value in new[section].items()
-        if old[section][name] != value and not (section == "train" and name in MAY_CHANGE)
+        if old[section][name] != value
+        and not (section == "train" and name in MAY_CHANGE)
+        and not (section == "cluster" and name not in CLUSTER_KEEPS)
     ]
     require(
         not differ,
         f"{run} is a run with another config: {'; '.join(differ[:6])}. "
         "Choose another run=DIR, or leave these options out",
     )
+    state = checkpoint.newest_state(run / "checkpoints")
+    if state is not None:
+        require_same_store(state, store, run)

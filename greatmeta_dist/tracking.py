@@ -87,12 +87,14 @@ class TensorBoardTracker:
         """
         write = self._writer
         chosen = report.counts.cpu()
+        write.add_scalar("train/left_out_share", float((~chosen).double().mean()), step)
+        if not chosen.any():
+            return
         losses = report.said.losses.cpu()[chosen]
         loss = float(losses[:, 0].mean())
         write.add_scalar("train/loss", loss, step)
         if scale is not None:
             write.add_scalar("train/rmse", (loss * scale) ** 0.5, step)
-        write.add_scalar("train/left_out_share", float((~chosen).double().mean()), step)
         columns = report.said.factors.cpu()[chosen]
         if not columns.shape[1]:
             return

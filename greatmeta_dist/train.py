@@ -3,7 +3,9 @@
 All workers of a group run it together; rank 0 keeps the records.
 """
 
+import itertools
 import json
+import math
 import os
 import signal
 import socket
@@ -242,20 +244,18 @@ class _Training:
         share = float((~counts).double().mean())
         if share == 0:
             return
-        everyone = self._lanes_of(0, 1)
-        names = {
-            everyone.step(step - num_steps + int(k)).user[int(place)]
-            for k, place in (~counts).nonzero()
-        }
-        new = sorted(names - self.left_out)
-        self.left_out |= names
+        limit = self.config.max_poisoned_fraction
+        places = (~counts).nonzero().tolist()
+        if share > limit:
+            places = places[:MAX_NAMED_USERS]
+        new = sorted(self._users_at(step - num_steps, places) - self.left_out)
+        self.left_out.update(new[:MAX_NAMED_USERS])  # others when they are met again
         if new:
             more = f" and {len(new) - MAX_NAMED_USERS} more" if len(new) > MAX_NAMED_USERS else ""
             self.display.say(
                 f"left out, for their loss or gradient is not finite (to step {step}): "
                 f"users {', '.join(new[:MAX_NAMED_USERS])}{more}"
             )
-        limit = self.config.max_poisoned_fraction
         if share > limit:
             raise RuntimeError(
                 f"the loss or gradient of {share:.1%} of the users is not finite, to step {step}, "
@@ -263,6 +263,14 @@ class _Training:
                 f"holds extreme values; lower inner.rate (now {self.setup.config.inner.rate:g}) or "
                 f"train.rate (now {self.config.rate:g}), or mend these users"
             )
+
+    def _users_at(self, start: int, places: list[list[int]]) -> set[str]:
+        """Who stands at (step after ``start``, place in its global batch)."""
+        everyone, found = self._lanes_of(0, 1), set()
+        for number, group in itertools.groupby(places, lambda place: place[0]):
+            user = everyone.step(start + number).user
+            found |= {user[at] for _, at in group}
+        return found
 
     def _validate(self, step: int, tracker: Tracker) -> None:
         """Score the validation users, and watch every scenario that is not too large.
@@ -291,7 +299,8 @@ class _Training:
             tracker.scalars(step, by_group)
             if part == "valid":
                 self.valid = found
-                if self.best is None or found["rmse"] < self.best["rmse"]:
+                is_better = self.best is None or found["rmse"] < self.best["rmse"]
+                if is_better and math.isfinite(found["rmse"]):
                     self.best = {"step": step, **found}
         self.best, self.valid = self.world.share((self.best, self.valid))
 
@@ -310,7 +319,7 @@ class _Training:
         say_skipped(skipped, self.display)
         if found is None:
             return 0
-        require_same_store(found, self.setup.store, self.run_folder)
+        require_same_store(found.state, self.setup.store, self.run_folder)
         self.setup.worker.load(found.dense, found.tables)
         self.best, self.valid = found.state["best"], found.state["valid"]
         self.display.say(f"resuming {self.run_folder} after step {found.step}")

@@ -17,6 +17,7 @@ from greatmeta_dist.config import ClusterConfig, Config, DataConfig, InputError
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.embeddings import block_size
+from greatmeta_dist.engine.worker import _load_optimizer
 from greatmeta_dist.launch import launch
 from greatmeta_dist.meta.factors import VISITS_KEPT
 from greatmeta_dist.options import compose_config, opened
@@ -210,6 +211,35 @@ def test_more_workers_than_lanes_are_refused(uneven, tmp_path):
     with pytest.raises(InputError, match="4 workers do not divide the users' 2 lanes"):
         launch(config, tmp_path / "run", Display())
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_torchrun_s_processes_give_the_same_bits(uneven, tmp_path):
+    options = ("train.users_per_step=8", "train.steps=12")
+    launch(config_for(uneven, 1, *options), tmp_path / "alone", Display())
+    words = [f"store={uneven}", f"run={tmp_path / 'run'}", "train.log_every=1", *options]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    for steps in (["train.steps=6"], ["train.steps=12"]):  # the second one resumes
+        command = ["--nproc-per-node=2", "-m", "greatmeta_dist", "train", *words, *steps]
+        subprocess.run([*torchrun, *command], check=True, timeout=240)
+    assert len(json.loads((tmp_path / "run" / "workers.json").read_text())) == 2
+    assert digest(tmp_path / "run") == digest(tmp_path / "alone")
+
+
+def test_more_workers_than_gpus_are_refused(uneven, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match=r"cluster.workers=2, and this machine has 1 GPUs"):
+        launch(config_for(uneven, 2), tmp_path / "run", Display())
+    with pytest.raises(InputError, match="workers cannot share a GPU"):
+        ClusterConfig(gpus_per_worker=0.5)
+
+
+def test_optimizer_state_is_loaded_to_where_its_parameters_are():
+    layer = {"weight": torch.empty(2, device="meta")}
+    optimizer = torch.optim.Adam(layer.values())
+    state = {f"theta.weight.{name}": torch.ones(2) for name in ("exp_avg", "exp_avg_sq")}
+    _load_optimizer("theta", layer, optimizer, state)
+    assert {v.device.type for v in optimizer.state[layer["weight"]].values()} == {"meta"}
 
 
 def test_processes_that_are_no_power_of_two_are_refused(uneven, tmp_path, monkeypatch):

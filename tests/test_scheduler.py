@@ -102,6 +102,14 @@ def test_running_scale_follows_mean_and_deviation():
     assert found.abs().max() <= SCALE_BOUND
 
 
+def test_running_scale_learns_nothing_where_nobody_counts():
+    scale = RunningScale(3)
+    scale.observe(torch.full((4, 3), 5.0), torch.zeros(4, dtype=torch.bool))
+    assert scale.mean.tolist() == [0, 0, 0]
+    scale.observe(torch.full((4, 3), 5.0), torch.ones(4, dtype=torch.bool))
+    assert scale.mean.tolist() == [5, 5, 5]
+
+
 def test_balanced_weights_learn_how_much_a_user_should_count():
     torch.manual_seed(0)
     scheduler = Scheduler("balanced", ALL_SIZES, max_weight_ratio=8.0)

@@ -14,7 +14,9 @@ import torch
 from logs import csv_config, write_log
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from greatmeta_dist import train as training
 from greatmeta_dist.config import (
+    ClusterConfig,
     Config,
     InnerConfig,
     InputError,
@@ -26,6 +28,7 @@ from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.evaluate import evaluate
 from greatmeta_dist.run import load_run
+from greatmeta_dist.tasks.lanes import Lanes
 from greatmeta_dist.tasks.prepare import prepare
 from greatmeta_dist.train import train
 
@@ -102,8 +105,26 @@ def test_run_with_another_config_is_refused_with_the_difference(tmp_path, store)
     other = replace(small(store), model=ModelConfig(embedding_dim=8, hidden=[8]))
     with pytest.raises(InputError, match=r"model.embedding_dim was 4, is 8"):
         train(other, tmp_path / "run", Display())
+    other = replace(small(store), cluster=ClusterConfig(precision="bf16"))
+    with pytest.raises(InputError, match=r"cluster.precision was float32, is bf16"):
+        train(other, tmp_path / "run", Display())
     with pytest.raises(InputError, match="is no run"):
         train(small(store), store, Display())
+
+
+def test_a_refused_store_leaves_the_run_as_it_was(tmp_path, store):
+    train(small(store), tmp_path / "run", Display())
+    prepare(csv_config(write_log(tmp_path, num_users=120)), tmp_path / "other")
+    with pytest.raises(InputError, match="was trained on another store than"):
+        train(small(tmp_path / "other"), tmp_path / "run", Display())
+    assert load_run(tmp_path / "run", None, Display())[1] > 0
+
+
+def test_a_start_that_was_killed_before_its_config_can_be_repeated(tmp_path, store):
+    (tmp_path / "run").mkdir()
+    for name in (".lock", "config.yaml.partial"):
+        (tmp_path / "run" / name).touch()
+    assert train(small(store, steps=2), tmp_path / "run", Display())["step"] == 2
 
 
 def test_divergence_stops_the_run_with_advice(tmp_path, store):
@@ -112,6 +133,43 @@ def test_divergence_stops_the_run_with_advice(tmp_path, store):
     with pytest.raises(RuntimeError, match=r"not finite.*diverged.*lower inner.rate"):
         train(config, tmp_path / "run", Display())
     assert not any("nan" in p.read_text() for p in tmp_path.rglob("metrics.json"))
+
+
+def test_divergence_is_said_without_building_every_step_again(tmp_path, store, monkeypatch):
+    built = []
+    step = Lanes.step
+    monkeypatch.setattr(
+        Lanes, "step", lambda self, number: built.append(number) or step(self, number)
+    )
+    config = replace(small(store, log_every=12), inner=InnerConfig(rate=1e30))
+    with pytest.raises(RuntimeError, match=r"100.0% of the users is not finite, to step 12"):
+        train(config, tmp_path / "run", Display())
+    assert len(built) < 12 + 5
+
+
+def test_a_validation_that_is_not_finite_is_never_the_best(tmp_path, store, monkeypatch):
+    score, calls = training.score_part, []
+
+    def scored(worker, store, maker, choice, part):
+        found = score(worker, store, maker, choice, part)
+        calls.append(part)
+        if part == "valid" and calls.count("valid") == 1:
+            found.models["adapted"].squared[:] = torch.nan
+        return found
+
+    monkeypatch.setattr(training, "score_part", scored)
+    metrics = train(small(store), tmp_path / "run", Display())
+    assert metrics["best"]["step"] > 5
+    assert metrics["best"]["rmse"] < 2
+
+
+def test_steps_in_which_nobody_counts_are_recorded(tmp_path, store):
+    config = small(store, max_poisoned_fraction=1.0)
+    metrics = train(replace(config, inner=InnerConfig(rate=1e30)), tmp_path / "run", Display())
+    assert (metrics["step"], metrics["best"]) == (12, None)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), {"scalars": 0})
+    events.Reload()
+    assert {e.value for e in events.Scalars("train/left_out_share")} == {1.0}
 
 
 def test_tensorboard_holds_every_group_of_tags_and_no_doubled_points(tmp_path, store):

@@ -17,6 +17,7 @@ import shutil
 import threading
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ ENTRIES_PER_FILE = 1 << 20
 MANIFEST = "manifest.json"
 WRITE_PATIENCE_S = 1800.0
 """How long rank 0 waits for the others' files."""
+POLL_S = 0.01
 
 Wanted = Mapping[str, range | None]
 """Which tables to read, and which of their entries as far as there are, or all."""
@@ -103,6 +105,8 @@ class Writer:
         ``blocks`` are the own ones of each table; ``dense`` and ``state`` count on rank 0.
         Raises ``RuntimeError`` where the disk refused the checkpoint before.
         """
+        while not self._world.agree(self._thread is None or not self._thread.is_alive()):
+            time.sleep(POLL_S)  # together: the first worker's files wait for those of others
         self.wait()
         dense, taken = _snapshot(dense), {name: b.snapshot() for name, b in blocks.items()}
 
@@ -206,7 +210,7 @@ def _await_part(path: Path) -> dict[str, str]:
     while not path.exists():
         if time.monotonic() > deadline:
             raise OSError(f"another worker's blocks did not come ({path.name})")
-        time.sleep(0.01)
+        time.sleep(POLL_S)
     found: dict[str, str] = json.loads(path.read_text())
     path.unlink()
     return found
@@ -295,6 +299,16 @@ def load_latest(
             return found, skipped
         skipped.append(step)
     return None, skipped
+
+
+def newest_state(folder: Path) -> dict[str, Any] | None:
+    """What the training loop kept in the newest checkpoint that is readable, unverified."""
+    for step in reversed(steps(folder)):
+        with suppress(OSError, ValueError):
+            state = json.loads((folder / _name(step) / "state.json").read_text())
+            if isinstance(state, dict) and "store" in state:
+                return state
+    return None
 
 
 def prune(folder: Path, *, upto: int, keep: int, besides: int | None) -> None:

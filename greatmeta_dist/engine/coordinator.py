@@ -71,7 +71,7 @@ class Coordinator:
         # Where nobody counts, all gradients are zeros, and any finite weights will do.
         self._counts = counts | ~counts.any()
         self._factors = _filled(said.factors, counts)
-        self.scheduler.observe(self._factors, self._counts)
+        self.scheduler.observe(self._factors, counts)
         self._weights = self.scheduler(self._factors, self._counts)
         weights = self._weights.detach()
         self.report = StepReport(said, counts, weights, weights)

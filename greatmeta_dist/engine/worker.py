@@ -275,7 +275,7 @@ def _load_optimizer(
     for name, param in named.items():
         start = f"{prefix}.{name}."
         own = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
-        optimizer.state[param] = {k: v.clone() for k, v in own.items()}
+        optimizer.state[param] = {k: v.to(param.device, copy=True) for k, v in own.items()}
 
 
 def _add_start(rows: Tensor, start: RowStart, first: int, std: float) -> None:

@@ -88,8 +88,9 @@ class RunningScale(nn.Module):
 
     def observe(self, columns: Tensor, counts: Tensor | None = None) -> None:
         """Take a step's columns [B, ·] into mean and variance, of users where ``counts`` [B]."""
-        self.num_steps += 1
-        share = (1 / self.num_steps).clamp(min=1 - SCALE_MEMORY)
+        is_any = 1 if counts is None else counts.any().to(self.num_steps)
+        self.num_steps += is_any
+        share = is_any * (1 / self.num_steps.clamp(min=1)).clamp(min=1 - SCALE_MEMORY)
         self.mean.lerp_(_mean(columns, counts), share)
         self.variance.lerp_(_mean((columns - self.mean).square(), counts), share)
 

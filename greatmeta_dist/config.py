@@ -94,7 +94,7 @@ class DataConfig:
     """Past this share of rejected rows the preparation stops."""
     min_value_count: int = 10
     """A feature value of fewer training users, or of fewer items that these rated, counts as
-    unknown: it says hardly more than a name, and would be learnt by heart."""
+    unknown to the model: it says hardly more than a name, and would be learnt by heart."""
     category: str | None = None
     """Item feature whose shares make a user's preference profile; None takes the first list
     feature with at most 64 values."""

@@ -92,7 +92,7 @@ def with_changes(saved: Config, config: Config, overrides: list[str]) -> Config:
 def compose_config(overrides: list[str]) -> Config:
     """The config that overrides give; raises ``InputError`` in one line.
 
-    Paths, the separator and column mappings are taken as they stand, outside Hydra's grammar: they
+    Paths, separators and column mappings are taken as they stand, outside Hydra's grammar: they
     may hold ``=``, commas, brackets and letters of any script.
     """
     plain = [o for o in overrides if not _is_verbatim(o)]
@@ -137,7 +137,7 @@ def _verbatim(key: str, value: str) -> str | None:
 
 
 def _mapping(key: str, value: str) -> dict[str, str | None]:
-    """``{user: uid, item: iid}``, as YAML reads it."""
+    """``{user: uid, item: iid}`` in YAML, its words as they are written."""
     try:
         found = yaml.load(value, yaml.BaseLoader)
     except yaml.YAMLError:

@@ -5,11 +5,10 @@ workers, so that who holds which lane never changes a bit.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from greatmeta_dist.engine.coordinator import GRADIENT_BOUND, Coordinator
@@ -20,17 +19,25 @@ from greatmeta_dist.meta.gradients import MetaGradient
 from greatmeta_dist.meta.step import UserStatistics
 
 
-def tree_sum(parts: Sequence[Tensor]) -> Tensor:
-    """Add tensors along a fixed binary tree."""
-    return _tree(parts, lambda part: part)
+def tree_sum(parts: Iterable[list[Tensor]]) -> list[Tensor]:
+    """Add lists of tensors along a fixed binary tree, neighbours first; in place, into the left.
+
+    Parts may be made as they are asked for: no more than log₂ of them are held at a time.
+    """
+    held: list[tuple[int, list[Tensor]]] = []
+    for part in parts:
+        held.append((0, part))
+        while len(held) > 1 and held[-1][0] == held[-2][0]:
+            _add_last(held)
+    while len(held) > 1:
+        _add_last(held)
+    return held[0][1]
 
 
-def _tree(parts: Sequence, make: Callable[..., Tensor]) -> Tensor:
-    """The same of what ``make`` makes of each part, no more than log₂ of them at a time."""
-    if len(parts) == 1:
-        return make(parts[0])
-    half = len(parts) // 2
-    return _tree(parts[:half], make) + _tree(parts[half:], make)
+def _add_last(held: list[tuple[int, list[Tensor]]]) -> None:
+    (_, right), (height, left) = held.pop(), held.pop()
+    torch._foreach_add_(left, right)
+    held.append((height + 1, left))
 
 
 Received = list[list[Tensor]]
@@ -107,11 +114,9 @@ class RoutingPlan:
         if self.world.size == 1:
             return values, rode
         shape = (len(self.rows), values.shape[1])
-        pairs = list(zip(received, self.positions, strict=True))
-        return (
-            _tree(pairs, lambda pair: pair[0].new_zeros(shape).index_copy_(0, pair[1], pair[0])),
-            rode,
-        )
+        pairs = zip(received, self.positions, strict=True)
+        (found,) = tree_sum([own.new_zeros(shape).index_copy_(0, at, own)] for own, at in pairs)
+        return found, rode
 
     def spread(
         self, totals: Tensor, phase: str, riders: Riders | None = None
@@ -181,8 +186,6 @@ class LaneExchange:
         ``next_plan``, made here where not given; ``following`` are the rows of the next batch."""
         self._step, self._table, self._layers = step, table, layers
         self._coordinator, self._world = coordinator, world
-        ends = list(itertools.accumulate(step.lanes))
-        self._lanes = [slice(a, b) for a, b in itertools.pairwise([0, *ends])]
         self._plan = plan or RoutingPlan.of(step.rows, table, world)
         self._next = by_owner(step.rows[:0] if following is None else following, table, world)
         self.is_stopping = is_stopping
@@ -199,22 +202,20 @@ class LaneExchange:
             self.is_stopping = any(flags)
         return [rows.index_select(0, at) for at in self._step.positions]
 
-    def sum(self, parts: list[MetaGradient]) -> list[MetaGradient]:
+    def sum(self, parts: Iterable[MetaGradient]) -> list[MetaGradient]:
         layers, rows = self._add_parts(parts)
         if self._world.is_fast:
             layers = self._world.all_reduce(layers, "sum")
             rows, _ = self._plan.spread(self._plan.total(rows, "sum")[0], "sum")
         else:
             # Each worker adds up a slice of A, as it does its own rows.
-            size = [(-(-len(layers) // self._world.size),)]
-            given = [[piece] for piece in _slices(layers, self._world.size)]
-            due = _each(self._world, size)
-            rows, received = self._plan.total(rows, "sum", Riders(given, due))
-            own = tree_sum([piece for (piece,) in received])
-            rows, all_slices = self._plan.spread(
-                rows, "sum", Riders(_each(self._world, [own]), due)
+            slices = layers.chunk(self._world.size)
+            due = _each(self._world, [tuple(slices[0].shape)])
+            rows, received = self._plan.total(rows, "sum", Riders([[s] for s in slices], due))
+            rows, received = self._plan.spread(
+                rows, "sum", Riders(_each(self._world, tree_sum(received)), due)
             )
-            layers = torch.cat([piece for (piece,) in all_slices])[: len(layers)]
+            layers = torch.cat([piece for (piece,) in received])
         total = unflat(layers, self._layers)
         return [MetaGradient(total, rows.index_select(0, at)) for at in self._step.positions]
 
@@ -236,14 +237,14 @@ class LaneExchange:
         weights = self._world.scatter(found, like, "weights")
         return list(weights.split([len(part) for part in parts]))
 
-    def apply(self, parts: list[MetaGradient]) -> None:
+    def apply(self, parts: Iterable[MetaGradient]) -> None:
         layers, rows = self._add_parts(parts)
         given = [[piece] for piece in self._next]
         due: list[list[tuple[int, ...]]] = [[(n,)] for n in self._due]
         if self._world.is_fast:
             layers = self._world.all_reduce(layers, "outer update")
         else:
-            slices = _slices(layers, self._world.size)
+            slices = layers.chunk(self._world.size)
             given = [[*own, piece] for own, piece in zip(given, slices, strict=True)]
             due = [[*own, tuple(slices[0].shape)] for own in due]
         rows, received = self._plan.total(rows, "outer update", Riders(given, due))
@@ -252,35 +253,30 @@ class LaneExchange:
         )
         total: Tensor | None = layers
         if not self._world.is_fast:
-            own = tree_sum([piece for _, piece in received])
+            (own,) = tree_sum([piece] for _, piece in received)
             total = self._world.gather(own, "outer update")
         if self._coordinator is not None and total is not None:
-            self._coordinator.step(unflat(total[: len(layers)], self._layers))
+            self._coordinator.step(unflat(total, self._layers))
         self._table.step(self._plan.rows, rows.clamp(-GRADIENT_BOUND, GRADIENT_BOUND))
         share(self._layers, self._world, "outer update")
 
-    def _add_parts(self, parts: list[MetaGradient]) -> tuple[Tensor, Tensor]:
-        """Sums over the lanes hosted here: of A, flat; of rows, at those of the batch."""
-        layers = self._add([flat(part.layers, self._layers) for part in parts])
-        if len(parts) == 1:
-            return layers, parts[0].rows
-        shape = (len(self._step.rows), parts[0].rows.shape[1])
-        return layers, self._add(
-            [
-                part.rows.new_zeros(shape).index_copy_(0, at, part.rows)
-                for part, at in zip(parts, self._step.positions, strict=True)
-            ]
-        )
+    def _add_parts(self, parts: Iterable[MetaGradient]) -> tuple[Tensor, Tensor]:
+        """Sums over the lanes hosted here, within each lane first: of A, end to end, and zeros that
+        make equal slices for all workers; of rows, at those of the batch."""
+        each = self._terms(parts)
+        *layers, rows = tree_sum(tree_sum(itertools.islice(each, n)) for n in self._step.lanes)
+        num_zeros = -sum(layer.numel() for layer in layers) % self._world.size
+        zeros = rows.new_zeros(num_zeros)
+        return torch.cat([*(layer.flatten() for layer in layers), zeros]), rows
 
-    def _add(self, parts: Sequence[Tensor]) -> Tensor:
-        """Add within each lane, then over the lanes hosted here."""
-        return tree_sum([tree_sum(parts[lane]) for lane in self._lanes])
-
-
-def _slices(values: Tensor, count: int) -> list[Tensor]:
-    """Values [n] in so many equal slices, the last ones filled up with zeros."""
-    size = -(-len(values) // count)
-    return list(F.pad(values, (0, count * size - len(values))).split(size))
+    def _terms(self, parts: Iterable[MetaGradient]) -> Iterator[list[Tensor]]:
+        """A part's sums: every tensor of A, and the rows among those of the batch."""
+        for part, at in zip(parts, self._step.positions, strict=True):
+            rows = part.rows
+            if len(self._step.positions) > 1:
+                shape = (len(self._step.rows), rows.shape[1])
+                rows = rows.new_zeros(shape).index_copy_(0, at, rows)
+            yield [*(part.layers[name] for name in self._layers), rows]
 
 
 def flat(tensors: dict[str, Tensor], like: dict[str, Tensor]) -> Tensor:
@@ -289,8 +285,9 @@ def flat(tensors: dict[str, Tensor], like: dict[str, Tensor]) -> Tensor:
 
 
 def unflat(values: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of ``flat``, as views."""
-    pieces = values.split([tensor.numel() for tensor in like.values()])
+    """The inverse of ``flat``, as views; whatever comes after is left aside."""
+    sizes = [tensor.numel() for tensor in like.values()]
+    pieces = values[: sum(sizes)].split(sizes)
     return {
         name: piece.view(tensor.shape)
         for (name, tensor), piece in zip(like.items(), pieces, strict=True)

@@ -4,7 +4,7 @@ The step sees other lanes only through an ``Exchange`` (section 4) and leaves th
 optimizers to a ``Coordinator``; ``engine/`` has both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -22,13 +22,14 @@ from greatmeta_dist.meta.model import Recommender
 class Exchange(Protocol):
     """What lanes may say to each other and to the coordinator.
 
-    A lane's users come in one part or several; lists hold an entry for each part hosted here.
+    A lane's users come in one part or several; lists hold an entry for each part hosted here. Sums
+    take gradients as they are made, and may overwrite them.
     """
 
     def fetch_rows(self) -> list[Tensor]:
         """The current embedding rows [U, d] of each part."""
 
-    def sum(self, parts: list[MetaGradient]) -> list[MetaGradient]:
+    def sum(self, parts: Iterable[MetaGradient]) -> list[MetaGradient]:
         """The sum over all lanes, given back at the rows of each part hosted here."""
 
     def weigh(self, parts: list["UserStatistics"]) -> list[Tensor]:
@@ -37,7 +38,7 @@ class Exchange(Protocol):
     def learn(self, parts: list[Tensor]) -> list[Tensor]:
         """Tell it ∂(Σ L)/∂w [B] of every user, of a look ahead; weights under the φ it learns."""
 
-    def apply(self, parts: list[MetaGradient]) -> None:
+    def apply(self, parts: Iterable[MetaGradient]) -> None:
         """Sum over all lanes and take the outer optimizer's step on θ."""
 
 
@@ -178,7 +179,7 @@ class MetaStep:
                 for batch, own, move in zip(parts, rows, moves, strict=True)
             ]
         everyone = [own.new_ones(batch.num_users) for batch, own in zip(parts, rows, strict=True)]
-        return exchange.sum([t.weighted_sum(ones) for t, ones in zip(there, everyone, strict=True)])
+        return exchange.sum(t.weighted_sum(ones) for t, ones in zip(there, everyone, strict=True))
 
     def _slopes(self, tasks: list[Tasks], ahead: list[MetaGradient]) -> list[Tensor]:
         """Step 5: how the summed query loss at θ' changes with each user's weight."""
@@ -189,6 +190,6 @@ class MetaStep:
         ]
 
 
-def weighted_sums(tasks: list[Tasks], weights: list[Tensor]) -> list[MetaGradient]:
-    """Σ_i w_i g_i of each part's users."""
-    return [t.adapted.weighted_sum(w) for t, w in zip(tasks, weights, strict=True)]
+def weighted_sums(tasks: list[Tasks], weights: list[Tensor]) -> Iterator[MetaGradient]:
+    """Σ_i w_i g_i of each part's users, each made when it is asked for."""
+    return (t.adapted.weighted_sum(w) for t, w in zip(tasks, weights, strict=True))

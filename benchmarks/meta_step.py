@@ -13,7 +13,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -295,7 +295,7 @@ class _Recorder(LaneExchange):
     total: Tensor
     """Of A, end to end."""
 
-    def apply(self, parts: list[MetaGradient]) -> None:
+    def apply(self, parts: Iterable[MetaGradient]) -> None:
         self.total, _ = self._add_parts(parts)
 
 

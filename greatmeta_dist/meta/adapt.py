@@ -119,12 +119,15 @@ class FastWeights:
         )
 
     def _moved(self, name: str, grad: LinearGradients, inner: InnerLoop) -> FactorMove | DenseMove:
-        """Factors where they are the smaller form over all T steps, else a matrix per user."""
+        """Factors where they are the cheaper form over all T steps, else a matrix per user.
+
+        Of a fixed input there is one Gram matrix, in place of a matrix formed and applied T times.
+        """
         num_rows, num_out = grad.delta.shape[1:]
         num_in = self.shared.layers[f"{name}.weight"].shape[1]
         move = self.moves.get(name)
         if grad.value.is_fixed:
-            is_small = num_rows <= num_in
+            is_small = num_rows <= min(num_in, 2 * inner.num_steps * num_out)
         else:
             is_small = inner.num_steps * num_rows * (num_out + num_in) < num_out * num_in
         if not is_small:

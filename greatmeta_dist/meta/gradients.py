@@ -243,8 +243,7 @@ class RowGradients:
         unpool = self.batch.unpool
         item = _by_item(self.batch.query, self.query, weights)
         if self.by_share is not None and self.shares is not None:
-            spread = self.shares.mT @ self.by_share
-            item = item + _by_item(self.batch.support, spread, weights)
+            item += _by_item_of_shares(self.batch.support, self.by_share, self.shares, weights)
         user = self.user * weights.unsqueeze(1)
         width = item.shape[1] // self.batch.item_slots.start.shape[1]
         atoms = torch.cat((user.view(-1, width), item.view(-1, width)))
@@ -311,6 +310,24 @@ def _by_item(rows: RowSet, gradient: Tensor, weights: Tensor) -> Tensor:
     each = weights.unsqueeze(1).expand(rows.item.shape).reshape(-1).index_select(0, rows.by_item)
     return F.embedding_bag(
         rows.by_item, gradient.flatten(0, 1), rows.item_start, mode="sum", per_sample_weights=each
+    )
+
+
+def _by_item_of_shares(rows: RowSet, by_share: Tensor, shares: Tensor, weights: Tensor) -> Tensor:
+    """The same of rows' gradients that are ``shares`` [B, s, n] of ``by_share`` [B, s, ·]: [I, ·].
+
+    They are never formed: sums go from the s of each user straight to items.
+    """
+    num_shares, num_rows = shares.shape[1:]
+    each = (shares * weights[:, None, None]).mT.flatten(0, 1).index_select(0, rows.by_item)
+    first = rows.by_item.div(num_rows, rounding_mode="floor").unsqueeze(1) * num_shares
+    which = first + torch.arange(num_shares, dtype=first.dtype, device=first.device)
+    return F.embedding_bag(
+        which.flatten(),
+        by_share.flatten(0, 1),
+        rows.item_start * num_shares,
+        mode="sum",
+        per_sample_weights=each.flatten(),
     )
 
 

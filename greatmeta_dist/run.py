@@ -133,7 +133,9 @@ def load_run(run: Path, store: Path | None, display: Display) -> tuple[Setup, in
         f"{run} holds no run (no config.yaml); run: greatmeta train store=DIR run={run}",
     )
     assert config is not None
-    setup = set_up(config, Store(store or Path(config.store or "")))
+    opened = Store(store or Path(config.store or ""))
+    opened.check()
+    setup = set_up(config, opened)
     chosen, skipped = checkpoint.load_latest(run / "checkpoints", wanted=FOR_PREDICTIONS)
     require(chosen is not None, f"{run} has no whole checkpoint yet; run greatmeta train run={run}")
     assert chosen is not None
@@ -181,12 +183,13 @@ def saved_config(run: Path) -> Config | None:
 
 @contextmanager
 def begun(config: Config, run: Path) -> Iterator[Config]:
-    """Check that ``run`` can be trained so, hold it for one training, write its config.
+    """Check the store and that ``run`` can be trained so; hold it, and write its config.
 
     Gives the config with ``train.lanes`` decided.
     """
     require(config.store is not None, "store=DIR is not set; name the folder that prepare made")
     store = Store(Path(config.store or ""))
+    store.check()
     config = replace(config, train=replace(config.train, lanes=_lanes(config, run, store)))
     _require_own(run, config, store)
     dealt(store, config.train.lanes, config.train.users_per_step, config.cluster.most_workers)

@@ -20,7 +20,7 @@ from greatmeta_dist.tasks.lanes import (
 )
 from greatmeta_dist.tasks.loader import Loader
 from greatmeta_dist.tasks.prepare import prepare
-from greatmeta_dist.tasks.store import FieldChoice, Store
+from greatmeta_dist.tasks.store import FieldChoice, Store, shard_name
 
 CHOICE = FieldChoice(has_item_id=True, is_list_mean=True)
 
@@ -258,3 +258,22 @@ def test_the_loader_can_be_left_early_and_passes_errors_on(store, monkeypatch, i
         pytest.raises(OSError, match="step 0 is gone"),
     ):
         next(iter(loader))
+
+
+def test_a_worker_checks_the_shards_of_its_own_lanes_only(tmp_path):
+    prepare(csv_config(write_log(tmp_path, num_users=100)), tmp_path / "store")
+    shard = tmp_path / "store" / shard_name("train", 3)
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    config = TrainConfig(lanes=4, users_per_step=8)
+
+    def lanes_of(rank: int) -> Lanes:
+        found = Store(tmp_path / "store")
+        features = found.item_features(CHOICE)
+        maker = BatchMaker(features, True, True, Labels.of(found, "bias"), 0.0)
+        return Lanes.of(found, maker, CHOICE, config, rank=rank, size=2)
+
+    assert lanes_of(0).step(0).batch.parts
+    with pytest.raises(InputError, match="does not match its checksum"):
+        lanes_of(1)

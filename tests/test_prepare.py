@@ -493,8 +493,15 @@ def test_damaged_store_is_refused(tmp_path):
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
+    store = Store(tmp_path / "store")
+    store.part("valid", CHOICE)
     with pytest.raises(InputError, match="does not match its checksum"):
-        Store(tmp_path / "store")
+        store.part("train", CHOICE)
+    with pytest.raises(InputError, match="does not match its checksum"):
+        store.check()
+    shard.write_bytes(data[:100])
+    with pytest.raises(InputError, match="does not match its checksum"):
+        _ = store.train_sizes
     shard.unlink()
     with pytest.raises(InputError, match=r"is missing; delete .* and prepare"):
         Store(tmp_path / "store")

@@ -230,7 +230,9 @@ class _Preparation:
         """Whether the store was made from the same files in the same way."""
         if not (self.store / MANIFEST).exists():
             return False
-        manifest = Store(self.store).manifest
+        store = Store(self.store)
+        store.check()
+        manifest = store.manifest
         changed = [
             f"data.{k}" for k, v in asdict(self.config).items() if manifest.recipe.get(k) != v
         ]

@@ -209,16 +209,34 @@ class Store:
     """A prepared store, opened; arrays are views of mapped files wherever a part is one file."""
 
     def __init__(self, folder: Path):
-        """Open a store; raises ``InputError`` where a file is missing or not as it was written."""
+        """Open a store; raises ``InputError`` where a file is missing.
+
+        What is read of it is checked against its checksum when it is first read: each worker of
+        many checks its own shards.
+        """
         self.folder = folder
         self.manifest = read_manifest(folder)
-        for name, expected in self.manifest.checksums.items():
-            path = folder / name
-            state = "does not match its checksum" if path.is_file() else "is missing"
-            require(
-                path.is_file() and checksum(path) == expected,
-                f"{path} {state}; delete {folder} and prepare the data again",
-            )
+        self._checked: set[str] = set()
+        for name in self.manifest.checksums:
+            self._require(name, (folder / name).is_file(), "is missing")
+
+    def check(self) -> None:
+        """Check every file now; raises ``InputError`` where one is not as it was written."""
+        for name in self.manifest.checksums:
+            self._path(name)
+
+    def _path(self, name: str) -> Path:
+        """One of the files, known to be as it was written."""
+        path = self.folder / name
+        if name not in self._checked:
+            is_whole = path.is_file() and checksum(path) == self.manifest.checksums[name]
+            self._require(name, is_whole, "does not match its checksum")
+            self._checked.add(name)
+        return path
+
+    def _require(self, name: str, condition: bool, state: str) -> None:
+        path = self.folder / name
+        require(condition, f"{path} {state}; delete {self.folder} and prepare the data again")
 
     @property
     def identity(self) -> str:
@@ -234,7 +252,7 @@ class Store:
 
     @cached_property
     def _items(self) -> pa.RecordBatch:
-        return map_arrow(self.folder / "items.arrow")
+        return map_arrow(self._path("items.arrow"))
 
     def item_tokens(self) -> list[str]:
         return self._items.column("item").to_pylist()
@@ -252,7 +270,7 @@ class Store:
 
     def item_factors(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Items and their factors of the training users' ratings: [n], [n, k]."""
-        batch = map_arrow(self.folder / FACTORS)
+        batch = map_arrow(self._path(FACTORS))
         factors = batch.column("factors")
         width = factors.type.list_size
         return (
@@ -264,12 +282,17 @@ class Store:
         return _features(self._items, self.fields("item", choice), choice)
 
     def shard(self, part: str, number: int) -> pa.RecordBatch:
-        return map_arrow(self.folder / shard_name(part, number))
+        return map_arrow(self._path(shard_name(part, number)))
 
     @cached_property
     def train_sizes(self) -> list[int]:
-        """Training users of each shard."""
-        return [self.shard("train", k).num_rows for k in range(self.manifest.shards["train"])]
+        """Training users of each shard, as its unchecked header says: all workers ask of all."""
+        names = [shard_name("train", k) for k in range(self.manifest.shards["train"])]
+        try:
+            return [map_arrow(self.folder / name).num_rows for name in names]
+        except (pa.ArrowInvalid, OSError):
+            self.check()
+            raise
 
     def part(self, part: str, choice: FieldChoice) -> Part:
         """All tasks of a part."""

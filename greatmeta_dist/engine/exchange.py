@@ -279,13 +279,9 @@ class LaneExchange:
             yield [*(part.layers[name] for name in self._layers), rows]
 
 
-def flat(tensors: dict[str, Tensor], like: dict[str, Tensor]) -> Tensor:
-    """All entries end to end, in the order of ``like``."""
-    return torch.cat([tensors[name].detach().flatten() for name in like])
-
-
 def unflat(values: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of ``flat``, as views; whatever comes after is left aside."""
+    """Views of tensors laid end to end, in the order and shapes of ``like``; whatever comes after is
+    left aside."""
     sizes = [tensor.numel() for tensor in like.values()]
     pieces = values[: sum(sizes)].split(sizes)
     return {
@@ -298,7 +294,8 @@ def share(tensors: dict[str, Tensor], world: World, phase: str) -> None:
     """Make them rank 0's, in place."""
     if world.size == 1:
         return
-    values = unflat(world.broadcast(flat(tensors, tensors), phase), tensors)
+    laid = torch.cat([tensor.detach().flatten() for tensor in tensors.values()])
+    values = unflat(world.broadcast(laid, phase), tensors)
     if not world.is_first:
         with torch.no_grad():
             for name, tensor in tensors.items():

@@ -280,8 +280,7 @@ class LaneExchange:
 
 
 def unflat(values: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Views of tensors laid end to end, in the order and shapes of ``like``; whatever comes after is
-    left aside."""
+    """Views of tensors laid end to end, as ``like`` has them; what comes after is left aside."""
     sizes = [tensor.numel() for tensor in like.values()]
     pieces = values[: sum(sizes)].split(sizes)
     return {

@@ -257,8 +257,10 @@ class LaneExchange:
             total = self._world.gather(own, "outer update")
         if self._coordinator is not None and total is not None:
             self._coordinator.step(unflat(total, self._layers))
+            share(self._layers, self._world, "outer update")
         self._table.step(self._plan.rows, rows.clamp(-GRADIENT_BOUND, GRADIENT_BOUND))
-        share(self._layers, self._world, "outer update")
+        if self._coordinator is None:  # the others' rows move while they wait for A
+            share(self._layers, self._world, "outer update")
 
     def _add_parts(self, parts: Iterable[MetaGradient]) -> tuple[Tensor, Tensor]:
         """Sums over the lanes hosted here, within each lane first: of A, end to end, and zeros that

@@ -97,7 +97,7 @@ class World:
     def all_to_all(self, parcels: Parcels, shapes: Shapes, phase: str) -> list[list[Tensor]]:
         """Parcel r, of any few tensors, goes to worker r; what each sent here, of such shapes.
 
-        All parcels hold the same kinds, of 4 bytes an entry.
+        All parcels hold the same kinds, of 4 bytes an entry. The own one comes back as it is.
         """
         return [list(parcel) for parcel in parcels]
 
@@ -159,12 +159,13 @@ class Group(World):
 
     def all_to_all(self, parcels: Parcels, shapes: Shapes, phase: str) -> list[list[Tensor]]:
         kinds = [tensor.dtype for tensor in parcels[0]]
-        flat = [[tensor.reshape(-1).view(torch.int32) for tensor in p] for p in parcels]
+        away = [() if r == self.rank else parcel for r, parcel in enumerate(parcels)]
+        flat = [[tensor.reshape(-1).view(torch.int32) for tensor in p] for p in away]
         given = torch.cat([tensor for parcel in flat for tensor in parcel])
-        sizes = [[math.prod(shape) for shape in parcel] for parcel in shapes]
+        due = [() if r == self.rank else parcel for r, parcel in enumerate(shapes)]
+        sizes = [[math.prod(shape) for shape in parcel] for parcel in due]
         out = given.new_empty(sum(map(sum, sizes)))
-        away = [tensor for r, parcel in enumerate(flat) if r != self.rank for tensor in parcel]
-        with self._counted(phase, *away):
+        with self._counted(phase, given):
             dist.all_to_all_single(
                 out,
                 given,
@@ -173,10 +174,12 @@ class Group(World):
                 group=self._work,
             )
         pieces = iter(out.split([n for parcel in sizes for n in parcel]))
-        return [
-            [next(pieces).view(kind).view(shape) for kind, shape in zip(kinds, parcel, strict=True)]
-            for parcel in shapes
+        received = [
+            [next(pieces).view(kind).view(shape) for kind, shape in zip(kinds, parcel, strict=False)]
+            for parcel in due
         ]
+        received[self.rank] = list(parcels[self.rank])
+        return received
 
     def gather_objects(self, value: Any) -> list[Any] | None:
         found: list[Any] | None = [None] * self.size if self.is_first else None

@@ -175,7 +175,10 @@ class Group(World):
             )
         pieces = iter(out.split([n for parcel in sizes for n in parcel]))
         received = [
-            [next(pieces).view(kind).view(shape) for kind, shape in zip(kinds, parcel, strict=False)]
+            [
+                next(pieces).view(kind).view(shape)
+                for kind, shape in zip(kinds, parcel, strict=False)
+            ]
             for parcel in due
         ]
         received[self.rank] = list(parcels[self.rank])

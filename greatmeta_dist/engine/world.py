@@ -174,15 +174,12 @@ class Group(World):
                 group=self._work,
             )
         pieces = iter(out.split([n for parcel in sizes for n in parcel]))
-        received = [
-            [
-                next(pieces).view(kind).view(shape)
-                for kind, shape in zip(kinds, parcel, strict=False)
-            ]
-            for parcel in due
+        return [
+            [next(pieces).view(kind).view(shape) for kind, shape in zip(kinds, parcel, strict=True)]
+            if r != self.rank
+            else list(parcels[r])
+            for r, parcel in enumerate(shapes)
         ]
-        received[self.rank] = list(parcels[self.rank])
-        return received
 
     def gather_objects(self, value: Any) -> list[Any] | None:
         found: list[Any] | None = [None] * self.size if self.is_first else None

@@ -115,6 +115,21 @@ def test_number_of_buckets_does_not_change_who_is_where(tmp_path, monkeypatch):
     assert grams[0] == pytest.approx(grams[1], abs=1e-3)
 
 
+def test_what_else_is_in_a_log_does_not_change_who_is_where(tmp_path):
+    path = write_log(tmp_path)
+    options = {"cold_item_fraction": 0.2, "query_items": 3, "warm_fraction": 0.3}
+    prepare(csv_config(path, **options), tmp_path / "one")
+    with path.open("a") as log:  # items that come first in the catalogue
+        log.writelines(f"new,a{i},3,0\n" for i in range(30))
+    prepare(csv_config(path, **options), tmp_path / "more")
+    one, more = Store(tmp_path / "one"), Store(tmp_path / "more")
+    assert more.manifest.num_items == one.manifest.num_items + 30
+    for part in one.manifest.parts:
+        found = normalised(tasks_of(more, part))
+        found.pop("new", None)
+        assert normalised(tasks_of(one, part)) == found
+
+
 def normalised(tasks):
     return {u: {r: sorted(v) for r, v in t.items()} for u, t in tasks.items()}
 

@@ -258,7 +258,7 @@ class _Preparation:
     def _split(self, log: pl.DataFrame) -> pl.DataFrame:
         """A bucket's interactions by part and role."""
         if self.given is None:
-            frame, left_out = split_by_recipe(log, self.is_cold, self.config)
+            frame, left_out = split_by_recipe(log, self.items["id"], self.is_cold, self.config)
             self.report.out_of_bounds += left_out
             return frame.cast(SPLIT_SCHEMA)
         named = self.given.join(

@@ -1,8 +1,9 @@
 """Which interaction is whose support or query, in which part.
 
 Parts are ``train``, ``valid`` and the four scenarios ``warm``, ``user_cold``, ``item_cold``,
-``both_cold``; a task is a (part, user) pair. Random choices are functions of the seed, of tokens
-and of items' places in the catalogue, so they do not depend on how the log is stored or cut.
+``both_cold``; a task is a (part, user) pair. Random choices are functions of the seed and of
+tokens, so they do not depend on how the log is stored or cut, nor, but for drawn negatives, on who
+and what else is in it.
 """
 
 import zlib
@@ -41,14 +42,14 @@ def held_out_items(tokens: pl.Series, config: DataConfig) -> NDArray[np.bool_]:
 
 
 def split_by_recipe(
-    log: pl.DataFrame, is_cold_item: NDArray[np.bool_], config: DataConfig
+    log: pl.DataFrame, items: pl.Series, is_cold_item: NDArray[np.bool_], config: DataConfig
 ) -> tuple[pl.DataFrame, int]:
     """Deal a log's users to parts and their interactions to roles.
 
-    Takes ``user``, ``item`` (index), ``rating``, ``timestamp``, ``line``, the whole history of
-    each user; returns ``part``, ``user``, ``role``, ``item``, ``rating`` in the order of the log,
-    and the number of interactions of users left out: those with too few or too many, or with no
-    more than their query takes.
+    Takes ``user``, ``item`` (index into the tokens ``items``), ``rating``, ``timestamp``, ``line``,
+    the whole history of each user; returns ``part``, ``user``, ``role``, ``item``, ``rating`` in
+    the order of the log, and the number of interactions of users left out: those with too few or
+    too many, or with no more than their query takes.
     """
     log = log.with_columns(is_cold=pl.Series(is_cold_item)[log["item"]])
     counts = log.group_by("user", maintain_order=True).len("count")
@@ -68,16 +69,16 @@ def split_by_recipe(
         warm_draw=pl.Series(uniform_hash(users["user"], config.seed, "warm")),
     )
     kept = log.join(users, on="user", how="inner", maintain_order="left")
-    ranked = _rank(kept, config)
+    ranked = _rank(kept, items, config)
     return pl.concat(_deal(ranked, config)), len(log) - len(ranked)
 
 
-def _rank(kept: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
+def _rank(kept: pl.DataFrame, items: pl.Series, config: DataConfig) -> pl.DataFrame:
     """Add q, the query size, and each interaction's ``rank`` among its user's, by item warmth."""
     if config.query_by == "time":
         order, descending = "timestamp", True
     else:
-        pairs = kept["user"] + "/" + kept["item"].cast(pl.String)
+        pairs = kept["user"] + "/" + items[kept["item"]]
         kept = kept.with_columns(draw=pl.Series(uniform_hash(pairs, config.seed, "query")))
         order, descending = "draw", False
     rank = pl.col(order).rank("ordinal", descending=descending).over("user", "is_cold") - 1

@@ -459,6 +459,7 @@ class _Preparation:
                 [0.0, 1.0] if self.config.is_click else self.config.rating_range
             ),
             is_click=self.config.is_click,
+            is_implicit=self.config.is_implicit,
             groups=list(self.groups.names),
             minority=minority_groups(sizes),
             clusters=tally.clusters(),

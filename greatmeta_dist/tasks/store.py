@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from greatmeta_dist.config import InputError, require
 from greatmeta_dist.tasks.batch import Features, Ragged, TaskTable
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 MANIFEST = "manifest.json"
 FACTORS = "item_factors.arrow"
 ITEM_ID = "item_id"
@@ -87,6 +87,8 @@ class Manifest:
     ratings: Ratings
     is_click: bool
     """Whether labels are clicks, 0 or 1, in place of ratings."""
+    is_implicit: bool
+    """Whether rows of label 0 were drawn, and say nothing of what a user met."""
     groups: list[str]
     """Names of preference groups; a task's ``group`` is an index here."""
     minority: list[int]
@@ -99,12 +101,6 @@ class Manifest:
     """Of the source files and the split."""
     notes: dict[str, float]
     checksums: dict[str, str]
-
-    @property
-    def is_implicit(self) -> bool:
-        """Whether rows of label 0 were drawn, and say nothing of what a user met."""
-        has_rating = self.recipe["columns"]["rating"] is not None
-        return self.is_click and (self.recipe["click_at"] is None or not has_rating)
 
 
 def checksum(path: Path) -> str:

@@ -107,16 +107,24 @@ class RoutingPlan:
 
     def total(
         self, values: Tensor, phase: str, riders: Riders | None = None
-    ) -> tuple[Tensor, Received]:
-        """Sums over workers of values [U, d] at their batches' rows, at the own ``rows``."""
+    ) -> Callable[[], tuple[Tensor, Received]]:
+        """Sums over workers of values [U, d] at their batches' rows, at the own ``rows``.
+
+        Begun; what is returned waits for others' values.
+        """
         shapes = [(len(places), values.shape[1]) for places in self.asked]
-        received, rode = self._swap(values.split(self.sent), shapes, phase, riders)
-        if self.world.size == 1:
-            return values, rode
-        shape = (len(self.rows), values.shape[1])
-        pairs = zip(received, self.positions, strict=True)
-        (found,) = tree_sum([own.new_zeros(shape).index_copy_(0, at, own)] for own, at in pairs)
-        return found, rode
+        swapped = self._swap(values.split(self.sent), shapes, phase, riders)
+
+        def found() -> tuple[Tensor, Received]:
+            received, rode = swapped()
+            if self.world.size == 1:
+                return values, rode
+            shape = (len(self.rows), values.shape[1])
+            pairs = zip(received, self.positions, strict=True)
+            (sums,) = tree_sum([own.new_zeros(shape).index_copy_(0, at, own)] for own, at in pairs)
+            return sums, rode
+
+        return found
 
     def spread(
         self, totals: Tensor, phase: str, riders: Riders | None = None
@@ -130,9 +138,8 @@ class RoutingPlan:
         self, found: Sequence[Tensor], phase: str, riders: Riders | None
     ) -> tuple[Tensor, Received]:
         """Rows from their owners, those of the lowest first."""
-        received, rode = self._swap(
-            found, [(n, found[0].shape[1]) for n in self.sent], phase, riders
-        )
+        shapes = [(n, found[0].shape[1]) for n in self.sent]
+        received, rode = self._swap(found, shapes, phase, riders)()
         return received[0] if self.world.size == 1 else torch.cat(received), rode
 
     def _swap(
@@ -141,12 +148,17 @@ class RoutingPlan:
         shapes: Sequence[tuple[int, int]],
         phase: str,
         riders: Riders | None,
-    ) -> tuple[list[Tensor], Received]:
+    ) -> Callable[[], tuple[list[Tensor], Received]]:
         riders = riders or Riders.none(self.world)
         parcels = [[p, *own] for p, own in zip(pieces, riders.given, strict=True)]
         due = [[shape, *own] for shape, own in zip(shapes, riders.due, strict=True)]
-        received = self.world.all_to_all(parcels, due, phase)
-        return [first for first, *_ in received], [rest for _, *rest in received]
+        swapped = self.world.begin_all_to_all(parcels, due, phase)
+
+        def found() -> tuple[list[Tensor], Received]:
+            received = swapped()
+            return [first for first, *_ in received], [rest for _, *rest in received]
+
+        return found
 
 
 def by_owner(rows: Tensor, table: EmbeddingTable, world: World) -> list[Tensor]:
@@ -202,22 +214,29 @@ class LaneExchange:
             self.is_stopping = any(flags)
         return [rows.index_select(0, at) for at in self._step.positions]
 
-    def sum(self, parts: Iterable[MetaGradient]) -> list[MetaGradient]:
+    def sum(self, parts: Iterable[MetaGradient]) -> Callable[[], list[MetaGradient]]:
         layers, rows = self._add_parts(parts)
         if self._world.is_fast:
             layers = self._world.all_reduce(layers, "sum")
-            rows, _ = self._plan.spread(self._plan.total(rows, "sum")[0], "sum")
+            summed = self._plan.total(rows, "sum")
         else:
             # Each worker adds up a slice of A, as it does its own rows.
             slices = layers.chunk(self._world.size)
             due = _each(self._world, [tuple(slices[0].shape)])
-            rows, received = self._plan.total(rows, "sum", Riders([[s] for s in slices], due))
-            rows, received = self._plan.spread(
-                rows, "sum", Riders(_each(self._world, tree_sum(received)), due)
-            )
-            layers = torch.cat([piece for (piece,) in received])
-        total = unflat(layers, self._layers)
-        return [MetaGradient(total, rows.index_select(0, at)) for at in self._step.positions]
+            summed = self._plan.total(rows, "sum", Riders([[s] for s in slices], due))
+
+        def found() -> list[MetaGradient]:
+            of_a, (own, received) = layers, summed()
+            if self._world.is_fast:
+                spread, _ = self._plan.spread(own, "sum")
+            else:
+                given = Riders(_each(self._world, tree_sum(received)), due)
+                spread, received = self._plan.spread(own, "sum", given)
+                of_a = torch.cat([piece for (piece,) in received])
+            total = unflat(of_a, self._layers)
+            return [MetaGradient(total, spread.index_select(0, at)) for at in self._step.positions]
+
+        return found
 
     def weigh(self, parts: list[UserStatistics]) -> list[Tensor]:
         return self._ask(
@@ -247,7 +266,7 @@ class LaneExchange:
             slices = layers.chunk(self._world.size)
             given = [[*own, piece] for own, piece in zip(given, slices, strict=True)]
             due = [[*own, tuple(slices[0].shape)] for own in due]
-        rows, received = self._plan.total(rows, "outer update", Riders(given, due))
+        rows, received = self._plan.total(rows, "outer update", Riders(given, due))()
         self.next_plan = RoutingPlan.from_asked(
             self._next, [own[0] for own in received], self._table, self._world
         )

@@ -7,7 +7,7 @@ several, through torch.distributed. Both offer the same few operations, so a ste
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -99,7 +99,13 @@ class World:
 
         All parcels hold the same kinds, of 4 bytes an entry. The own one comes back as it is.
         """
-        return [list(parcel) for parcel in parcels]
+        return self.begin_all_to_all(parcels, shapes, phase)()
+
+    def begin_all_to_all(
+        self, parcels: Parcels, shapes: Shapes, phase: str
+    ) -> Callable[[], list[list[Tensor]]]:
+        """The same, on its way; what is returned waits for it."""
+        return lambda: [list(parcel) for parcel in parcels]
 
     def gather_objects(self, value: Any) -> list[Any] | None:
         """Any values of all workers, in rank order, on rank 0; None elsewhere."""
@@ -157,7 +163,9 @@ class Group(World):
             dist.scatter(out, parts, 0, group=self._work)
         return out
 
-    def all_to_all(self, parcels: Parcels, shapes: Shapes, phase: str) -> list[list[Tensor]]:
+    def begin_all_to_all(
+        self, parcels: Parcels, shapes: Shapes, phase: str
+    ) -> Callable[[], list[list[Tensor]]]:
         kinds = [tensor.dtype for tensor in parcels[0]]
         away = [() if r == self.rank else parcel for r, parcel in enumerate(parcels)]
         flat = [[tensor.reshape(-1).view(torch.int32) for tensor in p] for p in away]
@@ -166,20 +174,30 @@ class Group(World):
         sizes = [[math.prod(shape) for shape in parcel] for parcel in due]
         out = given.new_empty(sum(map(sum, sizes)))
         with self._counted(phase, given):
-            dist.all_to_all_single(
+            under_way = dist.all_to_all_single(
                 out,
                 given,
                 [sum(parcel) for parcel in sizes],
                 [sum(map(len, parcel)) for parcel in flat],
                 group=self._work,
+                async_op=True,
             )
-        pieces = iter(out.split([n for parcel in sizes for n in parcel]))
-        return [
-            [next(pieces).view(kind).view(shape) for kind, shape in zip(kinds, parcel, strict=True)]
-            if r != self.rank
-            else list(parcels[r])
-            for r, parcel in enumerate(shapes)
-        ]
+
+        def received() -> list[list[Tensor]]:
+            with self._counted(phase):
+                under_way.wait()
+            pieces = iter(out.split([n for parcel in sizes for n in parcel]))
+            return [
+                [
+                    next(pieces).view(kind).view(shape)
+                    for kind, shape in zip(kinds, parcel, strict=True)
+                ]
+                if r != self.rank
+                else list(parcels[r])
+                for r, parcel in enumerate(shapes)
+            ]
+
+        return received
 
     def gather_objects(self, value: Any) -> list[Any] | None:
         found: list[Any] | None = [None] * self.size if self.is_first else None

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,12 +78,33 @@ class Factors:
         return replace(self, **{k: torch.zeros_like(getattr(self, k)) for k in left_out})
 
 
+class OwnDots(NamedTuple):
+    """Inner products of every user's own gradients, for every tensor of A: [B, P] each."""
+
+    squares: Tensor
+    """⟨g_i, g_i⟩"""
+    mixed: Tensor
+    """⟨g_i, g⁰_i⟩"""
+    squares_before: Tensor
+    """⟨g⁰_i, g⁰_i⟩"""
+
+
+def own_dots(tasks: Tasks) -> OwnDots:
+    """What ``read_factors`` needs before ḡ is known."""
+    assert tasks.unadapted is not None
+    return OwnDots(*layer_dots(tasks.adapted.layers, tasks.unadapted))
+
+
 def read_factors(
-    tasks: Tasks, mean: MetaGradient, *, magnitude: Magnitude, has_context: bool = False
+    tasks: Tasks,
+    own: OwnDots,
+    mean: MetaGradient,
+    *,
+    magnitude: Magnitude,
+    has_context: bool = False,
 ) -> Factors:
     """Read every user's factors from its gradients and ḡ, the global batch's mean gradient."""
-    assert tasks.unadapted is not None
-    squares, mixed, squares_before = layer_dots(tasks.adapted.layers, tasks.unadapted)
+    squares, mixed, squares_before = own
     norms = squares.clamp(min=0).sqrt()
     gap = _cosine(mixed, norms, squares_before.clamp(min=0).sqrt())
     dots = tasks.adapted.dot_shared(mean)

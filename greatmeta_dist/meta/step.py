@@ -4,7 +4,7 @@ The step sees other lanes only through an ``Exchange`` (section 4) and leaves th
 optimizers to a ``Coordinator``; ``engine/`` has both.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -14,7 +14,7 @@ from torch.profiler import record_function
 
 from greatmeta_dist.meta.adapt import InnerLoop, Layers, Tasks, query_gradients, task_gradients
 from greatmeta_dist.meta.batch import TaskBatch
-from greatmeta_dist.meta.factors import FactorMemory, Magnitude, read_factors
+from greatmeta_dist.meta.factors import FactorMemory, Magnitude, own_dots, read_factors
 from greatmeta_dist.meta.gradients import MetaGradient
 from greatmeta_dist.meta.model import Recommender
 
@@ -29,8 +29,11 @@ class Exchange(Protocol):
     def fetch_rows(self) -> list[Tensor]:
         """The current embedding rows [U, d] of each part."""
 
-    def sum(self, parts: Iterable[MetaGradient]) -> list[MetaGradient]:
-        """The sum over all lanes, given back at the rows of each part hosted here."""
+    def sum(self, parts: Iterable[MetaGradient]) -> Callable[[], list[MetaGradient]]:
+        """The sum over all lanes, given back at the rows of each part hosted here.
+
+        Begun; what is returned waits for the other lanes.
+        """
 
     def weigh(self, parts: list["UserStatistics"]) -> list[Tensor]:
         """Tell the coordinator of every user; the weights [B] of each part's."""
@@ -121,7 +124,7 @@ class MetaStep:
         with record_function("meta/scheduler"):
             weights = exchange.weigh(said)
             if self.settings.weighing == "look_ahead":
-                move = exchange.sum(weighted_sums(tasks, weights))
+                move = exchange.sum(weighted_sums(tasks, weights))()
                 ahead = self._look_ahead(parts, rows, layers, move, exchange)
                 weights = exchange.learn(self._slopes(tasks, ahead))
         with record_function("meta/outer update"):
@@ -150,9 +153,10 @@ class MetaStep:
         share = 1 / self.settings.nominal_users
         means = exchange.sum(weighted_sums(tasks, [torch.full_like(t.loss, share) for t in tasks]))
         magnitude, has_context = self.settings.magnitude, self.settings.has_context
+        each = [own_dots(t) for t in tasks]  # while the sums are on their way
         columns = [
-            read_factors(t, mean, magnitude=magnitude, has_context=has_context).columns()
-            for t, mean in zip(tasks, means, strict=True)
+            read_factors(t, dots, mean, magnitude=magnitude, has_context=has_context).columns()
+            for t, dots, mean in zip(tasks, each, means(), strict=True)
         ]
         if self.memory is None:
             return columns
@@ -179,7 +183,7 @@ class MetaStep:
                 for batch, own, move in zip(parts, rows, moves, strict=True)
             ]
         everyone = [own.new_ones(batch.num_users) for batch, own in zip(parts, rows, strict=True)]
-        return exchange.sum(t.weighted_sum(ones) for t, ones in zip(there, everyone, strict=True))
+        return exchange.sum(t.weighted_sum(ones) for t, ones in zip(there, everyone, strict=True))()
 
     def _slopes(self, tasks: list[Tasks], ahead: list[MetaGradient]) -> list[Tensor]:
         """Step 5: how the summed query loss at θ' changes with each user's weight."""

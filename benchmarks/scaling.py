@@ -34,6 +34,7 @@ from greatmeta_dist.config import DataConfig, ModelConfig
 from greatmeta_dist.engine.checkpoint import Block, Writer, steps
 from greatmeta_dist.engine.embeddings import EmbeddingTable, block_size, fresh_rows
 from greatmeta_dist.engine.world import START_PATIENCE, Group, World
+from greatmeta_dist.meta.factors import FactorMemory
 from greatmeta_dist.options import compose_config, opened
 from greatmeta_dist.run import set_up
 from greatmeta_dist.tasks.lanes import Lanes, shared_lanes
@@ -62,7 +63,8 @@ WIDTH = 32
 WORTH = 0.05
 """The share of a step's time that a plain all-reduce must save to be worth other bits."""
 ROWS_SAVED = 1_000_000
-"""Of the table whose checkpoint is measured."""
+USERS_SAVED = 1_000_000
+"""Embedding rows, and training users with their remembered factors, of a measured checkpoint."""
 
 
 @dataclass
@@ -264,10 +266,14 @@ def checkpointing(folder: Path) -> dict[str, float]:
         setup.worker.step(batch)
         return time.perf_counter() - start
 
-    rows = torch.randn(ROWS_SAVED, WIDTH)
-    table = EmbeddingTable(rows, rate=1e-3, averaging=0.99)
+    table = EmbeddingTable(torch.randn(ROWS_SAVED, WIDTH), rate=1e-3, averaging=0.99)
+    memory = FactorMemory(USERS_SAVED, setup.worker.sizes, torch.device("cpu"), first=0)
+    remembered = {"factors": memory.mean.normal_(), "visits": memory.visits}
     writer = Writer(folder / "checkpoints", World(), keep=1)
-    blocks = {"rows": Block(table.state(), 0, ROWS_SAVED)}
+    blocks = {
+        "rows": Block(table.state(), 0, ROWS_SAVED),
+        "users": Block(remembered, 0, USERS_SAVED),
+    }
     writer.save(0, {}, blocks, {})
     writer.wait()
     alone = [step() for _ in range(25)][5:]
@@ -280,7 +286,12 @@ def checkpointing(folder: Path) -> dict[str, float]:
     written = time.perf_counter() - start
     alone += [step() for _ in range(20)]
     return {
-        "mib": sum(t.numel() * t.element_size() for t in table.state().values()) / 2**20,
+        "mib": sum(
+            tensor.numel() * tensor.element_size()
+            for block in blocks.values()
+            for tensor in block.tensors.values()
+        )
+        / 2**20,
         "training_waits_s": waited,
         "written_after_s": written,
         "steps_meanwhile": len(meanwhile),
@@ -366,7 +377,8 @@ def show(found: dict[str, Any], console: Console) -> None:
         )
     saved = found["checkpoint"]
     console.print(
-        f"checkpoint of {ROWS_SAVED:,} rows of {WIDTH}, {saved['mib']:.0f} MiB: training waits "
+        f"checkpoint of {ROWS_SAVED:,} rows of {WIDTH} and the factors of {USERS_SAVED:,} users, "
+        f"{saved['mib']:.0f} MiB: training waits "
         f"{saved['training_waits_s']:.2f} s; written after {saved['written_after_s']:.1f} s, "
         f"{saved['steps_meanwhile']} steps meanwhile, {saved['step_slower']:.2f} times as long",
         soft_wrap=True,

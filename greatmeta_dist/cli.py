@@ -103,9 +103,9 @@ def _prepare(overrides: list[str]) -> None:
         display.say(f"{store} is already prepared from the same files in the same way")
     display.say(
         f"{report.read} rows read, {report.rejected} rejected, "
-        f"{report.unrated + report.out_of_bounds + report.not_in_split} left out "
+        f"{report.unrated + report.out_of_bounds + report.not_in_split + report.unused} left out "
         f"({report.out_of_bounds} of users out of bounds, {report.not_in_split} not in the split, "
-        f"{report.unrated} unrated)"
+        f"{report.unused} more than tasks take, {report.unrated} unrated)"
     )
     for reason, count in report.reasons.items():
         display.say(f"  {count} × {reason} (see {Path(store or '') / REJECTS})")

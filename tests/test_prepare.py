@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,6 +96,63 @@ def test_bounds_on_interactions_and_support(tmp_path):
     assert sorted(tasks) == sorted(counts["u"])
     assert all(len(t["support"]) <= 6 and len(t["query"]) == 5 for t in tasks.values())
     assert report.out_of_bounds == report.read - counts["len"].sum()
+
+
+def test_every_row_read_is_in_a_task_or_accounted_for(tmp_path):
+    path = write_log(tmp_path)
+    with path.open("a") as log:
+        log.write("u1,i1,five,0\nlone,i1,5,0\n")
+    config = csv_config(path, cold_item_fraction=0.3, query_items=2, max_support_items=9)
+    report = prepare(config, tmp_path / "store")
+    store = Store(tmp_path / "store")
+    used = {
+        (user, item)
+        for part in store.manifest.parts
+        for user, task in tasks_of(store, part).items()
+        for rows in task.values()
+        for item, _ in rows
+    }
+    assert report.rejected == 1
+    assert min(report.out_of_bounds, report.unused) > 0
+    left_out = report.rejected + report.out_of_bounds + report.unused
+    assert report.read == left_out + len(used)
+
+
+def test_generated_logs_are_cut_into_buckets_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(clean, "BUCKET_BYTES", 20_000)
+    prepare(DataConfig(users=300), tmp_path / "many")
+    monkeypatch.undo()
+    prepare(DataConfig(users=300), tmp_path / "one")
+    many, one = Store(tmp_path / "many"), Store(tmp_path / "one")
+    assert many.manifest.shards["valid"] > one.manifest.shards["valid"] == 1
+    for part in one.manifest.parts:
+        assert normalised(tasks_of(one, part)) == normalised(tasks_of(many, part))
+
+
+def test_a_log_of_bad_rows_alone_is_refused_after_one_pass(tmp_path, monkeypatch):
+    path = write_log(tmp_path)
+    path.write_text(re.sub(r",i1\d*,", ",,", path.read_text()))
+    monkeypatch.setattr(clean.CheckedLog, "bucket", lambda *_: pytest.fail("read again"))
+    with pytest.raises(
+        InputError, match=r"rows were rejected.*the first: log.csv, line \d+: no item"
+    ):
+        prepare(csv_config(path), tmp_path / "store")
+    rejects = pl.read_parquet(tmp_path / "store" / clean.REJECTS)
+    assert len(rejects) == pl.read_csv(path)["i"].null_count()
+    assert set(rejects["reason"]) == {"no item"}
+
+
+def test_a_changed_row_amid_a_large_log_is_noticed(tmp_path):
+    path = write_log(tmp_path)
+    header, rows = path.read_text().split("\n", 1)
+    ballast = "".join(f"v{k},i1,3,{k:09}\n" for k in range(120_000))
+    path.write_text(f"{header}\n{ballast}{rows}")
+    prepare(csv_config(path), tmp_path / "store")
+    assert not prepare(csv_config(path), tmp_path / "store").is_new
+    text = path.read_text()
+    path.write_text(text.replace("v60000,i1,3,", "v60000,i1,4,"))
+    with pytest.raises(InputError, match="the source files"):
+        prepare(csv_config(path), tmp_path / "store")
 
 
 def test_number_of_buckets_does_not_change_who_is_where(tmp_path, monkeypatch):
@@ -373,7 +431,9 @@ def test_missing_values_are_nobody_and_no_number(tmp_path):
         [f.name for f in store.fields("item", CHOICE)].index("price")
     ]
     assert len(set(row.values[:7])) == 1
-    assert row.values[0] not in row.values[7:]
+    is_known = row.offsets[[7, 50]]
+    assert row.values[0] not in row.values[slice(*is_known)]
+    assert row.values[-1] == row.values[0]  # infinite: not a number, so not known
 
 
 def test_one_name_for_features_of_both_sides_is_refused(tmp_path):

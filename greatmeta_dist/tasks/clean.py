@@ -35,6 +35,8 @@ class Rejects:
     """Every row that was refused, with where it stood and why."""
 
     frames: list[pl.DataFrame] = field(default_factory=list)
+    on_disk: Path | None = None
+    """Those of the log, until it is known that they are few."""
 
     def add(self, bad: pl.DataFrame, column: str) -> None:
         """Refuse rows with ``file``, ``line``, ``reason``, ``text`` and the column at fault."""
@@ -49,7 +51,39 @@ class Rejects:
         return pl.concat([SCHEMA.to_frame(), *self.frames]).sort("file", "line")
 
     def write(self, store: Path) -> None:
-        self.table().write_parquet(store / REJECTS)
+        if self.on_disk is None:
+            self.table().write_parquet(store / REJECTS)
+            return
+        known = [frame.lazy() for frame in self.frames]
+        every = pl.concat([pl.scan_parquet(self.on_disk, glob=False), *known])
+        every.sink_parquet(store / REJECTS)
+
+    def require_few(self, num_read: int, config: DataConfig, store: Path) -> None:
+        """Raise ``InputError`` where they are too many of the rows read; they are written first."""
+        number = sum(map(len, self.frames))
+        first = min((f.row(0, named=True) for f in self.frames if len(f)), key=_place, default={})
+        if self.on_disk is not None:
+            log = pl.scan_parquet(self.on_disk, glob=False)
+            number += log.select(pl.len()).collect().item()
+            first = next(log.head(1).collect().iter_rows(named=True), first)
+        if number > config.max_rejected_fraction * num_read:
+            self.write(store)
+            raise InputError(
+                f"{number} rows were rejected, more than {config.max_rejected_fraction:g} of "
+                f"{num_read}; the first: {first['file']}, line {first['line']}: "
+                f"{first['reason']}; see {store / REJECTS}, mend the files or raise "
+                "data.max_rejected_fraction"
+            )
+
+    def take_in(self) -> None:
+        """What is on disk, once it is known to be few."""
+        if self.on_disk is not None:
+            self.frames.append(pl.read_parquet(self.on_disk, glob=False))
+            self.on_disk = None
+
+
+def _place(row: dict[str, Any]) -> tuple[str, int]:
+    return row["file"], row["line"]
 
 
 def read_entities(table: Table, side: str, rejects: Rejects) -> pl.DataFrame:
@@ -72,6 +106,7 @@ def read_entities(table: Table, side: str, rejects: Rejects) -> pl.DataFrame:
             is_wrong = pl.col(name).is_not_null() & ~number.is_finite().fill_null(False)
             bad = good.filter(is_wrong).with_columns(reason=pl.lit(f"{name} is not a number"))
             rejects.add(bad, name)
+            good = good.with_columns(pl.when(is_wrong).then(None).otherwise(name).alias(name))
     if not len(good):
         first = frame.row(0, named=True) if len(frame) else {"file": "", "reason": "it is empty"}
         raise InputError(
@@ -141,9 +176,12 @@ LOG_SCHEMA = pl.Schema(
 def check_log(
     source: Source, items: pl.DataFrame, config: DataConfig, rejects: Rejects, folder: Path
 ) -> CheckedLog:
-    """Check every row of the log in one streaming pass and sink the good ones into ``folder``."""
+    """Check every row of the log in one streaming pass and sink the good ones into ``folder``.
+
+    The bad ones are left on disk, next to it: ``rejects.take_in`` when they are few.
+    """
     log = _typed(source, items, config)
-    num_bytes = sum(f.stat().st_size for f in source.files if f.exists())
+    num_bytes = sum(f.stat().st_size for f in (*source.files, *source.made) if f.exists())
     num_buckets = 1
     while num_buckets < MAX_BUCKETS and num_buckets * BUCKET_BYTES < num_bytes:
         num_buckets *= 2
@@ -156,10 +194,12 @@ def check_log(
             pl.PartitionBy(folder, key="bucket", include_key=False), mkdir=True, lazy=True
         )
     )
-    bad = log.filter(~is_good).select(SCHEMA.names())
+    rejects.on_disk = folder.with_name("rejected.parquet")
+    bad = log.filter(~is_good).select(pl.col(k).cast(v) for k, v in SCHEMA.items())
     counts = log.select(read=pl.len(), unrated=(is_good & pl.col("is_unrated")).sum())
-    _, rejected, counted = pl.collect_all([good, bad, counts], engine="streaming")
-    rejects.frames.append(rejected.cast(SCHEMA))
+    *_, counted = pl.collect_all(
+        [good, bad.sink_parquet(rejects.on_disk, lazy=True), counts], engine="streaming"
+    )
     num_read = int(counted["read"][0])
     require(num_read > 0, "the log holds no interaction below its header")
     return CheckedLog(folder, num_buckets, num_read, int(counted["unrated"][0]))

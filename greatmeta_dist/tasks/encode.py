@@ -184,7 +184,8 @@ def encode_tasks(
     tokens = rows["user"].unique(maintain_order=True)
     order = np.argsort(uniform_hash(tokens, seed, "order"), kind="stable")
     position = pl.DataFrame({"user": tokens[order], "position": np.arange(len(tokens))})
-    rows = rows.join(position, on="user").sort("position", maintain_order=True)
+    rows = rows.join(position, on="user", maintain_order="left")
+    rows = rows.sort("position", maintain_order=True)
     columns: dict[str, pa.Array] = {"user": pa.array(position["user"].to_list(), pa.string())}
     for role in ("support", "query"):
         chosen = rows.filter(pl.col("role") == role)

@@ -78,7 +78,6 @@ SPLIT_SCHEMA = pl.Schema(
         "rating": pl.Float64,
     }
 )
-FINGERPRINT_BYTES = 1 << 20
 LOCK = ".lock"
 
 Progress = Callable[[str, float], None]
@@ -97,6 +96,9 @@ class Report:
     """Interactions of users with too few or too many of them, or no more than a query takes."""
     not_in_split: int = 0
     """Interactions that the given split does not name."""
+    unused: int = 0
+    """Interactions of users with tasks that none of these takes: more than a support may hold, or
+    than a query of held-out items."""
     tasks: dict[str, int] = field(default_factory=dict)
     interactions: dict[str, int] = field(default_factory=dict)
     rare_values: dict[str, int] = field(default_factory=dict)
@@ -168,6 +170,8 @@ class _Preparation:
         self.users = None if table is None else read_entities(table, "user", self.rejects)
         log = check_log(self.source, self.items, self.config, self.rejects, self.work / "log")
         self.report.read, self.report.unrated = log.num_read, log.num_unrated
+        self.rejects.require_few(log.num_read, self.config, self.store)
+        self.rejects.take_in()
 
         self.is_cold = self._cold_items()
         self.statistics = TrainingStatistics.empty(len(self.items))
@@ -258,8 +262,11 @@ class _Preparation:
     def _split(self, log: pl.DataFrame) -> pl.DataFrame:
         """A bucket's interactions by part and role."""
         if self.given is None:
-            frame, left_out = split_by_recipe(log, self.items["id"], self.is_cold, self.config)
+            frame, left_out, unused = split_by_recipe(
+                log, self.items["id"], self.is_cold, self.config
+            )
             self.report.out_of_bounds += left_out
+            self.report.unused += unused
             return frame.cast(SPLIT_SCHEMA)
         named = self.given.join(
             self.items.select("id", index="item"), left_on="item", right_on="id", how="inner"
@@ -288,15 +295,7 @@ class _Preparation:
         self.report.rejected = len(rejected)
         reasons = rejected.group_by("reason").len().sort("len", descending=True)
         self.report.reasons = dict(reasons.head(20).iter_rows())
-        share = self.config.max_rejected_fraction
-        if len(rejected) > share * self.report.read:
-            row = rejected.row(0, named=True)
-            raise InputError(
-                f"{len(rejected)} rows were rejected, more than {share:g} of "
-                f"{self.report.read}; the first: {row['file']}, line {row['line']}: "
-                f"{row['reason']}; see {self.store / REJECTS}, mend the files or raise "
-                "data.max_rejected_fraction"
-            )
+        self.rejects.require_few(self.report.read, self.config, self.store)
 
     # --- vocabularies and groups ----------------------------------------------------------
 
@@ -483,13 +482,7 @@ def _count(
 
 
 def _fingerprint(source: Source, config: DataConfig) -> str:
-    """Of every source file: its name, size, first and last MiB."""
-    digest = hashlib.sha256()
-    for path in [*source.files, *([Path(config.split)] if config.split else [])]:
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size} ".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(FINGERPRINT_BYTES))
-            file.seek(max(0, size - FINGERPRINT_BYTES))
-            digest.update(file.read(FINGERPRINT_BYTES))
-    return digest.hexdigest()
+    """Of every source file: its name and what it holds."""
+    files = [*source.files, *([Path(config.split)] if config.split else [])]
+    named = [f"{path.name} {checksum(path)}" for path in files]
+    return hashlib.sha256("\n".join(named).encode()).hexdigest()

@@ -71,6 +71,8 @@ class Source:
     items: Table | None
     files: tuple[Path, ...]
     """What the fingerprint is taken of."""
+    made: tuple[Path, ...] = ()
+    """What was generated, in place of files."""
     group: str | None = None
     """A user column that holds the true preference group, never a feature."""
     notes: dict[str, float] = field(default_factory=dict)
@@ -399,6 +401,7 @@ def _synthetic(config: DataConfig, work: Path) -> Source:
         Table(scan("users"), {"age": "token", "region": "token"}),
         Table(scan("items", ("category",)), {"category": "token_list", "maker": "token"}),
         (),
+        made=(made.folder / "interactions.parquet",),
         group="group",
         notes={"noise_floor_rmse": made.noise_floor_rmse},
     )

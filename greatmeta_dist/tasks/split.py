@@ -43,13 +43,13 @@ def held_out_items(tokens: pl.Series, config: DataConfig) -> NDArray[np.bool_]:
 
 def split_by_recipe(
     log: pl.DataFrame, items: pl.Series, is_cold_item: NDArray[np.bool_], config: DataConfig
-) -> tuple[pl.DataFrame, int]:
+) -> tuple[pl.DataFrame, int, int]:
     """Deal a log's users to parts and their interactions to roles.
 
     Takes ``user``, ``item`` (index into the tokens ``items``), ``rating``, ``timestamp``, ``line``,
     the whole history of each user; returns ``part``, ``user``, ``role``, ``item``, ``rating`` in
-    the order of the log, and the number of interactions of users left out: those with too few or
-    too many, or with no more than their query takes.
+    the order of the log; the number of interactions of users left out, those with too few or too
+    many, or with no more than their query takes; and of others' interactions that no task took.
     """
     log = log.with_columns(is_cold=pl.Series(is_cold_item)[log["item"]])
     counts = log.group_by("user", maintain_order=True).len("count")
@@ -70,7 +70,9 @@ def split_by_recipe(
     )
     kept = log.join(users, on="user", how="inner", maintain_order="left")
     ranked = _rank(kept, items, config)
-    return pl.concat(_deal(ranked, config)), len(log) - len(ranked)
+    dealt = pl.concat(_deal(ranked, config))
+    num_used = dealt.select(pl.struct("user", "item").n_unique()).item()
+    return dealt, len(log) - len(ranked), len(ranked) - num_used
 
 
 def _rank(kept: pl.DataFrame, items: pl.Series, config: DataConfig) -> pl.DataFrame:

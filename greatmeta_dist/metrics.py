@@ -84,9 +84,9 @@ def ranking(
     are what should be found. Ties count as half above. nan for a user with nothing to find.
     """
     score = np.where(is_known, -np.inf, score)
-    own = score[user, item][:, None]
-    rows = score[user]
-    rank = (rows > own).sum(1) + ((rows == own).sum(1) - 1) / 2
+    rank = np.empty(len(user))
+    for k, (row, own) in enumerate(zip(user, score[user, item], strict=True)):
+        rank[k] = (score[row] > own).sum() + ((score[row] == own).sum() - 1) / 2
     num_users = len(score)
     clicks = np.bincount(user, minlength=num_users)
     found: dict[str, NDArray[np.float64]] = {}

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as parse
 from safetensors.torch import save_file
@@ -272,7 +271,9 @@ def _read(
 def _read_table(
     path: Path, table: str, files: Collection[str], entries: range
 ) -> dict[str, Tensor]:
-    pieces: dict[str, list[Tensor]] = {}
+    """Entries of a table, in place: no more is held than these and a piece of them."""
+    found: dict[str, Tensor] = {}
+    filled: dict[str, int] = {}
     for name in sorted(name for name in files if name.startswith(f"{table}-")):
         start = int(name.removeprefix(f"{table}-").removesuffix(".safetensors"))
         with safe_open(path / name, "pt") as opened:
@@ -280,11 +281,17 @@ def _read_table(
                 piece = opened.get_slice(key)
                 ends = entries.start - start, entries.stop - start
                 a, b = (min(max(end, 0), piece.get_shape()[0]) for end in ends)
-                pieces.setdefault(key, []).append(piece[a:b])
-    joined = {key: torch.cat(parts) for key, parts in pieces.items()}
-    if any(len(tensor) != len(entries) for tensor in joined.values()):
+                part = piece[a:b]
+                if key not in found:
+                    is_all = len(part) == len(entries)
+                    shape = (len(entries), *part.shape[1:])
+                    found[key], filled[key] = part if is_all else part.new_empty(shape), 0
+                before, filled[key] = filled[key], filled[key] + len(part)
+                if found[key] is not part:
+                    found[key][before : filled[key]] = part
+    if any(number != len(entries) for number in filled.values()):
         raise ValueError(f"entries of {table} are missing")
-    return joined
+    return found
 
 
 def load_latest(

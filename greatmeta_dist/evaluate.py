@@ -50,13 +50,15 @@ def score_part(
     choice: FieldChoice,
     part: str,
     *,
+    most: int | None = None,
     baselines: Predictor | None = None,
     given: Callable[[TaskTable], TaskTable] = lambda tasks: tasks,
     progress: Progress = lambda part, done, users: None,
 ) -> Scored | None:
     """Predict every query row of a part, users in batches; ``given`` may cut what is known.
 
-    All workers call it together and share the batches; rank 0 has the result, others None.
+    Of a part of more than ``most`` users about so many are taken. All workers call it together and
+    share the batches; rank 0 has the result, others None.
     """
     lowest = store.manifest.ratings.lowest
     world, done = worker.world, 0
@@ -66,6 +68,7 @@ def score_part(
         part,
         choice,
         users_per_batch=USERS_PER_BATCH,
+        most=most,
         rank=world.rank,
         size=world.size,
     ):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
@@ -42,7 +43,7 @@ CLUSTER_KEEPS = ("precision", "reduction")
 UNFINISHED = (".lock", "config.yaml.partial")
 """What a start leaves that ends before there is a config."""
 FOR_PREDICTIONS: checkpoint.Wanted = {"rows": None}
-"""What of a checkpoint's tables predictions need."""
+"""Predictions take embedding rows, and nothing that is remembered of users."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,23 @@ class Setup:
 
 
 def set_up(config: Config, store: Store, world: World | None = None) -> Setup:
-    """A fresh worker for a store, on its GPU where there is one."""
+    """A fresh worker for a store, on its GPU where there is one; in a ``world``, or by itself.
+
+    Raises ``InputError`` where the model has nothing to tell items by.
+    """
     if config.cluster.threads is not None:
         torch.set_num_threads(config.cluster.threads)
-    elif config.cluster.workers is not None:
+    elif world is not None and config.cluster.workers is not None:
         torch.set_num_threads(1)
     torch.backends.cuda.matmul.allow_tf32 = config.cluster.precision != "float32"
     _keep_freed_memory()
     model = config.model
     choice = FieldChoice(model.has_item_id, model.is_list_mean)
+    require(
+        bool(store.fields("item", choice)),
+        f"model.has_item_id=false, and {store.folder} has no item features: nothing tells items "
+        "apart; take model.has_item_id=true, or prepare with item features",
+    )
     maker = BatchMaker(
         store.item_features(choice),
         has_support_gradient=model.has_encoder and model.context == "support",
@@ -117,8 +126,12 @@ def _row_start(store: Store, choice: FieldChoice) -> RowStart:
 
 
 def device_here() -> torch.device:
-    """This worker's GPU, the one that its place on the machine names, or the CPU."""
-    if not torch.cuda.is_available():
+    """This worker's GPU, the one that its place on the machine names, or the CPU.
+
+    The CPU, too, where a group of workers is up that speaks by way of it.
+    """
+    is_on_host = dist.is_initialized() and dist.get_backend() == "gloo"
+    if is_on_host or not torch.cuda.is_available():
         return torch.device("cpu")
     number = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
     torch.cuda.set_device(number)
@@ -189,7 +202,6 @@ def begun(config: Config, run: Path) -> Iterator[Config]:
     """
     require(config.store is not None, "store=DIR is not set; name the folder that prepare made")
     store = Store(Path(config.store or ""))
-    store.check()
     config = replace(config, train=replace(config.train, lanes=_lanes(config, run, store)))
     _require_own(run, config, store)
     dealt(store, config.train.lanes, config.train.users_per_step, config.cluster.most_workers)

@@ -40,6 +40,8 @@ from greatmeta_dist.tracking import (
     peak_memory_mib,
 )
 
+MAX_VALID_USERS = 4096
+"""Of more validation users about so many decide which checkpoint is best."""
 MAX_WATCHED_USERS = 512
 """Scenarios with more users are not scored while training."""
 MAX_NAMED_USERS = 10
@@ -83,23 +85,30 @@ class _Training:
         world: World,
         is_stopped: Callable[[], bool],
     ):
-        self.setup = set_up(config, Store(Path(config.store or "")), world)
+        store = Store(Path(config.store or ""))
+        store.check(world.rank, world.size)
+        self.setup = set_up(config, store, world)
         self.run_folder, self.display = run, display
         self.world, self.is_stopped = world, is_stopped
         self.config = config.train
         self.checkpoints = run / "checkpoints"
-        self.lanes = self._lanes_of(world.rank, world.size)
+        self.lanes = Lanes.of(
+            store,
+            self.setup.maker,
+            self.setup.choice,
+            self.config,
+            rank=world.rank,
+            size=world.size,
+        )
         self.setup.worker.host(self.lanes.places, self.lanes.num_users)
         self.best: dict[str, Any] | None = None
         self.valid: dict[str, float] = {}
         self.counts: list[torch.Tensor] = []
-        """[users] of each step since the last record, who counted."""
+        """[users] of each step since the last record, who counted; on rank 0."""
+        self.met: list[list[str]] = []
+        """The users of each of these steps that are hosted here."""
         self.left_out: set[str] = set()
         """Users named because they did not count."""
-
-    def _lanes_of(self, rank: int, size: int) -> Lanes:
-        setup = self.setup
-        return Lanes.of(setup.store, setup.maker, setup.choice, self.config, rank=rank, size=size)
 
     def run(self) -> dict[str, Any]:
         self.writer = checkpoint.Writer(
@@ -180,6 +189,7 @@ class _Training:
             )
             if report is not None:
                 self.counts.append(report.counts)
+            self.met.append(tasks.user)
             self.writer.check()
             if step % self.config.log_every == 0 or step == steps:
                 self._log(step, report, tasks, (step - since, clock), tracker, bar)
@@ -211,11 +221,11 @@ class _Training:
         """Records of a step; ``since`` are the steps since the last and when that was."""
         own = tasks.group, tasks.num_support, self.world.traffic.take()
         everyone = self.world.gather_objects(own)
-        if report is None or everyone is None:
-            return
         num_steps, clock = since
         seconds = time.monotonic() - clock
-        self._require_few_left_out(step, num_steps)
+        self._require_few_left_out(step)
+        if report is None or everyone is None:
+            return
         *parts, traffics = zip(*everyone, strict=True)
         group, num_support = (np.concatenate(part) for part in parts)
         traffic = Traffic.of_all(traffics)
@@ -238,17 +248,27 @@ class _Training:
         shown = f"loss {loss:.4f}" if is_click else f"rmse {(loss * scale) ** 0.5:.4f}"
         bar.update(step, f"{shown}{valid}  {rate:.0f} users/s")
 
-    def _require_few_left_out(self, step: int, num_steps: int) -> None:
-        """Name the users who counted nothing since the last record; stop if they are too many."""
-        counts, self.counts = torch.stack(self.counts).cpu(), []
-        share = float((~counts).double().mean())
-        if share == 0:
+    def _require_few_left_out(self, step: int) -> None:
+        """Name the users who counted nothing since the last record; stop if they are too many.
+
+        All workers call it: each knows the names of its own.
+        """
+        is_out, met = None, self.met
+        if self.world.is_first:
+            is_out = (~torch.stack(self.counts)).cpu()
+        self.counts, self.met = [], []
+        if not self.world.share(is_out is not None and bool(is_out.any())):
             return
+        everyone = self.world.gather_objects(met)
+        if everyone is None or is_out is None:
+            return
+        share = float(is_out.double().mean())
         limit = self.config.max_poisoned_fraction
-        places = (~counts).nonzero().tolist()
+        places = is_out.nonzero().tolist()
         if share > limit:
             places = places[:MAX_NAMED_USERS]
-        new = sorted(self._users_at(step - num_steps, places) - self.left_out)
+        names = [list(itertools.chain(*of_step)) for of_step in zip(*everyone, strict=True)]
+        new = sorted({names[number][at] for number, at in places} - self.left_out)
         self.left_out.update(new[:MAX_NAMED_USERS])  # others when they are met again
         if new:
             more = f" and {len(new) - MAX_NAMED_USERS} more" if len(new) > MAX_NAMED_USERS else ""
@@ -264,14 +284,6 @@ class _Training:
                 f"train.rate (now {self.config.rate:g}), or mend these users"
             )
 
-    def _users_at(self, start: int, places: list[list[int]]) -> set[str]:
-        """Who stands at (step after ``start``, place in its global batch)."""
-        everyone, found = self._lanes_of(0, 1), set()
-        for number, group in itertools.groupby(places, lambda place: place[0]):
-            user = everyone.step(start + number).user
-            found |= {user[at] for _, at in group}
-        return found
-
     def _validate(self, step: int, tracker: Tracker) -> None:
         """Score the validation users, and watch every scenario that is not too large.
 
@@ -283,7 +295,14 @@ class _Training:
             num_users = manifest.parts.get(part, 0)
             if not num_users or (part != "valid" and num_users > MAX_WATCHED_USERS):
                 continue
-            scored = score_part(setup.worker, setup.store, setup.maker, setup.choice, part)
+            scored = score_part(
+                setup.worker,
+                setup.store,
+                setup.maker,
+                setup.choice,
+                part,
+                most=MAX_VALID_USERS,
+            )
             if scored is None:
                 continue
             found = scored.models["adapted"].summary()

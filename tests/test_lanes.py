@@ -143,6 +143,22 @@ def test_reading_a_part_gives_every_task_once(store):
     assert sorted(users) == sorted(store.part("user_cold", CHOICE).user)
 
 
+def test_of_a_large_part_some_of_every_shard_are_read(store):
+    some = list(read_part(store, "train", CHOICE, users_per_batch=3, most=16))
+    users = [u for p in some for u in p.user]
+    num_shards = store.manifest.shards["train"]
+    shards = [store.tasks_of(store.shard("train", s), CHOICE).user for s in range(num_shards)]
+    assert 16 <= len(set(users)) == len(users) <= 16 + num_shards
+    assert all(set(users) & set(of_shard) for of_shard in shards)
+    by_two = [
+        u
+        for rank in range(2)
+        for p in read_part(store, "train", CHOICE, users_per_batch=3, most=16, rank=rank, size=2)
+        for u in (p.user if p else [])
+    ]
+    assert sorted(by_two) == sorted(users)
+
+
 def test_impossible_batches_say_what_to_change(store):
     with pytest.raises(InputError, match=r"change train.lanes or train.users_per_step"):
         make_lanes(store, num_lanes=4, users_per_step=10)

@@ -26,10 +26,12 @@ from greatmeta_dist.config import (
 )
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
+from greatmeta_dist.engine.world import World
 from greatmeta_dist.evaluate import evaluate
-from greatmeta_dist.run import load_run
+from greatmeta_dist.run import device_here, load_run, set_up
 from greatmeta_dist.tasks.lanes import Lanes
 from greatmeta_dist.tasks.prepare import prepare
+from greatmeta_dist.tasks.store import Store
 from greatmeta_dist.train import train
 
 
@@ -150,8 +152,8 @@ def test_divergence_is_said_without_building_every_step_again(tmp_path, store, m
 def test_a_validation_that_is_not_finite_is_never_the_best(tmp_path, store, monkeypatch):
     score, calls = training.score_part, []
 
-    def scored(worker, store, maker, choice, part):
-        found = score(worker, store, maker, choice, part)
+    def scored(worker, store, maker, choice, part, **options):
+        found = score(worker, store, maker, choice, part, **options)
         calls.append(part)
         if part == "valid" and calls.count("valid") == 1:
             found.models["adapted"].squared[:] = torch.nan
@@ -161,6 +163,51 @@ def test_a_validation_that_is_not_finite_is_never_the_best(tmp_path, store, monk
     metrics = train(small(store), tmp_path / "run", Display())
     assert metrics["best"]["step"] > 5
     assert metrics["best"]["rmse"] < 2
+
+
+def test_many_validation_users_are_not_all_scored_while_training(tmp_path, store, monkeypatch):
+    score, scored = training.score_part, {}
+
+    def counted(worker, store, maker, choice, part, **options):
+        found = score(worker, store, maker, choice, part, **options)
+        scored[part] = len(found.group)
+        return found
+
+    monkeypatch.setattr(training, "score_part", counted)
+    monkeypatch.setattr(training, "MAX_VALID_USERS", 3)
+    train(small(store), tmp_path / "run", Display())
+    assert Store(store).manifest.parts["valid"] > 6
+    assert scored["valid"] == 3
+
+
+def test_evaluation_has_all_threads_whatever_the_training_had(tmp_path, store):
+    train(small(store), tmp_path / "run", Display())
+    setup, _ = load_run(tmp_path / "run", None, Display())
+    of_many = replace(setup.config, cluster=ClusterConfig(workers=2))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        set_up(of_many, setup.store)
+        assert torch.get_num_threads() == 3
+        set_up(of_many, setup.store, World())
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_workers_that_speak_through_the_host_compute_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "gloo")
+    assert device_here().type == "cpu"
+
+
+def test_a_model_with_nothing_to_tell_items_by_is_refused(tmp_path):
+    prepare(csv_config(write_log(tmp_path, num_users=120)), tmp_path / "plain")
+    model = ModelConfig(embedding_dim=4, hidden=[8], has_item_id=False)
+    config = replace(small(tmp_path / "plain"), model=model)
+    with pytest.raises(InputError, match="nothing tells items apart"):
+        train(config, tmp_path / "run", Display())
 
 
 def test_steps_in_which_nobody_counts_are_recorded(tmp_path, store):

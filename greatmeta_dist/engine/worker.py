@@ -151,7 +151,7 @@ class Worker:
             self.coordinator,
             self.world,
             plan=planned[1] if planned else None,
-            following=following.rows.to(self.device) if following else None,
+            following=following.rows.to(self.device, non_blocking=True) if following else None,
             is_stopping=is_stopping,
         )
         self._step(here.parts, self.layers, exchange=exchange)

@@ -4,6 +4,7 @@ Lane k of K holds store shards k, k + K, …; a step takes the same number of us
 so the global batch never depends on how many workers there are (DESIGN.md section 4).
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -442,16 +443,21 @@ def read_part(
     choice: FieldChoice,
     *,
     users_per_batch: int,
+    most: int | None = None,
     rank: int = 0,
     size: int = 1,
 ) -> Iterator[Part | None]:
     """A part's tasks in batches of users of similar support size.
 
-    With ``size`` readers, each gets every so manyth; all get as many, the last perhaps None.
+    Of a part of more than ``most`` users about so many: the same share of every shard, whose users
+    stand in no order that matters. With ``size`` readers, each gets every so manyth batch; all get
+    as many, the last perhaps None.
     """
     number = 0
+    share = 1.0 if most is None else min(1.0, most / max(1, store.manifest.parts.get(part, 0)))
     for shard_number in range(store.manifest.shards.get(part, 0)):
         shard = store.shard(part, shard_number)
+        shard = shard.slice(0, math.ceil(share * shard.num_rows))
         lengths = np.diff(shard.column("support_item").offsets.to_numpy())
         order = np.argsort(lengths, kind="stable")
         for start in range(0, len(order), users_per_batch):

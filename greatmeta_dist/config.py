@@ -320,8 +320,8 @@ class TrainConfig:
     """B, users of a global batch."""
     lanes: int | None = None
     """K, slices of the users that make every batch: a power of two. Any number of workers that
-    divides K gives the same result. None decides from the store; with ``cluster.workers``, 8 or, if
-    more, the workers."""
+    divides K gives the same result. None decides from the store: one for every 4,096 training users;
+    with ``cluster.workers`` at least 8, or, if more, the workers."""
     rate: float = 2e-3
     """β, learning rate of θ."""
     is_resplit: bool = True

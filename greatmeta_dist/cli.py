@@ -41,6 +41,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except BrokenPipeError:
         return 1
+    except PermissionError as error:
+        print(
+            f"greatmeta: {error.filename}: permission denied; choose another folder, or change who "
+            "may read and write it",
+            file=sys.stderr,
+        )
+        return 2
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"greatmeta: {where}{error.strerror or error}", file=sys.stderr)
@@ -102,7 +109,7 @@ def _prepare(overrides: list[str]) -> None:
     if not report.is_new:
         display.say(f"{store} is already prepared from the same files in the same way")
     display.say(
-        f"{report.read} rows read, {report.rejected} rejected, "
+        f"{config.data.source}: {report.read} rows read, {report.rejected} rejected, "
         f"{report.unrated + report.out_of_bounds + report.not_in_split + report.unused} left out "
         f"({report.out_of_bounds} of users out of bounds, {report.not_in_split} not in the split, "
         f"{report.unused} more than tasks take, {report.unrated} unrated)"

@@ -179,6 +179,11 @@ class DataConfig:
             len(self.separator) == 1 and self.separator not in '"\r\n',
             f"data.separator is {self.separator!r}; expected one character, or \\t for a tab",
         )
+        require(
+            self.source != "synthetic" or self.path is None,
+            f"data.path={self.path} is set, and data=synthetic reads no files; take the preset of "
+            "that log, such as data=csv",
+        )
         is_mapped = self.source in ("csv", "parquet")
         for name in ("users_path", "items_path", "user_features", "item_features"):
             require(
@@ -320,8 +325,8 @@ class TrainConfig:
     """B, users of a global batch."""
     lanes: int | None = None
     """K, slices of the users that make every batch: a power of two. Any number of workers that
-    divides K gives the same result. None decides from the store: one for every 4,096 training users;
-    with ``cluster.workers`` at least 8, or, if more, the workers."""
+    divides K gives the same result. None decides from the store, one for every 4,096 training
+    users; with ``cluster.workers`` at least 8, or, if more, the workers."""
     rate: float = 2e-3
     """β, learning rate of θ."""
     is_resplit: bool = True

@@ -28,7 +28,8 @@ CONFIGS = "greatmeta_dist.configs"
 EXAMPLES = {
     "prepare": """
         greatmeta prepare data=synthetic data.users=5000 store=stores/synthetic
-        greatmeta prepare data=recbole data.path=ml-100k data.split=split.tsv store=stores/ml-100k
+        greatmeta prepare data=recbole data.path=ml-100k store=stores/ml-100k \\
+            data.split=ml-100k/split.tsv
         greatmeta prepare data=movielens_1m data.path=ml-1m store=stores/ml-1m
         greatmeta prepare data=csv data.path=log.csv store=stores/mine \\
             data.columns='{user: uid, item: iid, rating: stars, timestamp: at}'""",
@@ -113,8 +114,23 @@ def compose_config(overrides: list[str]) -> Config:
         raise
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ or error
-        said = list(dict.fromkeys((_first_line(error), _first_line(cause))))
-        raise InputError(" ".join(said)) from error
+        said = " ".join(dict.fromkeys((_first_line(error), _first_line(cause))))
+        raise InputError(said + _remedy(said, plain)) from error
+
+
+def _remedy(said: str, overrides: list[str]) -> str:
+    """What to do where Hydra only says what it does not like."""
+    if "not a ListConfig" in said:
+        return "; a list is written [64,64]"
+    if said.startswith("Ambiguous value"):
+        return "; a sweep over values takes -m"
+    parser = OverridesParser.create()
+    for word in overrides:
+        try:
+            parser.parse_override(word)
+        except HydraException:
+            return f" in {word}; check its brackets, quotes and commas"
+    return ""
 
 
 def _is_verbatim(override: str) -> bool:

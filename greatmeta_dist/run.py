@@ -146,11 +146,20 @@ def load_run(run: Path, store: Path | None, display: Display) -> tuple[Setup, in
         f"{run} holds no run (no config.yaml); run: greatmeta train store=DIR run={run}",
     )
     assert config is not None
+    require(
+        store is not None or config.store is not None,
+        f"{run}/config.yaml names no store; add store=DIR",
+    )
     opened = Store(store or Path(config.store or ""))
     opened.check()
     setup = set_up(config, opened)
     chosen, skipped = checkpoint.load_latest(run / "checkpoints", wanted=FOR_PREDICTIONS)
-    require(chosen is not None, f"{run} has no whole checkpoint yet; run greatmeta train run={run}")
+    require(
+        chosen is not None or not skipped,
+        f"{run} has {len(skipped)} checkpoints, and all are damaged or partial; restore "
+        f"{run}/checkpoints from a copy, or train anew with another run=DIR",
+    )
+    require(chosen is not None, f"{run} has no checkpoint yet; run greatmeta train run={run}")
     assert chosen is not None
     say_skipped(skipped, display)
     require_same_store(chosen.state, setup.store, run)
@@ -187,8 +196,9 @@ def saved_config(run: Path) -> Config | None:
     path = run / "config.yaml"
     if not path.exists():
         return None
+    text = path.read_text()
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text))
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except Exception as error:
         raise InputError(f"{path} is not a config of this version: {error}") from error

@@ -337,6 +337,8 @@ class _Training:
         found, skipped = checkpoint.load_latest(self.checkpoints, self.world, wanted=own)
         say_skipped(skipped, self.display)
         if found is None:
+            if skipped:
+                self.display.say("no whole checkpoint is left; starting from step 0")
             return 0
         require_same_store(found.state, self.setup.store, self.run_folder)
         self.setup.worker.load(found.dense, found.tables)

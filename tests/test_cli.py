@@ -191,6 +191,10 @@ def test_importing_the_command_is_quick_and_silent():
         (["evaluate", "run=x", "cluster=ray"], "cluster is no option of evaluate"),
         (["prepare", "store=x", "data=movielens_1m", "data.path=nowhere"], "is no folder here"),
         (["prepare", "store=x", "data=csv", "data.path=."], "is a folder; name the file"),
+        (["prepare", "store=x", "data.path=log.csv"], "data=synthetic reads no files"),
+        (["train", "run=x", "model.hidden=64"], "a list is written [64,64]"),
+        (["train", "run=x", "inner.steps=1", "model.hidden=[64"], "in model.hidden=[64; check"),
+        (["train", "run=x", "inner.rate=0.1,0.2"], "a sweep over values takes -m"),
     ],
 )
 def test_more_wrong_usage_is_one_line_and_code_2(capsys, tmp_path, monkeypatch, words, message):
@@ -233,14 +237,60 @@ def test_columns_named_like_our_own_do_no_harm(capsys, tmp_path):
     assert code == 0, err
 
 
-def test_prepare_leaves_a_folder_of_other_things_alone(capsys, tmp_path):
+@pytest.mark.parametrize("also", [None, ".lock", "rejects.parquet", "manifest.json"])
+def test_prepare_leaves_a_folder_of_other_things_alone(capsys, tmp_path, also):
     kept = tmp_path / "project" / "shards" / "mine.txt"
     kept.parent.mkdir(parents=True)
     kept.write_text("mine")
+    if also:
+        (tmp_path / "project" / also).write_text('{"name": "mine"}')
+    before = sorted(tmp_path.rglob("*"))
     code, _, err = run(capsys, "prepare", "data=synthetic", f"store={tmp_path}/project")
     assert code == 2
-    assert "exists and is no store" in err
+    is_other = "is not a prepared store" if also == "manifest.json" else "exists and is no store"
+    assert is_other in err
     assert kept.read_text() == "mine"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_prepare_writes_into_no_run(capsys, store, tmp_path):
+    assert run(capsys, "train", f"store={store}", f"run={tmp_path}/run", *TINY)[0] == 0
+    before = sorted(tmp_path.rglob("*"))
+    code, _, err = run(capsys, "prepare", "data=synthetic", f"store={tmp_path}/run")
+    assert code == 2
+    assert "exists and is no store" in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_preparation_that_failed_leaves_nothing_but_its_rejects(capsys, tmp_path, monkeypatch):
+    words = ["prepare", "data=csv", f"data.path={tmp_path}/nowhere.csv", f"store={tmp_path}/store"]
+    assert run(capsys, *words)[0] == 2
+    assert not (tmp_path / "store").exists()
+    made = ["prepare", "data=synthetic", "data.users=300", f"store={tmp_path}/store"]
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("greatmeta_dist.tasks.prepare.write_manifest", full)
+        assert run(capsys, *made)[0] == 1
+    assert {p.name for p in (tmp_path / "store").iterdir()} == {".lock", "rejects.parquet"}
+    for left in (".preparing", "shards"):  # of one that was killed
+        (tmp_path / "store" / left).mkdir()
+    assert run(capsys, *made)[0] == 0
+
+
+def test_where_every_checkpoint_is_damaged_it_is_said(capsys, store, tmp_path):
+    words = ["train", f"store={store}", f"run={tmp_path}/run", *TINY]
+    assert run(capsys, *words)[0] == 0
+    for manifest in (tmp_path / "run" / "checkpoints").glob("*/manifest.json"):
+        manifest.write_text("{")
+    code, _, err = run(capsys, "evaluate", f"run={tmp_path}/run")
+    assert code == 2
+    assert "all are damaged or partial" in err
+    code, out, _ = run(capsys, *words)
+    assert code == 0
+    assert "no whole checkpoint is left; starting from step 0" in out
 
 
 def test_a_refused_training_claims_nothing(capsys, store, tmp_path):

@@ -242,7 +242,8 @@ BAD_ROWS = {
     "u1,,4,3": "no item",
     "u1,i1,4,noon": "timestamp is not a number (of seconds)",
     '"u1,i1,4,3': "malformed quotes",
-    "u1,i999,4,3": "unknown item",
+    "u1,i999,4,3": "the items' file does not list the item",
+    "u1,i1,1e30,3": "rating is beyond 1e+15",
 }
 
 

@@ -1,5 +1,6 @@
 """Every source reads a small file in its own exact format, quirks included."""
 
+import gzip
 from pathlib import Path
 
 import polars as pl
@@ -32,6 +33,27 @@ def bad(frame: pl.LazyFrame) -> list[tuple]:
 
 
 LOG = ("user", "item", "rating", "timestamp")
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (gzip.compress(b"u,i,r\n1,2,3\n"), "is gzip data; end its name in .gz"),
+        ("u,i,r\n1,2,3\n".encode("utf-16"), "is UTF-16 text; convert it to UTF-8"),
+        (b"u,i,r\n1,2,\0\n", "is no text"),
+        (b"", "is empty"),
+    ],
+)
+def test_what_is_no_text_is_said_to_be_none(tmp_path, content, message):
+    columns = ColumnsConfig("u", "i", "r", None)
+    with pytest.raises(InputError, match=message):
+        open_files(tmp_path, "csv", {"x.csv": content}, path="{folder}/x.csv", columns=columns)
+
+
+def test_a_folder_in_place_of_a_file_shows_what_it_holds(tmp_path):
+    columns = ColumnsConfig("u", "i", "r", None)
+    with pytest.raises(InputError, match=r"is a folder; name the file; the folder holds x.csv"):
+        open_files(tmp_path, "csv", {"x.csv": b"u,i,r\n1,2,3\n"}, columns=columns)
 
 
 def test_recbole_atomic(tmp_path):

@@ -148,15 +148,16 @@ class CheckedLog:
         log = pl.read_parquet(sorted(folder.glob("*.parquet")), glob=False).sort("file", "line")
         latest = pl.struct(pl.col("timestamp").fill_null(0), "line")
         is_last = latest.rank("ordinal", descending=True).over("user", "item") == 1
+        which = "latest" if log["timestamp"].count() else "last"
         is_unknown = pl.lit(False)
         if users is not None:
             is_unknown = ~pl.col("user").is_in(users["id"].implode())
         log = log.with_columns(
             text=pl.lit(None, pl.String),
             reason=pl.when(is_unknown)
-            .then(pl.lit("unknown user"))
+            .then(pl.lit("the users' file does not list the user"))
             .when(~is_last)
-            .then(pl.lit("repeats a user and item; the latest is kept")),
+            .then(pl.lit(f"repeats a user and item; the {which} is kept")),
         )
         rejects.add(log.filter(pl.col("reason").is_not_null()), "user")
         return log.filter(pl.col("reason").is_null()).select(LOG_SCHEMA.names())
@@ -216,8 +217,9 @@ def _typed(source: Source, items: pl.DataFrame, config: DataConfig) -> pl.LazyFr
         (is_missing(pl.col("item_text")), "item", pl.lit("no item")),
     ]
     if not config.is_implicit:
-        is_bad = ~_is_number("rating") | (pl.col("rating").abs() > MAX_RATING)
-        checks.append((is_bad, "rating", pl.lit("rating is not a number")))
+        checks.append((~_is_number("rating"), "rating", pl.lit("rating is not a number")))
+        is_huge = pl.col("rating").abs() > MAX_RATING
+        checks.append((is_huge, "rating", pl.lit(f"rating is beyond {MAX_RATING:g}")))
     if source.has_timestamp:
         is_bad = ~_is_number("timestamp")
         checks.append((is_bad, "timestamp", pl.lit("timestamp is not a number (of seconds)")))
@@ -225,7 +227,9 @@ def _typed(source: Source, items: pl.DataFrame, config: DataConfig) -> pl.LazyFr
         low, high = config.rating_range
         is_out = ~pl.col("rating").is_between(low, high) & ~is_unrated
         checks.append((is_out, "rating", pl.lit(f"rating is outside {low:g} to {high:g}")))
-    checks.append((pl.col("item").is_null(), "item", pl.lit("unknown item")))
+    checks.append(
+        (pl.col("item").is_null(), "item", pl.lit("the items' file does not list the item"))
+    )
 
     def first(outcome: Callable[[str, pl.Expr], pl.Expr]) -> pl.Expr:
         """What the first failing check says of a row."""

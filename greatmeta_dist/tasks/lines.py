@@ -20,6 +20,17 @@ from greatmeta_dist.config import InputError, require
 CHUNK_BYTES = 1 << 24
 INTERNAL = ("file", "line", "reason", "text", "row", "fields", "is_malformed")
 """What frames here call columns of their own; a file's column of that name gets another."""
+MARKS = {
+    b"\x1f\x8b": "gzip data; end its name in .gz, or unpack it",
+    b"BZh": "bzip2 data; end its name in .bz2, or unpack it",
+    b"\xfd7zXZ\0": "xz data; end its name in .xz, or unpack it",
+    b"\x28\xb5\x2f\xfd": "zstandard data; end its name in .zst, or unpack it",
+    b"PK\x03\x04": "a zip archive; end its name in .zip, or unpack it",
+    b"PAR1": "Parquet; take data=parquet",
+    codecs.BOM_UTF16_LE: "UTF-16 text; convert it to UTF-8",
+    codecs.BOM_UTF16_BE: "UTF-16 text; convert it to UTF-8",
+}
+"""How files start that are no lines of bytes, and what they are."""
 MISSING = ("", "null", "\\n", "nan", "-nan")
 """What files write, in letters of either case, where there is no value."""
 
@@ -142,12 +153,14 @@ def split_header(path: Path, fmt: TextFormat) -> list[str]:
 def as_utf8(path: Path, encoding: str, work: Path) -> Path:
     """The file itself if it is valid UTF-8, else a copy that is, bad bytes as U+FFFD."""
     if not path.is_file():
-        near = [p.name for p in path.parent.glob("*")][:8] if path.parent.is_dir() else []
+        folder = path if path.is_dir() else path.parent
+        near = [p.name for p in folder.glob("*")][:8] if folder.is_dir() else []
         there = f"; the folder holds {', '.join(sorted(near))}" if near else ""
         what = "is a folder; name the file" if path.is_dir() else "does not exist; check the path"
         raise InputError(f"{path} {what}{there}")
     try:
-        require(path.stat().st_size > 0, f"{path} is empty; expected interactions or features")
+        require(path.stat().st_size > 0, f"{path} is empty; expected rows of text")
+        _require_text(path)
         if encoding == "utf-8" and _is_utf8(path):
             return path
         copy = work / f"utf8-{zlib.crc32(str(path).encode()):08x}-{path.name}"
@@ -159,6 +172,15 @@ def as_utf8(path: Path, encoding: str, work: Path) -> Path:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     return copy
+
+
+def _require_text(path: Path) -> None:
+    """Raise ``InputError`` where a file starts as no text of bytes does."""
+    with path.open("rb") as file:
+        start = file.read(4096)
+    kind = next((kind for mark, kind in MARKS.items() if start.startswith(mark)), None)
+    require(kind is None, f"{path} is {kind}")
+    require(b"\0" not in start, f"{path} is no text (it holds zero bytes); expected lines of text")
 
 
 def _is_utf8(path: Path) -> bool:

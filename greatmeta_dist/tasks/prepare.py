@@ -52,6 +52,7 @@ from greatmeta_dist.tasks.store import (
     Manifest,
     Store,
     checksum,
+    read_manifest,
     shard_name,
     write_arrow,
     write_factors,
@@ -79,6 +80,8 @@ SPLIT_SCHEMA = pl.Schema(
     }
 )
 LOCK = ".lock"
+WORK = ".preparing"
+"""What a preparation works in; one that was killed leaves it."""
 
 Progress = Callable[[str, float], None]
 """Told the stage and the share of it that is done."""
@@ -115,13 +118,12 @@ def prepare(
     Raises ``InputError`` for unreadable or malformed input, for too many rejected rows (which are
     then in ``rejects.parquet``), for a store made otherwise, and for a folder of other things.
     """
+    is_new = not store.exists()
     require(
-        not store.exists()
-        or (store.is_dir() and any((store / n).exists() for n in (MANIFEST, REJECTS, LOCK)))
-        or (store.is_dir() and not any(store.iterdir())),
+        is_new or _is_own(store),
         f"store={store} exists and is no store; choose an empty or new folder",
     )
-    work = store / ".work"
+    work = store / WORK
     try:
         store.mkdir(parents=True, exist_ok=True)
         with locked(store / LOCK, f"another prepare is writing {store}"):
@@ -130,9 +132,35 @@ def prepare(
             try:
                 return _Preparation(config, store, work, progress).run()
             finally:
+                if not (store / MANIFEST).exists():
+                    _clear(store)
                 shutil.rmtree(work, ignore_errors=True)
+                if is_new and [p.name for p in store.iterdir()] == [LOCK]:
+                    shutil.rmtree(store)
     except pl.exceptions.PolarsError as error:
         raise InputError(f"cannot read the log: {str(error).splitlines()[0]}") from error
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether a folder is a store, what is left of its preparation, or empty.
+
+    Raises ``InputError`` where the manifest in it is not a store's.
+    """
+    if not folder.is_dir():
+        return False
+    if (folder / MANIFEST).exists():
+        read_manifest(folder)
+        return True
+    left = {p.name for p in folder.iterdir()}
+    return WORK in left or left <= {LOCK, REJECTS}
+
+
+def _clear(store: Path) -> None:
+    """Away with what a preparation wrote that did not end."""
+    for folder in ("shards", "vocab"):
+        shutil.rmtree(store / folder, ignore_errors=True)
+    for name in ("items.arrow", FACTORS, "report.json", f"{MANIFEST}.partial"):
+        (store / name).unlink(missing_ok=True)
 
 
 class _Preparation:

@@ -120,16 +120,21 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     require(
         path.is_file(),
-        f"{folder} is not a prepared store (no {MANIFEST}); run: "
+        f"{folder} is not a prepared store (no {MANIFEST}); name one with store=DIR, or make it: "
         f"greatmeta prepare data=<preset> data.path=<files> store={folder}",
     )
     try:
         raw = json.loads(path.read_text())
+        require(
+            isinstance(raw, dict) and "format_version" in raw,
+            f"{folder} is not a prepared store ({MANIFEST} in it is something else); choose "
+            "another folder",
+        )
         version = raw["format_version"]
         require(
             version == FORMAT_VERSION,
             f"{folder} has format version {version}, this program reads {FORMAT_VERSION}; "
-            "prepare the data again",
+            f"delete {folder} and prepare the data again",
         )
         raw["fields"] = [Field(**f) for f in raw["fields"]]
         raw["ratings"] = Ratings(**raw["ratings"])
@@ -139,7 +144,7 @@ def read_manifest(folder: Path) -> Manifest:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{path} is damaged; delete {folder} and prepare the data again"
+            f"{path} is damaged; if {folder} is a store, delete it and prepare the data again"
         ) from error
 
 

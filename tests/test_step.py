@@ -1,6 +1,7 @@
 """The meta step equals a naive loop over users, in float64."""
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.exchange import LaneExchange
 from greatmeta_dist.engine.world import World
+from greatmeta_dist.meta import factors
+from greatmeta_dist.meta import step as step_module
 from greatmeta_dist.meta.adapt import InnerLoop
 from greatmeta_dist.meta.batch import StepBatch
 from greatmeta_dist.meta.factors import FactorMemory, FactorSizes
@@ -254,6 +257,25 @@ def check(
         # The bias of the last layer has no gradient: a softmax does not see it.
         if ours.shape != (1,):
             assert_close(ours, theirs)
+
+
+def test_own_dots_are_taken_while_the_mean_gradient_is_on_its_way(monkeypatch):
+    events = []
+
+    class Told(LaneExchange):
+        def sum(self, parts):
+            found = super().sum(parts)
+            events.append("begun")
+            return lambda: events.append("awaited") or found()
+
+    def dots(tasks):
+        events.append("dots")
+        return factors.own_dots(tasks)
+
+    monkeypatch.setattr(sys.modules[__name__], "LaneExchange", Told)
+    monkeypatch.setattr(step_module, "own_dots", dots)
+    check((("support", True), "balanced", "losses", "mse"), [2, 1])
+    assert events[:5] == ["begun", "dots", "dots", "dots", "awaited"]
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:

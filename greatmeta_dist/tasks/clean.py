@@ -59,7 +59,7 @@ class Rejects:
         every.sink_parquet(store / REJECTS)
 
     def require_few(self, num_read: int, config: DataConfig, store: Path) -> None:
-        """Raise ``InputError`` where they are too many of the rows read; they are written first."""
+        """Raise ``InputError`` where they are too many of the rows read."""
         number = sum(map(len, self.frames))
         first = min((f.row(0, named=True) for f in self.frames if len(f)), key=_place, default={})
         if self.on_disk is not None:
@@ -67,7 +67,6 @@ class Rejects:
             number += log.select(pl.len()).collect().item()
             first = next(log.head(1).collect().iter_rows(named=True), first)
         if number > config.max_rejected_fraction * num_read:
-            self.write(store)
             raise InputError(
                 f"{number} rows were rejected, more than {config.max_rejected_fraction:g} of "
                 f"{num_read}; the first: {first['file']}, line {first['line']}: "

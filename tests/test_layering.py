@@ -55,7 +55,15 @@ def test_imports_run_one_way():
 
 
 def test_meta_imports_torch_only():
-    allowed = {"torch", "greatmeta_dist", "collections", "dataclasses", "typing", "math"}
+    allowed = {
+        "torch",
+        "greatmeta_dist",
+        "collections",
+        "dataclasses",
+        "functools",
+        "typing",
+        "math",
+    }
     for path in (PACKAGE / "meta").glob("*.py"):
         for name in imports(path):
             assert name.split(".")[0] in allowed, f"{path} imports {name}"

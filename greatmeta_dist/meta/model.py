@@ -7,6 +7,7 @@ the layer's inputs are all that a per-user gradient is (DESIGN.md section 3). Sh
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -33,7 +34,7 @@ def _tanh(z: Tensor) -> Tensor:
     """On a CPU by way of the logistic function, which torch computes ten times as fast there; to
     an absolute 1e-7 in float32."""
     if z.is_cpu and z.dtype != torch.bfloat16:
-        return 2 * torch.sigmoid(2 * z) - 1
+        return torch.sigmoid(2 * z).mul_(2).sub_(1)
     return torch.tanh(z)
 
 
@@ -137,7 +138,7 @@ class Recommender:
             return 0
         return self.num_item_fields * min(self.embedding_dim, TASTE_COLUMNS)
 
-    @property
+    @cached_property
     def layers(self) -> dict[str, LayerShape]:
         """The linear layers of A. ``film`` stacks γ₁, β₁, γ₂, β₂, … (bias-free)."""
         shapes: dict[str, LayerShape] = {}

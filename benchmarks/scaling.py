@@ -324,11 +324,14 @@ def model(found: dict[str, Any], gbit: float, latency_us: float) -> list[dict[st
         in_rows = 4 * latency * (size - 1) + away * rows * (4 * 4 * width + 4) / bandwidth
         told = (size - 1) * users * 4 * (columns + 1) / bandwidth + 2 * latency * hops
         new_a = hops * (latency + of_a / bandwidth)
-        # ḡ in slices, out and back; the update in slices, and the sums to the coordinator.
-        exact = 4 * away * of_a / bandwidth + latency * hops
+        # ḡ in slices, out and back; the update in slices, and the sums to the coordinator; of two
+        # workers the update straight to it.
+        is_direct = size == 2
+        exact = 4 * away * of_a / bandwidth + (0 if is_direct else latency * hops)
         plain = 2 * 2 * (hops * latency + away * of_a / bandwidth)
         step = compute + in_rows + told + exact + new_a
-        sent = away * (rows * (4 + 4 * 4 * width) + 5 * of_a) + users * 4 * (columns + 1)
+        times_a = 4 if is_direct else 5
+        sent = away * (rows * (4 + 4 * 4 * width) + times_a * of_a) + users * 4 * (columns + 1)
         out.append(
             {
                 "workers": size,

@@ -155,6 +155,8 @@ def test_bytes_are_those_of_the_rows_the_slices_of_a_and_the_users(uneven, tmp_p
     width = 4 * config.model.embedding_dim
     columns = 3 + setup.worker.sizes.total
     users_away = 8 * (workers - 1) // workers
+    # Sums of A: slices to all, then to the first; or, of two, all from the second to the first.
+    moved = of_a * workers if workers == 2 else of_a * (others + workers - 1)
     for number in range(steps):
         now, following = away(number), away(number + 1)
         expected = {
@@ -162,7 +164,7 @@ def test_bytes_are_those_of_the_rows_the_slices_of_a_and_the_users(uneven, tmp_p
             "sum": 2 * now * width + 2 * of_a * others,
             "statistics": users_away * columns * 4,
             "weights": users_away * 4,
-            "outer_update": now * width + following * 4 + of_a * (others + workers - 1) + in_a * 4,
+            "outer_update": now * width + following * 4 + moved + in_a * 4,
         }
         assert {k: found[f"perf/bytes/{k}"][number] for k in expected} == expected
         assert all(found[f"perf/seconds/{k}"][number] > 0 for k in expected)

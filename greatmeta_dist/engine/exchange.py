@@ -263,9 +263,12 @@ class LaneExchange:
         if self._world.is_fast:
             layers = self._world.all_reduce(layers, "outer update")
         else:
+            # Of two workers the coordinator adds up all: slices would take another message.
             slices = layers.chunk(self._world.size)
+            if self._world.size == 2:
+                slices = layers, layers[:0]
             given = [[*own, piece] for own, piece in zip(given, slices, strict=True)]
-            due = [[*own, tuple(slices[0].shape)] for own in due]
+            due = [[*own, tuple(slices[self._world.rank].shape)] for own in due]
         rows, received = self._plan.total(rows, "outer update", Riders(given, due))()
         self.next_plan = RoutingPlan.from_asked(
             self._next, [own[0] for own in received], self._table, self._world
@@ -273,7 +276,7 @@ class LaneExchange:
         total: Tensor | None = layers
         if not self._world.is_fast:
             (own,) = tree_sum([piece] for _, piece in received)
-            total = self._world.gather(own, "outer update")
+            total = self._world.gather(own, "outer update") if self._world.size > 2 else own
         if self._coordinator is not None and total is not None:
             self._coordinator.step(unflat(total, self._layers))
             share(self._layers, self._world, "outer update")

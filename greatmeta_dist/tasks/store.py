@@ -212,8 +212,8 @@ class Store:
     def __init__(self, folder: Path):
         """Open a store; raises ``InputError`` where a file is missing.
 
-        What is read of it is checked against its checksum when it is first read: each worker of
-        many checks its own shards.
+        What is read of it is checked against its checksum when it is first read, if ``check`` has
+        not done so.
         """
         self.folder = folder
         self.manifest = read_manifest(folder)

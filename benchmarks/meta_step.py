@@ -35,6 +35,7 @@ from greatmeta_dist.config import DataConfig
 from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.exchange import LaneExchange
+from greatmeta_dist.engine.layers import FlatLayers
 from greatmeta_dist.engine.world import World
 from greatmeta_dist.meta.adapt import InnerLoop, task_gradients
 from greatmeta_dist.meta.batch import StepBatch, TaskBatch, to_device
@@ -104,7 +105,7 @@ class Case:
         return step_of(
             self.model,
             self.batch,
-            {k: v.to(self.device, copy=True) for k, v in self.layers.items()},
+            self.layers,
             table,
             self.inner,
             weighing=weighing or self.weighing,
@@ -186,8 +187,9 @@ def step_of(
         torch.manual_seed(0)
         sizes = FactorSizes.of(model, magnitude, has_context=is_balanced)
         scheduler = Scheduler("balanced" if is_balanced else "mlp", sizes).to(device)
+    theta = FlatLayers({name: tensor.to(device) for name, tensor in layers.items()})
     coordinator = Coordinator(
-        layers, scheduler, weighing=weighing, outer_rate=RATE, scheduler_rate=RATE / 10
+        theta, scheduler, weighing=weighing, outer_rate=RATE, scheduler_rate=RATE / 10
     )
     settings = StepSettings(
         batch.num_users, RATE, magnitude, weighing, is_balanced, is_bf16=precision == "bf16"
@@ -200,9 +202,9 @@ def step_of(
     compiled = torch.compile(task_gradients, dynamic=False) if is_compiled else task_gradients
 
     def call() -> Tensor:
-        exchange = LaneExchange(planned, table, layers, coordinator, World())
+        exchange = LaneExchange(planned, table, theta, coordinator, World())
         with mock.patch("greatmeta_dist.meta.step.task_gradients", compiled):
-            step([batch], layers, exchange=exchange)
+            step([batch], theta, exchange=exchange)
         return coordinator.report.said.losses[:, 0]
 
     return call
@@ -278,8 +280,7 @@ def row_scaling(device: torch.device) -> list[dict[str, float]]:
         table = EmbeddingTable(
             0.1 * torch.randn(num_rows, shape.embedding_dim, device=device), rate=RATE
         )
-        own = {k: v.to(device, copy=True) for k, v in layers.items()}
-        calls.append(step_of(model, batch, own, table, InnerLoop(shape.num_steps, RATE)))
+        calls.append(step_of(model, batch, layers, table, InnerLoop(shape.num_steps, RATE)))
         calls[-1]()
         with PeakMemory(device) as peak:
             calls[-1]()
@@ -333,7 +334,7 @@ def accuracy(shape: Shape, form: str, device: torch.device) -> list[dict[str, An
         batch = case.batch
         if kind == "float64":
             batch = to_device(make_batch(shape, case.model, 64, dtype=np.float64), device)
-        layers = {k: v.to(device, dtype) for k, v in case.layers.items()}
+        layers = FlatLayers({k: v.to(device, dtype) for k, v in case.layers.items()})
         magnitude: Magnitude = "losses" if form == "shipped" else "loss"
         sizes = FactorSizes.of(case.model, magnitude, has_context=form == "shipped")
         torch.manual_seed(0)

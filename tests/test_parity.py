@@ -11,6 +11,7 @@ from benchmarks.naive import unstack
 from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.exchange import LaneExchange
+from greatmeta_dist.engine.layers import FlatLayers
 from greatmeta_dist.engine.world import World
 from greatmeta_dist.meta.adapt import InnerLoop
 from greatmeta_dist.meta.batch import StepBatch
@@ -120,10 +121,12 @@ class Run:
             for n in unstack(model, model.init_layers(torch.Generator()))
         }
         film = [t for n, t in recorded.items() if n.startswith(("scale", "shift"))]
-        self.layers = {
-            n: torch.cat(film) if n == "film.weight" else recorded[n]
-            for n in model.init_layers(torch.Generator())
-        }
+        self.layers = FlatLayers(
+            {
+                n: torch.cat(film) if n == "film.weight" else recorded[n]
+                for n in model.init_layers(torch.Generator())
+            }
+        )
         self.model = model
         sizes = FactorSizes.of(model, magnitude, has_context=False)
         self.scheduler = Scheduler(kind, sizes).to(dtype)

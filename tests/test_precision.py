@@ -8,6 +8,7 @@ from random_tasks import make_tasks
 from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.exchange import LaneExchange
+from greatmeta_dist.engine.layers import FlatLayers
 from greatmeta_dist.engine.world import World
 from greatmeta_dist.meta.adapt import InnerLoop
 from greatmeta_dist.meta.batch import StepBatch, to_device
@@ -41,7 +42,7 @@ class Steps:
             2, 3, embedding_dim=8, hidden=(16, 16), activation="tanh", context="support"
         )
         layers = model.init_layers(torch.Generator().manual_seed(0))
-        self.layers = {k: v.to(self.device) for k, v in layers.items()}
+        self.layers = FlatLayers({k: v.to(self.device) for k, v in layers.items()})
         kind = {"look_ahead": "mlp", "balanced": "balanced"}.get(weighing)
         magnitude = "norm" if weighing == "look_ahead" else "losses"
         sizes = FactorSizes.of(model, magnitude, has_context=weighing == "balanced")

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from greatmeta_dist.engine.coordinator import Coordinator
+from greatmeta_dist.engine.layers import FlatLayers
 from greatmeta_dist.meta.factors import (
     FACTOR_KINDS,
     VISITS_KEPT,
@@ -114,7 +115,7 @@ def test_balanced_weights_learn_how_much_a_user_should_count():
     torch.manual_seed(0)
     scheduler = Scheduler("balanced", ALL_SIZES, max_weight_ratio=8.0)
     coordinator = Coordinator(
-        {"a": torch.zeros(1)},
+        FlatLayers({"a": torch.zeros(1)}),
         scheduler,
         weighing="balanced",
         outer_rate=1e-3,

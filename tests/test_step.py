@@ -13,6 +13,7 @@ from benchmarks.naive import unstack
 from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.exchange import LaneExchange
+from greatmeta_dist.engine.layers import FlatLayers
 from greatmeta_dist.engine.world import World
 from greatmeta_dist.meta import factors
 from greatmeta_dist.meta import step as step_module
@@ -87,7 +88,7 @@ def test_step_on_clicks_beside_what_was_expected_equals_naive_loop(form, kind, m
 def test_fixed_weights_are_what_they_say(weighing):
     tasks = make_tasks(np.random.default_rng(0))
     model = Recommender(2, 3, embedding_dim=4, hidden=(6,))
-    layers = model.init_layers(torch.Generator().manual_seed(0))
+    layers = FlatLayers(model.init_layers(torch.Generator().manual_seed(0)))
     table = EmbeddingTable(torch.randn(tasks.num_rows, 4), rate=0.01)
     balance = np.arange(1.0, 8.0)
     batch = build_batch(
@@ -128,7 +129,7 @@ def test_user_whose_loss_is_not_finite_counts_nothing(weighing, is_support):
     found = {}
     for name, chosen in (("all", list(range(7))), ("others", others)):
         torch.manual_seed(0)
-        layers = model.init_layers(torch.Generator().manual_seed(0))
+        layers = FlatLayers(model.init_layers(torch.Generator().manual_seed(0)))
         scheduler = Scheduler(kind, sizes) if kind else None
         batch = build_batch(
             given, tasks.items, np.array(chosen),
@@ -191,7 +192,7 @@ def check(
         has_kernel=has_kernel,
     )
     generator = torch.Generator().manual_seed(seed)
-    layers = {k: v.double() for k, v in model.init_layers(generator).items()}
+    layers = FlatLayers({k: v.double() for k, v in model.init_layers(generator).items()})
     weight = (0.2 if has_kernel else 0.5) * torch.randn(
         tasks.num_rows, embedding_dim, dtype=torch.float64
     )

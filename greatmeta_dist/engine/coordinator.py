@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from greatmeta_dist.engine.layers import FlatLayers
 from greatmeta_dist.meta.factors import LEAST_LOSS
 from greatmeta_dist.meta.scheduler import Scheduler, likelihood_slopes
 from greatmeta_dist.meta.step import UserStatistics, Weighing
@@ -34,7 +35,7 @@ class Coordinator:
 
     def __init__(
         self,
-        layers: dict[str, Tensor],
+        layers: FlatLayers,
         scheduler: Scheduler | None,
         *,
         weighing: Weighing,
@@ -45,12 +46,10 @@ class Coordinator:
         """``averaging`` is d of the running mean of A that predictions use, 0 for A itself."""
         self.layers = layers
         self.averaging = averaging
-        self.mean = (
-            {name: p.detach().clone() for name, p in layers.items()} if averaging else layers
-        )
+        self.mean = FlatLayers(layers) if averaging else layers
         self.weighing = weighing
         self.scheduler = scheduler
-        self.optimizer = torch.optim.Adam(list(layers.values()), lr=outer_rate, fused=True)
+        self.optimizer = torch.optim.Adam([layers.flat], lr=outer_rate, fused=True)
         self.scheduler_optimizer = (
             torch.optim.Adam(scheduler.parameters(), lr=scheduler_rate, fused=True)
             if scheduler
@@ -113,14 +112,14 @@ class Coordinator:
         score = score.masked_fill(~counts, 0)
         return score / score.sum().clamp(min=torch.finfo(score.dtype).tiny)
 
-    def step(self, gradient: dict[str, Tensor]) -> None:
-        """One Adam step on A, in place."""
-        for name, param in self.layers.items():
-            param.grad = gradient[name].clamp(-GRADIENT_BOUND, GRADIENT_BOUND)
+    def step(self, gradient: Tensor) -> None:
+        """One Adam step on A, in place, along its tensors' gradients end to end, overwritten; more
+        than those is left aside."""
+        flat = self.layers.flat
+        flat.grad = gradient[: len(flat)].clamp_(-GRADIENT_BOUND, GRADIENT_BOUND)
         self.optimizer.step()
         if self.averaging:
-            for name, param in self.layers.items():
-                self.mean[name].lerp_(param, 1 - self.averaging)
+            self.mean.flat.lerp_(flat, 1 - self.averaging)
 
 
 def _filled(factors: Tensor, counts: Tensor) -> Tensor:

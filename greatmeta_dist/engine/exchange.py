@@ -13,6 +13,7 @@ from torch import Tensor
 
 from greatmeta_dist.engine.coordinator import GRADIENT_BOUND, Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
+from greatmeta_dist.engine.layers import FlatLayers
 from greatmeta_dist.engine.world import World
 from greatmeta_dist.meta.batch import StepBatch
 from greatmeta_dist.meta.gradients import MetaGradient
@@ -186,7 +187,7 @@ class LaneExchange:
         self,
         step: StepBatch,
         table: EmbeddingTable,
-        layers: dict[str, Tensor],
+        layers: FlatLayers,
         coordinator: Coordinator | None,
         world: World,
         *,
@@ -220,8 +221,10 @@ class LaneExchange:
             layers = self._world.all_reduce(layers, "sum")
             summed = self._plan.total(rows, "sum")
         else:
-            # Each worker adds up a slice of A, as it does its own rows.
-            slices = layers.chunk(self._world.size)
+            # Each worker adds up a slice of A, as it does its own rows; each of two all of it, for
+            # that costs no more and nothing of A has to come back.
+            is_pair = self._world.size == 2
+            slices = [layers, layers] if is_pair else layers.chunk(self._world.size)
             due = _each(self._world, [tuple(slices[0].shape)])
             summed = self._plan.total(rows, "sum", Riders([[s] for s in slices], due))
 
@@ -229,11 +232,14 @@ class LaneExchange:
             of_a, (own, received) = layers, summed()
             if self._world.is_fast:
                 spread, _ = self._plan.spread(own, "sum")
+            elif self._world.size == 2:
+                (of_a,) = tree_sum(received)
+                spread, _ = self._plan.spread(own, "sum")
             else:
                 given = Riders(_each(self._world, tree_sum(received)), due)
                 spread, received = self._plan.spread(own, "sum", given)
                 of_a = torch.cat([piece for (piece,) in received])
-            total = unflat(of_a, self._layers)
+            total = self._layers.cut(of_a)
             return [MetaGradient(total, spread.index_select(0, at)) for at in self._step.positions]
 
         return found
@@ -278,11 +284,11 @@ class LaneExchange:
             (own,) = tree_sum([piece] for _, piece in received)
             total = self._world.gather(own, "outer update") if self._world.size > 2 else own
         if self._coordinator is not None and total is not None:
-            self._coordinator.step(unflat(total, self._layers))
-            share(self._layers, self._world, "outer update")
+            self._coordinator.step(total)
+            self._world.broadcast(self._layers.flat, "outer update")
         self._table.step(self._plan.rows, rows.clamp(-GRADIENT_BOUND, GRADIENT_BOUND))
         if self._coordinator is None:  # the others' rows move while they wait for A
-            share(self._layers, self._world, "outer update")
+            self._world.broadcast(self._layers.flat, "outer update")
 
     def _add_parts(self, parts: Iterable[MetaGradient]) -> tuple[Tensor, Tensor]:
         """Sums over the lanes hosted here, within each lane first: of A, end to end, and zeros that
@@ -301,25 +307,3 @@ class LaneExchange:
                 shape = (len(self._step.rows), rows.shape[1])
                 rows = rows.new_zeros(shape).index_copy_(0, at, rows)
             yield [*(part.layers[name] for name in self._layers), rows]
-
-
-def unflat(values: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Views of tensors laid end to end, as ``like`` has them; what comes after is left aside."""
-    sizes = [tensor.numel() for tensor in like.values()]
-    pieces = values[: sum(sizes)].split(sizes)
-    return {
-        name: piece.view(tensor.shape)
-        for (name, tensor), piece in zip(like.items(), pieces, strict=True)
-    }
-
-
-def share(tensors: dict[str, Tensor], world: World, phase: str) -> None:
-    """Make them rank 0's, in place."""
-    if world.size == 1:
-        return
-    laid = torch.cat([tensor.detach().flatten() for tensor in tensors.values()])
-    values = unflat(world.broadcast(laid, phase), tensors)
-    if not world.is_first:
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                tensor.copy_(values[name])

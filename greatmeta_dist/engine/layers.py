@@ -1,0 +1,28 @@
+"""A, the dense part of θ, as one tensor."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class FlatLayers(dict[str, Tensor]):
+    """The tensors of A by name: views of one tensor, in which they lie end to end.
+
+    So the optimizer moves one tensor, and one crosses between workers.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]):
+        """Copies ``tensors``."""
+        self.flat = torch.cat([tensor.detach().flatten() for tensor in tensors.values()])
+        super().__init__(tensors)
+        self.update(self.cut(self.flat))
+
+    def cut(self, values: Tensor) -> dict[str, Tensor]:
+        """Views of a tensor that holds another of each, end to end; more than those is left out."""
+        sizes = [tensor.numel() for tensor in self.values()]
+        pieces = values[: sum(sizes)].split(sizes)
+        return {
+            name: piece.view(tensor.shape)
+            for (name, tensor), piece in zip(self.items(), pieces, strict=True)
+        }

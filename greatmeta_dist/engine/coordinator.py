@@ -69,9 +69,10 @@ class Coordinator:
             return weights
         # Where nobody counts, all gradients are zeros, and any finite weights will do.
         self._counts = counts | ~counts.any()
-        self._factors = _filled(said.factors, counts)
-        self.scheduler.observe(self._factors, counts)
-        self._weights = self.scheduler(self._factors, self._counts)
+        factors = _filled(said.factors, counts)
+        self.scheduler.observe(factors, counts)
+        self._seen = self.scheduler.read(factors)
+        self._weights = self.scheduler.weigh(self._seen, self._counts)
         weights = self._weights.detach()
         self.report = StepReport(said, counts, weights, weights)
         if self.weighing == "balanced":
@@ -93,11 +94,11 @@ class Coordinator:
         weights = self._weights
         # A slope common to all users moves nothing through a softmax; taking it out first keeps
         # its rounding error out of φ's tiny gradients.
-        (weights * (slopes - (weights.detach() * slopes).sum())).sum().backward()
+        weights.backward(slopes - (weights.detach() * slopes).sum())
         torch.nn.utils.clip_grad_value_(self.scheduler.parameters(), GRADIENT_BOUND)
         self.scheduler_optimizer.step()
         with torch.no_grad():
-            moved = self.scheduler(self._factors, self._counts)
+            moved = self.scheduler.weigh(self._seen, self._counts)
         first = self.report
         self.report = StepReport(first.said, first.counts, moved, first.weights)
         return moved
@@ -118,8 +119,11 @@ class Coordinator:
         flat = self.layers.flat
         flat.grad = gradient[: len(flat)].clamp_(-GRADIENT_BOUND, GRADIENT_BOUND)
         self.optimizer.step()
+
+    def average(self) -> None:
+        """Take A, which has moved, into its running mean."""
         if self.averaging:
-            self.mean.flat.lerp_(flat, 1 - self.averaging)
+            self.mean.flat.lerp_(self.layers.flat, 1 - self.averaging)
 
 
 def _filled(factors: Tensor, counts: Tensor) -> Tensor:

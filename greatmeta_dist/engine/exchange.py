@@ -276,19 +276,20 @@ class LaneExchange:
             given = [[*own, piece] for own, piece in zip(given, slices, strict=True)]
             due = [[*own, tuple(slices[self._world.rank].shape)] for own in due]
         rows, received = self._plan.total(rows, "outer update", Riders(given, due))()
-        self.next_plan = RoutingPlan.from_asked(
-            self._next, [own[0] for own in received], self._table, self._world
-        )
         total: Tensor | None = layers
         if not self._world.is_fast:
             (own,) = tree_sum([piece] for _, piece in received)
             total = self._world.gather(own, "outer update") if self._world.size > 2 else own
         if self._coordinator is not None and total is not None:
             self._coordinator.step(total)
-            self._world.broadcast(self._layers.flat, "outer update")
-        self._table.step(self._plan.rows, rows.clamp(-GRADIENT_BOUND, GRADIENT_BOUND))
-        if self._coordinator is None:  # the others' rows move while they wait for A
-            self._world.broadcast(self._layers.flat, "outer update")
+        arrived = self._world.begin_broadcast(self._layers.flat, "outer update")
+        if self._coordinator is not None:  # all this while A is on its way
+            self._coordinator.average()
+        self._table.step(self._plan.rows, rows.clamp_(-GRADIENT_BOUND, GRADIENT_BOUND))
+        self.next_plan = RoutingPlan.from_asked(
+            self._next, [own[0] for own in received], self._table, self._world
+        )
+        arrived()
 
     def _add_parts(self, parts: Iterable[MetaGradient]) -> tuple[Tensor, Tensor]:
         """Sums over the lanes hosted here, within each lane first: of A, end to end, and zeros that

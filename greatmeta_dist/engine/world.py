@@ -81,9 +81,13 @@ class World:
         """The sum over workers, in any order the library likes; in place."""
         return value
 
-    def broadcast(self, value: Tensor, phase: str) -> Tensor:
+    def broadcast(self, value: Tensor, phase: str) -> None:
         """Rank 0's value, in all; in place."""
-        return value
+        self.begin_broadcast(value, phase)()
+
+    def begin_broadcast(self, value: Tensor, phase: str) -> Callable[[], None]:
+        """The same, on its way; what is returned waits for it."""
+        return lambda: None
 
     def gather(self, value: Tensor, phase: str) -> Tensor | None:
         """Equal shapes [n, ·] of all workers → [W·n, ·] in rank order on rank 0, None elsewhere."""
@@ -144,10 +148,15 @@ class Group(World):
             dist.all_reduce(value, group=self._work)
         return value
 
-    def broadcast(self, value: Tensor, phase: str) -> Tensor:
+    def begin_broadcast(self, value: Tensor, phase: str) -> Callable[[], None]:
         with self._counted(phase, *(value,) if self.is_first else ()):
-            dist.broadcast(value, 0, group=self._work)
-        return value
+            under_way = dist.broadcast(value, 0, group=self._work, async_op=True)
+
+        def arrived() -> None:
+            with self._counted(phase):
+                under_way.wait()
+
+        return arrived
 
     def gather(self, value: Tensor, phase: str) -> Tensor | None:
         value = value.contiguous()

@@ -132,16 +132,24 @@ class Scheduler(nn.Module):
             self.scale.observe(columns, counts)
 
     def forward(self, columns: Tensor, counts: Tensor | None = None) -> Tensor:
-        """Raw factor columns [B, ·] of the global batch → weights [B], summing to 1.
+        """``weigh`` what ``read`` makes of raw factor columns [B, ·]: weights [B]."""
+        return self.weigh(self.read(columns), counts)
 
-        With ``max_weight_ratio`` r, no weight exceeds r times another, so the effective sample
-        size is at least 4r/(1+r)² of the batch. Users where ``counts`` [B] is False weigh 0.
-        """
+    def read(self, columns: Tensor) -> Factors:
+        """What φ sees of raw factor columns [B, ·] of the global batch; nothing of it is learnt."""
         if self.scale is None:
             factors = standardise(Factors.from_columns(columns, self.sizes))
         else:
             factors = Factors.from_columns(self.scale(columns), self.sizes)
-        scores = self.scorer(factors.only(self.reads))
+        return factors.only(self.reads)
+
+    def weigh(self, seen: Factors, counts: Tensor | None = None) -> Tensor:
+        """Weights [B] of the users of the global batch, summing to 1.
+
+        With ``max_weight_ratio`` r, no weight exceeds r times another, so the effective sample
+        size is at least 4r/(1+r)² of the batch. Users where ``counts`` [B] is False weigh 0.
+        """
+        scores = self.scorer(seen)
         if self.max_weight_ratio is not None:
             bound = math.log(self.max_weight_ratio) / 2
             scores = bound * torch.tanh(scores / bound)

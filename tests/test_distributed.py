@@ -17,7 +17,7 @@ from greatmeta_dist.config import ClusterConfig, Config, DataConfig, InputError
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.embeddings import block_size
-from greatmeta_dist.engine.worker import _load_optimizer
+from greatmeta_dist.engine.worker import Sizes, Worker
 from greatmeta_dist.launch import launch
 from greatmeta_dist.meta.factors import VISITS_KEPT
 from greatmeta_dist.options import compose_config, opened
@@ -27,6 +27,7 @@ from greatmeta_dist.tasks.prepare import prepare
 from greatmeta_dist.tasks.store import FieldChoice, Store
 
 STEPS = 50
+META = torch.device("meta")
 SIDES = ("support_item", "query_item")
 
 
@@ -237,11 +238,19 @@ def test_more_workers_than_gpus_are_refused(uneven, tmp_path, monkeypatch):
 
 
 def test_optimizer_state_is_loaded_to_where_its_parameters_are():
-    layer = {"weight": torch.empty(2, device="meta")}
-    optimizer = torch.optim.Adam(layer.values())
-    state = {f"theta.weight.{name}": torch.ones(2) for name in ("exp_avg", "exp_avg_sq")}
-    _load_optimizer("theta", layer, optimizer, state)
-    assert {v.device.type for v in optimizer.state[layer["weight"]].values()} == {"meta"}
+    with opened():
+        config = compose_config([])
+    sizes = Sizes(2, 3, 50)
+    here, there = Worker(config, sizes, torch.device("cpu")), Worker(config, sizes, META)
+    here.coordinator.step(torch.ones_like(here.layers.flat))
+    here.coordinator.weigh(torch.ones(4, here.sizes.total + 3))
+    there.load(here.dense_state(), {k: v.tensors for k, v in here.blocks().items()})
+    for optimizer in (there.coordinator.optimizer, there.coordinator.scheduler_optimizer):
+        for state in optimizer.state.values():
+            assert {name: value.device for name, value in state.items()} == dict.fromkeys(
+                ("step", "exp_avg", "exp_avg_sq"), META
+            )
+        assert len(optimizer.state) == len(optimizer.param_groups[0]["params"])
 
 
 def test_processes_that_are_no_power_of_two_are_refused(uneven, tmp_path, monkeypatch):

@@ -135,6 +135,32 @@ class RoutingPlan:
             return totals, list(riders.given) if riders else []
         return self._deliver([totals.index_select(0, at) for at in self.positions], phase, riders)
 
+    def total_of_two(
+        self, values: Tensor, phase: str, riders: Riders
+    ) -> Callable[[], tuple[Tensor, Received]]:
+        """What ``spread`` makes of ``total``, between two workers and in one message: each tells
+        the other, besides, of its own sums at rows that the other asked it for. Begun, too.
+        """
+        other, width = 1 - self.world.rank, values.shape[1]
+        pieces = values.split(self.sent)
+        own, theirs = pieces[self.world.rank], pieces[other]
+        at_own, at_theirs = self.positions[self.world.rank], self.positions[other]
+        zeros = values.new_zeros(len(self.rows), width)
+        told = zeros.index_copy(0, at_own, own).index_select(0, at_theirs)
+        shapes = [(len(places), width) for places in self.asked]
+        given = [[told, *each] for each in riders.given]
+        due = [[(len(theirs), width), *each] for each in riders.due]
+        swapped = self._swap(pieces, shapes, phase, Riders(given, due))
+
+        def found() -> tuple[Tensor, Received]:
+            received, rode = swapped()
+            here = own + zeros.index_copy_(0, at_theirs, received[other]).index_select(0, at_own)
+            there = theirs + rode[other][0]
+            totals = (there, here) if self.world.rank else (here, there)
+            return torch.cat(totals), [rest for _, *rest in rode]
+
+        return found
+
     def _deliver(
         self, found: Sequence[Tensor], phase: str, riders: Riders | None
     ) -> tuple[Tensor, Received]:
@@ -217,30 +243,38 @@ class LaneExchange:
 
     def sum(self, parts: Iterable[MetaGradient]) -> Callable[[], list[MetaGradient]]:
         layers, rows = self._add_parts(parts)
+        found = self._begin_sum(layers, rows)
+
+        def summed() -> list[MetaGradient]:
+            of_a, rows = found()
+            total = self._layers.cut(of_a)
+            return [MetaGradient(total, rows.index_select(0, at)) for at in self._step.positions]
+
+        return summed
+
+    def _begin_sum(self, layers: Tensor, rows: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
+        """Sums over workers: of A, end to end, and of rows at those of the batch."""
+        plan, size = self._plan, self._world.size
         if self._world.is_fast:
             layers = self._world.all_reduce(layers, "sum")
-            summed = self._plan.total(rows, "sum")
-        else:
-            # Each worker adds up a slice of A, as it does its own rows; each of two all of it, for
-            # that costs no more and nothing of A has to come back.
-            is_pair = self._world.size == 2
-            slices = [layers, layers] if is_pair else layers.chunk(self._world.size)
-            due = _each(self._world, [tuple(slices[0].shape)])
-            summed = self._plan.total(rows, "sum", Riders([[s] for s in slices], due))
+            added = plan.total(rows, "sum")
+            return lambda: (layers, plan.spread(added()[0], "sum")[0])
+        # Each worker adds up a slice of A, as it does its own rows. Each of two adds up all of it:
+        # they say no more, and all at once.
+        slices = [layers, layers] if size == 2 else layers.chunk(size)
+        due = _each(self._world, [tuple(slices[0].shape)])
+        riders = Riders([[s] for s in slices], due)
+        added = (
+            plan.total_of_two(rows, "sum", riders) if size == 2 else plan.total(rows, "sum", riders)
+        )
 
-        def found() -> list[MetaGradient]:
-            of_a, (own, received) = layers, summed()
-            if self._world.is_fast:
-                spread, _ = self._plan.spread(own, "sum")
-            elif self._world.size == 2:
-                (of_a,) = tree_sum(received)
-                spread, _ = self._plan.spread(own, "sum")
-            else:
-                given = Riders(_each(self._world, tree_sum(received)), due)
-                spread, received = self._plan.spread(own, "sum", given)
-                of_a = torch.cat([piece for (piece,) in received])
-            total = self._layers.cut(of_a)
-            return [MetaGradient(total, spread.index_select(0, at)) for at in self._step.positions]
+        def found() -> tuple[Tensor, Tensor]:
+            sums, received = added()
+            (own,) = tree_sum(received)
+            if size == 2:
+                return own, sums
+            spread, pieces = plan.spread(sums, "sum", Riders(_each(self._world, [own]), due))
+            return torch.cat([piece for (piece,) in pieces]), spread
 
         return found
 

@@ -49,7 +49,7 @@ class Coordinator:
         self.mean = FlatLayers(layers) if averaging else layers
         self.weighing = weighing
         self.scheduler = scheduler
-        self.optimizer = torch.optim.Adam([layers.flat], lr=outer_rate, fused=True)
+        self.optimizer = torch.optim.Adam(list(layers.values()), lr=outer_rate, fused=True)
         self.scheduler_optimizer = (
             torch.optim.Adam(scheduler.parameters(), lr=scheduler_rate, fused=True)
             if scheduler
@@ -116,8 +116,9 @@ class Coordinator:
     def step(self, gradient: Tensor) -> None:
         """One Adam step on A, in place, along its tensors' gradients end to end, overwritten; more
         than those is left aside."""
-        flat = self.layers.flat
-        flat.grad = gradient[: len(flat)].clamp_(-GRADIENT_BOUND, GRADIENT_BOUND)
+        clipped = gradient.clamp_(-GRADIENT_BOUND, GRADIENT_BOUND)
+        for name, own in self.layers.cut(clipped).items():
+            self.layers[name].grad = own
         self.optimizer.step()
 
     def average(self) -> None:

@@ -7,10 +7,8 @@ from torch import Tensor
 
 
 class FlatLayers(dict[str, Tensor]):
-    """The tensors of A by name: views of one tensor, in which they lie end to end.
-
-    So the optimizer moves one tensor, and one crosses between workers.
-    """
+    """The tensors of A by name: views of one, ``flat``, in which they lie end to end and which
+    crosses between workers as it is."""
 
     def __init__(self, tensors: Mapping[str, Tensor]):
         """Copies ``tensors``."""

@@ -1,5 +1,6 @@
 """What a worker holds and does: its part of θ, steps on its lanes, predictions."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, cast
 
@@ -192,15 +193,11 @@ class Worker:
         state = {f"theta.{k}": v.detach() for k, v in self.layers.items()}
         if coordinator.averaging:
             state |= {f"mean.{k}": v for k, v in coordinator.mean.items()}
-        for key, value in coordinator.optimizer.state[self.layers.flat].items():
-            each = self.layers.cut(value) if value.ndim else dict.fromkeys(self.layers, value)
-            state |= {f"theta.{name}.{key}": own for name, own in each.items()}
+        state |= _optimizer_state("theta", self.layers, coordinator.optimizer)
         if coordinator.scheduler is not None and coordinator.scheduler_optimizer is not None:
             named = dict(coordinator.scheduler.named_parameters())
             state |= {f"phi.{k}": v.detach() for k, v in coordinator.scheduler.state_dict().items()}
-            for name, param in named.items():
-                own = coordinator.scheduler_optimizer.state[param]
-                state |= {f"phi.{name}.{key}": value for key, value in own.items()}
+            state |= _optimizer_state("phi", named, coordinator.scheduler_optimizer)
         return state
 
     def blocks(self) -> dict[str, Block]:
@@ -230,24 +227,11 @@ class Worker:
                 named = dict(scheduler.named_parameters()) if scheduler else {}
                 for name, tensor in scheduler.state_dict().items() if scheduler else ():
                     tensor.copy_(dense[f"phi.{name}"])
-            adam = {name: self._below(f"theta.{name}.", dense) for name in self.layers}
-            for key, value in adam[next(iter(adam))].items():
-                joined = FlatLayers({name: own[key] for name, own in adam.items()}).flat
-                coordinator.optimizer.state[self.layers.flat][key] = joined if value.ndim else value
+            _load_optimizer("theta", self.layers, coordinator.optimizer, dense)
             if coordinator.scheduler_optimizer is not None:
-                for name, param in named.items():
-                    own = self._below(f"phi.{name}.", dense)
-                    coordinator.scheduler_optimizer.state[param] = own
+                _load_optimizer("phi", named, coordinator.scheduler_optimizer, dense)
         self.world.broadcast(self.layers.flat, "load")
         self.settle()
-
-    def _below(self, start: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Copies of the entries whose names start so, by the rest of the name."""
-        return {
-            k.removeprefix(start): v.to(self.device, copy=True)
-            for k, v in state.items()
-            if k.startswith(start)
-        }
 
 
 def _weighing(config: Config) -> tuple[Weighing, Magnitude]:
@@ -269,6 +253,29 @@ def _make_scheduler(config: Config, sizes: FactorSizes, device: torch.device) ->
             max_weight_ratio=config.scheduler.max_weight_ratio,
             reads=tuple(config.scheduler.factors),
         ).to(device)
+
+
+def _optimizer_state(
+    prefix: str, named: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    """Adam's state under names, e.g. ``theta.output.bias.exp_avg``; empty before the first step."""
+    return {
+        f"{prefix}.{name}.{key}": torch.as_tensor(value)
+        for name, param in named.items()
+        for key, value in optimizer.state[param].items()
+    }
+
+
+def _load_optimizer(
+    prefix: str,
+    named: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Tensor],
+) -> None:
+    for name, param in named.items():
+        start = f"{prefix}.{name}."
+        own = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+        optimizer.state[param] = {k: v.to(param.device, copy=True) for k, v in own.items()}
 
 
 def _add_start(rows: Tensor, start: RowStart, first: int, std: float) -> None:

@@ -305,10 +305,11 @@ def model(found: dict[str, Any], gbit: float, latency_us: float) -> list[dict[st
     Assumes: computing takes a worker what it takes one here; a worker touches as many distinct
     rows, of the default width, as one of 2 does here, spread evenly over owners; every
     link carries ``gbit`` both ways, every message ``latency_us`` more; an all-to-all posts a
-    message to every peer, in which slices of A and the next plan ride; gather, scatter and
+    message to every peer, in which A's sums and the next plan ride; gather, scatter and
     broadcast take log₂ W hops, the broadcast all of A in each; with ``fast`` the two sums of A
     leave the all-to-alls for the best all-reduces there are (halving and doubling: log₂ W messages
-    each way, all of A once each way); nothing overlaps.
+    each way, all of A once each way); nothing overlaps, though the engine computes while ḡ and
+    A's new values travel.
     """
     users = found["users_per_step"] / 2
     compute = users / found["users_per_s"][1]
@@ -320,17 +321,22 @@ def model(found: dict[str, Any], gbit: float, latency_us: float) -> list[dict[st
     out = []
     for size in MODELLED:
         hops, away = math.log2(size), (size - 1) / size
-        # Fetch; ḡ to owners and back; the outer update to owners, the next plan riding along.
-        in_rows = 4 * latency * (size - 1) + away * rows * (4 * 4 * width + 4) / bandwidth
+        is_pair = size == 2
+        # Fetch; ḡ to owners and back, of two workers at once; the outer update to owners, the next
+        # plan riding along.
+        num_messages = 3 if is_pair else 4
+        in_rows = (
+            num_messages * latency * (size - 1) + away * rows * (4 * 4 * width + 4) / bandwidth
+        )
         told = (size - 1) * users * 4 * (columns + 1) / bandwidth + 2 * latency * hops
         new_a = hops * (latency + of_a / bandwidth)
-        # ḡ in slices, out and back; the update in slices, and the sums to the coordinator; of two
-        # workers the update straight to it.
-        is_direct = size == 2
-        exact = 4 * away * of_a / bandwidth + (0 if is_direct else latency * hops)
+        # ḡ in slices, out and back, or all of it at once, which is as much; the update in slices,
+        # and the sums to the coordinator; of two workers the update straight to it.
+        exact = 4 * away * of_a / bandwidth + (0 if is_pair else latency * hops)
         plain = 2 * 2 * (hops * latency + away * of_a / bandwidth)
+        plain += latency if is_pair else 0  # ḡ's rows there and back
         step = compute + in_rows + told + exact + new_a
-        times_a = 4 if is_direct else 5
+        times_a = 4 if is_pair else 5
         sent = away * (rows * (4 + 4 * 4 * width) + times_a * of_a) + users * 4 * (columns + 1)
         out.append(
             {

@@ -114,8 +114,8 @@ class Coordinator:
         return score / score.sum().clamp(min=torch.finfo(score.dtype).tiny)
 
     def step(self, gradient: Tensor) -> None:
-        """One Adam step on A, in place, along its tensors' gradients end to end, overwritten; more
-        than those is left aside."""
+        """One Adam step on A, in place, along the gradients of its tensors end to end, which it
+        overwrites; zeros may follow them. ``average`` is due after it."""
         clipped = gradient.clamp_(-GRADIENT_BOUND, GRADIENT_BOUND)
         for name, own in self.layers.cut(clipped).items():
             self.layers[name].grad = own

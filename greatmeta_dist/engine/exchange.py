@@ -138,14 +138,16 @@ class RoutingPlan:
     def total_of_two(
         self, values: Tensor, phase: str, riders: Riders
     ) -> Callable[[], tuple[Tensor, Received]]:
-        """What ``spread`` makes of ``total``, between two workers and in one message: each tells
-        the other, besides, of its own sums at rows that the other asked it for. Begun, too.
+        """What ``spread`` makes of ``total``, between two workers and in one message.
+
+        Each tells the other its values at rows that the other owns, and at those that the other
+        asked it for. Begun, too.
         """
         other, width = 1 - self.world.rank, values.shape[1]
         pieces = values.split(self.sent)
         own, theirs = pieces[self.world.rank], pieces[other]
         at_own, at_theirs = self.positions[self.world.rank], self.positions[other]
-        zeros = values.new_zeros(len(self.rows), width)
+        zeros = values.new_zeros(len(self.rows), width)  # what neither touches
         told = zeros.index_copy(0, at_own, own).index_select(0, at_theirs)
         shapes = [(len(places), width) for places in self.asked]
         given = [[told, *each] for each in riders.given]
@@ -254,26 +256,30 @@ class LaneExchange:
 
     def _begin_sum(self, layers: Tensor, rows: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
         """Sums over workers: of A, end to end, and of rows at those of the batch."""
-        plan, size = self._plan, self._world.size
-        if self._world.is_fast:
-            layers = self._world.all_reduce(layers, "sum")
+        plan, world = self._plan, self._world
+        if world.is_fast:
+            layers = world.all_reduce(layers, "sum")
             added = plan.total(rows, "sum")
             return lambda: (layers, plan.spread(added()[0], "sum")[0])
-        # Each worker adds up a slice of A, as it does its own rows. Each of two adds up all of it:
-        # they say no more, and all at once.
-        slices = [layers, layers] if size == 2 else layers.chunk(size)
-        due = _each(self._world, [tuple(slices[0].shape)])
-        riders = Riders([[s] for s in slices], due)
-        added = (
-            plan.total_of_two(rows, "sum", riders) if size == 2 else plan.total(rows, "sum", riders)
-        )
+        if world.size == 2:  # Each adds up all of A: they say no more, and all at once.
+            riders = Riders(_each(world, [layers]), _each(world, [tuple(layers.shape)]))
+            swapped = plan.total_of_two(rows, "sum", riders)
+
+            def found_by_two() -> tuple[Tensor, Tensor]:
+                totals, received = swapped()
+                (theirs,) = received[1 - world.rank]
+                return layers.add_(theirs), totals
+
+            return found_by_two
+        # Each worker adds up a slice of A, as it does its own rows.
+        slices = layers.chunk(world.size)
+        due = _each(world, [tuple(slices[0].shape)])
+        added = plan.total(rows, "sum", Riders([[s] for s in slices], due))
 
         def found() -> tuple[Tensor, Tensor]:
-            sums, received = added()
-            (own,) = tree_sum(received)
-            if size == 2:
-                return own, sums
-            spread, pieces = plan.spread(sums, "sum", Riders(_each(self._world, [own]), due))
+            own_rows, received = added()
+            given = Riders(_each(world, tree_sum(received)), due)
+            spread, pieces = plan.spread(own_rows, "sum", given)
             return torch.cat([piece for (piece,) in pieces]), spread
 
         return found
@@ -317,7 +323,8 @@ class LaneExchange:
         if self._coordinator is not None and total is not None:
             self._coordinator.step(total)
         arrived = self._world.begin_broadcast(self._layers.flat, "outer update")
-        if self._coordinator is not None:  # all this while A is on its way
+        # The rest while A is on its way.
+        if self._coordinator is not None:
             self._coordinator.average()
         self._table.step(self._plan.rows, rows.clamp_(-GRADIENT_BOUND, GRADIENT_BOUND))
         self.next_plan = RoutingPlan.from_asked(

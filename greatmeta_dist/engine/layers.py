@@ -8,7 +8,7 @@ from torch import Tensor
 
 class FlatLayers(dict[str, Tensor]):
     """The tensors of A by name: views of one, ``flat``, in which they lie end to end and which
-    crosses between workers as it is."""
+    crosses between workers as it is. Change them in place."""
 
     def __init__(self, tensors: Mapping[str, Tensor]):
         """Copies ``tensors``."""
@@ -17,7 +17,7 @@ class FlatLayers(dict[str, Tensor]):
         self.update(self.cut(self.flat))
 
     def cut(self, values: Tensor) -> dict[str, Tensor]:
-        """Views of a tensor that holds another of each, end to end; more than those is left out."""
+        """Views of values that lie end to end, by name and shaped as A's; what follows is left."""
         sizes = [tensor.numel() for tensor in self.values()]
         pieces = values[: sum(sizes)].split(sizes)
         return {

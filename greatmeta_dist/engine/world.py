@@ -86,7 +86,8 @@ class World:
         self.begin_broadcast(value, phase)()
 
     def begin_broadcast(self, value: Tensor, phase: str) -> Callable[[], None]:
-        """The same, on its way; what is returned waits for it."""
+        """The same, on its way; what is returned waits for it. Until then rank 0 must not write
+        ``value``, and others must not touch it."""
         return lambda: None
 
     def gather(self, value: Tensor, phase: str) -> Tensor | None:

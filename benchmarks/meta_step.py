@@ -225,7 +225,7 @@ def compare(
         "sizes": [],
     }
     few = Case(shape, options.form, 8, torch.device("cpu"), "float32")
-    _agree([few.naive(), few.loop(), few.vmap(), few.ours()])
+    require_same([few.naive(), few.loop(), few.vmap(), few.ours()])
     naive, loop = timed([few.naive(), few.loop()], device, rounds=2)
     result["naive_users_per_s"], result["loop_users_per_s"] = 8 / naive, 8 / loop
     for num_users in options.users:
@@ -261,7 +261,7 @@ def compare(
     return result
 
 
-def _agree(calls: list[Callable[[], Tensor]]) -> None:
+def require_same(calls: list[Callable[[], Tensor]]) -> None:
     """All ways of taking the step see the same losses."""
     losses = [call() for call in calls]
     for other in losses[1:]:

@@ -5,6 +5,7 @@ taken straight through θ'. The reference of the tests, in float64, and of ``ben
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,13 @@ from torch import Tensor
 
 from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.scheduler import Scheduler
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda h: h,
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "tanh": torch.tanh,
+}
 
 
 @dataclass
@@ -83,7 +91,7 @@ def inputs(tables: list[Tensor], user: User, rows: list[list[list[int]]], s: Set
 
 
 def forward(x: Tensor, context: Tensor, a: dict[str, Tensor], s: Settings) -> Tensor:
-    act = {"none": lambda h: h, "relu": F.relu, "gelu": F.gelu, "tanh": torch.tanh}[s.activation]
+    act = ACTIVATIONS[s.activation]
     h = x
     t = None
     if s.has_encoder:

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, grad_and_value, vmap
 
-from benchmarks.naive import User
+from benchmarks.naive import ACTIVATIONS, User
 from greatmeta_dist.engine.coordinator import GRADIENT_BOUND
 from greatmeta_dist.meta.adapt import InnerLoop, Layers, embed
 from greatmeta_dist.meta.batch import RowSet, SlotTable, TaskBatch
 from greatmeta_dist.meta.factors import COSINE_EPS, Factors
 from greatmeta_dist.meta.gradients import RowGradients
-from greatmeta_dist.meta.model import ACTIVATIONS, Recommender
+from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.scheduler import Scheduler
 
 Set = tuple[Tensor, Tensor, Tensor]
@@ -39,7 +39,7 @@ def predict(model: Recommender, a: Layers, x: Tensor, context: Tensor | None) ->
         h = F.linear(h, a[f"hidden_{k + 1}.weight"], a[f"hidden_{k + 1}.bias"])
         if context is not None:
             h = (scales[k] + float(model.is_film_residual)) * h + shifts[k]
-        h = ACTIVATIONS[model.activation].forward(h)
+        h = ACTIVATIONS[model.activation](h)
     return F.linear(h, a["output.weight"], a["output.bias"]).squeeze(-1)
 
 

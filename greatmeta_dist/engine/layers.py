@@ -7,8 +7,11 @@ from torch import Tensor
 
 
 class FlatLayers(dict[str, Tensor]):
-    """The tensors of A by name: views of one, ``flat``, in which they lie end to end and which
-    crosses between workers as it is. Change them in place."""
+    """The tensors of A by name: views of one, ``flat``, in which they lie end to end.
+
+    So A's new values cross between workers without a copy. Change tensors in place: one put in
+    another's stead would be no part of ``flat``.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor]):
         """Copies ``tensors``."""

@@ -64,6 +64,7 @@ TRAINED: dict[str, list[str]] = {
         "model.embedding_dim=16",
         "model.embedding_std=0.2",
         "model.is_spectral=false",
+        "model.has_factorisation=false",
         "scheduler=uniform",
         "model.label=standardised",
         "model.activation=relu",
@@ -75,6 +76,8 @@ TRAINED: dict[str, list[str]] = {
     "GreatMeta, authors' form and settings": ["experiment=paper"],
 }
 """Options of each trained model, on top of its data set's."""
+ALONE = "… without factorisation"
+"""The row of the shipped trainings' models by themselves: training knows nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,7 @@ class _Others:
     def __init__(self, store: Store):
         self._baselines = Baselines.of(store)
         self._labels = Labels.of(store, "bias")
+        self._factorisation = store.factorisation()
         self._models: dict[str, Any] = {}
         if store.manifest.num_items <= MAX_ITEMS:
             self._models = {name: kind(store) for name, kind in FOLD_INS.items()}
@@ -156,11 +160,12 @@ class _Others:
     def predict(self, tasks: TaskTable) -> dict[str, Any]:
         ratings = self._labels.ratings
         _, expected = self._labels.expected(tasks, is_training=False)
+        expected = np.clip(expected, ratings.lowest, ratings.highest)
+        of_factors, is_known = self._labels.factorised(self._factorisation, tasks)
         return {
             **self._baselines.predict(tasks),
-            "bias, strengths and content from the data": np.clip(
-                expected, ratings.lowest, ratings.highest
-            ),
+            "bias, strengths and content from the data": expected,
+            "Bayesian factorisation": np.where(is_known, of_factors, expected),
             **{name: model.predict(tasks) for name, model in self._models.items()},
         }
 
@@ -224,7 +229,10 @@ def options_of(data: Data, model: str) -> list[str]:
 
 
 def run_trained(data: Data, options: list[str], seed: int, threads: int) -> dict[str, Any]:
-    """Train once; scores of the best checkpoint, adapted and unadapted."""
+    """Train once; scores of the best checkpoint, adapted and unadapted.
+
+    With a factorisation besides, those of the model ``alone``, too.
+    """
     with opened(), tempfile.TemporaryDirectory() as folder:
         config = compose_config(
             [
@@ -240,8 +248,16 @@ def run_trained(data: Data, options: list[str], seed: int, threads: int) -> dict
         train(config, Path(folder) / "run", silent)
         seconds = time.monotonic() - start
         setup, step = load_run(Path(folder) / "run", None, silent)
-        found = {"scores": scores(setup, None), "scenarios": scenarios(setup, None)}
+        found: dict[str, Any] = _scores(setup, None)
+        if setup.maker.labels.factorisation is not None:
+            labels = replace(setup.maker.labels, factorisation=None)
+            alone = replace(setup, maker=replace(setup.maker, labels=labels))
+            found["alone"] = _scores(alone, None)
     return {"seconds": seconds, "step": step, **found}
+
+
+def _scores(setup: Setup, others: _Others | None) -> dict[str, Any]:
+    return {"scores": scores(setup, others), "scenarios": scenarios(setup, others)}
 
 
 def run_others(data: Data, threads: int) -> dict[str, Any]:
@@ -254,8 +270,7 @@ def run_others(data: Data, threads: int) -> dict[str, Any]:
     others = _Others(store)
     seconds = time.monotonic() - start
     setup = set_up(config, store)
-    found = {"scores": scores(setup, others), "scenarios": scenarios(setup, others)}
-    return {"seconds": seconds, **found}
+    return {"seconds": seconds, **_scores(setup, others)}
 
 
 @dataclass(frozen=True)
@@ -353,6 +368,8 @@ def rows_of(results: Results, data: str) -> Found:
             if name == "GreatMeta as shipped":
                 before = {**run, "scores": run["scores"]["unadapted"]}
                 found.setdefault("GreatMeta as shipped, unadapted", {})[int(seed)] = before
+                alone = {**run, "scores": run["alone"]["scores"]["adapted"]}
+                found.setdefault(ALONE, {})[int(seed)] = alone
     return found
 
 
@@ -407,6 +424,9 @@ def scenario_table(results: Results, data: str) -> str:
                 continue
             if name != "others":
                 of_row.setdefault(name, []).append(_of_model(run["scenarios"], "adapted"))
+                if name == "GreatMeta as shipped":
+                    alone = _of_model(run["alone"]["scenarios"], "adapted")
+                    of_row.setdefault(ALONE, []).append(alone)
                 continue
             models = next(iter(run["scenarios"].values()))["models"]
             for other in models:

@@ -241,6 +241,9 @@ class ModelConfig:
     is_spectral: bool = True
     """Whether items' own rows start, besides, at the store's factors of the training ratings, as
     long as a fresh row is expected to be."""
+    has_factorisation: bool = True
+    """Whether what is predicted of rated items is the mean of the model's prediction and of that of
+    the store's Bayesian factorisation of the training ratings; training knows nothing of it."""
 
     def __post_init__(self) -> None:
         _one_of("model.activation", self.activation, ("none", "relu", "gelu", "tanh"))

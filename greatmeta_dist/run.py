@@ -80,7 +80,7 @@ def set_up(config: Config, store: Store, world: World | None = None) -> Setup:
         has_support_gradient=model.has_encoder and model.context == "support",
         has_row_norms=config.scheduler.kind in ("mlp", "lstm")
         and config.scheduler.magnitude == "norm",
-        labels=Labels.of(store, model.label),
+        labels=Labels.of(store, model.label, has_factorisation=model.has_factorisation),
         prior_rows=config.inner.prior_rows,
         balance=_balance(store, config.scheduler),
     )

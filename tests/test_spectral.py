@@ -9,11 +9,10 @@ from scipy import sparse
 from greatmeta_dist.options import compose_config, opened
 from greatmeta_dist.run import set_up
 from greatmeta_dist.tasks import clean
-from greatmeta_dist.tasks.prepare import prepare
+from greatmeta_dist.tasks.prepare import most_rated, prepare
 from greatmeta_dist.tasks.spectral import (
     NUM_FACTORS,
     PRIOR_RATINGS,
-    factored_items,
     item_factors,
 )
 from greatmeta_dist.tasks.store import ITEM_ID, FieldChoice, Store
@@ -64,7 +63,7 @@ def test_few_items_have_fewer_factors_and_nothing_in_common_has_none(num_items):
 
 
 def test_items_of_no_training_rating_have_no_factors():
-    assert factored_items(np.array([3, 0, 1, 0, 7])).tolist() == [0, 2, 4]
+    assert most_rated(np.array([3, 0, 1, 0, 7])).tolist() == [0, 2, 4]
 
 
 def test_store_has_factors_of_training_users_alone(tmp_path):

@@ -131,14 +131,21 @@ class TrainingStatistics:
     def residuals(self, train: pl.DataFrame) -> sparse.csr_matrix:
         """What items and users leave of one bucket's training ratings: [users, items]; asked for
         after the last ``add_offsets``."""
-        rest = self._about_item_means(train)
-        user = train["user"].rank("dense").to_numpy().astype(np.int64) - 1
-        count = np.bincount(user)
-        rest -= (np.bincount(user, rest) / (count + self.offsets.prior))[user]
-        return sparse.csr_matrix(
-            (rest.astype(np.float32), (user, train["item"].to_numpy())),
-            shape=(len(count), len(self.item_count)),
-        )
+        rest, user = self._about_item_means(train), _ranks(train["user"])
+        rest -= (np.bincount(user, rest) / (np.bincount(user) + self.offsets.prior))[user]
+        return self._matrix(user, train["item"], rest.astype(np.float32))
+
+    def about_expected(self, train: pl.DataFrame) -> sparse.csr_matrix:
+        """One bucket's training ratings less what their items' features lead to expect: [users,
+        items]; asked for after ``expect``."""
+        rest = train["rating"].to_numpy() - self.item_expected[train["item"].to_numpy()]
+        return self._matrix(_ranks(train["user"]), train["item"], rest)
+
+    def _matrix(
+        self, user: NDArray[np.int64], item: pl.Series, value: NDArray
+    ) -> sparse.csr_matrix:
+        shape = (user.max(initial=-1) + 1, len(self.item_count))
+        return sparse.csr_matrix((value, (user, item.to_numpy())), shape=shape)
 
     def left_of_users(self, train: pl.DataFrame) -> pl.DataFrame:
         """``user``, and the mean square of the user's ``residuals``, ``left``."""
@@ -169,6 +176,11 @@ class TrainingStatistics:
             self.item_prior,
             self.offsets.prior,
         )
+
+
+def _ranks(token: pl.Series) -> NDArray[np.int64]:
+    """Of each row's token among the distinct ones, from 0."""
+    return token.rank("dense").to_numpy().astype(np.int64) - 1
 
 
 def encode_tasks(

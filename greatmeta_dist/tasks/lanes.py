@@ -24,6 +24,7 @@ from greatmeta_dist.tasks.batch import (
     offsets_of,
     resplit,
 )
+from greatmeta_dist.tasks.factorise import Factorisation
 from greatmeta_dist.tasks.store import Cluster, FieldChoice, Part, Ratings, Store
 
 USERS_PER_LANE = 4096
@@ -111,9 +112,11 @@ class Labels:
     user_prior: float
     """Ratings' worth of prior of an item's mean and of a user's offset."""
     is_click: bool = False
+    factorisation: Factorisation | None = None
+    """Where given, predictions are the mean of the model's and its own."""
 
     @classmethod
-    def of(cls, store: Store, kind: str) -> "Labels":
+    def of(cls, store: Store, kind: str, *, has_factorisation: bool = False) -> "Labels":
         ratings = store.manifest.ratings
         return cls(
             ratings,
@@ -123,6 +126,7 @@ class Labels:
             ratings.item_prior,
             ratings.user_prior,
             store.manifest.is_click,
+            store.factorisation() if has_factorisation else None,
         )
 
     def expected(self, tasks: TaskTable, *, is_training: bool) -> tuple[NDArray, NDArray]:
@@ -183,12 +187,31 @@ class Labels:
         )
 
     def to_rating(self, prediction: NDArray, tasks: TaskTable) -> NDArray[np.float64]:
-        """Predictions for the query rows → ratings, within their range, or chances of a click."""
+        """Predictions for the query rows → ratings, within their range, or chances of a click.
+
+        Of items that the factorisation, if there is one, knows: the mean of the model's and its.
+        """
         _, expected = self.expected(tasks, is_training=False)
+        rating: NDArray[np.float64]
         if self.is_click:
-            chance: NDArray[np.float64] = expit(prediction + self.logit(expected))
-            return chance
-        rating = prediction.astype(np.float64) * self.scale + expected
+            rating = expit(prediction + self.logit(expected))
+        else:
+            rating = self._in_range(prediction.astype(np.float64) * self.scale + expected)
+        if self.factorisation is None:
+            return rating
+        of_factors, is_known = self.factorised(self.factorisation, tasks)
+        return np.where(is_known, (rating + of_factors) / 2, rating)
+
+    def factorised(
+        self, factorisation: Factorisation, tasks: TaskTable
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """A factorisation's predictions for the query rows, and which of their items it knows."""
+        item = tasks.support_item.values
+        rest = tasks.support_label.values - self.item_expected[item]
+        found, is_known = factorisation.predict(tasks.support_item, rest, tasks.query_item)
+        return self._in_range(found + self.item_expected[tasks.query_item.values]), is_known
+
+    def _in_range(self, rating: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.clip(rating, self.ratings.lowest, self.ratings.highest)
 
 

@@ -9,7 +9,9 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,8 @@ from scipy import sparse
 
 from greatmeta_dist.config import DataConfig, InputError, require
 from greatmeta_dist.locks import locked
+from greatmeta_dist.tasks import factorise as bayesian
+from greatmeta_dist.tasks import spectral
 from greatmeta_dist.tasks.batch import Ragged, offsets_of
 from greatmeta_dist.tasks.clean import REJECTS, Rejects, catalogue, check_log, read_entities
 from greatmeta_dist.tasks.content import ItemFeature
@@ -36,7 +40,6 @@ from greatmeta_dist.tasks.groups import (
     minority_groups,
 )
 from greatmeta_dist.tasks.sources import Kind, Source, open_source
-from greatmeta_dist.tasks.spectral import MAX_RATINGS, factored_items, item_factors
 from greatmeta_dist.tasks.split import (
     PARTS,
     draw_negatives,
@@ -45,6 +48,7 @@ from greatmeta_dist.tasks.split import (
     split_by_recipe,
 )
 from greatmeta_dist.tasks.store import (
+    FACTORISATION,
     FACTORS,
     FORMAT_VERSION,
     ITEM_ID,
@@ -55,6 +59,7 @@ from greatmeta_dist.tasks.store import (
     read_manifest,
     shard_name,
     write_arrow,
+    write_factorisation,
     write_factors,
     write_manifest,
 )
@@ -141,6 +146,12 @@ def prepare(
         raise InputError(f"cannot read the log: {str(error).splitlines()[0]}") from error
 
 
+def most_rated(count: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """The at most so many items of most ratings, from what each has [items]; ascending."""
+    ordered = np.argsort(-count, kind="stable")[:most]
+    return np.sort(ordered[count[ordered] > 0])
+
+
 def _is_own(folder: Path) -> bool:
     """Whether a folder is a store, what is left of its preparation, or empty.
 
@@ -159,8 +170,21 @@ def _clear(store: Path) -> None:
     """Away with what a preparation wrote that did not end."""
     for folder in ("shards", "vocab"):
         shutil.rmtree(store / folder, ignore_errors=True)
-    for name in ("items.arrow", FACTORS, "report.json", f"{MANIFEST}.partial"):
+    for name in ("items.arrow", FACTORS, FACTORISATION, "report.json", f"{MANIFEST}.partial"):
         (store / name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Portions:
+    """Users' ratings, or what is left of them, on disk."""
+
+    count: NDArray[np.int64]
+    """[items] how many."""
+    paths: list[Path]
+
+    def portions(self, item: NDArray[np.int64]) -> Iterator[sparse.csr_matrix]:
+        """[users, n] of the items [n]."""
+        return (sparse.load_npz(path)[:, item] for path in self.paths)
 
 
 class _Preparation:
@@ -244,6 +268,7 @@ class _Preparation:
             train = pl.scan_parquet(path, glob=False).filter(part="train").collect()
             self.statistics.add_offsets(train)
         factored, factors = self._factor_items(buckets)
+        factorisation = self._factorise(buckets)
         self.clusters = self._make_clusters(buckets)
         self.groups = self._known_groups() or self.clusters
         for folder in ("shards", "vocab"):
@@ -253,6 +278,7 @@ class _Preparation:
         items = encode_items(self.items, self.vocabularies, self.statistics)
         write_arrow(self.store / "items.arrow", items)
         write_factors(self.store, factored, factors)
+        write_factorisation(self.store, factorisation)
         for vocabulary in self.vocabularies:
             vocabulary.write(self.store / "vocab")
         self._finish(fingerprint, shards, sizes, tally)
@@ -351,26 +377,54 @@ class _Preparation:
 
     def _factor_items(self, buckets: list[Path]) -> tuple[NDArray, NDArray]:
         """The items that have factors of the first training users' ratings, and these."""
-        count = np.zeros(len(self.items), np.int64)
+        with self._first_users(
+            buckets, self.statistics.residuals, most=spectral.MAX_RATINGS, stage="factor items"
+        ) as first:
+            chosen = most_rated(first.count, spectral.MAX_ITEMS)
+            found = spectral.item_factors(
+                lambda: first.portions(chosen), first.count[chosen], seed=self.config.seed
+            )
+        return chosen, found
+
+    def _factorise(self, buckets: list[Path]) -> bayesian.Factorisation:
+        """Of the first training users' ratings."""
+        with self._first_users(
+            buckets, self.statistics.about_expected, most=bayesian.MAX_RATINGS, stage="factorise"
+        ) as first:
+            chosen, passes = most_rated(first.count, bayesian.MAX_ITEMS), count()
+
+            def portions() -> Iterator[sparse.csr_matrix]:
+                self.progress("factorise", next(passes) / (bayesian.NUM_PASSES + 1))
+                return first.portions(chosen)
+
+            return bayesian.factorise(portions, chosen, seed=self.config.seed)
+
+    @contextmanager
+    def _first_users(
+        self,
+        buckets: list[Path],
+        matrix: Callable[[pl.DataFrame], sparse.csr_matrix],
+        *,
+        most: int,
+        stage: str,
+    ) -> Iterator["_Portions"]:
+        """Buckets' training users as matrices on disk, until these hold the ``most`` ratings."""
+        ratings = np.zeros(len(self.items), np.int64)
         paths = []
         for k, bucket in enumerate(buckets):
-            self.progress("factor items", k / len(buckets))
+            self.progress(stage, k / len(buckets))
             train = pl.scan_parquet(bucket, glob=False).filter(part="train").collect()
-            residuals = self.statistics.residuals(train)
-            count += np.bincount(residuals.indices, minlength=len(count))
-            paths.append(self.work / f"residuals-{k}.npz")
-            sparse.save_npz(paths[-1], residuals, compressed=False)
-            if count.sum() >= MAX_RATINGS:
+            found = matrix(train)
+            ratings += np.bincount(found.indices, minlength=len(ratings))
+            paths.append(self.work / f"portion-{k}.npz")
+            sparse.save_npz(paths[-1], found, compressed=False)
+            if ratings.sum() >= most:
                 break
-        chosen = factored_items(count)
-
-        def portions() -> Iterator[sparse.csr_matrix]:
-            return (sparse.load_npz(path)[:, chosen] for path in paths)
-
-        found = item_factors(portions, count[chosen], seed=self.config.seed)
-        for path in paths:
-            path.unlink()
-        return chosen, found
+        try:
+            yield _Portions(ratings, paths)
+        finally:
+            for path in paths:
+                path.unlink()
 
     def _known_groups(self) -> Grouping | None:
         """The true groups of synthetic data."""
@@ -472,7 +526,7 @@ class _Preparation:
         """The report, then the manifest: from here on the folder is a store."""
         self.progress("write the manifest", 0)
         (self.store / "report.json").write_text(json.dumps(asdict(self.report), indent=1))
-        files = ["items.arrow", FACTORS, REJECTS, "report.json"]
+        files = ["items.arrow", FACTORS, FACTORISATION, REJECTS, "report.json"]
         files += [f"vocab/{v.field.name}.parquet" for v in self.vocabularies]
         files += [shard_name(p, k) for p, n in shards.items() for k in range(n)]
         manifest = Manifest(

@@ -19,12 +19,6 @@ MAX_RATINGS = 20_000_000
 """Ratings that factors are made of: those of the first training users."""
 
 
-def factored_items(count: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The items that get factors, from the ratings that each has [items]; ascending."""
-    ordered = np.argsort(-count, kind="stable")[:MAX_ITEMS]
-    return np.sort(ordered[count[ordered] > 0])
-
-
 def item_factors(
     portions: Callable[[], Iterable[sparse.csr_matrix]], count: NDArray[np.int64], *, seed: int
 ) -> NDArray[np.float32]:

@@ -1,9 +1,9 @@
 """The prepared data on disk: what the files are, and memory-mapped reading of them.
 
 ``manifest.json`` (written last, with a checksum of every other file), ``vocab/<field>.parquet``,
-``items.arrow``, ``item_factors.arrow``, ``shards/<part>-<n>.arrow``: one record batch each, one row
-per task, interactions as lists of item index and rating (8 bytes each); features are looked up,
-never joined in.
+``items.arrow``, ``item_factors.arrow``, ``factorisation.arrow``, ``shards/<part>-<n>.arrow``: one
+record batch each, one row per task, interactions as lists of item index and rating (8 bytes each);
+features are looked up, never joined in.
 """
 
 import hashlib
@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 
 from greatmeta_dist.config import InputError, require
 from greatmeta_dist.tasks.batch import Features, Ragged, TaskTable
+from greatmeta_dist.tasks.factorise import Factorisation
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 MANIFEST = "manifest.json"
 FACTORS = "item_factors.arrow"
+FACTORISATION = "factorisation.arrow"
 ITEM_ID = "item_id"
 """The field of an item's own embedding row."""
 
@@ -163,10 +165,25 @@ def write_arrow(path: Path, batch: pa.RecordBatch) -> None:
 
 def write_factors(folder: Path, item: NDArray[np.int64], factors: NDArray[np.float32]) -> None:
     """Factors [n, k] of the items [n]."""
-    rows = pa.FixedSizeListArray.from_arrays(pa.array(factors.ravel()), factors.shape[1])
-    write_arrow(
-        folder / FACTORS, pa.RecordBatch.from_pydict({"item": pa.array(item), "factors": rows})
-    )
+    columns = {"item": pa.array(item), "factors": _matrix_column(factors)}
+    write_arrow(folder / FACTORS, pa.RecordBatch.from_pydict(columns))
+
+
+def write_factorisation(folder: Path, found: Factorisation) -> None:
+    columns = {"item": pa.array(found.item)}
+    for name in ("mean", "variance", "with_offset"):
+        columns[name] = _matrix_column(getattr(found, name))
+    numbers = {"noise": repr(found.noise), "user_variance": repr(found.user_variance)}
+    write_arrow(folder / FACTORISATION, pa.RecordBatch.from_pydict(columns, metadata=numbers))
+
+
+def _matrix_column(matrix: NDArray) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
+
+
+def _matrix_of(column: pa.Array) -> NDArray:
+    matrix: NDArray = column.values.to_numpy().reshape(len(column), column.type.list_size)
+    return matrix
 
 
 def list_array(ragged: Ragged, kind: pa.DataType) -> pa.Array:
@@ -273,11 +290,19 @@ class Store:
     def item_factors(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Items and their factors of the training users' ratings: [n], [n, k]."""
         batch = map_arrow(self._path(FACTORS))
-        factors = batch.column("factors")
-        width = factors.type.list_size
-        return (
+        return batch.column("item").to_numpy(), _matrix_of(batch.column("factors"))
+
+    def factorisation(self) -> Factorisation:
+        """Of the training users' ratings less what their items' features lead to expect."""
+        batch = map_arrow(self._path(FACTORISATION))
+        numbers = batch.schema.metadata
+        return Factorisation(
             batch.column("item").to_numpy(),
-            factors.values.to_numpy().reshape(len(factors), width),
+            mean=_matrix_of(batch.column("mean")),
+            variance=_matrix_of(batch.column("variance")),
+            with_offset=_matrix_of(batch.column("with_offset")),
+            noise=float(numbers[b"noise"]),
+            user_variance=float(numbers[b"user_variance"]),
         )
 
     def item_features(self, choice: FieldChoice) -> Features:

@@ -63,7 +63,8 @@ def test_few_items_have_fewer_factors_and_nothing_in_common_has_none(num_items):
 
 
 def test_items_of_no_training_rating_have_no_factors():
-    assert most_rated(np.array([3, 0, 1, 0, 7])).tolist() == [0, 2, 4]
+    assert most_rated(np.array([3, 0, 1, 0, 7]), 9).tolist() == [0, 2, 4]
+    assert most_rated(np.array([3, 0, 1, 0, 3]), 1).tolist() == [0]
 
 
 def test_store_has_factors_of_training_users_alone(tmp_path):
@@ -93,7 +94,8 @@ def test_a_large_log_is_factored_by_its_first_users(tmp_path, monkeypatch):
     read = []
     load = sparse.load_npz
     monkeypatch.setattr(sparse, "load_npz", lambda path: read.append(path.name) or load(path))
-    monkeypatch.setattr("greatmeta_dist.tasks.prepare.MAX_RATINGS", 250)
+    monkeypatch.setattr("greatmeta_dist.tasks.spectral.MAX_RATINGS", 250)
+    monkeypatch.setattr("greatmeta_dist.tasks.factorise.MAX_RATINGS", 250)
     prepare(csv_config(path), tmp_path / "first")
     num_read = len(set(read))
     assert 1 < num_read < Store(tmp_path / "whole").manifest.shards["train"]

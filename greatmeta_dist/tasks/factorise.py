@@ -3,10 +3,10 @@
 r_ij = mⱼ + h_i · t_j + noise, with mⱼ what item j's features lead to expect, h_i = (1, a_i, z_i)
 and t_j = (d_j, l_j, v_j): an item's offset d, a user's offset a with a loading l about 1, and
 ``NUM_FACTORS`` factors. A priori all are normal, z_i of unit variance, the others of variances
-that are estimated, so that factors which the ratings do not bear out come to nothing. The
-posterior is taken as a product over users and items (Lim and Teh, *Variational Bayesian approach
-to movie rating prediction*, KDD Cup 2007), each a normal of full covariance: an item of few ratings
-stays near its prior, and says no more of a user than is known of it.
+that are estimated, so that what the ratings do not bear out comes to nothing. The posterior is
+taken as a product over users and items (Lim and Teh, *Variational Bayesian approach to movie
+rating prediction*, KDD Cup 2007), each a normal of full covariance: an item of few ratings stays
+near its prior, and says no more of a user than is known of it.
 """
 
 from collections.abc import Callable, Iterable

@@ -1,0 +1,244 @@
+"""Bayesian factorisation: against loops over users and items, and what predictions make of it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from logs import csv_config, write_log
+from scipy import sparse
+
+from greatmeta_dist.tasks import clean, factorise
+from greatmeta_dist.tasks.batch import Ragged
+from greatmeta_dist.tasks.factorise import NUM_FACTORS, NUM_PASSES, NUM_WARM_UP, WIDTH
+from greatmeta_dist.tasks.lanes import Labels
+from greatmeta_dist.tasks.prepare import prepare
+from greatmeta_dist.tasks.store import FieldChoice, Store
+
+CHOICE = FieldChoice(has_item_id=True, is_list_mean=True)
+
+
+def low_rank_log(num_users=300, num_items=40, rank=2, noise=0.5, density=0.5, seed=0):
+    """Ratings [users, items] of a few tastes, and which are given."""
+    rng = np.random.default_rng(seed)
+    user = rng.normal(size=(num_users, rank)) @ rng.normal(size=(rank, num_items))
+    value = user + rng.normal(size=num_items) + 0.7 * rng.normal(size=(num_users, 1))
+    value += noise * rng.normal(size=value.shape)
+    return value, rng.random(value.shape) < density
+
+
+def as_sparse(value, is_given):
+    user, item = np.nonzero(is_given)
+    return sparse.csr_matrix((value[is_given], (user, item)), shape=value.shape)
+
+
+def by_loops(value, is_given, mean, num_passes):
+    """The same passes one user and one item at a time, nothing packed."""
+    num_users, num_items = value.shape
+    prior = np.zeros(WIDTH)
+    prior[1] = 1
+    item_cov = [np.zeros((WIDTH, WIDTH)) for _ in range(num_items)]
+    spread = np.mean(value[is_given] ** 2)
+    noise, user_variance = 0.8 * spread, 0.15 * spread
+    variance = np.array([0.3 * spread, 0.01, *[0.02 * spread] * NUM_FACTORS])
+    mean = mean.copy()
+    for number in range(num_passes):
+        user, user_square = [], []
+        for i in range(num_users):
+            precision = np.diag([1 / user_variance, *[1.0] * NUM_FACTORS])
+            said = np.zeros(WIDTH - 1)
+            for j in np.flatnonzero(is_given[i]):
+                square = np.outer(mean[j], mean[j]) + item_cov[j]
+                precision += square[1:, 1:] / noise
+                said += (value[i, j] * mean[j, 1:] - square[0, 1:]) / noise
+            cov = np.zeros((WIDTH, WIDTH))
+            cov[1:, 1:] = np.linalg.inv(precision)
+            h = np.array([1.0, *(cov[1:, 1:] @ said)])
+            user.append(h)
+            user_square.append(np.outer(h, h) + cov)
+        user_variance = np.mean([s[1, 1] for s in user_square])
+        error = 0.0
+        for j in range(num_items):
+            precision, said = np.diag(1 / variance), prior / variance
+            for i in np.flatnonzero(is_given[:, j]):
+                precision = precision + user_square[i] / noise
+                said = said + value[i, j] * user[i] / noise
+            item_cov[j] = np.linalg.inv(precision)
+            mean[j] = item_cov[j] @ said
+            square = np.outer(mean[j], mean[j]) + item_cov[j]
+            for i in np.flatnonzero(is_given[:, j]):
+                rating = value[i, j]
+                error += rating**2 - 2 * rating * mean[j] @ user[i]
+                error += np.sum(square * user_square[i])
+        if number >= NUM_WARM_UP:
+            noise = error / is_given.sum()
+            variance = np.mean(
+                [(mean[j] - prior) ** 2 + np.diag(item_cov[j]) for j in range(num_items)], axis=0
+            )
+    return mean, item_cov, noise, user_variance
+
+
+def test_it_is_what_loops_over_users_and_items_find_however_users_are_portioned(monkeypatch):
+    monkeypatch.setattr(factorise, "NUM_PASSES", NUM_WARM_UP + 3)
+    monkeypatch.setattr(factorise, "ITEMS_AT_A_TIME", 5)
+    value, is_given = low_rank_log(num_users=40, num_items=12)
+    value[0, :3] = 0.0  # a rating that is just what was expected is a rating
+    is_given[0, :3] = True
+    is_given[7] = False
+    whole = as_sparse(value, is_given)
+    start = np.zeros((12, WIDTH))
+    start[:, 1] = 1
+    start[:, 2:] = np.random.default_rng([3, 41]).normal(0, 0.1, (12, NUM_FACTORS))
+    mean, cov, noise, user_variance = by_loops(value, is_given, start, NUM_WARM_UP + 3)
+    for portions in ([whole], [whole[:10], whole[10:10], whole[10:]]):
+        found = factorise.factorise(lambda portions=portions: portions, np.arange(12), seed=3)
+        assert found.mean == pytest.approx(mean, rel=1e-7, abs=1e-9)
+        assert found.noise == pytest.approx(noise, rel=1e-9)
+        assert found.user_variance == pytest.approx(user_variance, rel=1e-9)
+        for j in range(12):
+            assert found.variance[j] == pytest.approx(np.diag(cov[j])[1:], rel=1e-7)
+            square = np.outer(mean[j], mean[j]) + cov[j]
+            assert found.with_offset[j] == pytest.approx(square[0, 1:], rel=1e-7, abs=1e-9)
+
+
+def test_a_user_is_folded_in_as_a_gaussian_process_of_the_items_would_have_it():
+    rng = np.random.default_rng(0)
+    mean = rng.normal(size=(6, WIDTH))
+    known = factorise.Factorisation(
+        np.arange(6), mean, np.zeros((6, WIDTH - 1)), mean[:, :1] * mean[:, 1:], 0.4, 0.3
+    )
+    item, rest = np.array([4, 1, 3]), np.array([1.0, -0.5, 2.0])
+    prior = np.diag([0.3, *[1.0] * NUM_FACTORS])
+    covariance = mean[:, 1:] @ prior @ mean[:, 1:].T
+    among = covariance[np.ix_(item, item)] + 0.4 * np.eye(3)
+    expected = mean[:, 0] + covariance[:, item] @ np.linalg.solve(among, rest - mean[item, 0])
+    support, query = Ragged(item, np.array([0, 3])), Ragged(np.arange(6), np.array([0, 6]))
+    found, is_known = known.predict(support, rest, query)
+    assert found == pytest.approx(expected)
+    assert is_known.all()
+
+
+def test_what_it_expects_of_new_users_is_near_the_noise():
+    value, is_given = low_rank_log(num_users=800)
+    found = factorise.factorise(
+        lambda: [as_sparse(value[:600], is_given[:600])], np.arange(40), seed=0
+    )
+    assert found.noise**0.5 == pytest.approx(0.5, rel=0.05)
+    user, item = np.nonzero(is_given[600:])
+    support = Ragged(item, np.searchsorted(user, np.arange(201)))
+    asked, at = np.nonzero(~is_given[600:])
+    query = Ragged(at, np.searchsorted(asked, np.arange(201)))
+    expected, _ = found.predict(support, value[600:][is_given[600:]], query)
+    error = np.sqrt(np.mean((expected - value[600:][~is_given[600:]]) ** 2))
+    assert error < 1.15 * 0.5
+    size = np.linalg.svd(found.mean[:, 2:], compute_uv=False)
+    assert size[2] < 0.25 * size[1]  # two tastes, and no more
+
+
+@pytest.mark.parametrize("rating", [0.0, 2.0])
+def test_ratings_that_are_all_the_same_and_items_of_one_are_no_trouble(rating):
+    value = np.full((5, 3), rating)
+    is_given = np.zeros((5, 3), bool)
+    is_given[:, 0] = is_given[2, 1] = True
+    found = factorise.factorise(lambda: [as_sparse(value, is_given)], np.arange(3), seed=0)
+    nothing = Ragged(np.zeros(0, int), np.array([0, 0]))
+    query = Ragged(np.arange(3), np.array([0, 3]))
+    expected, _ = found.predict(nothing, np.zeros(0), query)
+    assert np.isfinite(expected).all()
+    assert expected[0] == pytest.approx(rating, abs=0.5)
+
+
+def test_items_it_does_not_know_say_nothing_and_are_not_predicted():
+    value, is_given = low_rank_log()
+    item = np.arange(40) * 3
+    found = factorise.factorise(lambda: [as_sparse(value, is_given)], item, seed=0)
+    query = Ragged(np.array([0, 1, 117, 118, 500]), np.array([0, 5]))
+    with_unknown = Ragged(np.array([6, 7, 9, 500]), np.array([0, 4]))
+    without = Ragged(np.array([6, 9]), np.array([0, 2]))
+    one, is_known = found.predict(with_unknown, np.array([1.0, 50.0, 2.0, 50.0]), query)
+    two, _ = found.predict(without, np.array([1.0, 2.0]), query)
+    assert is_known.tolist() == [True, False, True, False, False]
+    assert np.array_equal(one[is_known], two[is_known])
+
+
+def test_a_store_has_that_of_its_training_users_alone(tmp_path):
+    path = write_log(tmp_path)
+    prepare(csv_config(path), tmp_path / "store")
+    store = Store(tmp_path / "store")
+    found = store.factorisation()
+    count, _ = store.item_statistics()
+    assert found.item.tolist() == np.flatnonzero(count).tolist()
+
+    tasks = store.part("train", CHOICE).tasks
+    ratings = sparse.lil_matrix((len(tasks), len(count)))
+    for items, labels in (
+        (tasks.support_item, tasks.support_label),
+        (tasks.query_item, tasks.query_label),
+    ):
+        user = np.repeat(np.arange(len(tasks)), items.lengths)
+        ratings[user, items.values] = labels.values - store.item_expected()[items.values]
+    portion = ratings.tocsr()[:, found.item]
+    expected = factorise.factorise(lambda: [portion], found.item, seed=0)
+    assert found.mean == pytest.approx(expected.mean, rel=1e-5, abs=1e-7)
+    assert found.noise == pytest.approx(expected.noise)
+    assert found.user_variance == pytest.approx(expected.user_variance)
+
+
+def test_a_large_log_is_factorised_by_its_first_users_and_most_rated_items(tmp_path, monkeypatch):
+    path = write_log(tmp_path)
+    monkeypatch.setattr(clean, "BUCKET_BYTES", 2000)
+    monkeypatch.setattr(factorise, "MAX_RATINGS", 250)
+    monkeypatch.setattr(factorise, "MAX_ITEMS", 20)
+    passes = []
+    prepare(
+        csv_config(path), tmp_path / "store", lambda stage, share: passes.append((stage, share))
+    )
+    found = Store(tmp_path / "store").factorisation()
+    assert len(found.item) == len(found.mean) == 20
+    assert (np.diff(found.item) > 0).all()
+    assert len([p for p in passes if p[0] == "factorise"]) > NUM_PASSES
+    assert all(0 <= share < 1 for _, share in passes)
+
+
+@pytest.mark.parametrize("label", ["rating", "click"])
+def test_predictions_are_the_mean_of_both_but_of_unknown_items_the_models(tmp_path, label):
+    prepare(csv_config(write_log(tmp_path), label=label), tmp_path / "store")
+    store = Store(tmp_path / "store")
+    tasks = store.part("user_cold", CHOICE).tasks
+    plain = Labels.of(store, "bias")
+    assert plain.factorisation is None
+    both = Labels.of(store, "bias", has_factorisation=True)
+    assert both.factorisation is not None
+    model = np.random.default_rng(0).normal(size=len(tasks.query_label.values))
+    alone = plain.to_rating(model, tasks)
+    of_factors, is_known = both.factorised(both.factorisation, tasks)
+    assert is_known.all()
+    assert both.to_rating(model, tasks) == pytest.approx((alone + of_factors) / 2)
+    low, high = store.manifest.ratings.lowest, store.manifest.ratings.highest
+    assert low <= of_factors.min() <= of_factors.max() <= high
+
+    unknown = tasks.query_item.values[0]
+    kept = both.factorisation.item != unknown
+    fewer = factorise.Factorisation(
+        *(
+            getattr(both.factorisation, name)[kept]
+            for name in ("item", "mean", "variance", "with_offset")
+        ),
+        noise=both.factorisation.noise,
+        user_variance=both.factorisation.user_variance,
+    )
+    found = replace(both, factorisation=fewer).to_rating(model, tasks)
+    is_asked = tasks.query_item.values == unknown
+    assert np.array_equal(found[is_asked], alone[is_asked])
+    assert not np.array_equal(found[~is_asked], alone[~is_asked])
+
+
+def test_training_knows_nothing_of_it(tmp_path):
+    prepare(csv_config(write_log(tmp_path)), tmp_path / "store")
+    store = Store(tmp_path / "store")
+    tasks = store.part("train", CHOICE).tasks
+    one, two = (
+        Labels.of(store, "bias", has_factorisation=has).apply(tasks, is_training=True)
+        for has in (False, True)
+    )
+    assert np.array_equal(one.support_label.values, two.support_label.values)
+    assert np.array_equal(one.query_label.values, two.query_label.values)

@@ -79,8 +79,9 @@ def score_part(
         batch = maker.make(tasks)
         mask = batch.query.share.numpy() > 0
         predictions = dict(baselines.predict(tasks)) if baselines else {}
+        to_rating = maker.labels.to_rating(tasks)
         for name, found_rows in predicted(worker, batch).items():
-            predictions[name] = maker.labels.to_rating(found_rows[mask], tasks)
+            predictions[name] = to_rating(found_rows[mask])
         rating = tasks.query_label.values.astype(np.float64)
         lengths = tasks.query_label.lengths
         models = {
@@ -168,8 +169,9 @@ def catalogue_summary(
             asked = _about(tasks, items)
             batch = maker.make(asked)
             predictions = dict(baselines.predict(asked))
+            to_rating = maker.labels.to_rating(asked)
             for name, rows in predicted(worker, batch).items():
-                predictions[name] = maker.labels.to_rating(rows.ravel(), asked)
+                predictions[name] = to_rating(rows.ravel())
             for name, values in predictions.items():
                 scores.setdefault(name, []).append(values.reshape(num_users, len(items)))
         for name, parts in scores.items():

@@ -139,9 +139,9 @@ def test_chances_are_expected_ones_where_the_model_adds_nothing(tmp_path):
     tasks = store.part("user_cold", CHOICE).tasks
     labels = Labels.of(store, "bias")
     _, expected = labels.expected(tasks, is_training=False)
-    found = labels.to_rating(np.zeros(len(expected)), tasks)
+    found = labels.to_rating(tasks)(np.zeros(len(expected)))
     assert found == pytest.approx(np.clip(expected, 0.02, 0.98))
-    assert (labels.to_rating(np.ones(len(expected)), tasks) > found).all()
+    assert (labels.to_rating(tasks)(np.ones(len(expected))) > found).all()
 
 
 @pytest.mark.parametrize("is_implicit", [False, True])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from logs import csv_config, write_log
-from scipy import sparse
+from scipy import linalg, sparse
 
 from greatmeta_dist.tasks import clean, factorise
 from greatmeta_dist.tasks.batch import Ragged
@@ -29,6 +29,18 @@ def low_rank_log(num_users=300, num_items=40, rank=2, noise=0.5, density=0.5, se
 def as_sparse(value, is_given):
     user, item = np.nonzero(is_given)
     return sparse.csr_matrix((value[is_given], (user, item)), shape=value.shape)
+
+
+def turn_of(user_square, item_square):
+    """z to unit second moments, then to the axes of the items' v that go with it."""
+    moment = np.mean(user_square, axis=0)[2:, 2:]
+    whiten = np.linalg.inv(linalg.sqrtm(moment))
+    back = np.linalg.inv(whiten)
+    spread, axes = np.linalg.eigh(back @ np.sum(item_square, axis=0)[2:, 2:] @ back.T)
+    assert (np.diff(spread) >= 0).all()
+    turn = np.eye(WIDTH)
+    turn[2:, 2:] = axes[:, ::-1].T @ whiten
+    return turn
 
 
 def by_loops(value, is_given, mean, num_passes):
@@ -56,6 +68,11 @@ def by_loops(value, is_given, mean, num_passes):
             user.append(h)
             user_square.append(np.outer(h, h) + cov)
         user_variance = np.mean([s[1, 1] for s in user_square])
+        turn = turn_of(
+            user_square, [np.outer(m, m) + c for m, c in zip(mean, item_cov, strict=True)]
+        )
+        user = [turn @ h for h in user]
+        user_square = [turn @ s @ turn.T for s in user_square]
         error = 0.0
         for j in range(num_items):
             precision, said = np.diag(1 / variance), prior / variance
@@ -91,13 +108,19 @@ def test_it_is_what_loops_over_users_and_items_find_however_users_are_portioned(
     mean, cov, noise, user_variance = by_loops(value, is_given, start, NUM_WARM_UP + 3)
     for portions in ([whole], [whole[:10], whole[10:10], whole[10:]]):
         found = factorise.factorise(lambda portions=portions: portions, np.arange(12), seed=3)
-        assert found.mean == pytest.approx(mean, rel=1e-7, abs=1e-9)
         assert found.noise == pytest.approx(noise, rel=1e-9)
         assert found.user_variance == pytest.approx(user_variance, rel=1e-9)
-        for j in range(12):
-            assert found.variance[j] == pytest.approx(np.diag(cov[j])[1:], rel=1e-7)
-            square = np.outer(mean[j], mean[j]) + cov[j]
-            assert found.with_offset[j] == pytest.approx(square[0, 1:], rel=1e-7, abs=1e-9)
+        # Axes of equal spread may be turned otherwise: what no turn changes.
+        squares = mean[:, :, None] * mean[:, None, :] + cov
+        assert found.mean[:, :2] == pytest.approx(mean[:, :2], rel=1e-7)
+        gram = found.mean[:, 2:] @ found.mean[:, 2:].T
+        assert gram == pytest.approx(mean[:, 2:] @ mean[:, 2:].T, rel=1e-6, abs=1e-9)
+        variance = np.diagonal(cov, axis1=1, axis2=2)
+        assert found.variance[:, 0] == pytest.approx(variance[:, 1], rel=1e-7)
+        assert found.variance[:, 1:].sum(1) == pytest.approx(variance[:, 2:].sum(1), rel=1e-7)
+        assert found.with_offset[:, 0] == pytest.approx(squares[:, 0, 1], rel=1e-7)
+        crossed = found.with_offset[:, 1:] @ found.mean[:, 2:].T
+        assert crossed == pytest.approx(squares[:, 0, 2:] @ mean[:, 2:].T, rel=1e-6, abs=1e-9)
 
 
 def test_a_user_is_folded_in_as_a_gaussian_process_of_the_items_would_have_it():
@@ -209,10 +232,10 @@ def test_predictions_are_the_mean_of_both_but_of_unknown_items_the_models(tmp_pa
     both = Labels.of(store, "bias", has_factorisation=True)
     assert both.factorisation is not None
     model = np.random.default_rng(0).normal(size=len(tasks.query_label.values))
-    alone = plain.to_rating(model, tasks)
+    alone = plain.to_rating(tasks)(model)
     of_factors, is_known = both.factorised(both.factorisation, tasks)
     assert is_known.all()
-    assert both.to_rating(model, tasks) == pytest.approx((alone + of_factors) / 2)
+    assert both.to_rating(tasks)(model) == pytest.approx((alone + of_factors) / 2)
     low, high = store.manifest.ratings.lowest, store.manifest.ratings.highest
     assert low <= of_factors.min() <= of_factors.max() <= high
 
@@ -226,7 +249,7 @@ def test_predictions_are_the_mean_of_both_but_of_unknown_items_the_models(tmp_pa
         noise=both.factorisation.noise,
         user_variance=both.factorisation.user_variance,
     )
-    found = replace(both, factorisation=fewer).to_rating(model, tasks)
+    found = replace(both, factorisation=fewer).to_rating(tasks)(model)
     is_asked = tasks.query_item.values == unknown
     assert np.array_equal(found[is_asked], alone[is_asked])
     assert not np.array_equal(found[~is_asked], alone[~is_asked])

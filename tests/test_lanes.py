@@ -179,8 +179,8 @@ def test_labels_round_trip_within_the_range(store, kind):
     tasks = store.part("user_cold", CHOICE).tasks
     _, expected = chosen.expected(tasks, is_training=False)
     label = (tasks.query_label.values - expected) / chosen.scale
-    assert chosen.to_rating(label, tasks) == pytest.approx(tasks.query_label.values, abs=1e-5)
-    ends = chosen.to_rating(np.full(len(label), 1e3), tasks)
+    assert chosen.to_rating(tasks)(label) == pytest.approx(tasks.query_label.values, abs=1e-5)
+    ends = chosen.to_rating(tasks)(np.full(len(label), 1e3))
     assert (ends == store.manifest.ratings.highest).all()
 
 

@@ -5,7 +5,7 @@ so the global batch never depends on how many workers there are (DESIGN.md secti
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -186,21 +186,25 @@ class Labels:
             query_label=label(tasks.query_label, query),
         )
 
-    def to_rating(self, prediction: NDArray, tasks: TaskTable) -> NDArray[np.float64]:
-        """Predictions for the query rows → ratings, within their range, or chances of a click.
+    def to_rating(self, tasks: TaskTable) -> Callable[[NDArray], NDArray[np.float64]]:
+        """How predictions for the query rows become ratings, in their range, or chances of a click.
 
         Of items that the factorisation, if there is one, knows: the mean of the model's and its.
         """
         _, expected = self.expected(tasks, is_training=False)
-        rating: NDArray[np.float64]
-        if self.is_click:
-            rating = expit(prediction + self.logit(expected))
-        else:
-            rating = self._in_range(prediction.astype(np.float64) * self.scale + expected)
-        if self.factorisation is None:
-            return rating
-        of_factors, is_known = self.factorised(self.factorisation, tasks)
-        return np.where(is_known, (rating + of_factors) / 2, rating)
+        of_factors, is_known = np.zeros(len(expected)), np.zeros(len(expected), bool)
+        if self.factorisation is not None:
+            of_factors, is_known = self.factorised(self.factorisation, tasks)
+
+        def rating(prediction: NDArray) -> NDArray[np.float64]:
+            found: NDArray[np.float64]
+            if self.is_click:
+                found = expit(prediction + self.logit(expected))
+            else:
+                found = self._in_range(prediction.astype(np.float64) * self.scale + expected)
+            return np.where(is_known, (found + of_factors) / 2, found)
+
+        return rating
 
     def factorised(
         self, factorisation: Factorisation, tasks: TaskTable

@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.robustness --work DIR [--ml-100k FOLDER] [--jobs 2] [--plot FILE]``. Trains
 on synthetic data as it is, with ratings and a numeric feature ten times as large, and with ten
-times the support rows; and sweeps β (``train.rate``) and α (``inner.rate``). Results are kept in
+times the support rows; and sweeps β (``train.rate``) and α (``inner.rate``). The model is judged by
+itself: the factorisation, which knows no rates, would cover for it. Results are kept in
 ``DIR/robustness.json`` and not repeated; ``--plot`` (needs matplotlib) draws the sweeps.
 """
 
@@ -53,7 +54,7 @@ def scaled(folder: Path, *, rating: float = 1.0, feature: float = 1.0) -> DataCo
 
 
 def data_sets(work: Path, ml_100k: Path | None) -> dict[str, Data]:
-    options = [f"train.steps={STEPS}"]
+    options = [f"train.steps={STEPS}", "model.has_factorisation=false"]
     long = DataConfig(users=USERS, items=5 * ITEMS, mean_interactions=LONG * INTERACTIONS)
     found = {
         name: Data(scaled(work / f"log-{name}", **how), work / name, options)

@@ -105,6 +105,7 @@ def test_it_is_what_loops_over_users_and_items_find_however_users_are_portioned(
     start = np.zeros((12, WIDTH))
     start[:, 1] = 1
     start[:, 2:] = np.random.default_rng([3, 41]).normal(0, 0.1, (12, NUM_FACTORS))
+    start[:, 2:] *= np.sqrt(np.mean(value[is_given] ** 2))
     mean, cov, noise, user_variance = by_loops(value, is_given, start, NUM_WARM_UP + 3)
     for portions in ([whole], [whole[:10], whole[10:10], whole[10:]]):
         found = factorise.factorise(lambda portions=portions: portions, np.arange(12), seed=3)
@@ -121,6 +122,19 @@ def test_it_is_what_loops_over_users_and_items_find_however_users_are_portioned(
         assert found.with_offset[:, 0] == pytest.approx(squares[:, 0, 1], rel=1e-7)
         crossed = found.with_offset[:, 1:] @ found.mean[:, 2:].T
         assert crossed == pytest.approx(squares[:, 0, 2:] @ mean[:, 2:].T, rel=1e-6, abs=1e-9)
+
+
+def test_ratings_in_other_units_give_the_same_in_these():
+    value, is_given = low_rank_log()
+    plain, large = (
+        factorise.factorise(lambda r=r: [as_sparse(r, is_given)], np.arange(40), seed=0)
+        for r in (value, 100 * value)
+    )
+    assert large.noise == pytest.approx(1e4 * plain.noise, rel=1e-6)
+    assert large.mean[:, 0] == pytest.approx(100 * plain.mean[:, 0], rel=1e-5)
+    assert large.mean[:, 1] == pytest.approx(plain.mean[:, 1], rel=1e-5)
+    gram = plain.mean[:, 2:] @ plain.mean[:, 2:].T
+    assert large.mean[:, 2:] @ large.mean[:, 2:].T == pytest.approx(1e4 * gram, rel=1e-4, abs=1e-2)
 
 
 def test_a_user_is_folded_in_as_a_gaussian_process_of_the_items_would_have_it():

@@ -99,18 +99,20 @@ def factorise(
     ``portions`` gives them as matrices [users, n] with an entry for every rating, even 0, in any
     portions, the same at every call. Memory grows with n and with the largest portion.
     """
-    prior = np.zeros(WIDTH)
-    prior[1] = 1.0
-    mean = np.tile(prior, (len(item), 1))
-    mean[:, 2:] = np.random.default_rng([seed, 41]).normal(0, 0.1, (len(item), NUM_FACTORS))
-    covariance = np.zeros((len(item), len(ROW)))
     count, square = 0, 0.0
     for portion in portions():
         count, square = count + portion.nnz, square + float(portion.data @ portion.data)
     spread = square / max(count, 1) or 1.0
-    least = LEAST_VARIANCE * spread
+    unit = np.full(WIDTH, spread)  # of (d, l, v), squared
+    unit[1] = 1.0
     noise, user_variance = 0.8 * spread, 0.15 * spread
-    variance = np.concatenate(([0.3 * spread, 0.01], np.full(NUM_FACTORS, 0.02 * spread)))
+    variance = unit * np.concatenate(([0.3, 0.01], np.full(NUM_FACTORS, 0.02)))
+    prior = np.zeros(WIDTH)
+    prior[1] = 1.0
+    mean = np.tile(prior, (len(item), 1))
+    random = np.random.default_rng([seed, 41]).normal(0, 0.1, (len(item), NUM_FACTORS))
+    mean[:, 2:] = random * spread**0.5
+    covariance = np.zeros((len(item), len(ROW)))
 
     for number in range(NUM_PASSES):
         of_items = mean[:, ROW] * mean[:, COLUMN] + covariance
@@ -125,7 +127,7 @@ def factorise(
             num_users += len(user)
             of_all += of_user.sum(0)
         of_all /= max(num_users, 1)
-        user_variance = max(float(of_all[WIDTH]), least)
+        user_variance = max(float(of_all[WIDTH]), LEAST_VARIANCE * spread)
         turn = _turn(of_all, of_items.sum(0))
         said = said @ turn.T
 
@@ -139,9 +141,9 @@ def factorise(
             moment = mean[some, :, None] * mean[some, None, :] + found
             left += float((seen * moment).sum() - 2 * (mean[some] * said[some]).sum())
         if number >= NUM_WARM_UP:
-            noise = max(left / max(count, 1), least)
-            spread_of = (mean - prior) ** 2 + covariance[:, IS_SQUARE]
-            variance = np.maximum(spread_of.mean(0), least)
+            noise = max(left / max(count, 1), LEAST_VARIANCE * spread)
+            square_of = (mean - prior) ** 2 + covariance[:, IS_SQUARE]
+            variance = np.maximum(square_of.mean(0), LEAST_VARIANCE * unit)
     return Factorisation(
         item,
         mean,

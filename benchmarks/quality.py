@@ -77,7 +77,7 @@ TRAINED: dict[str, list[str]] = {
 }
 """Options of each trained model, on top of its data set's."""
 ALONE = "… without factorisation"
-"""The row of the shipped trainings' models by themselves: training knows nothing of it."""
+"""The row of the shipped trainings' models by themselves, at the step that was best with it."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,7 @@ class _Others:
 
     def __init__(self, store: Store):
         self._baselines = Baselines.of(store)
-        self._labels = Labels.of(store, "bias")
-        self._factorisation = store.factorisation()
+        self._labels = Labels.of(store, "bias", has_factorisation=True)
         self._models: dict[str, Any] = {}
         if store.manifest.num_items <= MAX_ITEMS:
             self._models = {name: kind(store) for name, kind in FOLD_INS.items()}
@@ -161,7 +160,7 @@ class _Others:
         ratings = self._labels.ratings
         _, expected = self._labels.expected(tasks, is_training=False)
         expected = np.clip(expected, ratings.lowest, ratings.highest)
-        of_factors, is_known = self._labels.factorised(self._factorisation, tasks)
+        of_factors, is_known = self._labels.factorised(tasks)
         return {
             **self._baselines.predict(tasks),
             "bias, strengths and content from the data": expected,
@@ -455,18 +454,30 @@ def _of_model(found: dict[str, Any], model: str) -> dict[str, Any]:
     }
 
 
-def comparison(results: Results, names: list[str]) -> str:
-    """The shipped model less the one with uniform weights, seed by seed: means and intervals."""
-    lines = ["| shipped − uniform weights | pairs | RMSE | RMSE, minority | nDCG@5, minority |"]
+def comparison(results: Results, names: list[str], *, is_alone: bool) -> str:
+    """The shipped model less the one with uniform weights, seed by seed: means and intervals.
+
+    Of the predictions; or of the models alone, without the factorisation that both share.
+    """
+
+    def of_seeds(data: str, model: str) -> dict[int, dict[str, Any]]:
+        found = {}
+        for key, run in results.runs.items():
+            *of, seed = key.split(" | ")
+            if of == [data, model]:
+                scored = run["alone"] if is_alone else run
+                found[int(seed)] = scored["scores"]["adapted"]["full"]
+        return found
+
+    what = "shipped − uniform weights" + (", without factorisation" if is_alone else "")
+    lines = [f"| {what} | pairs | RMSE | RMSE, minority | nDCG@5, minority |"]
     lines.append("|---|---|---|---|---|")
     pooled: list[list[float]] = []
     for data in names:
-        rows = rows_of(results, data)
-        ours, uniform = rows.get("GreatMeta as shipped", {}), rows.get("… uniform weights", {})
+        ours, uniform = of_seeds(data, "GreatMeta as shipped"), of_seeds(data, "… uniform weights")
         differences = [
             [
-                ours[seed]["scores"]["full"][who][metric]
-                - uniform[seed]["scores"]["full"][who][metric]
+                ours[seed][who][metric] - uniform[seed][who][metric]
                 for who, metric in (("all", "rmse"), ("minority", "rmse"), ("minority", "ndcg@5"))
             ]
             for seed in ours.keys() & uniform.keys()
@@ -507,7 +518,8 @@ def main() -> None:
         run_all(results, {n: known[n] for n in names}, options)
     for name in names:
         print(f"\n{name}\n\n{scenario_table(results, name) or table(results, name)}")
-    print("\n" + comparison(results, names))
+    for is_alone in (False, True):
+        print("\n" + comparison(results, names, is_alone=is_alone))
 
 
 def run_all(results: Results, chosen: dict[str, Data], options: argparse.Namespace) -> None:

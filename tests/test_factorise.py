@@ -9,7 +9,14 @@ from scipy import linalg, sparse
 
 from greatmeta_dist.tasks import clean, factorise
 from greatmeta_dist.tasks.batch import Ragged
-from greatmeta_dist.tasks.factorise import NUM_FACTORS, NUM_PASSES, NUM_WARM_UP, WIDTH
+from greatmeta_dist.tasks.factorise import (
+    COLUMN,
+    NUM_FACTORS,
+    NUM_PASSES,
+    NUM_WARM_UP,
+    ROW,
+    WIDTH,
+)
 from greatmeta_dist.tasks.lanes import Labels
 from greatmeta_dist.tasks.prepare import prepare
 from greatmeta_dist.tasks.store import FieldChoice, Store
@@ -33,11 +40,9 @@ def as_sparse(value, is_given):
 
 def turn_of(user_square, item_square):
     """z to unit second moments, then to the axes of the items' v that go with it."""
-    moment = np.mean(user_square, axis=0)[2:, 2:]
-    whiten = np.linalg.inv(linalg.sqrtm(moment))
+    whiten = np.linalg.inv(linalg.sqrtm(np.mean(user_square, axis=0)[2:, 2:]))
     back = np.linalg.inv(whiten)
-    spread, axes = np.linalg.eigh(back @ np.sum(item_square, axis=0)[2:, 2:] @ back.T)
-    assert (np.diff(spread) >= 0).all()
+    _, axes = np.linalg.eigh(back @ np.sum(item_square, axis=0)[2:, 2:] @ back.T)
     turn = np.eye(WIDTH)
     turn[2:, 2:] = axes[:, ::-1].T @ whiten
     return turn
@@ -197,9 +202,36 @@ def test_items_it_does_not_know_say_nothing_and_are_not_predicted():
     assert np.array_equal(one[is_known], two[is_known])
 
 
+def test_a_turn_makes_users_moments_one_and_items_diagonal_and_changes_no_expectation():
+    rng = np.random.default_rng(0)
+    user, item = rng.normal(size=(2, 30, WIDTH))
+    user[:, 0] = 1
+    user_square = np.einsum("nd,ne->nde", user, user) + 0.1 * np.eye(WIDTH)
+    item_square = np.einsum("nd,ne->nde", item, item) + 0.2 * np.eye(WIDTH)
+    packed = (user_square.mean(0)[ROW, COLUMN], item_square.sum(0)[ROW, COLUMN])
+    turn = factorise._turn(*packed)
+    back = np.linalg.inv(turn).T
+    turned = turn @ user_square.mean(0) @ turn.T
+    assert turned[2:, 2:] == pytest.approx(np.eye(NUM_FACTORS), abs=1e-9)
+    turned = (back @ item_square.sum(0) @ back.T)[2:, 2:]
+    assert turned == pytest.approx(np.diag(np.diag(turned)), abs=1e-7)
+    assert (np.diff(np.diag(turned)) < 0).all()
+    assert (user @ turn.T) @ (item @ back.T).T == pytest.approx(user @ item.T)
+    before = np.einsum("nde,mde->nm", user_square, item_square)
+    after = np.einsum("nde,mde->nm", turn @ user_square @ turn.T, back @ item_square @ back.T)
+    assert after == pytest.approx(before)
+
+
+def write_low_rank_log(folder):
+    value, is_given = low_rank_log(num_users=120, density=0.6)
+    lines = [f"u{user},i{item},{value[user, item]:.6f},0" for user, item in np.argwhere(is_given)]
+    path = folder / "log.csv"
+    path.write_text("\n".join(["u,i,r,t", *lines]) + "\n")
+    return path
+
+
 def test_a_store_has_that_of_its_training_users_alone(tmp_path):
-    path = write_log(tmp_path)
-    prepare(csv_config(path), tmp_path / "store")
+    prepare(csv_config(write_low_rank_log(tmp_path)), tmp_path / "store")
     store = Store(tmp_path / "store")
     found = store.factorisation()
     count, _ = store.item_statistics()
@@ -214,26 +246,71 @@ def test_a_store_has_that_of_its_training_users_alone(tmp_path):
         user = np.repeat(np.arange(len(tasks)), items.lengths)
         ratings[user, items.values] = labels.values - store.item_expected()[items.values]
     portion = ratings.tocsr()[:, found.item]
-    expected = factorise.factorise(lambda: [portion], found.item, seed=0)
-    assert found.mean == pytest.approx(expected.mean, rel=1e-5, abs=1e-7)
-    assert found.noise == pytest.approx(expected.noise)
-    assert found.user_variance == pytest.approx(expected.user_variance)
+    assert_same(found, factorise.factorise(lambda: [portion], found.item, seed=0), rel=1e-4)
+    assert (found.mean[:, 2:] ** 2).mean(0).max() > 0.1
 
 
-def test_a_large_log_is_factorised_by_its_first_users_and_most_rated_items(tmp_path, monkeypatch):
+def assert_same(one, other, *, rel):
+    """All that no turn of axes changes."""
+    gram = other.mean[:, 2:] @ other.mean[:, 2:].T
+    assert one.mean[:, :2] == pytest.approx(other.mean[:, :2], rel=rel, abs=rel)
+    assert one.mean[:, 2:] @ one.mean[:, 2:].T == pytest.approx(gram, rel=rel, abs=rel)
+    crossed = other.with_offset[:, 1:] @ other.mean[:, 2:].T
+    assert one.with_offset[:, 0] == pytest.approx(other.with_offset[:, 0], rel=rel, abs=rel)
+    assert one.with_offset[:, 1:] @ one.mean[:, 2:].T == pytest.approx(crossed, rel=rel, abs=rel)
+    assert one.variance[:, 0] == pytest.approx(other.variance[:, 0], rel=rel)
+    sizes = other.variance[:, 1:].sum(1)
+    assert one.variance[:, 1:].sum(1) == pytest.approx(sizes, rel=rel)
+    assert one.noise == pytest.approx(other.noise, rel=rel)
+    assert one.user_variance == pytest.approx(other.user_variance, rel=rel)
+
+
+def test_number_of_buckets_and_of_users_at_a_time_does_not_matter(tmp_path, monkeypatch):
+    path = write_low_rank_log(tmp_path)
+    prepare(csv_config(path), tmp_path / "one")
+    monkeypatch.setattr(clean, "BUCKET_BYTES", 4000)
+    monkeypatch.setattr(factorise, "USERS_AT_A_TIME", 7)
+    prepare(csv_config(path), tmp_path / "many")
+    one, many = Store(tmp_path / "one"), Store(tmp_path / "many")
+    assert many.manifest.shards["train"] > one.manifest.shards["train"]
+    assert_same(many.factorisation(), one.factorisation(), rel=1e-4)
+
+
+def test_a_large_log_is_factorised_by_its_first_users_and_items_these_say_enough_of(
+    tmp_path, monkeypatch
+):
     path = write_log(tmp_path)
     monkeypatch.setattr(clean, "BUCKET_BYTES", 2000)
     monkeypatch.setattr(factorise, "MAX_RATINGS", 250)
     monkeypatch.setattr(factorise, "MAX_ITEMS", 20)
-    passes = []
+    monkeypatch.setattr(factorise, "ENOUGH_RATINGS", 6)
+    passes, portions_of_passes = [], []
+    inner = factorise.factorise
+
+    def noted(portions, item, *, seed):
+        def portions_noted():
+            portions_of_passes.append(list(portions()))
+            return portions_of_passes[-1]
+
+        return inner(portions_noted, item, seed=seed)
+
+    monkeypatch.setattr(factorise, "factorise", noted)
     prepare(
         csv_config(path), tmp_path / "store", lambda stage, share: passes.append((stage, share))
     )
-    found = Store(tmp_path / "store").factorisation()
-    assert len(found.item) == len(found.mean) == 20
+    store = Store(tmp_path / "store")
+    found = store.factorisation()
+    count, _ = store.item_statistics()
+    assert len(portions_of_passes) == NUM_PASSES + 1
+    shares = [share for stage, share in passes if stage == "factorise"]
+    assert shares == sorted(shares)
+    assert len(shares) == NUM_PASSES + 1
+    assert 0 == shares[0] < shares[-1] < 1
+    of_item = sum(p.getnnz(axis=0) for p in portions_of_passes[0])
+    assert of_item.sum() < count.sum() / 2
+    assert (of_item >= np.minimum(count[found.item], 6)).all()
+    assert 0 < len(found.item) == len(found.mean) <= 20
     assert (np.diff(found.item) > 0).all()
-    assert len([p for p in passes if p[0] == "factorise"]) > NUM_PASSES
-    assert all(0 <= share < 1 for _, share in passes)
 
 
 @pytest.mark.parametrize("label", ["rating", "click"])
@@ -247,11 +324,18 @@ def test_predictions_are_the_mean_of_both_but_of_unknown_items_the_models(tmp_pa
     assert both.factorisation is not None
     model = np.random.default_rng(0).normal(size=len(tasks.query_label.values))
     alone = plain.to_rating(tasks)(model)
-    of_factors, is_known = both.factorised(both.factorisation, tasks)
+    of_factors, is_known = both.factorised(tasks)
     assert is_known.all()
+    expected = store.item_expected()
+    rest = tasks.support_label.values - expected[tasks.support_item.values]
+    by_hand, _ = store.factorisation().predict(tasks.support_item, rest, tasks.query_item)
+    by_hand = by_hand + expected[tasks.query_item.values]
     assert both.to_rating(tasks)(model) == pytest.approx((alone + of_factors) / 2)
     low, high = store.manifest.ratings.lowest, store.manifest.ratings.highest
-    assert low <= of_factors.min() <= of_factors.max() <= high
+    assert of_factors == pytest.approx(np.clip(by_hand, low, high))
+    narrow = replace(both.ratings, lowest=np.quantile(by_hand, 0.3), highest=np.median(by_hand))
+    clipped, _ = replace(both, ratings=narrow).factorised(tasks)
+    assert clipped == pytest.approx(np.clip(by_hand, narrow.lowest, narrow.highest))
 
     unknown = tasks.query_item.values[0]
     kept = both.factorisation.item != unknown
@@ -269,7 +353,7 @@ def test_predictions_are_the_mean_of_both_but_of_unknown_items_the_models(tmp_pa
     assert not np.array_equal(found[~is_asked], alone[~is_asked])
 
 
-def test_training_knows_nothing_of_it(tmp_path):
+def test_labels_of_training_know_nothing_of_it(tmp_path):
     prepare(csv_config(write_log(tmp_path)), tmp_path / "store")
     store = Store(tmp_path / "store")
     tasks = store.part("train", CHOICE).tasks

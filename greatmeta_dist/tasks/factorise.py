@@ -9,7 +9,7 @@ rating prediction*, KDD Cup 2007), each a normal of full covariance: an item of 
 near its prior, and says no more of a user than is known of it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,11 +24,15 @@ NUM_FACTORS = 20
 NUM_PASSES = 30
 """Passes over the ratings."""
 NUM_WARM_UP = 4
-"""Passes before variances are estimated: until then factors are too small to tell."""
-MAX_ITEMS = 50_000
-"""The most rated items, which alone are factorised: each takes some 6 KB of memory."""
+"""Passes before items' variances and the noise are estimated: until then factors are too small to
+tell."""
 MAX_RATINGS = 5_000_000
 """Ratings that are factorised: those of the first training users."""
+MAX_ITEMS = 50_000
+"""The most rated items, which alone are factorised: each takes some 9 KB of memory."""
+ENOUGH_RATINGS = 50
+"""Of an item more of whose ratings are not among the factorised ones: with fewer it is left out."""
+USERS_AT_A_TIME = 16_384
 ITEMS_AT_A_TIME = 4096
 LEAST_VARIANCE = 1e-6
 """Of the ratings', so that ratings which follow from something leave no division by zero."""
@@ -62,7 +66,8 @@ class Factorisation:
     ) -> tuple[Floats, NDArray[np.bool_]]:
         """What is expected of every query row, less mⱼ, and whether its item is among the n.
 
-        ``rest`` holds the support's ratings less mⱼ, row by row; those of other items say nothing.
+        Where it is not, the number means nothing. ``rest`` holds the support's ratings less mⱼ, row
+        by row; those of other items say nothing.
         """
         is_support, support_at = self._places(support.values)
         is_query, query_at = self._places(query.values)
@@ -97,12 +102,12 @@ def factorise(
     """Factorise users' ratings of the items [n], less mⱼ.
 
     ``portions`` gives them as matrices [users, n] with an entry for every rating, even 0, in any
-    portions, the same at every call. Memory grows with n and with the largest portion.
+    portions, the same at every call; at least one. Memory grows with n and the largest portion.
     """
     count, square = 0, 0.0
     for portion in portions():
         count, square = count + portion.nnz, square + float(portion.data @ portion.data)
-    spread = square / max(count, 1) or 1.0
+    spread = square / count or 1.0
     unit = np.full(WIDTH, spread)  # of (d, l, v), squared
     unit[1] = 1.0
     noise, user_variance = 0.8 * spread, 0.15 * spread
@@ -116,17 +121,17 @@ def factorise(
 
     for number in range(NUM_PASSES):
         of_items = mean[:, ROW] * mean[:, COLUMN] + covariance
-        of_users, said = np.zeros_like(covariance), np.zeros_like(mean)
+        of_users, said = np.zeros_like(covariance), np.zeros_like(mean)  # Σ E[h hᵀ], Σ r E[h]
         num_users, of_all = 0, np.zeros(len(ROW))
-        for portion in portions():
-            is_rated = portion.copy()
-            is_rated.data = np.ones_like(portion.data)
+        for portion in _blocks(portions()):
+            ones = np.ones_like(portion.data)
+            is_rated = sparse.csr_matrix((ones, portion.indices, portion.indptr), portion.shape)
             user, of_user = _fold_in_all(portion @ mean, is_rated @ of_items, noise, user_variance)
             of_users += is_rated.T @ of_user
             said += portion.T @ user
             num_users += len(user)
             of_all += of_user.sum(0)
-        of_all /= max(num_users, 1)
+        of_all /= num_users
         user_variance = max(float(of_all[WIDTH]), LEAST_VARIANCE * spread)
         turn = _turn(of_all, of_items.sum(0))
         said = said @ turn.T
@@ -141,7 +146,7 @@ def factorise(
             moment = mean[some, :, None] * mean[some, None, :] + found
             left += float((seen * moment).sum() - 2 * (mean[some] * said[some]).sum())
         if number >= NUM_WARM_UP:
-            noise = max(left / max(count, 1), LEAST_VARIANCE * spread)
+            noise = max(left / count, LEAST_VARIANCE * spread)
             square_of = (mean - prior) ** 2 + covariance[:, IS_SQUARE]
             variance = np.maximum(square_of.mean(0), LEAST_VARIANCE * unit)
     return Factorisation(
@@ -154,10 +159,16 @@ def factorise(
     )
 
 
+def _blocks(portions: Iterable[sparse.csr_matrix]) -> Iterator[sparse.csr_matrix]:
+    for portion in portions:
+        for start in range(0, portion.shape[0], USERS_AT_A_TIME):
+            yield portion[start : start + USERS_AT_A_TIME]
+
+
 def _fold_in_all(
     said: Floats, of_items: Floats, noise: float, user_variance: float
 ) -> tuple[Floats, Floats]:
-    """E[h] [users, D] and E[h hᵀ], packed, from sums over users' ratings: r · E[t] and E[t tᵀ]."""
+    """E[h] [users, D] and E[h hᵀ], packed, from sums over a user's ratings, r E[t] and E[t tᵀ]."""
     seen = _unpacked(of_items)
     precision = seen[:, 1:, 1:] / noise + np.diag(_prior_precision(user_variance))
     covariance = np.linalg.inv(precision)
@@ -171,8 +182,9 @@ def _fold_in_all(
 def _turn(of_users: Floats, of_items: Floats) -> Floats:
     """[D, D] what to multiply users by, so that E[z zᵀ] is 1 and the sum of E[v vᵀ] diagonal.
 
-    Packed: the mean of E[h hᵀ] over users, the sum of E[t tᵀ] over items, which the inverse turns.
-    The expectations of ratings stay as they are; the priors fit best so (Ilin and Raiko, *Practical
+    Given, packed: the mean of E[h hᵀ] over users, the sum of E[t tᵀ] over items; what turns the
+    items is the inverse's transpose, and updating them from the turned users does it. What is
+    expected of ratings stays; the priors fit best so (Ilin and Raiko, *Practical
     approaches to principal component analysis in the presence of missing values*, JMLR 2010), and
     passes that only go by coordinates take hundreds to find it.
     """

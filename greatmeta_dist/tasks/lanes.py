@@ -192,9 +192,7 @@ class Labels:
         Of items that the factorisation, if there is one, knows: the mean of the model's and its.
         """
         _, expected = self.expected(tasks, is_training=False)
-        of_factors, is_known = np.zeros(len(expected)), np.zeros(len(expected), bool)
-        if self.factorisation is not None:
-            of_factors, is_known = self.factorised(self.factorisation, tasks)
+        of_factors, is_known = self.factorised(tasks)
 
         def rating(prediction: NDArray) -> NDArray[np.float64]:
             found: NDArray[np.float64]
@@ -206,14 +204,17 @@ class Labels:
 
         return rating
 
-    def factorised(
-        self, factorisation: Factorisation, tasks: TaskTable
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """A factorisation's predictions for the query rows, and which of their items it knows."""
-        item = tasks.support_item.values
+    def factorised(self, tasks: TaskTable) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """The factorisation's predictions for the query rows, and which of their items it knows.
+
+        None, where there is no factorisation.
+        """
+        item, query = tasks.support_item.values, tasks.query_item.values
+        if self.factorisation is None:
+            return np.zeros(len(query)), np.zeros(len(query), bool)
         rest = tasks.support_label.values - self.item_expected[item]
-        found, is_known = factorisation.predict(tasks.support_item, rest, tasks.query_item)
-        return self._in_range(found + self.item_expected[tasks.query_item.values]), is_known
+        found, is_known = self.factorisation.predict(tasks.support_item, rest, tasks.query_item)
+        return self._in_range(found + self.item_expected[query]), is_known
 
     def _in_range(self, rating: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.clip(rating, self.ratings.lowest, self.ratings.highest)

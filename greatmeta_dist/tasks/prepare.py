@@ -6,12 +6,12 @@ catalogue and the users' features). Rejected rows are kept in ``rejects.parquet`
 """
 
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,7 @@ from scipy import sparse
 
 from greatmeta_dist.config import DataConfig, InputError, require
 from greatmeta_dist.locks import locked
-from greatmeta_dist.tasks import factorise as bayesian
-from greatmeta_dist.tasks import spectral
+from greatmeta_dist.tasks import factorise, spectral
 from greatmeta_dist.tasks.batch import Ragged, offsets_of
 from greatmeta_dist.tasks.clean import REJECTS, Rejects, catalogue, check_log, read_entities
 from greatmeta_dist.tasks.content import ItemFeature
@@ -378,26 +377,30 @@ class _Preparation:
     def _factor_items(self, buckets: list[Path]) -> tuple[NDArray, NDArray]:
         """The items that have factors of the first training users' ratings, and these."""
         with self._first_users(
-            buckets, self.statistics.residuals, most=spectral.MAX_RATINGS, stage="factor items"
+            buckets, self.statistics.residuals, most=spectral.MAX_RATINGS
         ) as first:
+            self.progress("factor items", 0)
             chosen = most_rated(first.count, spectral.MAX_ITEMS)
             found = spectral.item_factors(
                 lambda: first.portions(chosen), first.count[chosen], seed=self.config.seed
             )
         return chosen, found
 
-    def _factorise(self, buckets: list[Path]) -> bayesian.Factorisation:
-        """Of the first training users' ratings."""
+    def _factorise(self, buckets: list[Path]) -> factorise.Factorisation:
+        """Of the first training users' ratings of the items that these say enough of."""
         with self._first_users(
-            buckets, self.statistics.about_expected, most=bayesian.MAX_RATINGS, stage="factorise"
+            buckets, self.statistics.about_expected, most=factorise.MAX_RATINGS
         ) as first:
-            chosen, passes = most_rated(first.count, bayesian.MAX_ITEMS), count()
+            enough = np.minimum(self.statistics.item_count, factorise.ENOUGH_RATINGS)
+            is_enough = first.count >= enough
+            of_known = first.count * is_enough if is_enough.any() else first.count
+            chosen, passes = most_rated(of_known, factorise.MAX_ITEMS), itertools.count()
 
             def portions() -> Iterator[sparse.csr_matrix]:
-                self.progress("factorise", next(passes) / (bayesian.NUM_PASSES + 1))
+                self.progress("factorise", next(passes) / (factorise.NUM_PASSES + 1))
                 return first.portions(chosen)
 
-            return bayesian.factorise(portions, chosen, seed=self.config.seed)
+            return factorise.factorise(portions, chosen, seed=self.config.seed)
 
     @contextmanager
     def _first_users(
@@ -406,13 +409,12 @@ class _Preparation:
         matrix: Callable[[pl.DataFrame], sparse.csr_matrix],
         *,
         most: int,
-        stage: str,
-    ) -> Iterator["_Portions"]:
+    ) -> Iterator[_Portions]:
         """Buckets' training users as matrices on disk, until these hold the ``most`` ratings."""
         ratings = np.zeros(len(self.items), np.int64)
         paths = []
         for k, bucket in enumerate(buckets):
-            self.progress(stage, k / len(buckets))
+            self.progress("read training users", k / len(buckets))
             train = pl.scan_parquet(bucket, glob=False).filter(part="train").collect()
             found = matrix(train)
             ratings += np.bincount(found.indices, minlength=len(ratings))

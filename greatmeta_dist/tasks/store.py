@@ -173,7 +173,7 @@ def write_factorisation(folder: Path, found: Factorisation) -> None:
     columns = {"item": pa.array(found.item)}
     for name in ("mean", "variance", "with_offset"):
         columns[name] = _matrix_column(getattr(found, name))
-    numbers = {"noise": repr(found.noise), "user_variance": repr(found.user_variance)}
+    numbers = {n: repr(float(getattr(found, n))) for n in ("noise", "user_variance")}
     write_arrow(folder / FACTORISATION, pa.RecordBatch.from_pydict(columns, metadata=numbers))
 
 

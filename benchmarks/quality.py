@@ -149,7 +149,7 @@ class _Others:
 
     def __init__(self, store: Store):
         self._baselines = Baselines.of(store)
-        self._labels = Labels.of(store, "bias", has_factorisation=True)
+        self._labels = Labels.of(store, "bias")
         self._models: dict[str, Any] = {}
         if store.manifest.num_items <= MAX_ITEMS:
             self._models = {name: kind(store) for name, kind in FOLD_INS.items()}
@@ -160,11 +160,9 @@ class _Others:
         ratings = self._labels.ratings
         _, expected = self._labels.expected(tasks, is_training=False)
         expected = np.clip(expected, ratings.lowest, ratings.highest)
-        of_factors, is_known = self._labels.factorised(tasks)
         return {
             **self._baselines.predict(tasks),
             "bias, strengths and content from the data": expected,
-            "Bayesian factorisation": np.where(is_known, of_factors, expected),
             **{name: model.predict(tasks) for name, model in self._models.items()},
         }
 

@@ -1,4 +1,4 @@
-"""What people would otherwise use: means and offsets (scalar predictions per row)."""
+"""What people would otherwise use: means, offsets, and a matrix factorisation."""
 
 from dataclasses import dataclass
 
@@ -15,24 +15,36 @@ ITEM_PRIOR, USER_PRIOR = 5.0, 3.0
 
 @dataclass(frozen=True)
 class Baselines:
-    """Mean, item means and user offsets as the ``bias`` label takes them off; fixed priors."""
+    """Mean, item means and user offsets as the ``bias`` label takes them off, with fixed priors.
+
+    And the store's Bayesian factorisation, half of every prediction with
+    ``model.has_factorisation``.
+    """
 
     labels: Labels
+    of_store: Labels
 
     @classmethod
     def of(cls, store: Store) -> "Baselines":
         ratings = store.manifest.ratings
         count, total = store.item_statistics()
         mean = np.full(len(count), ratings.mean)
-        return cls(Labels(ratings, "bias", count, total, mean, ITEM_PRIOR, USER_PRIOR))
+        labels = Labels(ratings, "bias", count, total, mean, ITEM_PRIOR, USER_PRIOR)
+        return cls(labels, Labels.of(store, "bias", has_factorisation=True))
 
     def predict(self, tasks: TaskTable) -> dict[str, NDArray[np.float64]]:
-        """Predicted rating of every query row, users' rows end to end, by baseline."""
+        """Predicted rating of every query row, users' rows end to end, by baseline.
+
+        Items that the factorisation does not hold get what the store's offsets expect.
+        """
         ratings, item = self.labels.ratings, tasks.query_item.values
         _, bias = self.labels.expected(tasks, is_training=False)
+        _, expected = self.of_store.expected(tasks, is_training=False)
+        of_factors, is_known = self.of_store.factorised(tasks)
         found = {
             "global_mean": np.full(len(item), ratings.mean),
             "item_mean": self.labels.item_mean(item, own=None),
             "bias": bias,
+            "factorisation": np.where(is_known, of_factors, expected),
         }
         return {name: np.clip(p, ratings.lowest, ratings.highest) for name, p in found.items()}

@@ -254,7 +254,7 @@ def test_evaluation_has_every_scenario_model_and_metric(tmp_path, store):
     for part, scenario in found["scenarios"].items():
         assert scenario["users"] == setup.store.manifest.parts[part]
         assert list(scenario["models"]) == [
-            "global_mean", "item_mean", "bias", "unadapted", "adapted",
+            "global_mean", "item_mean", "bias", "factorisation", "unadapted", "adapted",
         ]  # fmt: skip
         for values in scenario["models"].values():
             assert set(values) == {"mae", "rmse", "ndcg@1", "ndcg@3", "ndcg@5", "ndcg@10"}

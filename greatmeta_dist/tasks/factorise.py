@@ -184,9 +184,9 @@ def _turn(of_users: Floats, of_items: Floats) -> Floats:
 
     Given, packed: the mean of E[h hᵀ] over users, the sum of E[t tᵀ] over items; what turns the
     items is the inverse's transpose, and updating them from the turned users does it. What is
-    expected of ratings stays; the priors fit best so (Ilin and Raiko, *Practical
-    approaches to principal component analysis in the presence of missing values*, JMLR 2010), and
-    passes that only go by coordinates take hundreds to find it.
+    expected of ratings stays, and the priors fit best so (Ilin and Raiko, *Practical approaches to
+    principal component analysis in the presence of missing values*, JMLR 2010); passes that go by
+    coordinates alone still depended on their start after 30 (docs/findings.md).
     """
     users, items = (_unpacked(p[None])[0, 2:, 2:] for p in (of_users, of_items))
     size, axes = np.linalg.eigh(users)

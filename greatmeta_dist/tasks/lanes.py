@@ -207,7 +207,7 @@ class Labels:
     def factorised(self, tasks: TaskTable) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """The factorisation's predictions for the query rows, and which of their items it knows.
 
-        None, where there is no factorisation.
+        Where there is no factorisation, none is known.
         """
         item, query = tasks.support_item.values, tasks.query_item.values
         if self.factorisation is None:

@@ -2,11 +2,12 @@
 
 r_ij = mⱼ + h_i · t_j + noise, with mⱼ what item j's features lead to expect, h_i = (1, a_i, z_i)
 and t_j = (d_j, l_j, v_j): an item's offset d, a user's offset a with a loading l about 1, and
-``NUM_FACTORS`` factors. A priori all are normal, z_i of unit variance, the others of variances
-that are estimated, so that what the ratings do not bear out comes to nothing. The posterior is
-taken as a product over users and items (Lim and Teh, *Variational Bayesian approach to movie
-rating prediction*, KDD Cup 2007), each a normal of full covariance: an item of few ratings stays
-near its prior, and says no more of a user than is known of it.
+``NUM_FACTORS`` factors. A priori an item's numbers are normal, of variances that are estimated, so
+that what the ratings do not bear out comes to nothing; a user's are of one of ``NUM_COMPONENTS``
+normals (``mixture``), so that users of a small group are told from unusual ones of a large one. The
+posterior is taken as a product over users and items (Lim and Teh, *Variational Bayesian approach to
+movie rating prediction*, KDD Cup 2007), each normal of full covariance: an item of few ratings
+stays near its prior, and says no more of a user than is known of it.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -17,15 +18,21 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from greatmeta_dist.tasks.batch import Ragged
-
-Floats = NDArray[np.float64]
+from greatmeta_dist.tasks.mixture import Floats, Mixture, Moments, inverse
 
 NUM_FACTORS = 20
-NUM_PASSES = 30
+NUM_PASSES = 20
 """Passes over the ratings."""
 NUM_WARM_UP = 4
 """Passes before items' variances and the noise are estimated: until then factors are too small to
 tell."""
+NUM_OF_ONE = 8
+"""Passes before users are of several components; until then of one normal."""
+NUM_COMPONENTS = 8
+USERS_OF_COMPONENT = 40
+"""Of fewer training users for each component there are fewer components."""
+MAX_CLUSTERED = 20_000
+"""Users whose clusters the components start as."""
 MAX_RATINGS = 5_000_000
 """Ratings that are factorised: those of the first training users."""
 MAX_ITEMS = 50_000
@@ -33,6 +40,8 @@ MAX_ITEMS = 50_000
 ENOUGH_RATINGS = 50
 """Of an item more of whose ratings are not among the factorised ones: with fewer it is left out."""
 USERS_AT_A_TIME = 16_384
+POSTERIORS_AT_A_TIME = 1024
+"""Users whose posteriors, by component, are held at a time: each takes some 30 KB."""
 ITEMS_AT_A_TIME = 4096
 LEAST_VARIANCE = 1e-6
 """Of the ratings', so that ratings which follow from something leave no division by zero."""
@@ -58,8 +67,8 @@ class Factorisation:
     """[n, D - 1] E[d · (l, v)]."""
     noise: float
     """Variance of a rating about what is expected of it."""
-    user_variance: float
-    """Variance of users' offsets."""
+    prior: Mixture
+    """Of users' (a, z)."""
 
     def predict(
         self, support: Ragged, rest: Floats, query: Ragged
@@ -72,24 +81,33 @@ class Factorisation:
         is_support, support_at = self._places(support.values)
         is_query, query_at = self._places(query.values)
         found = np.zeros(len(query.values))
-        for user in range(len(support.offsets) - 1):
-            given = np.arange(*support.offsets[user : user + 2])
-            given = given[is_support[given]]
-            asked = slice(*query.offsets[user : user + 2])
-            found[asked] = self.mean[query_at[asked]] @ self.fold_in(support_at[given], rest[given])
+        for start in range(0, len(support.lengths), POSTERIORS_AT_A_TIME):
+            users = range(start, min(start + POSTERIORS_AT_A_TIME, len(support.lengths)))
+            said = []
+            for user in users:
+                given = np.arange(*support.offsets[user : user + 2])
+                given = given[is_support[given]]
+                said.append(self._said(support_at[given], rest[given]))
+            precision, towards = (np.array(part) for part in zip(*said, strict=True))
+            expected, _ = self.prior.posterior(precision, towards).expected()
+            for user, h in zip(users, expected, strict=True):
+                asked = slice(*query.offsets[user : user + 2])
+                of_item = self.mean[query_at[asked]]
+                found[asked] = of_item[:, 0] + of_item[:, 1:] @ h
         return found, is_query
 
-    def fold_in(self, place: NDArray[np.int64], rest: Floats) -> Floats:
-        """E[h] [D] of a user, from ratings, less mⱼ, of the items at these places [rows].
+    def _said(self, place: NDArray[np.int64], rest: Floats) -> tuple[Floats, Floats]:
+        """What a user's ratings, less mⱼ, of the items at these places [rows] say of (a, z).
 
-        An item's loadings count as uncorrelated: in predictions the difference is below 0.0003 of
-        an RMSE on MovieLens 100K, and it saves D² numbers for each item.
+        A precision and a linear term, as ``Mixture.posterior`` reads them. An item's loadings count
+        as uncorrelated: in predictions the difference is below 0.0003 of an RMSE on MovieLens 100K,
+        and it saves D² numbers for each item.
         """
         loading = self.mean[place, 1:]
         precision = loading.T @ loading + np.diag(self.variance[place].sum(0))
-        precision = precision / self.noise + np.diag(_prior_precision(self.user_variance))
-        said = (loading.T @ rest - self.with_offset[place].sum(0)) / self.noise
-        return np.concatenate(([1.0], np.linalg.solve(precision, said)))
+        return precision / self.noise, (
+            loading.T @ rest - self.with_offset[place].sum(0)
+        ) / self.noise
 
     def _places(self, item: NDArray) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         place = np.minimum(np.searchsorted(self.item, item), len(self.item) - 1)
@@ -110,7 +128,7 @@ def factorise(
     spread = square / count or 1.0
     unit = np.full(WIDTH, spread)  # of (d, l, v), squared
     unit[1] = 1.0
-    noise, user_variance = 0.8 * spread, 0.15 * spread
+    noise = 0.8 * spread
     variance = unit * np.concatenate(([0.3, 0.01], np.full(NUM_FACTORS, 0.02)))
     prior = np.zeros(WIDTH)
     prior[1] = 1.0
@@ -118,44 +136,42 @@ def factorise(
     random = np.random.default_rng([seed, 41]).normal(0, 0.1, (len(item), NUM_FACTORS))
     mean[:, 2:] = random * spread**0.5
     covariance = np.zeros((len(item), len(ROW)))
+    of_users = Mixture.of_one(_of_user(0.15 * spread))
 
     for number in range(NUM_PASSES):
         of_items = mean[:, ROW] * mean[:, COLUMN] + covariance
-        of_users, said = np.zeros_like(covariance), np.zeros_like(mean)  # Σ E[h hᵀ], Σ r E[h]
-        num_users, of_all = 0, np.zeros(len(ROW))
+        square_of, said = np.zeros_like(covariance), np.zeros_like(mean)  # Σ E[h hᵀ], Σ r E[h]
+        users = _Users(of_users)
         for portion in _blocks(portions()):
             ones = np.ones_like(portion.data)
             is_rated = sparse.csr_matrix((ones, portion.indices, portion.indptr), portion.shape)
-            user, of_user = _fold_in_all(portion @ mean, is_rated @ of_items, noise, user_variance)
-            of_users += is_rated.T @ of_user
+            user, of_user = users.fold_in(portion @ mean, is_rated @ of_items, noise)
+            square_of += is_rated.T @ of_user
             said += portion.T @ user
-            num_users += len(user)
-            of_all += of_user.sum(0)
-        of_all /= num_users
-        user_variance = max(float(of_all[WIDTH]), LEAST_VARIANCE * spread)
-        turn = _turn(of_all, of_items.sum(0))
+        turn = _turn(users.moments, of_items.sum(0))
         said = said @ turn.T
+        of_users = users.prior(number, turn, spread=spread, seed=seed)
 
         left = square
         for start in range(0, len(item), ITEMS_AT_A_TIME):
             some = slice(start, start + ITEMS_AT_A_TIME)
-            seen = turn @ _unpacked(of_users[some]) @ turn.T
-            found = np.linalg.inv(seen / noise + np.diag(1 / variance))
-            mean[some] = _times(found, said[some] / noise + prior / variance)
-            covariance[some] = found[:, ROW, COLUMN]
-            moment = mean[some, :, None] * mean[some, None, :] + found
+            seen = turn @ _unpacked(square_of[some]) @ turn.T
+            within, _ = inverse(seen / noise + np.diag(1 / variance))
+            mean[some] = _times(within, said[some] / noise + prior / variance)
+            covariance[some] = within[:, ROW, COLUMN]
+            moment = mean[some, :, None] * mean[some, None, :] + within
             left += float((seen * moment).sum() - 2 * (mean[some] * said[some]).sum())
         if number >= NUM_WARM_UP:
             noise = max(left / count, LEAST_VARIANCE * spread)
-            square_of = (mean - prior) ** 2 + covariance[:, IS_SQUARE]
-            variance = np.maximum(square_of.mean(0), LEAST_VARIANCE * unit)
+            about = (mean - prior) ** 2 + covariance[:, IS_SQUARE]
+            variance = np.maximum(about.mean(0), LEAST_VARIANCE * unit)
     return Factorisation(
         item,
         mean,
         covariance[:, IS_SQUARE][:, 1:],
         mean[:, :1] * mean[:, 1:] + covariance[:, 1:WIDTH],
         noise,
-        user_variance,
+        of_users,
     )
 
 
@@ -165,41 +181,70 @@ def _blocks(portions: Iterable[sparse.csr_matrix]) -> Iterator[sparse.csr_matrix
             yield portion[start : start + USERS_AT_A_TIME]
 
 
-def _fold_in_all(
-    said: Floats, of_items: Floats, noise: float, user_variance: float
-) -> tuple[Floats, Floats]:
-    """E[h] [users, D] and E[h hᵀ], packed, from sums over a user's ratings, r E[t] and E[t tᵀ]."""
-    seen = _unpacked(of_items)
-    precision = seen[:, 1:, 1:] / noise + np.diag(_prior_precision(user_variance))
-    covariance = np.linalg.inv(precision)
-    user = np.ones((len(said), WIDTH))
-    user[:, 1:] = _times(covariance, (said[:, 1:] - seen[:, 0, 1:]) / noise)
-    of_user = user[:, ROW] * user[:, COLUMN]
-    of_user[:, WIDTH:] += covariance[:, ROW[WIDTH:] - 1, COLUMN[WIDTH:] - 1]
-    return user, of_user
+class _Users:
+    """The users' side of one pass."""
+
+    def __init__(self, prior: Mixture):
+        self._prior = prior
+        self.moments = Moments.none(prior)
+        self._first: list[Floats] = []
+        self._num_first = 0
+
+    def fold_in(self, said: Floats, of_items: Floats, noise: float) -> tuple[Floats, Floats]:
+        """E[h] [users, D] and E[h hᵀ], packed.
+
+        Given sums over a user's ratings: r E[t], and E[t tᵀ], packed.
+        """
+        user, square = np.ones((len(said), WIDTH)), np.empty_like(of_items)
+        for start in range(0, len(said), POSTERIORS_AT_A_TIME):
+            some = slice(start, start + POSTERIORS_AT_A_TIME)
+            seen = _unpacked(of_items[some])
+            towards = (said[some, 1:] - seen[:, 0, 1:]) / noise
+            found = self._prior.posterior(seen[:, 1:, 1:] / noise, towards)
+            self.moments += found.moments()
+            user[some, 1:], of_user = found.expected()
+            square[some, :WIDTH] = user[some]
+            square[some, WIDTH:] = of_user[:, ROW[WIDTH:] - 1, COLUMN[WIDTH:] - 1]
+        if self._num_first < MAX_CLUSTERED:
+            self._first.append(user[: MAX_CLUSTERED - self._num_first, 1:])
+            self._num_first += len(self._first[-1])
+        return user, square
+
+    def prior(self, number: int, turn: Floats, *, spread: float, seed: int) -> Mixture:
+        """What the pass after this one takes users for a priori, turned."""
+        moments = self.moments.turned(turn[1:, 1:])
+        count = moments.count.sum()
+        of_offsets = moments.square.sum(0)[0, 0] / count
+        variance = _of_user(max(of_offsets, LEAST_VARIANCE * spread))
+        if number + 1 < NUM_OF_ONE:
+            return Mixture.of_one(variance)
+        if number + 1 > NUM_OF_ONE:
+            return Mixture.fitted(moments, LEAST_VARIANCE * _of_user(spread))
+        first = np.concatenate(self._first) @ turn[1:, 1:].T
+        components = min(NUM_COMPONENTS, max(1, int(count) // USERS_OF_COMPONENT))
+        return Mixture.of_clusters(first, variance, count=components, seed=seed)
 
 
-def _turn(of_users: Floats, of_items: Floats) -> Floats:
+def _turn(users: Moments, of_items: Floats) -> Floats:
     """[D, D] what to multiply users by, so that E[z zᵀ] is 1 and the sum of E[v vᵀ] diagonal.
 
-    Given, packed: the mean of E[h hᵀ] over users, the sum of E[t tᵀ] over items; what turns the
-    items is the inverse's transpose, and updating them from the turned users does it. What is
-    expected of ratings stays, and the priors fit best so (Ilin and Raiko, *Practical approaches to
-    principal component analysis in the presence of missing values*, JMLR 2010); passes that go by
-    coordinates alone still depended on their start after 30 (docs/findings.md).
+    ``of_items`` is the sum of E[t tᵀ], packed. What turns the items is the inverse's transpose, and
+    updating them from the turned users does it. What is expected of ratings stays, and the priors
+    fit best so (Ilin and Raiko, *Practical approaches to principal component analysis in the
+    presence of missing values*, JMLR 2010); passes that go by coordinates alone still depended on
+    their start after 30 (docs/findings.md).
     """
-    users, items = (_unpacked(p[None])[0, 2:, 2:] for p in (of_users, of_items))
-    size, axes = np.linalg.eigh(users)
-    root, inverse = (axes * size**power @ axes.T for power in (0.5, -0.5))
-    _, axes = np.linalg.eigh(root @ items @ root)
+    size, axes = np.linalg.eigh(users.square.sum(0)[1:, 1:] / users.count.sum())
+    root, back = (axes * size**power @ axes.T for power in (0.5, -0.5))
+    _, axes = np.linalg.eigh(root @ _unpacked(of_items[None])[0, 2:, 2:] @ root)
     turn = np.eye(WIDTH)
-    turn[2:, 2:] = axes[:, ::-1].T @ inverse
+    turn[2:, 2:] = axes[:, ::-1].T @ back
     return turn
 
 
-def _prior_precision(user_variance: float) -> Floats:
-    """[D - 1] of a user's offset and factors."""
-    return np.concatenate(([1 / user_variance], np.ones(NUM_FACTORS)))
+def _of_user(offset: float) -> Floats:
+    """[D - 1] variances of a user's offset and factors."""
+    return np.concatenate(([offset], np.ones(NUM_FACTORS)))
 
 
 def _times(matrix: NDArray, vector: Floats) -> Floats:

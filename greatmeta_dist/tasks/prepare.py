@@ -52,6 +52,7 @@ from greatmeta_dist.tasks.store import (
     FORMAT_VERSION,
     ITEM_ID,
     MANIFEST,
+    MIXTURE,
     Manifest,
     Store,
     checksum,
@@ -528,7 +529,7 @@ class _Preparation:
         """The report, then the manifest: from here on the folder is a store."""
         self.progress("write the manifest", 0)
         (self.store / "report.json").write_text(json.dumps(asdict(self.report), indent=1))
-        files = ["items.arrow", FACTORS, FACTORISATION, REJECTS, "report.json"]
+        files = ["items.arrow", FACTORS, FACTORISATION, MIXTURE, REJECTS, "report.json"]
         files += [f"vocab/{v.field.name}.parquet" for v in self.vocabularies]
         files += [shard_name(p, k) for p, n in shards.items() for k in range(n)]
         manifest = Manifest(

@@ -1,9 +1,9 @@
 """The prepared data on disk: what the files are, and memory-mapped reading of them.
 
 ``manifest.json`` (written last, with a checksum of every other file), ``vocab/<field>.parquet``,
-``items.arrow``, ``item_factors.arrow``, ``factorisation.arrow``, ``shards/<part>-<n>.arrow``: one
-record batch each, one row per task, interactions as lists of item index and rating (8 bytes each);
-features are looked up, never joined in.
+``items.arrow``, ``item_factors.arrow``, ``factorisation.arrow``, ``user_mixture.arrow``,
+``shards/<part>-<n>.arrow``: one record batch each, one row per task, interactions as lists of item
+index and rating (8 bytes each); features are looked up, never joined in.
 """
 
 import hashlib
@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 from greatmeta_dist.config import InputError, require
 from greatmeta_dist.tasks.batch import Features, Ragged, TaskTable
 from greatmeta_dist.tasks.factorise import Factorisation
+from greatmeta_dist.tasks.mixture import Mixture
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 MANIFEST = "manifest.json"
 FACTORS = "item_factors.arrow"
 FACTORISATION = "factorisation.arrow"
+MIXTURE = "user_mixture.arrow"
 ITEM_ID = "item_id"
 """The field of an item's own embedding row."""
 
@@ -173,8 +175,14 @@ def write_factorisation(folder: Path, found: Factorisation) -> None:
     columns = {"item": pa.array(found.item)}
     for name in ("mean", "variance", "with_offset"):
         columns[name] = _matrix_column(getattr(found, name))
-    numbers = {n: repr(float(getattr(found, n))) for n in ("noise", "user_variance")}
-    write_arrow(folder / FACTORISATION, pa.RecordBatch.from_pydict(columns, metadata=numbers))
+    noise = {"noise": repr(float(found.noise))}
+    write_arrow(folder / FACTORISATION, pa.RecordBatch.from_pydict(columns, metadata=noise))
+    users = {
+        "share": pa.array(found.prior.share),
+        "mean": _matrix_column(found.prior.mean),
+        "precision": _matrix_column(found.prior.precision.reshape(len(found.prior.share), -1)),
+    }
+    write_arrow(folder / MIXTURE, pa.RecordBatch.from_pydict(users))
 
 
 def _matrix_column(matrix: NDArray) -> pa.Array:
@@ -295,14 +303,17 @@ class Store:
     def factorisation(self) -> Factorisation:
         """Of the training users' ratings less what their items' features lead to expect."""
         batch = map_arrow(self._path(FACTORISATION))
-        numbers = batch.schema.metadata
+        users = map_arrow(self._path(MIXTURE))
+        mean = _matrix_of(users.column("mean"))
+        width = mean.shape[1]
+        precision = _matrix_of(users.column("precision")).reshape(-1, width, width)
         return Factorisation(
             batch.column("item").to_numpy(),
             mean=_matrix_of(batch.column("mean")),
             variance=_matrix_of(batch.column("variance")),
             with_offset=_matrix_of(batch.column("with_offset")),
-            noise=float(numbers[b"noise"]),
-            user_variance=float(numbers[b"user_variance"]),
+            noise=float(batch.schema.metadata[b"noise"]),
+            prior=Mixture(users.column("share").to_numpy(), mean, precision),
         )
 
     def item_features(self, choice: FieldChoice) -> Features:

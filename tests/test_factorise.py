@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from logs import csv_config, write_log
 from scipy import linalg, sparse
+from scipy.stats import multivariate_normal
+from sklearn.cluster import KMeans
 
 from greatmeta_dist.tasks import clean, factorise
 from greatmeta_dist.tasks.batch import Ragged
@@ -18,6 +20,7 @@ from greatmeta_dist.tasks.factorise import (
     WIDTH,
 )
 from greatmeta_dist.tasks.lanes import Labels
+from greatmeta_dist.tasks.mixture import PRIOR_USERS, Mixture, Moments
 from greatmeta_dist.tasks.prepare import prepare
 from greatmeta_dist.tasks.store import FieldChoice, Store
 
@@ -48,36 +51,103 @@ def turn_of(user_square, item_square):
     return turn
 
 
-def by_loops(value, is_given, mean, num_passes):
+class Component:
+    """One normal of users' (a, z)."""
+
+    def __init__(self, share, mean, cov):
+        self.share, self.mean, self.cov = share, mean, cov
+
+    def given(self, precision, said):
+        """The log of share × likelihood, but for a constant of the user; posterior mean and cov."""
+        cov = np.linalg.inv(np.linalg.inv(self.cov) + precision)
+        mean = cov @ (said + np.linalg.solve(self.cov, self.mean))
+        if np.linalg.matrix_rank(precision) < len(precision):
+            # A user without ratings; or the first pass, which has one component.
+            return np.log(self.share), mean, cov
+        # As if x had been measured, with an error.
+        error = np.linalg.inv(precision)
+        measured = multivariate_normal(self.mean, self.cov + error)
+        return np.log(self.share) + measured.logpdf(error @ said), mean, cov
+
+
+def fitted_by_loops(found, count, least):
+    """Components of users' posteriors [(chance, mean, cov) by component], one prior user each."""
+    about, sizes, means = [], [], []
+    for k in range(count):
+        size = sum(user[k][0] for user in found)
+        mean = sum(user[k][0] * user[k][1] for user in found) / (size + 1)
+        spread = np.outer(mean, mean)
+        for chance, at, cov in (user[k] for user in found):
+            spread = spread + chance * (np.outer(at - mean, at - mean) + cov)
+        about.append(spread)
+        sizes.append(size)
+        means.append(mean)
+    within = sum(about) / len(found) + np.diag(least)
+    return [
+        Component(
+            (size + 1) / (len(found) + count),
+            mean,
+            (spread + PRIOR_USERS * within) / (size + PRIOR_USERS),
+        )
+        for size, mean, spread in zip(sizes, means, about, strict=True)
+    ]
+
+
+def by_loops(value, is_given, mean, *, num_passes, num_of_one, count):
     """The same passes one user and one item at a time, nothing packed."""
     num_users, num_items = value.shape
     prior = np.zeros(WIDTH)
     prior[1] = 1
     item_cov = [np.zeros((WIDTH, WIDTH)) for _ in range(num_items)]
     spread = np.mean(value[is_given] ** 2)
-    noise, user_variance = 0.8 * spread, 0.15 * spread
+    noise = 0.8 * spread
+    of_user = np.array([0.15 * spread, *[1.0] * NUM_FACTORS])
+    least = factorise.LEAST_VARIANCE * np.array([spread, *[1.0] * NUM_FACTORS])
+    components = [Component(1.0, np.zeros(WIDTH - 1), np.diag(of_user))]
     variance = np.array([0.3 * spread, 0.01, *[0.02 * spread] * NUM_FACTORS])
     mean = mean.copy()
     for number in range(num_passes):
-        user, user_square = [], []
+        posteriors, user, user_square = [], [], []
         for i in range(num_users):
-            precision = np.diag([1 / user_variance, *[1.0] * NUM_FACTORS])
-            said = np.zeros(WIDTH - 1)
+            precision, said = np.zeros((WIDTH - 1, WIDTH - 1)), np.zeros(WIDTH - 1)
             for j in np.flatnonzero(is_given[i]):
                 square = np.outer(mean[j], mean[j]) + item_cov[j]
                 precision += square[1:, 1:] / noise
                 said += (value[i, j] * mean[j, 1:] - square[0, 1:]) / noise
-            cov = np.zeros((WIDTH, WIDTH))
-            cov[1:, 1:] = np.linalg.inv(precision)
-            h = np.array([1.0, *(cov[1:, 1:] @ said)])
+            found = [c.given(precision, said) for c in components]
+            chance = np.exp([f[0] - max(f[0] for f in found) for f in found])
+            chance /= chance.sum()
+            posteriors.append([(w, f[1], f[2]) for w, f in zip(chance, found, strict=True)])
+            h, square = np.zeros(WIDTH), np.zeros((WIDTH, WIDTH))
+            for w, at, cov in posteriors[-1]:
+                one = np.array([1.0, *at])
+                h += w * one
+                square += w * np.outer(one, one)
+                square[1:, 1:] += w * cov
             user.append(h)
-            user_square.append(np.outer(h, h) + cov)
-        user_variance = np.mean([s[1, 1] for s in user_square])
+            user_square.append(square)
         turn = turn_of(
             user_square, [np.outer(m, m) + c for m, c in zip(mean, item_cov, strict=True)]
         )
         user = [turn @ h for h in user]
         user_square = [turn @ s @ turn.T for s in user_square]
+        of_user[0] = np.mean([s[1, 1] for s in user_square])
+        own = turn[1:, 1:]
+        posteriors = [[(w, own @ at, own @ cov @ own.T) for w, at, cov in u] for u in posteriors]
+        if number + 1 < num_of_one:
+            components = [Component(1.0, np.zeros(WIDTH - 1), np.diag(of_user))]
+        elif number + 1 == num_of_one:
+            scaled = np.array(sorted((h[1:] for h in user), key=lambda h: h[0]))
+            scaled /= np.sqrt(of_user)
+            clusters = KMeans(count, n_init=5, random_state=3).fit(scaled)
+            components = [
+                Component(
+                    np.mean(clusters.labels_ == k), centre * np.sqrt(of_user), np.diag(of_user)
+                )
+                for k, centre in enumerate(clusters.cluster_centers_)
+            ]
+        else:
+            components = fitted_by_loops(posteriors, count, least)
         error = 0.0
         for j in range(num_items):
             precision, said = np.diag(1 / variance), prior / variance
@@ -96,11 +166,14 @@ def by_loops(value, is_given, mean, num_passes):
             variance = np.mean(
                 [(mean[j] - prior) ** 2 + np.diag(item_cov[j]) for j in range(num_items)], axis=0
             )
-    return mean, item_cov, noise, user_variance
+    return mean, item_cov, noise, components
 
 
 def test_it_is_what_loops_over_users_and_items_find_however_users_are_portioned(monkeypatch):
-    monkeypatch.setattr(factorise, "NUM_PASSES", NUM_WARM_UP + 3)
+    num_passes, num_of_one = NUM_WARM_UP + 5, NUM_WARM_UP + 2
+    monkeypatch.setattr(factorise, "NUM_PASSES", num_passes)
+    monkeypatch.setattr(factorise, "NUM_OF_ONE", num_of_one)
+    monkeypatch.setattr(factorise, "USERS_OF_COMPONENT", 13)
     monkeypatch.setattr(factorise, "ITEMS_AT_A_TIME", 5)
     value, is_given = low_rank_log(num_users=40, num_items=12)
     value[0, :3] = 0.0  # a rating that is just what was expected is a rating
@@ -111,22 +184,27 @@ def test_it_is_what_loops_over_users_and_items_find_however_users_are_portioned(
     start[:, 1] = 1
     start[:, 2:] = np.random.default_rng([3, 41]).normal(0, 0.1, (12, NUM_FACTORS))
     start[:, 2:] *= np.sqrt(np.mean(value[is_given] ** 2))
-    mean, cov, noise, user_variance = by_loops(value, is_given, start, NUM_WARM_UP + 3)
-    for portions in ([whole], [whole[:10], whole[10:10], whole[10:]]):
-        found = factorise.factorise(lambda portions=portions: portions, np.arange(12), seed=3)
-        assert found.noise == pytest.approx(noise, rel=1e-9)
-        assert found.user_variance == pytest.approx(user_variance, rel=1e-9)
-        # Axes of equal spread may be turned otherwise: what no turn changes.
-        squares = mean[:, :, None] * mean[:, None, :] + cov
-        assert found.mean[:, :2] == pytest.approx(mean[:, :2], rel=1e-7)
-        gram = found.mean[:, 2:] @ found.mean[:, 2:].T
-        assert gram == pytest.approx(mean[:, 2:] @ mean[:, 2:].T, rel=1e-6, abs=1e-9)
-        variance = np.diagonal(cov, axis1=1, axis2=2)
-        assert found.variance[:, 0] == pytest.approx(variance[:, 1], rel=1e-7)
-        assert found.variance[:, 1:].sum(1) == pytest.approx(variance[:, 2:].sum(1), rel=1e-7)
-        assert found.with_offset[:, 0] == pytest.approx(squares[:, 0, 1], rel=1e-7)
-        crossed = found.with_offset[:, 1:] @ found.mean[:, 2:].T
-        assert crossed == pytest.approx(squares[:, 0, 2:] @ mean[:, 2:].T, rel=1e-6, abs=1e-9)
+    mean, cov, noise, components = by_loops(
+        value, is_given, start, num_passes=num_passes, num_of_one=num_of_one, count=3
+    )
+    expected = factorise.Factorisation(
+        np.arange(12),
+        mean,
+        np.array([np.diag(c)[1:] for c in cov]),
+        np.array([(np.outer(m, m) + c)[0, 1:] for m, c in zip(mean, cov, strict=True)]),
+        noise,
+        Mixture(
+            np.array([c.share for c in components]),
+            np.array([c.mean for c in components]),
+            np.array([np.linalg.inv(c.cov) for c in components]),
+        ),
+    )
+    assert not np.allclose(expected.prior.mean, 0)
+    for at_a_time in (1024, 9):
+        monkeypatch.setattr(factorise, "POSTERIORS_AT_A_TIME", at_a_time)
+        for portions in ([whole], [whole[:10], whole[10:10], whole[10:]]):
+            found = factorise.factorise(lambda portions=portions: portions, np.arange(12), seed=3)
+            assert_same(found, expected, rel=1e-6)
 
 
 def test_ratings_in_other_units_give_the_same_in_these():
@@ -146,7 +224,12 @@ def test_a_user_is_folded_in_as_a_gaussian_process_of_the_items_would_have_it():
     rng = np.random.default_rng(0)
     mean = rng.normal(size=(6, WIDTH))
     known = factorise.Factorisation(
-        np.arange(6), mean, np.zeros((6, WIDTH - 1)), mean[:, :1] * mean[:, 1:], 0.4, 0.3
+        np.arange(6),
+        mean,
+        np.zeros((6, WIDTH - 1)),
+        mean[:, :1] * mean[:, 1:],
+        0.4,
+        Mixture.of_one(np.array([0.3, *[1.0] * NUM_FACTORS])),
     )
     item, rest = np.array([4, 1, 3]), np.array([1.0, -0.5, 2.0])
     prior = np.diag([0.3, *[1.0] * NUM_FACTORS])
@@ -174,6 +257,30 @@ def test_what_it_expects_of_new_users_is_near_the_noise():
     assert error < 1.15 * 0.5
     size = np.linalg.svd(found.mean[:, 2:], compute_uv=False)
     assert size[2] < 0.25 * size[1]  # two tastes, and no more
+
+
+def test_users_of_a_small_group_are_told_from_the_crowd(monkeypatch):
+    """A twentieth of the users likes what others do not, each in a way of its own."""
+    rng = np.random.default_rng(0)
+    is_other = np.arange(1200) % 20 == 0
+    value, is_given = low_rank_log(num_users=1200, num_items=60, density=0.3, seed=1)
+    crowd, others = rng.normal(size=(2, 60))
+    value = 0.5 * value + np.where(is_other[:, None], others, crowd)
+    whole = as_sparse(value[:1000], is_given[:1000])
+    user, item = np.nonzero(is_given[1000:] & (np.cumsum(is_given[1000:], 1) <= 5))
+    support = Ragged(item, np.searchsorted(user, np.arange(201)))
+    known = value[1000:][user, item]
+    query = Ragged(np.tile(np.arange(60), 200), np.arange(201) * 60)
+
+    def error():
+        found = factorise.factorise(lambda: [whole], np.arange(60), seed=0)
+        expected, _ = found.predict(support, known, query)
+        of_user = np.mean((expected.reshape(200, 60) - value[1000:]) ** 2, axis=1)
+        return np.sqrt([np.mean(of_user[is_other[1000:]]), np.mean(of_user[~is_other[1000:]])])
+
+    of_many = error()
+    monkeypatch.setattr(factorise, "NUM_COMPONENTS", 1)
+    assert (of_many < error() * [0.9, 1.01]).all()
 
 
 @pytest.mark.parametrize("rating", [0.0, 2.0])
@@ -208,8 +315,8 @@ def test_a_turn_makes_users_moments_one_and_items_diagonal_and_changes_no_expect
     user[:, 0] = 1
     user_square = np.einsum("nd,ne->nde", user, user) + 0.1 * np.eye(WIDTH)
     item_square = np.einsum("nd,ne->nde", item, item) + 0.2 * np.eye(WIDTH)
-    packed = (user_square.mean(0)[ROW, COLUMN], item_square.sum(0)[ROW, COLUMN])
-    turn = factorise._turn(*packed)
+    users = Moments(np.array([30.0]), user[None, :, 1:].sum(1), user_square[None, :, 1:, 1:].sum(1))
+    turn = factorise._turn(users, item_square.sum(0)[ROW, COLUMN])
     back = np.linalg.inv(turn).T
     turned = turn @ user_square.mean(0) @ turn.T
     assert turned[2:, 2:] == pytest.approx(np.eye(NUM_FACTORS), abs=1e-9)
@@ -262,7 +369,19 @@ def assert_same(one, other, *, rel):
     sizes = other.variance[:, 1:].sum(1)
     assert one.variance[:, 1:].sum(1) == pytest.approx(sizes, rel=rel)
     assert one.noise == pytest.approx(other.noise, rel=rel)
-    assert one.user_variance == pytest.approx(other.user_variance, rel=rel)
+    assert one.prior.share == pytest.approx(other.prior.share, rel=rel)
+    for of_users in (expected_of_components, spread_of_components):
+        assert of_users(one) == pytest.approx(of_users(other), rel=rel, abs=rel)
+
+
+def expected_of_components(found):
+    """[C, n] what users of a component give items."""
+    return found.prior.mean @ found.mean[:, 1:].T
+
+
+def spread_of_components(found):
+    """[C, n, n] and how it varies."""
+    return found.mean[:, 1:] @ np.linalg.inv(found.prior.precision) @ found.mean[:, 1:].T
 
 
 def test_number_of_buckets_and_of_users_at_a_time_does_not_matter(tmp_path, monkeypatch):
@@ -345,7 +464,7 @@ def test_predictions_are_the_mean_of_both_but_of_unknown_items_the_models(tmp_pa
             for name in ("item", "mean", "variance", "with_offset")
         ),
         noise=both.factorisation.noise,
-        user_variance=both.factorisation.user_variance,
+        prior=both.factorisation.prior,
     )
     found = replace(both, factorisation=fewer).to_rating(tasks)(model)
     is_asked = tasks.query_item.values == unknown

@@ -94,9 +94,9 @@ class Mixture:
     def of_clusters(cls, x: Floats, variance: Floats, *, count: int, seed: int) -> "Mixture":
         """k-means clusters of users' x [n, E] in units of ``variance`` [E], all as wide as that.
 
-        In whatever order the users are.
+        In whatever order the users are, and wherever axes of equal variance, but the first, point.
         """
-        scaled = x[np.lexsort(x.T)] / np.sqrt(variance)
+        scaled = x[np.argsort(x[:, 0])] / np.sqrt(variance)
         found = KMeans(count, n_init=5, random_state=seed).fit(scaled)
         size = np.bincount(found.labels_, minlength=count)
         precision = np.tile(np.diag(1 / variance), (count, 1, 1))

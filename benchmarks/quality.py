@@ -246,10 +246,11 @@ def run_trained(data: Data, options: list[str], seed: int, threads: int) -> dict
         seconds = time.monotonic() - start
         setup, step = load_run(Path(folder) / "run", None, silent)
         found: dict[str, Any] = _scores(setup, None)
-        if setup.maker.labels.factorisation is not None:
-            labels = replace(setup.maker.labels, factorisation=None)
+        if setup.maker.labels.factorisations:
+            labels = replace(setup.maker.labels, factorisations=[])
             alone = replace(setup, maker=replace(setup.maker, labels=labels))
             found["alone"] = _scores(alone, None)
+            found["share"] = setup.maker.labels.share
     return {"seconds": seconds, "step": step, **found}
 
 

@@ -17,7 +17,7 @@ ITEM_PRIOR, USER_PRIOR = 5.0, 3.0
 class Baselines:
     """Mean, item means and user offsets as the ``bias`` label takes them off, with fixed priors.
 
-    And the store's Bayesian factorisation, half of every prediction with
+    And the store's Bayesian factorisations, which have a part in predictions with
     ``model.has_factorisation``.
     """
 
@@ -35,7 +35,7 @@ class Baselines:
     def predict(self, tasks: TaskTable) -> dict[str, NDArray[np.float64]]:
         """Predicted rating of every query row, users' rows end to end, by baseline.
 
-        Items that the factorisation does not hold get what the store's offsets expect.
+        Items that the factorisations do not hold get what the store's offsets expect.
         """
         ratings, item = self.labels.ratings, tasks.query_item.values
         _, bias = self.labels.expected(tasks, is_training=False)

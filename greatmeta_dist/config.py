@@ -242,9 +242,9 @@ class ModelConfig:
     """Whether items' own rows start, besides, at the store's factors of the training ratings, as
     long as a fresh row is expected to be."""
     has_factorisation: bool = True
-    """Whether what is predicted of items that the store's Bayesian factorisation of the training
-    ratings holds is the mean of the model's prediction and its own. No gradient knows of it; the
-    best step is chosen with it."""
+    """Whether the store's Bayesian factorisations of the training ratings have a part in what is
+    predicted of items that they hold: a half in training, where no gradient knows of them, and the
+    best step is chosen so; afterwards the share that suits the validation users."""
 
     def __post_init__(self) -> None:
         _one_of("model.activation", self.activation, ("none", "relu", "gelu", "tanh"))

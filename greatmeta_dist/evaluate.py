@@ -13,11 +13,16 @@ from greatmeta_dist.engine.worker import Worker
 from greatmeta_dist.meta.batch import TaskBatch
 from greatmeta_dist.metrics import CUTOFFS, UserMetrics, chance_ndcg, join, measure, ranking
 from greatmeta_dist.tasks.batch import Ragged, TaskTable
-from greatmeta_dist.tasks.lanes import BatchMaker, read_part
+from greatmeta_dist.tasks.lanes import EVEN_SHARE, BatchMaker, read_part
 from greatmeta_dist.tasks.split import SCENARIOS
 from greatmeta_dist.tasks.store import FieldChoice, Store
 
 USERS_PER_BATCH = 256
+MAX_VALID_USERS = 4096
+"""Of more validation users about so many decide which checkpoint is best, and what share of its
+predictions is the factorisations'."""
+SHARE_DEVIATION = 0.25
+"""Standard deviation of that share about a half, a priori."""
 CATALOGUE_USERS, CATALOGUE_ITEMS = 32, 4096
 """Scored at a time where the whole catalogue is."""
 
@@ -102,6 +107,30 @@ def score_part(
         np.concatenate([b.group for b in batches]),
         np.concatenate([b.chance for b in batches]),
     )
+
+
+def best_share(worker: Worker, store: Store, maker: BatchMaker, choice: FieldChoice) -> float:
+    """The factorisations' share that the validation users' ratings are most likely with, in [0, 1].
+
+    Errors are taken for normal, and the share, a priori, too: few users hardly move it. Called by
+    one worker that has no others.
+    """
+    gain, size, error, count = 0.0, 0.0, 0.0, 0
+    for users in read_part(
+        store, "valid", choice, users_per_batch=USERS_PER_BATCH, most=MAX_VALID_USERS
+    ):
+        assert users is not None
+        batch, rating = maker.make(users.tasks), users.tasks.query_label.values
+        of_factors, is_known = maker.labels.factorised(users.tasks)
+        rows = predicted(worker, batch)["adapted"][batch.query.share.numpy() > 0]
+        of_model = maker.labels.of_model(users.tasks)(rows)
+        apart, left = (of_factors - of_model)[is_known], (rating - of_model)[is_known]
+        gain, size = gain + float(apart @ left), size + float(apart @ apart)
+        error, count = error + float(left @ left), count + len(left)
+    if not size:
+        return EVEN_SHARE
+    prior = error / count / SHARE_DEVIATION**2
+    return min(1.0, max(0.0, (gain + EVEN_SHARE * prior) / (size + prior)))
 
 
 def predicted(worker: Worker, batch: TaskBatch) -> dict[str, NDArray[np.float32]]:

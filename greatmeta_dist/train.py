@@ -25,7 +25,7 @@ from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.coordinator import StepReport
 from greatmeta_dist.engine.world import Traffic, World
-from greatmeta_dist.evaluate import group_summaries, score_part
+from greatmeta_dist.evaluate import MAX_VALID_USERS, group_summaries, score_part
 from greatmeta_dist.locks import locked
 from greatmeta_dist.run import begun, require_same_store, say_skipped, set_up
 from greatmeta_dist.tasks.lanes import Lanes, Step
@@ -40,8 +40,6 @@ from greatmeta_dist.tracking import (
     peak_memory_mib,
 )
 
-MAX_VALID_USERS = 4096
-"""Of more validation users about so many decide which checkpoint is best."""
 MAX_WATCHED_USERS = 512
 """Scenarios with more users are not scored while training."""
 MAX_NAMED_USERS = 10

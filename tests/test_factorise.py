@@ -15,6 +15,7 @@ from greatmeta_dist.tasks.factorise import (
     COLUMN,
     NUM_FACTORS,
     NUM_PASSES,
+    NUM_STARTS,
     NUM_WARM_UP,
     ROW,
     WIDTH,
@@ -93,7 +94,7 @@ def fitted_by_loops(found, count, least):
     ]
 
 
-def by_loops(value, is_given, mean, *, num_passes, num_of_one, count):
+def by_loops(value, is_given, mean, *, num_passes, num_of_one, count, seed):
     """The same passes one user and one item at a time, nothing packed."""
     num_users, num_items = value.shape
     prior = np.zeros(WIDTH)
@@ -139,7 +140,7 @@ def by_loops(value, is_given, mean, *, num_passes, num_of_one, count):
         elif number + 1 == num_of_one:
             scaled = np.array(sorted((h[1:] for h in user), key=lambda h: h[0]))
             scaled /= np.sqrt(of_user)
-            clusters = KMeans(count, n_init=5, random_state=3).fit(scaled)
+            clusters = KMeans(count, n_init=5, random_state=seed).fit(scaled)
             components = [
                 Component(
                     np.mean(clusters.labels_ == k), centre * np.sqrt(of_user), np.diag(of_user)
@@ -182,10 +183,17 @@ def test_it_is_what_loops_over_users_and_items_find_however_users_are_portioned(
     whole = as_sparse(value, is_given)
     start = np.zeros((12, WIDTH))
     start[:, 1] = 1
-    start[:, 2:] = np.random.default_rng([3, 41]).normal(0, 0.1, (12, NUM_FACTORS))
+    random = np.random.default_rng([3, 0, 41])
+    start[:, 2:] = random.normal(0, 0.1, (12, NUM_FACTORS))
     start[:, 2:] *= np.sqrt(np.mean(value[is_given] ** 2))
     mean, cov, noise, components = by_loops(
-        value, is_given, start, num_passes=num_passes, num_of_one=num_of_one, count=3
+        value,
+        is_given,
+        start,
+        num_passes=num_passes,
+        num_of_one=num_of_one,
+        count=3,
+        seed=int(random.integers(1 << 31)),
     )
     expected = factorise.Factorisation(
         np.arange(12),
@@ -203,14 +211,16 @@ def test_it_is_what_loops_over_users_and_items_find_however_users_are_portioned(
     for at_a_time in (1024, 9):
         monkeypatch.setattr(factorise, "POSTERIORS_AT_A_TIME", at_a_time)
         for portions in ([whole], [whole[:10], whole[10:10], whole[10:]]):
-            found = factorise.factorise(lambda portions=portions: portions, np.arange(12), seed=3)
+            found = factorise.factorise(
+                lambda portions=portions: portions, np.arange(12), seed=(3, 0)
+            )
             assert_same(found, expected, rel=1e-6)
 
 
 def test_ratings_in_other_units_give_the_same_in_these():
     value, is_given = low_rank_log()
     plain, large = (
-        factorise.factorise(lambda r=r: [as_sparse(r, is_given)], np.arange(40), seed=0)
+        factorise.factorise(lambda r=r: [as_sparse(r, is_given)], np.arange(40), seed=(0, 0))
         for r in (value, 100 * value)
     )
     assert large.noise == pytest.approx(1e4 * plain.noise, rel=1e-6)
@@ -245,7 +255,7 @@ def test_a_user_is_folded_in_as_a_gaussian_process_of_the_items_would_have_it():
 def test_what_it_expects_of_new_users_is_near_the_noise():
     value, is_given = low_rank_log(num_users=800)
     found = factorise.factorise(
-        lambda: [as_sparse(value[:600], is_given[:600])], np.arange(40), seed=0
+        lambda: [as_sparse(value[:600], is_given[:600])], np.arange(40), seed=(0, 0)
     )
     assert found.noise**0.5 == pytest.approx(0.5, rel=0.05)
     user, item = np.nonzero(is_given[600:])
@@ -273,7 +283,7 @@ def test_users_of_a_small_group_are_told_from_the_crowd(monkeypatch):
     query = Ragged(np.tile(np.arange(60), 200), np.arange(201) * 60)
 
     def error():
-        found = factorise.factorise(lambda: [whole], np.arange(60), seed=0)
+        found = factorise.factorise(lambda: [whole], np.arange(60), seed=(0, 0))
         expected, _ = found.predict(support, known, query)
         of_user = np.mean((expected.reshape(200, 60) - value[1000:]) ** 2, axis=1)
         return np.sqrt([np.mean(of_user[is_other[1000:]]), np.mean(of_user[~is_other[1000:]])])
@@ -288,7 +298,7 @@ def test_ratings_that_are_all_the_same_and_items_of_one_are_no_trouble(rating):
     value = np.full((5, 3), rating)
     is_given = np.zeros((5, 3), bool)
     is_given[:, 0] = is_given[2, 1] = True
-    found = factorise.factorise(lambda: [as_sparse(value, is_given)], np.arange(3), seed=0)
+    found = factorise.factorise(lambda: [as_sparse(value, is_given)], np.arange(3), seed=(0, 0))
     nothing = Ragged(np.zeros(0, int), np.array([0, 0]))
     query = Ragged(np.arange(3), np.array([0, 3]))
     expected, _ = found.predict(nothing, np.zeros(0), query)
@@ -299,7 +309,7 @@ def test_ratings_that_are_all_the_same_and_items_of_one_are_no_trouble(rating):
 def test_items_it_does_not_know_say_nothing_and_are_not_predicted():
     value, is_given = low_rank_log()
     item = np.arange(40) * 3
-    found = factorise.factorise(lambda: [as_sparse(value, is_given)], item, seed=0)
+    found = factorise.factorise(lambda: [as_sparse(value, is_given)], item, seed=(0, 0))
     query = Ragged(np.array([0, 1, 117, 118, 500]), np.array([0, 5]))
     with_unknown = Ragged(np.array([6, 7, 9, 500]), np.array([0, 4]))
     without = Ragged(np.array([6, 9]), np.array([0, 2]))
@@ -340,9 +350,9 @@ def write_low_rank_log(folder):
 def test_a_store_has_that_of_its_training_users_alone(tmp_path):
     prepare(csv_config(write_low_rank_log(tmp_path)), tmp_path / "store")
     store = Store(tmp_path / "store")
-    found = store.factorisation()
+    factorisations = store.factorisations()
     count, _ = store.item_statistics()
-    assert found.item.tolist() == np.flatnonzero(count).tolist()
+    assert len(factorisations) == NUM_STARTS
 
     tasks = store.part("train", CHOICE).tasks
     ratings = sparse.lil_matrix((len(tasks), len(count)))
@@ -352,9 +362,14 @@ def test_a_store_has_that_of_its_training_users_alone(tmp_path):
     ):
         user = np.repeat(np.arange(len(tasks)), items.lengths)
         ratings[user, items.values] = labels.values - store.item_expected()[items.values]
-    portion = ratings.tocsr()[:, found.item]
-    assert_same(found, factorise.factorise(lambda: [portion], found.item, seed=0), rel=1e-4)
-    assert (found.mean[:, 2:] ** 2).mean(0).max() > 0.1
+    for start, found in enumerate(factorisations):
+        assert found.item.tolist() == np.flatnonzero(count).tolist()
+        portion = ratings.tocsr()[:, found.item]
+        again = factorise.factorise(lambda p=portion: [p], found.item, seed=(0, start))
+        assert_same(found, again, rel=1e-4)
+        assert (found.mean[:, 2:] ** 2).mean(0).max() > 0.1
+    one, other, *_ = factorisations
+    assert not np.allclose(one.mean[:, 0], other.mean[:, 0], rtol=1e-6)
 
 
 def assert_same(one, other, *, rel):
@@ -392,7 +407,8 @@ def test_number_of_buckets_and_of_users_at_a_time_does_not_matter(tmp_path, monk
     prepare(csv_config(path), tmp_path / "many")
     one, many = Store(tmp_path / "one"), Store(tmp_path / "many")
     assert many.manifest.shards["train"] > one.manifest.shards["train"]
-    assert_same(many.factorisation(), one.factorisation(), rel=1e-4)
+    for of_one, of_many in zip(one.factorisations(), many.factorisations(), strict=True):
+        assert_same(of_many, of_one, rel=1e-4)
 
 
 def test_a_large_log_is_factorised_by_its_first_users_and_items_these_say_enough_of(
@@ -403,6 +419,7 @@ def test_a_large_log_is_factorised_by_its_first_users_and_items_these_say_enough
     monkeypatch.setattr(factorise, "MAX_RATINGS", 250)
     monkeypatch.setattr(factorise, "MAX_ITEMS", 20)
     monkeypatch.setattr(factorise, "ENOUGH_RATINGS", 6)
+    monkeypatch.setattr(factorise, "RATINGS_OF_STARTS", 750)  # two starts of 250 and some
     passes, portions_of_passes = [], []
     inner = factorise.factorise
 
@@ -418,12 +435,13 @@ def test_a_large_log_is_factorised_by_its_first_users_and_items_these_say_enough
         csv_config(path), tmp_path / "store", lambda stage, share: passes.append((stage, share))
     )
     store = Store(tmp_path / "store")
-    found = store.factorisation()
+    found = store.factorisations()[-1]
     count, _ = store.item_statistics()
-    assert len(portions_of_passes) == NUM_PASSES + 1
+    num_passes = 2 * (NUM_PASSES + 1)
+    assert len(portions_of_passes) == num_passes
     shares = [share for stage, share in passes if stage == "factorise"]
     assert shares == sorted(shares)
-    assert len(shares) == NUM_PASSES + 1
+    assert len(shares) == num_passes
     assert 0 == shares[0] < shares[-1] < 1
     of_item = sum(p.getnnz(axis=0) for p in portions_of_passes[0])
     assert of_item.sum() < count.sum() / 2
@@ -433,23 +451,31 @@ def test_a_large_log_is_factorised_by_its_first_users_and_items_these_say_enough
 
 
 @pytest.mark.parametrize("label", ["rating", "click"])
-def test_predictions_are_the_mean_of_both_but_of_unknown_items_the_models(tmp_path, label):
+def test_predictions_are_of_both_but_of_unknown_items_the_models(tmp_path, label):
     prepare(csv_config(write_log(tmp_path), label=label), tmp_path / "store")
     store = Store(tmp_path / "store")
     tasks = store.part("user_cold", CHOICE).tasks
     plain = Labels.of(store, "bias")
-    assert plain.factorisation is None
+    assert plain.factorisations == []
     both = Labels.of(store, "bias", has_factorisation=True)
-    assert both.factorisation is not None
+    assert len(both.factorisations) == NUM_STARTS
     model = np.random.default_rng(0).normal(size=len(tasks.query_label.values))
     alone = plain.to_rating(tasks)(model)
     of_factors, is_known = both.factorised(tasks)
     assert is_known.all()
     expected = store.item_expected()
     rest = tasks.support_label.values - expected[tasks.support_item.values]
-    by_hand, _ = store.factorisation().predict(tasks.support_item, rest, tasks.query_item)
-    by_hand = by_hand + expected[tasks.query_item.values]
+    by_hand = expected[tasks.query_item.values] + np.mean(
+        [
+            one.predict(tasks.support_item, rest, tasks.query_item)[0]
+            for one in store.factorisations()
+        ],
+        axis=0,
+    )
+    assert both.of_model(tasks)(model) == pytest.approx(alone)
     assert both.to_rating(tasks)(model) == pytest.approx((alone + of_factors) / 2)
+    mostly = replace(both, share=0.9).to_rating(tasks)(model)
+    assert mostly == pytest.approx(0.1 * alone + 0.9 * of_factors)
     low, high = store.manifest.ratings.lowest, store.manifest.ratings.highest
     assert of_factors == pytest.approx(np.clip(by_hand, low, high))
     narrow = replace(both.ratings, lowest=np.quantile(by_hand, 0.3), highest=np.median(by_hand))
@@ -457,16 +483,17 @@ def test_predictions_are_the_mean_of_both_but_of_unknown_items_the_models(tmp_pa
     assert clipped == pytest.approx(np.clip(by_hand, narrow.lowest, narrow.highest))
 
     unknown = tasks.query_item.values[0]
-    kept = both.factorisation.item != unknown
-    fewer = factorise.Factorisation(
-        *(
-            getattr(both.factorisation, name)[kept]
-            for name in ("item", "mean", "variance", "with_offset")
-        ),
-        noise=both.factorisation.noise,
-        prior=both.factorisation.prior,
-    )
-    found = replace(both, factorisation=fewer).to_rating(tasks)(model)
+    fewer = [
+        replace(
+            one,
+            **{
+                name: getattr(one, name)[one.item != unknown]
+                for name in ("item", "mean", "variance", "with_offset")
+            },
+        )
+        for one in both.factorisations
+    ]
+    found = replace(both, factorisations=fewer).to_rating(tasks)(model)
     is_asked = tasks.query_item.values == unknown
     assert np.array_equal(found[is_asked], alone[is_asked])
     assert not np.array_equal(found[~is_asked], alone[~is_asked])

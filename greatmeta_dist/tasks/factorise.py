@@ -28,6 +28,10 @@ NUM_WARM_UP = 4
 tell."""
 NUM_OF_ONE = 8
 """Passes before users are of several components; until then of one normal."""
+NUM_STARTS = 4
+RATINGS_OF_STARTS = 1_000_000
+"""Small logs are factorised from several starts, each at another optimum, as often as these ratings
+last; what is predicted is the mean. Of larger ones the starts agree."""
 NUM_COMPONENTS = 8
 USERS_OF_COMPONENT = 40
 """Of fewer training users for each component there are fewer components."""
@@ -114,10 +118,18 @@ class Factorisation:
         return self.item[place] == item, place
 
 
+def num_starts(num_ratings: int) -> int:
+    """How many times a log of so many ratings is factorised."""
+    return min(NUM_STARTS, max(1, RATINGS_OF_STARTS // max(1, num_ratings)))
+
+
 def factorise(
-    portions: Callable[[], Iterable[sparse.csr_matrix]], item: NDArray[np.int64], *, seed: int
+    portions: Callable[[], Iterable[sparse.csr_matrix]],
+    item: NDArray[np.int64],
+    *,
+    seed: tuple[int, int],
 ) -> Factorisation:
-    """Factorise users' ratings of the items [n], less mⱼ.
+    """Factorise users' ratings of the items [n], less mⱼ; ``seed`` is of (the log, the start).
 
     ``portions`` gives them as matrices [users, n] with an entry for every rating, even 0, in any
     portions, the same at every call; at least one. Memory grows with n and the largest portion.
@@ -133,8 +145,9 @@ def factorise(
     prior = np.zeros(WIDTH)
     prior[1] = 1.0
     mean = np.tile(prior, (len(item), 1))
-    random = np.random.default_rng([seed, 41]).normal(0, 0.1, (len(item), NUM_FACTORS))
-    mean[:, 2:] = random * spread**0.5
+    random = np.random.default_rng([*seed, 41])
+    mean[:, 2:] = random.normal(0, 0.1, (len(item), NUM_FACTORS)) * spread**0.5
+    cluster_seed = int(random.integers(1 << 31))
     covariance = np.zeros((len(item), len(ROW)))
     of_users = Mixture.of_one(_of_user(0.15 * spread))
 
@@ -150,7 +163,7 @@ def factorise(
             said += portion.T @ user
         turn = _turn(users.moments, of_items.sum(0))
         said = said @ turn.T
-        of_users = users.prior(number, turn, spread=spread, seed=seed)
+        of_users = users.prior(number, turn, spread=spread, seed=cluster_seed)
 
         left = square
         for start in range(0, len(item), ITEMS_AT_A_TIME):

@@ -6,7 +6,7 @@ so the global batch never depends on how many workers there are (DESIGN.md secti
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +30,6 @@ from greatmeta_dist.tasks.store import Cluster, FieldChoice, Part, Ratings, Stor
 USERS_PER_LANE = 4096
 """Training users for which a lane of its own is worth its messages."""
 
-
 PART_COST_ROWS = 1024
 """Padding rows that cost a step as much as one more part of a lane."""
 
@@ -38,6 +37,9 @@ SURE_ERRORS = 3.0
 """Standard errors that a cluster of users must be more difficult by to count more."""
 FULL_EXCESS = 0.25
 """Share by which it is surely more difficult when it counts more in full."""
+
+EVEN_SHARE = 0.5
+"""Of the factorisations in predictions, until validation users tell which share is best."""
 
 LEAST_CHANCE = 0.02
 """Expected chances of a click are kept this far from 0 and 1."""
@@ -112,8 +114,10 @@ class Labels:
     user_prior: float
     """Ratings' worth of prior of an item's mean and of a user's offset."""
     is_click: bool = False
-    factorisation: Factorisation | None = None
-    """Where given, predictions are the mean of the model's and its own."""
+    factorisations: list[Factorisation] = field(default_factory=list)
+    """Where given, their mean has a part in predictions."""
+    share: float = EVEN_SHARE
+    """Of the factorisations in these; the rest is the model's."""
 
     @classmethod
     def of(cls, store: Store, kind: str, *, has_factorisation: bool = False) -> "Labels":
@@ -126,7 +130,7 @@ class Labels:
             ratings.item_prior,
             ratings.user_prior,
             store.manifest.is_click,
-            store.factorisation() if has_factorisation else None,
+            store.factorisations() if has_factorisation else [],
         )
 
     def expected(self, tasks: TaskTable, *, is_training: bool) -> tuple[NDArray, NDArray]:
@@ -189,31 +193,40 @@ class Labels:
     def to_rating(self, tasks: TaskTable) -> Callable[[NDArray], NDArray[np.float64]]:
         """How predictions for the query rows become ratings, in their range, or chances of a click.
 
-        Of items that the factorisation, if there is one, knows: the mean of the model's and its.
+        Of items that the factorisations, if there are any, know: with their share in it.
         """
-        _, expected = self.expected(tasks, is_training=False)
+        of_model = self.of_model(tasks)
         of_factors, is_known = self.factorised(tasks)
 
         def rating(prediction: NDArray) -> NDArray[np.float64]:
-            found: NDArray[np.float64]
+            found = of_model(prediction)
+            return np.where(is_known, found + self.share * (of_factors - found), found)
+
+        return rating
+
+    def of_model(self, tasks: TaskTable) -> Callable[[NDArray], NDArray[np.float64]]:
+        """As ``to_rating``, of the model by itself."""
+        _, expected = self.expected(tasks, is_training=False)
+
+        def rating(prediction: NDArray) -> NDArray[np.float64]:
             if self.is_click:
-                found = expit(prediction + self.logit(expected))
-            else:
-                found = self._in_range(prediction.astype(np.float64) * self.scale + expected)
-            return np.where(is_known, (found + of_factors) / 2, found)
+                chance: NDArray[np.float64] = expit(prediction + self.logit(expected))
+                return chance
+            return self._in_range(prediction.astype(np.float64) * self.scale + expected)
 
         return rating
 
     def factorised(self, tasks: TaskTable) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """The factorisation's predictions for the query rows, and which of their items it knows.
+        """The factorisations' mean for the query rows, and which of their items they know.
 
-        Where there is no factorisation, none is known.
+        Without factorisations, none.
         """
         item, query = tasks.support_item.values, tasks.query_item.values
-        if self.factorisation is None:
-            return np.zeros(len(query)), np.zeros(len(query), bool)
         rest = tasks.support_label.values - self.item_expected[item]
-        found, is_known = self.factorisation.predict(tasks.support_item, rest, tasks.query_item)
+        found, is_known = np.zeros(len(query)), np.zeros(len(query), bool)
+        for one in self.factorisations:
+            rating, is_known = one.predict(tasks.support_item, rest, tasks.query_item)
+            found += rating / len(self.factorisations)
         return self._in_range(found + self.item_expected[query]), is_known
 
     def _in_range(self, rating: NDArray[np.float64]) -> NDArray[np.float64]:

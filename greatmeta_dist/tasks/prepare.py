@@ -47,19 +47,17 @@ from greatmeta_dist.tasks.split import (
     split_by_recipe,
 )
 from greatmeta_dist.tasks.store import (
-    FACTORISATION,
     FACTORS,
     FORMAT_VERSION,
     ITEM_ID,
     MANIFEST,
-    MIXTURE,
     Manifest,
     Store,
     checksum,
     read_manifest,
     shard_name,
     write_arrow,
-    write_factorisation,
+    write_factorisations,
     write_factors,
     write_manifest,
 )
@@ -168,9 +166,9 @@ def _is_own(folder: Path) -> bool:
 
 def _clear(store: Path) -> None:
     """Away with what a preparation wrote that did not end."""
-    for folder in ("shards", "vocab"):
+    for folder in ("factorisations", "shards", "vocab"):
         shutil.rmtree(store / folder, ignore_errors=True)
-    for name in ("items.arrow", FACTORS, FACTORISATION, "report.json", f"{MANIFEST}.partial"):
+    for name in ("items.arrow", FACTORS, "report.json", f"{MANIFEST}.partial"):
         (store / name).unlink(missing_ok=True)
 
 
@@ -268,17 +266,17 @@ class _Preparation:
             train = pl.scan_parquet(path, glob=False).filter(part="train").collect()
             self.statistics.add_offsets(train)
         factored, factors = self._factor_items(buckets)
-        factorisation = self._factorise(buckets)
+        factorisations = self._factorise(buckets)
         self.clusters = self._make_clusters(buckets)
         self.groups = self._known_groups() or self.clusters
-        for folder in ("shards", "vocab"):
+        for folder in ("factorisations", "shards", "vocab"):
             shutil.rmtree(self.store / folder, ignore_errors=True)
             (self.store / folder).mkdir()
         shards, sizes, tally = self._write_tasks(buckets)
         items = encode_items(self.items, self.vocabularies, self.statistics)
         write_arrow(self.store / "items.arrow", items)
         write_factors(self.store, factored, factors)
-        write_factorisation(self.store, factorisation)
+        write_factorisations(self.store, factorisations)
         for vocabulary in self.vocabularies:
             vocabulary.write(self.store / "vocab")
         self._finish(fingerprint, shards, sizes, tally)
@@ -387,8 +385,8 @@ class _Preparation:
             )
         return chosen, found
 
-    def _factorise(self, buckets: list[Path]) -> factorise.Factorisation:
-        """Of the first training users' ratings of the items that these say enough of."""
+    def _factorise(self, buckets: list[Path]) -> list[factorise.Factorisation]:
+        """Of the first training users' ratings of the items that these say enough of, by start."""
         with self._first_users(
             buckets, self.statistics.about_expected, most=factorise.MAX_RATINGS
         ) as first:
@@ -396,12 +394,16 @@ class _Preparation:
             is_enough = first.count >= enough
             of_known = first.count * is_enough if is_enough.any() else first.count
             chosen, passes = most_rated(of_known, factorise.MAX_ITEMS), itertools.count()
+            starts = factorise.num_starts(int(first.count.sum()))
 
             def portions() -> Iterator[sparse.csr_matrix]:
-                self.progress("factorise", next(passes) / (factorise.NUM_PASSES + 1))
+                self.progress("factorise", next(passes) / starts / (factorise.NUM_PASSES + 1))
                 return first.portions(chosen)
 
-            return factorise.factorise(portions, chosen, seed=self.config.seed)
+            return [
+                factorise.factorise(portions, chosen, seed=(self.config.seed, start))
+                for start in range(starts)
+            ]
 
     @contextmanager
     def _first_users(
@@ -529,7 +531,8 @@ class _Preparation:
         """The report, then the manifest: from here on the folder is a store."""
         self.progress("write the manifest", 0)
         (self.store / "report.json").write_text(json.dumps(asdict(self.report), indent=1))
-        files = ["items.arrow", FACTORS, FACTORISATION, MIXTURE, REJECTS, "report.json"]
+        files = ["items.arrow", FACTORS, REJECTS, "report.json"]
+        files += [str(p.relative_to(self.store)) for p in (self.store / "factorisations").iterdir()]
         files += [f"vocab/{v.field.name}.parquet" for v in self.vocabularies]
         files += [shard_name(p, k) for p, n in shards.items() for k in range(n)]
         manifest = Manifest(

@@ -1,7 +1,7 @@
 """The prepared data on disk: what the files are, and memory-mapped reading of them.
 
 ``manifest.json`` (written last, with a checksum of every other file), ``vocab/<field>.parquet``,
-``items.arrow``, ``item_factors.arrow``, ``factorisation.arrow``, ``user_mixture.arrow``,
+``items.arrow``, ``item_factors.arrow``, ``factorisations/<start>-{items,users}.arrow``,
 ``shards/<part>-<n>.arrow``: one record batch each, one row per task, interactions as lists of item
 index and rating (8 bytes each); features are looked up, never joined in.
 """
@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from greatmeta_dist.config import InputError, require
 from greatmeta_dist.tasks.batch import Features, Ragged, TaskTable
-from greatmeta_dist.tasks.factorise import Factorisation
+from greatmeta_dist.tasks.factorise import NUM_STARTS, Factorisation
 from greatmeta_dist.tasks.mixture import Mixture
 
 FORMAT_VERSION = 7
 MANIFEST = "manifest.json"
 FACTORS = "item_factors.arrow"
-FACTORISATION = "factorisation.arrow"
-MIXTURE = "user_mixture.arrow"
+FACTORISATION = "factorisations/{}-{}.arrow"
+"""By start; ``items`` or ``users``."""
 ITEM_ID = "item_id"
 """The field of an item's own embedding row."""
 
@@ -171,18 +171,21 @@ def write_factors(folder: Path, item: NDArray[np.int64], factors: NDArray[np.flo
     write_arrow(folder / FACTORS, pa.RecordBatch.from_pydict(columns))
 
 
-def write_factorisation(folder: Path, found: Factorisation) -> None:
-    columns = {"item": pa.array(found.item)}
-    for name in ("mean", "variance", "with_offset"):
-        columns[name] = _matrix_column(getattr(found, name))
-    noise = {"noise": repr(float(found.noise))}
-    write_arrow(folder / FACTORISATION, pa.RecordBatch.from_pydict(columns, metadata=noise))
-    users = {
-        "share": pa.array(found.prior.share),
-        "mean": _matrix_column(found.prior.mean),
-        "precision": _matrix_column(found.prior.precision.reshape(len(found.prior.share), -1)),
-    }
-    write_arrow(folder / MIXTURE, pa.RecordBatch.from_pydict(users))
+def write_factorisations(folder: Path, found: list[Factorisation]) -> None:
+    for start, one in enumerate(found):
+        items = {"item": pa.array(one.item)}
+        for name in ("mean", "variance", "with_offset"):
+            items[name] = _matrix_column(getattr(one, name))
+        noise = {"noise": repr(float(one.noise))}
+        users = {
+            "share": pa.array(one.prior.share),
+            "mean": _matrix_column(one.prior.mean),
+            "precision": _matrix_column(one.prior.precision.reshape(len(one.prior.share), -1)),
+        }
+        of_items = pa.RecordBatch.from_pydict(items, metadata=noise)
+        write_arrow(folder / FACTORISATION.format(start, "items"), of_items)
+        of_users = pa.RecordBatch.from_pydict(users)
+        write_arrow(folder / FACTORISATION.format(start, "users"), of_users)
 
 
 def _matrix_column(matrix: NDArray) -> pa.Array:
@@ -300,19 +303,27 @@ class Store:
         batch = map_arrow(self._path(FACTORS))
         return batch.column("item").to_numpy(), _matrix_of(batch.column("factors"))
 
-    def factorisation(self) -> Factorisation:
+    def factorisations(self) -> list[Factorisation]:
         """Of the training users' ratings less what their items' features lead to expect."""
-        batch = map_arrow(self._path(FACTORISATION))
-        users = map_arrow(self._path(MIXTURE))
+        return [
+            self._factorisation(start)
+            for start in range(NUM_STARTS)
+            if FACTORISATION.format(start, "items") in self.manifest.checksums
+        ]
+
+    def _factorisation(self, start: int) -> Factorisation:
+        items, users = (
+            map_arrow(self._path(FACTORISATION.format(start, side))) for side in ("items", "users")
+        )
         mean = _matrix_of(users.column("mean"))
         width = mean.shape[1]
         precision = _matrix_of(users.column("precision")).reshape(-1, width, width)
         return Factorisation(
-            batch.column("item").to_numpy(),
-            mean=_matrix_of(batch.column("mean")),
-            variance=_matrix_of(batch.column("variance")),
-            with_offset=_matrix_of(batch.column("with_offset")),
-            noise=float(batch.schema.metadata[b"noise"]),
+            items.column("item").to_numpy(),
+            mean=_matrix_of(items.column("mean")),
+            variance=_matrix_of(items.column("variance")),
+            with_offset=_matrix_of(items.column("with_offset")),
+            noise=float(items.schema.metadata[b"noise"]),
             prior=Mixture(users.column("share").to_numpy(), mean, precision),
         )
 

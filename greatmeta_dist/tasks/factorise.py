@@ -44,8 +44,6 @@ MAX_ITEMS = 50_000
 ENOUGH_RATINGS = 50
 """Of an item more of whose ratings are not among the factorised ones: with fewer it is left out."""
 USERS_AT_A_TIME = 16_384
-POSTERIORS_AT_A_TIME = 1024
-"""Users whose posteriors, by component, are held at a time: each takes some 30 KB."""
 ITEMS_AT_A_TIME = 4096
 LEAST_VARIANCE = 1e-6
 """Of the ratings', so that ratings which follow from something leave no division by zero."""
@@ -85,19 +83,17 @@ class Factorisation:
         is_support, support_at = self._places(support.values)
         is_query, query_at = self._places(query.values)
         found = np.zeros(len(query.values))
-        for start in range(0, len(support.lengths), POSTERIORS_AT_A_TIME):
-            users = range(start, min(start + POSTERIORS_AT_A_TIME, len(support.lengths)))
-            said = []
-            for user in users:
-                given = np.arange(*support.offsets[user : user + 2])
-                given = given[is_support[given]]
-                said.append(self._said(support_at[given], rest[given]))
-            precision, towards = (np.array(part) for part in zip(*said, strict=True))
-            expected, _ = self.prior.posterior(precision, towards).expected()
-            for user, h in zip(users, expected, strict=True):
-                asked = slice(*query.offsets[user : user + 2])
-                of_item = self.mean[query_at[asked]]
-                found[asked] = of_item[:, 0] + of_item[:, 1:] @ h
+        towards = np.zeros((len(support.lengths), WIDTH - 1))
+        precision = np.zeros((*towards.shape, WIDTH - 1))
+        for user in range(len(towards)):
+            given = np.arange(*support.offsets[user : user + 2])
+            given = given[is_support[given]]
+            precision[user], towards[user] = self._said(support_at[given], rest[given])
+        expected, _ = self.prior.posterior(precision, towards).expected()
+        for user, x in enumerate(expected):
+            asked = slice(*query.offsets[user : user + 2])
+            of_item = self.mean[query_at[asked]]
+            found[asked] = of_item[:, 0] + of_item[:, 1:] @ x
         return found, is_query
 
     def _said(self, place: NDArray[np.int64], rest: Floats) -> tuple[Floats, Floats]:
@@ -109,9 +105,8 @@ class Factorisation:
         """
         loading = self.mean[place, 1:]
         precision = loading.T @ loading + np.diag(self.variance[place].sum(0))
-        return precision / self.noise, (
-            loading.T @ rest - self.with_offset[place].sum(0)
-        ) / self.noise
+        towards = loading.T @ rest - self.with_offset[place].sum(0)
+        return precision / self.noise, towards / self.noise
 
     def _places(self, item: NDArray) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         place = np.minimum(np.searchsorted(self.item, item), len(self.item) - 1)
@@ -169,7 +164,7 @@ def factorise(
         for start in range(0, len(item), ITEMS_AT_A_TIME):
             some = slice(start, start + ITEMS_AT_A_TIME)
             seen = turn @ _unpacked(square_of[some]) @ turn.T
-            within, _ = inverse(seen / noise + np.diag(1 / variance))
+            within = inverse(seen / noise + np.diag(1 / variance))
             mean[some] = _times(within, said[some] / noise + prior / variance)
             covariance[some] = within[:, ROW, COLUMN]
             moment = mean[some, :, None] * mean[some, None, :] + within
@@ -208,26 +203,22 @@ class _Users:
 
         Given sums over a user's ratings: r E[t], and E[t tᵀ], packed.
         """
-        user, square = np.ones((len(said), WIDTH)), np.empty_like(of_items)
-        for start in range(0, len(said), POSTERIORS_AT_A_TIME):
-            some = slice(start, start + POSTERIORS_AT_A_TIME)
-            seen = _unpacked(of_items[some])
-            towards = (said[some, 1:] - seen[:, 0, 1:]) / noise
-            found = self._prior.posterior(seen[:, 1:, 1:] / noise, towards)
-            self.moments += found.moments()
-            user[some, 1:], of_user = found.expected()
-            square[some, :WIDTH] = user[some]
-            square[some, WIDTH:] = of_user[:, ROW[WIDTH:] - 1, COLUMN[WIDTH:] - 1]
+        seen = _unpacked(of_items)
+        towards = (said[:, 1:] - seen[:, 0, 1:]) / noise
+        found = self._prior.posterior(seen[:, 1:, 1:] / noise, towards)
+        expected, square = found.expected()
+        self.moments = self.moments.plus(found, square)
         if self._num_first < MAX_CLUSTERED:
-            self._first.append(user[: MAX_CLUSTERED - self._num_first, 1:])
+            self._first.append(expected[: MAX_CLUSTERED - self._num_first])
             self._num_first += len(self._first[-1])
-        return user, square
+        user = np.hstack([np.ones((len(said), 1)), expected])
+        return user, np.hstack([user, square[:, ROW[WIDTH:] - 1, COLUMN[WIDTH:] - 1]])
 
     def prior(self, number: int, turn: Floats, *, spread: float, seed: int) -> Mixture:
         """What the pass after this one takes users for a priori, turned."""
         moments = self.moments.turned(turn[1:, 1:])
         count = moments.count.sum()
-        of_offsets = moments.square.sum(0)[0, 0] / count
+        of_offsets = moments.square[0, 0] / count
         variance = _of_user(max(of_offsets, LEAST_VARIANCE * spread))
         if number + 1 < NUM_OF_ONE:
             return Mixture.of_one(variance)
@@ -247,7 +238,7 @@ def _turn(users: Moments, of_items: Floats) -> Floats:
     presence of missing values*, JMLR 2010); passes that go by coordinates alone still depended on
     their start after 30 (docs/findings.md).
     """
-    size, axes = np.linalg.eigh(users.square.sum(0)[1:, 1:] / users.count.sum())
+    size, axes = np.linalg.eigh(users.square[1:, 1:] / users.count.sum())
     root, back = (axes * size**power @ axes.T for power in (0.5, -0.5))
     _, axes = np.linalg.eigh(root @ _unpacked(of_items[None])[0, 2:, 2:] @ root)
     turn = np.eye(WIDTH)

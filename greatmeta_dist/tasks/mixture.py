@@ -1,8 +1,9 @@
-"""What users are like before they rate: a mixture of normals, its components' users alike.
+"""What users are like before they rate: a mixture of normals about the centres of groups.
 
 A single normal takes those of a small group for unlikely members of the crowd, and draws them to
-it. Components have means and covariances of their own, estimated from the training users (DESIGN.md
-section 1: preference groups of very different sizes); no labels are used.
+it. The components differ in their means and shares alone: covariances of their own fit groups a
+little better, and learn by heart where users have few ratings (docs/findings.md). Estimated from
+the training users; no labels are used.
 """
 
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from sklearn.cluster import KMeans
 
 Floats = NDArray[np.float64]
 
-PRIOR_USERS = 30.0
-"""Users' worth of prior of a component's covariance: that within components, of all of them."""
+USERS_AT_NONE = 10.0
+"""Users' worth of prior that a component's mean is 0."""
 
 
 @dataclass(frozen=True)
@@ -27,46 +28,35 @@ class Posterior:
     mean: Floats
     """[C, n, E]"""
     covariance: Floats
-    """[C, n, E, E]"""
-    evidence: Floats
-    """[n] log of the ratings' likelihood, but for what no mixture changes."""
+    """[n, E, E], the same of all components."""
 
     def expected(self) -> tuple[Floats, Floats]:
         """E[x] [n, E] and E[x xᵀ] [n, E, E]."""
         weighted = self.chance[..., None] * self.mean
-        square = np.einsum("cn,cnde->nde", self.chance, self.covariance)
-        for one, other in zip(weighted, self.mean, strict=True):
-            square += one[:, :, None] * other[:, None, :]
-        return weighted.sum(0), square
-
-    def moments(self) -> "Moments":
-        weighted = self.chance[..., None] * self.mean
-        return Moments(
-            self.chance.sum(1),
-            weighted.sum(1),
-            np.einsum("cn,cnde->cde", self.chance, self.covariance)
-            + weighted.transpose(0, 2, 1) @ self.mean,
-        )
+        square = weighted.transpose(1, 2, 0) @ self.mean.transpose(1, 0, 2)
+        return weighted.sum(0), self.covariance + square
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over users, of each component with its chance: 1, E[x], E[x xᵀ]."""
+    """Sums over users: of each component with its chance, 1 and E[x]; of all, E[x xᵀ]."""
 
     count: Floats
     """[C]"""
     total: Floats
     """[C, E]"""
     square: Floats
-    """[C, E, E]"""
+    """[E, E]"""
 
     @classmethod
     def none(cls, of: "Mixture") -> "Moments":
         return cls(np.zeros(len(of.share)), np.zeros_like(of.mean), np.zeros_like(of.precision))
 
-    def __add__(self, other: "Moments") -> "Moments":
+    def plus(self, found: Posterior, square: Floats) -> "Moments":
+        """With n more users, whose E[x xᵀ] are ``square`` [n, E, E]."""
+        total = (found.chance[:, None] @ found.mean)[:, 0]
         return Moments(
-            self.count + other.count, self.total + other.total, self.square + other.square
+            self.count + found.chance.sum(1), self.total + total, self.square + square.sum(0)
         )
 
     def turned(self, turn: Floats) -> "Moments":
@@ -83,12 +73,12 @@ class Mixture:
     mean: Floats
     """[C, E]"""
     precision: Floats
-    """[C, E, E], inverse covariances."""
+    """[E, E], the inverse covariance of all."""
 
     @classmethod
     def of_one(cls, variance: Floats) -> "Mixture":
         """One normal about 0, of uncorrelated numbers of these variances [E]."""
-        return cls(np.ones(1), np.zeros((1, len(variance))), np.diag(1 / variance)[None])
+        return cls(np.ones(1), np.zeros((1, len(variance))), np.diag(1 / variance))
 
     @classmethod
     def of_clusters(cls, x: Floats, variance: Floats, *, count: int, seed: int) -> "Mixture":
@@ -99,49 +89,40 @@ class Mixture:
         scaled = x[np.argsort(x[:, 0])] / np.sqrt(variance)
         found = KMeans(count, n_init=5, random_state=seed).fit(scaled)
         size = np.bincount(found.labels_, minlength=count)
-        precision = np.tile(np.diag(1 / variance), (count, 1, 1))
-        return cls(size / len(x), found.cluster_centers_ * np.sqrt(variance), precision)
+        centres = found.cluster_centers_ * np.sqrt(variance)
+        return cls(size / len(x), centres, np.diag(1 / variance))
 
     @classmethod
     def fitted(cls, moments: Moments, least: Floats) -> "Mixture":
-        """The most likely one, with priors.
+        """The most likely one, with priors: ``USERS_AT_NONE``, and one more user of each component.
 
-        Every component has one more user, at 0, of no spread; and ``PRIOR_USERS`` more in its
-        covariance, as that within all components, which is at least ``least`` [E] on its diagonal.
+        ``least`` [E] is added to the diagonal of the covariance.
         """
-        count = moments.count[:, None, None]
-        mean = moments.total / (moments.count[:, None] + 1)
-        crossed = moments.total[:, :, None] * mean[:, None, :]
-        about = moments.square - crossed - crossed.transpose(0, 2, 1)
-        about += (count + 1) * mean[:, :, None] * mean[:, None, :]
-        within = about.sum(0) / moments.count.sum() + np.diag(least)
-        precision, _ = inverse((about + PRIOR_USERS * within) / (count + PRIOR_USERS))
+        count = moments.count[:, None]
+        mean = moments.total / (count + USERS_AT_NONE)
+        crossed = moments.total.T @ mean
+        about = moments.square - crossed - crossed.T + mean.T @ (count * mean)
+        covariance = about / count.sum() + np.diag(least)
         share = (moments.count + 1) / (moments.count + 1).sum()
-        return cls(share, mean, precision)
+        return cls(share, mean, np.linalg.inv(covariance))
 
     def posterior(self, precision: Floats, said: Floats) -> Posterior:
         """Of n users whose ratings' log likelihood is said · x − x · precision x/2 and a constant.
 
         ``precision`` is [n, E, E], ``said`` [n, E].
         """
-        chance = np.empty((len(self.share), len(said)))
-        mean = np.empty((*chance.shape, said.shape[1]))
-        covariance = np.empty((*mean.shape, said.shape[1]))
-        sizes = np.linalg.slogdet(self.precision)[1]
-        for c, own in enumerate(self.precision):
-            towards = said + own @ self.mean[c]
-            covariance[c], log_size = inverse(precision + own)
-            mean[c] = (covariance[c] @ towards[:, :, None])[:, :, 0]
-            fit = (mean[c] * towards).sum(1) - self.mean[c] @ own @ self.mean[c]
-            chance[c] = np.log(self.share[c]) + (sizes[c] - log_size + fit) / 2
-        top = chance.max(0)
-        chance = np.exp(chance - top)
-        total = chance.sum(0)
-        return Posterior(chance / total, mean, covariance, np.log(total) + top)
+        covariance = inverse(precision + self.precision)
+        own = self.mean @ self.precision
+        towards = said + own[:, None]
+        mean = (covariance @ towards.transpose(1, 2, 0)).transpose(2, 0, 1)
+        fit = (mean * towards).sum(2) - (own * self.mean).sum(1)[:, None]
+        chance = np.log(self.share)[:, None] + fit / 2
+        chance = np.exp(chance - chance.max(0))
+        return Posterior(chance / chance.sum(0), mean, covariance)
 
 
-def inverse(matrix: Floats) -> tuple[Floats, Floats]:
-    """Inverses of positive definite matrices [n, D, D], and the logs of their determinants [n]."""
+def inverse(matrix: Floats) -> Floats:
+    """Of positive definite matrices [n, D, D]; twice as fast as numpy's of any matrices."""
     root = torch.linalg.cholesky(torch.from_numpy(matrix))
-    size = 2 * torch.log(torch.diagonal(root, dim1=1, dim2=2)).sum(1)
-    return torch.cholesky_inverse(root).numpy(), size.numpy()
+    found: Floats = torch.cholesky_inverse(root).numpy()
+    return found

@@ -180,11 +180,11 @@ def write_factorisations(folder: Path, found: list[Factorisation]) -> None:
         users = {
             "share": pa.array(one.prior.share),
             "mean": _matrix_column(one.prior.mean),
-            "precision": _matrix_column(one.prior.precision.reshape(len(one.prior.share), -1)),
         }
+        numbers = {"precision": json.dumps(one.prior.precision.tolist())}
         of_items = pa.RecordBatch.from_pydict(items, metadata=noise)
         write_arrow(folder / FACTORISATION.format(start, "items"), of_items)
-        of_users = pa.RecordBatch.from_pydict(users)
+        of_users = pa.RecordBatch.from_pydict(users, metadata=numbers)
         write_arrow(folder / FACTORISATION.format(start, "users"), of_users)
 
 
@@ -315,16 +315,16 @@ class Store:
         items, users = (
             map_arrow(self._path(FACTORISATION.format(start, side))) for side in ("items", "users")
         )
-        mean = _matrix_of(users.column("mean"))
-        width = mean.shape[1]
-        precision = _matrix_of(users.column("precision")).reshape(-1, width, width)
+        precision = np.array(json.loads(users.schema.metadata[b"precision"]))
         return Factorisation(
             items.column("item").to_numpy(),
             mean=_matrix_of(items.column("mean")),
             variance=_matrix_of(items.column("variance")),
             with_offset=_matrix_of(items.column("with_offset")),
             noise=float(items.schema.metadata[b"noise"]),
-            prior=Mixture(users.column("share").to_numpy(), mean, precision),
+            prior=Mixture(
+                users.column("share").to_numpy(), _matrix_of(users.column("mean")), precision
+            ),
         )
 
     def item_features(self, choice: FieldChoice) -> Features:

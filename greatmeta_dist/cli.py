@@ -171,12 +171,17 @@ def _evaluate(overrides: list[str]) -> None:
             bar.update(sum(done.values()), part)
 
         found = evaluate(setup.worker, setup.store, setup.maker, setup.choice, progress)
-    found = {"step": step, **found}
+    labels = setup.maker.labels
+    share = labels.share if labels.factorisations else 0.0
+    found = {"step": step, "factorisation_share": share, **found}
     partial = folder / "evaluation.json.partial"
     partial.write_text(json.dumps(found, indent=1))
     partial.rename(folder / "evaluation.json")
     display.results(found)
-    display.say(f"parameters of step {step}; written to {folder / 'evaluation.json'}")
+    display.say(
+        f"parameters of step {step}, {share:.0%} of the prediction the factorisation's; written to "
+        f"{folder / 'evaluation.json'}"
+    )
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {

@@ -21,7 +21,7 @@ from greatmeta_dist.tasks.factorise import (
     WIDTH,
 )
 from greatmeta_dist.tasks.lanes import Labels
-from greatmeta_dist.tasks.mixture import PRIOR_USERS, Mixture, Moments
+from greatmeta_dist.tasks.mixture import USERS_AT_NONE, Mixture, Moments
 from greatmeta_dist.tasks.prepare import prepare
 from greatmeta_dist.tasks.store import FieldChoice, Store
 
@@ -72,25 +72,19 @@ class Component:
 
 
 def fitted_by_loops(found, count, least):
-    """Components of users' posteriors [(chance, mean, cov) by component], one prior user each."""
-    about, sizes, means = [], [], []
-    for k in range(count):
-        size = sum(user[k][0] for user in found)
-        mean = sum(user[k][0] * user[k][1] for user in found) / (size + 1)
-        spread = np.outer(mean, mean)
-        for chance, at, cov in (user[k] for user in found):
-            spread = spread + chance * (np.outer(at - mean, at - mean) + cov)
-        about.append(spread)
-        sizes.append(size)
-        means.append(mean)
-    within = sum(about) / len(found) + np.diag(least)
+    """Components of users' posteriors [(chance, mean, cov) by component]."""
+    sizes = [sum(user[k][0] for user in found) for k in range(count)]
+    means = [
+        sum(user[k][0] * user[k][1] for user in found) / (sizes[k] + USERS_AT_NONE)
+        for k in range(count)
+    ]
+    covariance = np.diag(least)
+    for user in found:
+        for (chance, at, cov), mean in zip(user, means, strict=True):
+            covariance = covariance + chance * (np.outer(at - mean, at - mean) + cov) / len(found)
     return [
-        Component(
-            (size + 1) / (len(found) + count),
-            mean,
-            (spread + PRIOR_USERS * within) / (size + PRIOR_USERS),
-        )
-        for size, mean, spread in zip(sizes, means, about, strict=True)
+        Component((size + 1) / (len(found) + count), mean, covariance)
+        for size, mean in zip(sizes, means, strict=True)
     ]
 
 
@@ -204,17 +198,13 @@ def test_it_is_what_loops_over_users_and_items_find_however_users_are_portioned(
         Mixture(
             np.array([c.share for c in components]),
             np.array([c.mean for c in components]),
-            np.array([np.linalg.inv(c.cov) for c in components]),
+            np.linalg.inv(components[0].cov),
         ),
     )
     assert not np.allclose(expected.prior.mean, 0)
-    for at_a_time in (1024, 9):
-        monkeypatch.setattr(factorise, "POSTERIORS_AT_A_TIME", at_a_time)
-        for portions in ([whole], [whole[:10], whole[10:10], whole[10:]]):
-            found = factorise.factorise(
-                lambda portions=portions: portions, np.arange(12), seed=(3, 0)
-            )
-            assert_same(found, expected, rel=1e-6)
+    for portions in ([whole], [whole[:10], whole[10:10], whole[10:]]):
+        found = factorise.factorise(lambda p=portions: p, np.arange(12), seed=(3, 0))
+        assert_same(found, expected, rel=1e-6)
 
 
 def test_ratings_in_other_units_give_the_same_in_these():
@@ -325,7 +315,7 @@ def test_a_turn_makes_users_moments_one_and_items_diagonal_and_changes_no_expect
     user[:, 0] = 1
     user_square = np.einsum("nd,ne->nde", user, user) + 0.1 * np.eye(WIDTH)
     item_square = np.einsum("nd,ne->nde", item, item) + 0.2 * np.eye(WIDTH)
-    users = Moments(np.array([30.0]), user[None, :, 1:].sum(1), user_square[None, :, 1:, 1:].sum(1))
+    users = Moments(np.array([30.0]), user[None, :, 1:].sum(1), user_square[:, 1:, 1:].sum(0))
     turn = factorise._turn(users, item_square.sum(0)[ROW, COLUMN])
     back = np.linalg.inv(turn).T
     turned = turn @ user_square.mean(0) @ turn.T
@@ -395,7 +385,7 @@ def expected_of_components(found):
 
 
 def spread_of_components(found):
-    """[C, n, n] and how it varies."""
+    """[n, n] and how it varies."""
     return found.mean[:, 1:] @ np.linalg.inv(found.prior.precision) @ found.mean[:, 1:].T
 
 

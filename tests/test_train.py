@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from logs import csv_config, write_log
+from scipy.optimize import minimize_scalar
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from greatmeta_dist import train as training
@@ -27,9 +29,9 @@ from greatmeta_dist.config import (
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.world import World
-from greatmeta_dist.evaluate import evaluate
+from greatmeta_dist.evaluate import SHARE_DEVIATION, best_share, evaluate, score_part
 from greatmeta_dist.run import device_here, load_run, set_up
-from greatmeta_dist.tasks.lanes import Lanes
+from greatmeta_dist.tasks.lanes import EVEN_SHARE, Labels, Lanes
 from greatmeta_dist.tasks.prepare import prepare
 from greatmeta_dist.tasks.store import Store
 from greatmeta_dist.train import train
@@ -271,6 +273,59 @@ def test_evaluation_has_every_scenario_model_and_metric(tmp_path, store):
             minority = groups["minority"]["models"]["adapted"]["rmse"]
             majority = groups["majority"]["models"]["adapted"]["rmse"]
             assert groups["gap"]["adapted"]["rmse"] == pytest.approx(minority - majority)
+
+
+def test_the_factorisations_share_is_what_suits_the_validation_users(tmp_path, store):
+    train(small(store), tmp_path / "run", Display())
+    setup, _ = load_run(tmp_path / "run", None, Display())
+    labels = setup.maker.labels
+
+    def penalised(share: float) -> float:
+        """The validation users' squared error, with what is believed of the share before."""
+        maker = replace(setup.maker, labels=replace(labels, share=share))
+        scored = score_part(setup.worker, setup.store, maker, setup.choice, "valid")
+        error = float(scored.models["adapted"].squared.sum())
+        return error + of_model / rows * ((share - EVEN_SHARE) / SHARE_DEVIATION) ** 2
+
+    alone = replace(setup.maker, labels=replace(labels, factorisations=[]))
+    scored = score_part(setup.worker, setup.store, alone, setup.choice, "valid")
+    of_model = float(scored.models["adapted"].squared.sum())
+    rows = int(scored.models["adapted"].count.sum())
+    assert 0 < labels.share < 1
+    assert labels.share != EVEN_SHARE
+    best = minimize_scalar(penalised, bounds=(0, 1), method="bounded").x
+    assert labels.share == pytest.approx(best, abs=1e-3)
+
+    given = setup.worker, setup.store, alone, setup.choice
+    assert best_share(*given) == EVEN_SHARE
+    config = replace(small(store), model=replace(small(store).model, has_factorisation=False))
+    train(config, tmp_path / "without", Display())
+    assert load_run(tmp_path / "without", None, Display())[0].maker.labels.share == EVEN_SHARE
+
+
+@dataclass(frozen=True)
+class Off(Labels):
+    """Predictions that are off by as much, of all rows."""
+
+    model: float = 0.0
+    factors: float = 0.0
+
+    def of_model(self, tasks):
+        return lambda rows: tasks.query_label.values + self.model
+
+    def factorised(self, tasks):
+        rating = tasks.query_label.values
+        return rating + self.factors, np.ones(len(rating), bool)
+
+
+@pytest.mark.parametrize(("model", "factors", "share"), [(1.0, 0.5, 1.0), (0.5, 1.0, 0.0)])
+def test_the_factorisations_share_is_never_less_than_nothing_or_more_than_all(
+    store, model, factors, share
+):
+    setup = set_up(small(store), Store(store))
+    off = Off(**vars(setup.maker.labels), model=model, factors=factors)
+    maker = replace(setup.maker, labels=off)
+    assert best_share(setup.worker, setup.store, maker, setup.choice) == share
 
 
 def test_interrupted_run_leaves_a_checkpoint_and_resumes(tmp_path, store):

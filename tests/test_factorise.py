@@ -284,9 +284,10 @@ def test_users_of_a_small_group_are_told_from_the_crowd(monkeypatch):
 
 
 @pytest.mark.parametrize("rating", [0.0, 2.0])
-def test_ratings_that_are_all_the_same_and_items_of_one_are_no_trouble(rating):
-    value = np.full((5, 3), rating)
-    is_given = np.zeros((5, 3), bool)
+@pytest.mark.parametrize("num_users", [5, 200])
+def test_ratings_that_are_all_the_same_and_items_of_one_are_no_trouble(rating, num_users):
+    value = np.full((num_users, 3), rating)
+    is_given = np.zeros((num_users, 3), bool)
     is_given[:, 0] = is_given[2, 1] = True
     found = factorise.factorise(lambda: [as_sparse(value, is_given)], np.arange(3), seed=(0, 0))
     nothing = Ragged(np.zeros(0, int), np.array([0, 0]))

@@ -6,12 +6,14 @@ little better, and learn by heart where users have few ratings (docs/findings.md
 the training users; no labels are used.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 
 Floats = NDArray[np.float64]
 
@@ -87,8 +89,10 @@ class Mixture:
         In whatever order the users are, and wherever axes of equal variance, but the first, point.
         """
         scaled = x[np.argsort(x[:, 0])] / np.sqrt(variance)
-        found = KMeans(count, n_init=5, random_state=seed).fit(scaled)
-        size = np.bincount(found.labels_, minlength=count)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # of users who are all the same
+            found = KMeans(count, n_init=5, random_state=seed).fit(scaled)
+        size = np.maximum(np.bincount(found.labels_, minlength=count), 1)
         centres = found.cluster_centers_ * np.sqrt(variance)
         return cls(size / len(x), centres, np.diag(1 / variance))
 

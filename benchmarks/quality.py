@@ -228,7 +228,7 @@ def options_of(data: Data, model: str) -> list[str]:
 def run_trained(data: Data, options: list[str], seed: int, threads: int) -> dict[str, Any]:
     """Train once; scores of the best checkpoint, adapted and unadapted.
 
-    With a factorisation besides, those of the model ``alone``, too.
+    With a factorisation besides, its ``share``, and those of the model ``alone``, too.
     """
     with opened(), tempfile.TemporaryDirectory() as folder:
         config = compose_config(

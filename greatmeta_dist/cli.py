@@ -172,16 +172,18 @@ def _evaluate(overrides: list[str]) -> None:
 
         found = evaluate(setup.worker, setup.store, setup.maker, setup.choice, progress)
     labels = setup.maker.labels
-    share = labels.share if labels.factorisations else 0.0
-    found = {"step": step, "factorisation_share": share, **found}
+    if labels.factorisations:
+        found = {"factorisation_share": labels.share, **found}
+    found = {"step": step, **found}
     partial = folder / "evaluation.json.partial"
     partial.write_text(json.dumps(found, indent=1))
     partial.rename(folder / "evaluation.json")
     display.results(found)
-    display.say(
-        f"parameters of step {step}, {share:.0%} of the prediction the factorisation's; written to "
-        f"{folder / 'evaluation.json'}"
-    )
+    if labels.factorisations:
+        display.say(
+            f"of items that the factorisation holds, {labels.share:.0%} of a prediction is its own"
+        )
+    display.say(f"parameters of step {step}; written to {folder / 'evaluation.json'}")
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {

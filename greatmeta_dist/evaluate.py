@@ -109,13 +109,19 @@ def score_part(
     )
 
 
-def best_share(worker: Worker, store: Store, maker: BatchMaker, choice: FieldChoice) -> float:
+def best_share(
+    worker: Worker,
+    store: Store,
+    maker: BatchMaker,
+    choice: FieldChoice,
+    progress: Progress = lambda part, done, users: None,
+) -> float:
     """The factorisations' share that the validation users' ratings are most likely with, in [0, 1].
 
-    Errors are taken for normal, and the share, a priori, too: few users hardly move it. Called by
-    one worker that has no others.
+    Errors are taken for normal, of the model's variance, and the share, a priori, too: few ratings
+    hardly move it. Called by one worker that has no others.
     """
-    gain, size, error, count = 0.0, 0.0, 0.0, 0
+    gain, size, error, count, done = 0.0, 0.0, 0.0, 0, 0
     for users in read_part(
         store, "valid", choice, users_per_batch=USERS_PER_BATCH, most=MAX_VALID_USERS
     ):
@@ -127,7 +133,9 @@ def best_share(worker: Worker, store: Store, maker: BatchMaker, choice: FieldCho
         apart, left = (of_factors - of_model)[is_known], (rating - of_model)[is_known]
         gain, size = gain + float(apart @ left), size + float(apart @ apart)
         error, count = error + float(left @ left), count + len(left)
-    if not size:
+        done += len(users)
+        progress("valid", done, store.manifest.parts["valid"])
+    if not size or not np.isfinite(size):
         return EVEN_SHARE
     prior = error / count / SHARE_DEVIATION**2
     return min(1.0, max(0.0, (gain + EVEN_SHARE * prior) / (size + prior)))

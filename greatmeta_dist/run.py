@@ -23,7 +23,7 @@ from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.worker import RowStart, Sizes, Worker
 from greatmeta_dist.engine.world import World
-from greatmeta_dist.evaluate import best_share
+from greatmeta_dist.evaluate import MAX_VALID_USERS, best_share
 from greatmeta_dist.locks import locked
 from greatmeta_dist.tasks.lanes import (
     BatchMaker,
@@ -142,7 +142,8 @@ def device_here() -> torch.device:
 def load_run(run: Path, store: Path | None, display: Display) -> tuple[Setup, int]:
     """A run with its best parameters, and their step; raises ``InputError`` if there are none.
 
-    With factorisations, their share in predictions is what suits the validation users.
+    With factorisations, their share in predictions is fitted to the validation users, which are
+    scored for it.
     """
     config = saved_config(run)
     require(
@@ -178,7 +179,15 @@ def load_run(run: Path, store: Path | None, display: Display) -> tuple[Setup, in
         chosen = found or chosen
     setup.worker.load(chosen.dense, chosen.tables)
     if setup.maker.labels.factorisations:
-        share = best_share(setup.worker, setup.store, setup.maker, setup.choice)
+        total = min(MAX_VALID_USERS, setup.store.manifest.parts.get("valid", 0))
+        with display.bar("validate", total, "users") as bar:
+            share = best_share(
+                setup.worker,
+                setup.store,
+                setup.maker,
+                setup.choice,
+                lambda part, done, users: bar.update(done, part),
+            )
         labels = replace(setup.maker.labels, share=share)
         setup = replace(setup, maker=replace(setup.maker, labels=labels))
     return setup, chosen.step

@@ -10,6 +10,7 @@ from logs import write_log
 
 from greatmeta_dist.cli import main
 from greatmeta_dist.locks import locked
+from greatmeta_dist.tasks.store import Store
 
 
 def run(capsys, *words: str) -> tuple[int, str, str]:
@@ -275,9 +276,13 @@ def test_a_preparation_that_failed_leaves_nothing_but_its_rejects(capsys, tmp_pa
         patched.setattr("greatmeta_dist.tasks.prepare.write_manifest", full)
         assert run(capsys, *made)[0] == 1
     assert {p.name for p in (tmp_path / "store").iterdir()} == {".lock", "rejects.parquet"}
-    for left in (".preparing", "shards"):  # of one that was killed
+    for left in (".preparing", "shards", "factorisations"):  # of one that was killed
         (tmp_path / "store" / left).mkdir()
+    (tmp_path / "store" / "factorisations" / "7-items.arrow").touch()
     assert run(capsys, *made)[0] == 0
+    written = [f"factorisations/{k}-{side}.arrow" for k in range(4) for side in ("items", "users")]
+    checksums = Store(tmp_path / "store").manifest.checksums
+    assert [name for name in checksums if name.startswith("factorisations/")] == written
 
 
 def test_where_every_checkpoint_is_damaged_it_is_said(capsys, store, tmp_path):

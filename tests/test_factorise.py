@@ -21,9 +21,9 @@ from greatmeta_dist.tasks.factorise import (
     WIDTH,
 )
 from greatmeta_dist.tasks.lanes import Labels
-from greatmeta_dist.tasks.mixture import USERS_AT_NONE, Mixture, Moments
+from greatmeta_dist.tasks.mixture import PRIOR_COUNT, Mixture, Moments
 from greatmeta_dist.tasks.prepare import prepare
-from greatmeta_dist.tasks.store import FieldChoice, Store
+from greatmeta_dist.tasks.store import FieldChoice, Store, write_factorisations
 
 CHOICE = FieldChoice(has_item_id=True, is_list_mean=True)
 
@@ -75,7 +75,7 @@ def fitted_by_loops(found, count, least):
     """Components of users' posteriors [(chance, mean, cov) by component]."""
     sizes = [sum(user[k][0] for user in found) for k in range(count)]
     means = [
-        sum(user[k][0] * user[k][1] for user in found) / (sizes[k] + USERS_AT_NONE)
+        sum(user[k][0] * user[k][1] for user in found) / (sizes[k] + PRIOR_COUNT)
         for k in range(count)
     ]
     covariance = np.diag(least)
@@ -88,7 +88,7 @@ def fitted_by_loops(found, count, least):
     ]
 
 
-def by_loops(value, is_given, mean, *, num_passes, num_of_one, count, seed):
+def by_loops(value, is_given, mean, *, num_passes, num_single, count, seed):
     """The same passes one user and one item at a time, nothing packed."""
     num_users, num_items = value.shape
     prior = np.zeros(WIDTH)
@@ -129,9 +129,9 @@ def by_loops(value, is_given, mean, *, num_passes, num_of_one, count, seed):
         of_user[0] = np.mean([s[1, 1] for s in user_square])
         own = turn[1:, 1:]
         posteriors = [[(w, own @ at, own @ cov @ own.T) for w, at, cov in u] for u in posteriors]
-        if number + 1 < num_of_one:
+        if number + 1 < num_single:
             components = [Component(1.0, np.zeros(WIDTH - 1), np.diag(of_user))]
-        elif number + 1 == num_of_one:
+        elif number + 1 == num_single:
             scaled = np.array(sorted((h[1:] for h in user), key=lambda h: h[0]))
             scaled /= np.sqrt(of_user)
             clusters = KMeans(count, n_init=5, random_state=seed).fit(scaled)
@@ -165,9 +165,9 @@ def by_loops(value, is_given, mean, *, num_passes, num_of_one, count, seed):
 
 
 def test_it_is_what_loops_over_users_and_items_find_however_users_are_portioned(monkeypatch):
-    num_passes, num_of_one = NUM_WARM_UP + 5, NUM_WARM_UP + 2
+    num_passes, num_single = NUM_WARM_UP + 5, NUM_WARM_UP + 2
     monkeypatch.setattr(factorise, "NUM_PASSES", num_passes)
-    monkeypatch.setattr(factorise, "NUM_OF_ONE", num_of_one)
+    monkeypatch.setattr(factorise, "NUM_SINGLE", num_single)
     monkeypatch.setattr(factorise, "USERS_OF_COMPONENT", 13)
     monkeypatch.setattr(factorise, "ITEMS_AT_A_TIME", 5)
     value, is_given = low_rank_log(num_users=40, num_items=12)
@@ -185,7 +185,7 @@ def test_it_is_what_loops_over_users_and_items_find_however_users_are_portioned(
         is_given,
         start,
         num_passes=num_passes,
-        num_of_one=num_of_one,
+        num_single=num_single,
         count=3,
         seed=int(random.integers(1 << 31)),
     )
@@ -229,7 +229,7 @@ def test_a_user_is_folded_in_as_a_gaussian_process_of_the_items_would_have_it():
         np.zeros((6, WIDTH - 1)),
         mean[:, :1] * mean[:, 1:],
         0.4,
-        Mixture.of_one(np.array([0.3, *[1.0] * NUM_FACTORS])),
+        Mixture.single(np.array([0.3, *[1.0] * NUM_FACTORS])),
     )
     item, rest = np.array([4, 1, 3]), np.array([1.0, -0.5, 2.0])
     prior = np.diag([0.3, *[1.0] * NUM_FACTORS])
@@ -330,6 +330,43 @@ def test_a_turn_makes_users_moments_one_and_items_diagonal_and_changes_no_expect
     assert after == pytest.approx(before)
 
 
+def test_small_logs_have_several_starts():
+    counts = {0: 4, 250_000: 4, 250_001: 3, 500_000: 2, 500_001: 1, 10**8: 1}
+    assert {count: factorise.num_starts(count) for count in counts} == counts
+
+
+def test_components_start_as_clusters_of_the_first_users(monkeypatch):
+    value, is_given = low_rank_log(num_users=200)
+    whole, clustered = as_sparse(value, is_given), []
+    of_clusters = Mixture.of_clusters
+
+    def noted(x, *given, **options):
+        clustered.append(x)
+        return of_clusters(x, *given, **options)
+
+    monkeypatch.setattr(Mixture, "of_clusters", noted)
+    for most in (200, 70):
+        monkeypatch.setattr(factorise, "MAX_CLUSTERED", most)
+        factorise.factorise(lambda: [whole[:50], whole[50:]], np.arange(40), seed=(0, 0))
+    assert clustered[0].shape == (200, WIDTH - 1)
+    assert clustered[1] == pytest.approx(clustered[0][:70])
+
+
+def test_what_is_read_is_what_was_written(tmp_path, monkeypatch):
+    value, is_given = low_rank_log()
+    whole = as_sparse(value, is_given)
+    made = [factorise.factorise(lambda: [whole], np.arange(40), seed=(0, k)) for k in range(2)]
+    prepare(csv_config(write_log(tmp_path)), tmp_path / "store")
+    store = Store(tmp_path / "store")
+    write_factorisations(tmp_path / "store", made)
+    monkeypatch.setattr(Store, "_path", lambda self, name: self.folder / name)  # unchecked
+    for one, other in zip(made, store.factorisations()[:2], strict=True):
+        for name in ("item", "mean", "variance", "with_offset", "noise"):
+            assert np.array_equal(getattr(one, name), getattr(other, name))
+        for name in ("weight", "mean", "precision"):
+            assert np.array_equal(getattr(one.prior, name), getattr(other.prior, name))
+
+
 def write_low_rank_log(folder):
     value, is_given = low_rank_log(num_users=120, density=0.6)
     lines = [f"u{user},i{item},{value[user, item]:.6f},0" for user, item in np.argwhere(is_given)]
@@ -375,7 +412,7 @@ def assert_same(one, other, *, rel):
     sizes = other.variance[:, 1:].sum(1)
     assert one.variance[:, 1:].sum(1) == pytest.approx(sizes, rel=rel)
     assert one.noise == pytest.approx(other.noise, rel=rel)
-    assert one.prior.share == pytest.approx(other.prior.share, rel=rel)
+    assert one.prior.weight == pytest.approx(other.prior.weight, rel=rel)
     for of_users in (expected_of_components, spread_of_components):
         assert of_users(one) == pytest.approx(of_users(other), rel=rel, abs=rel)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from greatmeta_dist.tasks.mixture import USERS_AT_NONE, Mixture, Moments, inverse
+from greatmeta_dist.tasks.mixture import PRIOR_COUNT, Mixture, Moments, inverse
 
 
 def spread_matrix(rng, *shape):
@@ -31,18 +31,18 @@ def test_posterior_is_that_of_x_measured_with_an_error():
         gain = cov @ np.linalg.inv(cov + error[n])
         for c in range(3):
             around = multivariate_normal(mixture.mean[c], cov + error[n])
-            likelihood.append(mixture.share[c] * around.pdf(measured[n]))
+            likelihood.append(mixture.weight[c] * around.pdf(measured[n]))
             mean = mixture.mean[c] + gain @ (measured[n] - mixture.mean[c])
             assert found.mean[c, n] == pytest.approx(mean)
         assert found.covariance[n] == pytest.approx(cov - gain @ cov)
-        assert found.chance[:, n] == pytest.approx(likelihood / np.sum(likelihood))
+        assert found.responsibility[:, n] == pytest.approx(likelihood / np.sum(likelihood))
 
 
 def test_of_users_who_say_nothing_is_known_what_is_known_of_all():
     mixture = some_mixture(np.random.default_rng(1))
     found = mixture.posterior(np.zeros((2, 4, 4)), np.zeros((2, 4)))
     for n in range(2):
-        assert found.chance[:, n] == pytest.approx(mixture.share)
+        assert found.responsibility[:, n] == pytest.approx(mixture.weight)
         assert found.mean[:, n] == pytest.approx(mixture.mean)
         assert found.covariance[n] == pytest.approx(np.linalg.inv(mixture.precision))
 
@@ -56,13 +56,13 @@ def test_expectations_and_moments_are_sums_over_components_and_users():
     for n in range(6):
         of_user = found.covariance[n].copy()
         for c in range(3):
-            total[c] += found.chance[c, n] * found.mean[c, n]
-            of_user += found.chance[c, n] * np.outer(found.mean[c, n], found.mean[c, n])
-        assert mean[n] == pytest.approx(found.chance[:, n] @ found.mean[:, n])
+            total[c] += found.responsibility[c, n] * found.mean[c, n]
+            of_user += found.responsibility[c, n] * np.outer(found.mean[c, n], found.mean[c, n])
+        assert mean[n] == pytest.approx(found.responsibility[:, n] @ found.mean[:, n])
         assert square[n] == pytest.approx(of_user)
         seconds += of_user
     moments = Moments.none(mixture).plus(found, square)
-    assert moments.count == pytest.approx(found.chance.sum(1))
+    assert moments.count == pytest.approx(found.responsibility.sum(1))
     assert moments.total == pytest.approx(total)
     assert moments.square == pytest.approx(seconds)
     twice = moments.plus(found, square)
@@ -90,7 +90,7 @@ def test_fitting_finds_the_normals_that_users_were_drawn_from():
     size, mean, cov = [20_000, 60_000], [[1.0, -2.0], [0.0, 3.0]], spread_matrix(rng, 2)
     drawn = [rng.multivariate_normal(m, cov, n) for m, n in zip(mean, size, strict=True)]
     found = Mixture.fitted(moments_of(drawn), np.full(2, 1e-9))
-    assert found.share == pytest.approx([0.25, 0.75], abs=1e-4)
+    assert found.weight == pytest.approx([0.25, 0.75], abs=1e-4)
     assert found.mean == pytest.approx(np.array(mean), abs=0.05)
     assert np.linalg.inv(found.precision) == pytest.approx(cov, rel=0.05, abs=0.05)
 
@@ -100,10 +100,10 @@ def test_few_users_hardly_move_a_component_and_none_leave_it_about_nothing():
     drawn = [rng.normal(size=(n, 3)) @ np.diag([1.0, 2.0, 0.0]) + 5.0 for n in (500, 7, 0)]
     least = np.array([1e-6, 1e-6, 1e-4])
     found = Mixture.fitted(moments_of(drawn), least)
-    assert found.mean[0] == pytest.approx(drawn[0].sum(0) / (500 + USERS_AT_NONE))
-    assert found.mean[1] == pytest.approx(drawn[1].sum(0) / (7 + USERS_AT_NONE))
+    assert found.mean[0] == pytest.approx(drawn[0].sum(0) / (500 + PRIOR_COUNT))
+    assert found.mean[1] == pytest.approx(drawn[1].sum(0) / (7 + PRIOR_COUNT))
     assert found.mean[2].tolist() == [0, 0, 0]
-    assert found.share == pytest.approx(np.array([501, 8, 1]) / 510)
+    assert found.weight == pytest.approx(np.array([501, 8, 1]) / 510)
     about = sum((x - m).T @ (x - m) for x, m in zip(drawn, found.mean, strict=True)) / 507
     assert np.linalg.inv(found.precision) == pytest.approx(about + np.diag(least), rel=1e-6)
 
@@ -115,8 +115,8 @@ def test_clusters_do_not_depend_on_the_order_of_users_or_where_axes_point():
     found, other = (
         Mixture.of_clusters(users, variance, count=3, seed=0) for users in (x, rng.permutation(x))
     )
-    order = np.argsort(found.share)
-    assert found.share[order] == pytest.approx([1 / 9, 2 / 9, 6 / 9])
+    order = np.argsort(found.weight)
+    assert found.weight[order] == pytest.approx([1 / 9, 2 / 9, 6 / 9])
     assert found.mean[order[0]] == pytest.approx(x[80:].mean(0))
     assert np.array_equal(found.mean, other.mean)
     assert found.precision == pytest.approx(np.diag(1 / variance))

@@ -305,7 +305,7 @@ def test_the_factorisations_share_is_what_suits_the_validation_users(tmp_path, s
 
 @dataclass(frozen=True)
 class Off(Labels):
-    """Predictions that are off by as much, of all rows."""
+    """Predictions that are off by as much, of all rows, or of every other one."""
 
     model: float = 0.0
     factors: float = 0.0
@@ -315,7 +315,8 @@ class Off(Labels):
 
     def factorised(self, tasks):
         rating = tasks.query_label.values
-        return rating + self.factors, np.ones(len(rating), bool)
+        is_known = np.arange(len(rating)) % 2 == 0
+        return rating + np.where(is_known, self.factors, 1e3), is_known
 
 
 @pytest.mark.parametrize(("model", "factors", "share"), [(1.0, 0.5, 1.0), (0.5, 1.0, 0.0)])
@@ -326,6 +327,25 @@ def test_the_factorisations_share_is_never_less_than_nothing_or_more_than_all(
     off = Off(**vars(setup.maker.labels), model=model, factors=factors)
     maker = replace(setup.maker, labels=off)
     assert best_share(setup.worker, setup.store, maker, setup.choice) == share
+    nothing = replace(maker, labels=replace(off, factors=np.nan))
+    assert best_share(setup.worker, setup.store, nothing, setup.choice) == EVEN_SHARE
+
+
+def test_without_validation_users_the_factorisation_has_a_half(tmp_path):
+    config = csv_config(write_log(tmp_path), valid_fraction=0.0)
+    prepare(config, tmp_path / "store")
+    train(small(tmp_path / "store"), tmp_path / "run", Display())
+    setup, _ = load_run(tmp_path / "run", None, Display())
+    assert setup.maker.labels.factorisations
+    assert setup.maker.labels.share == EVEN_SHARE
+
+
+def test_of_clicks_the_share_is_that_of_chances(tmp_path):
+    prepare(csv_config(write_log(tmp_path), label="click"), tmp_path / "store")
+    train(small(tmp_path / "store"), tmp_path / "run", Display())
+    setup, _ = load_run(tmp_path / "run", None, Display())
+    assert 0 < setup.maker.labels.share < 1
+    assert setup.maker.labels.share != EVEN_SHARE
 
 
 def test_interrupted_run_leaves_a_checkpoint_and_resumes(tmp_path, store):

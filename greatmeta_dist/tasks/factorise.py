@@ -6,8 +6,9 @@ and t_j = (d_j, l_j, v_j): an item's offset d, a user's offset a with a loading 
 that what the ratings do not bear out comes to nothing; a user's are of one of ``NUM_COMPONENTS``
 normals (``mixture``), so that users of a small group are told from unusual ones of a large one. The
 posterior is taken as a product over users and items (Lim and Teh, *Variational Bayesian approach to
-movie rating prediction*, KDD Cup 2007), each normal of full covariance: an item of few ratings
-stays near its prior, and says no more of a user than is known of it.
+movie rating prediction*, KDD Cup 2007), an item's normal, a user's a mixture of normals, all of
+full covariance: an item of few ratings stays near its prior, and says no more of a user than is
+known of it.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -26,12 +27,12 @@ NUM_PASSES = 20
 NUM_WARM_UP = 4
 """Passes before items' variances and the noise are estimated: until then factors are too small to
 tell."""
-NUM_OF_ONE = 8
-"""Passes before users are of several components; until then of one normal."""
+NUM_SINGLE = 8
+"""Passes in which users have a single normal for a prior, before it is a mixture."""
 NUM_STARTS = 4
 RATINGS_OF_STARTS = 1_000_000
-"""Small logs are factorised from several starts, each at another optimum, as often as these ratings
-last; what is predicted is the mean. Of larger ones the starts agree."""
+"""Logs of at most half of these training ratings are factorised from several starts, as often as
+these ratings last; what is predicted is the mean, for each ends at another optimum."""
 NUM_COMPONENTS = 8
 USERS_OF_COMPONENT = 40
 """Of fewer training users for each component there are fewer components."""
@@ -83,20 +84,20 @@ class Factorisation:
         is_support, support_at = self._places(support.values)
         is_query, query_at = self._places(query.values)
         found = np.zeros(len(query.values))
-        towards = np.zeros((len(support.lengths), WIDTH - 1))
-        precision = np.zeros((*towards.shape, WIDTH - 1))
-        for user in range(len(towards)):
+        linear = np.zeros((len(support.lengths), WIDTH - 1))
+        precision = np.zeros((*linear.shape, WIDTH - 1))
+        for user in range(len(linear)):
             given = np.arange(*support.offsets[user : user + 2])
             given = given[is_support[given]]
-            precision[user], towards[user] = self._said(support_at[given], rest[given])
-        expected, _ = self.prior.posterior(precision, towards).expected()
+            precision[user], linear[user] = self._told(support_at[given], rest[given])
+        expected, _ = self.prior.posterior(precision, linear).expected()
         for user, x in enumerate(expected):
             asked = slice(*query.offsets[user : user + 2])
             of_item = self.mean[query_at[asked]]
             found[asked] = of_item[:, 0] + of_item[:, 1:] @ x
         return found, is_query
 
-    def _said(self, place: NDArray[np.int64], rest: Floats) -> tuple[Floats, Floats]:
+    def _told(self, place: NDArray[np.int64], rest: Floats) -> tuple[Floats, Floats]:
         """What a user's ratings, less mⱼ, of the items at these places [rows] say of (a, z).
 
         A precision and a linear term, as ``Mixture.posterior`` reads them. An item's loadings count
@@ -105,8 +106,8 @@ class Factorisation:
         """
         loading = self.mean[place, 1:]
         precision = loading.T @ loading + np.diag(self.variance[place].sum(0))
-        towards = loading.T @ rest - self.with_offset[place].sum(0)
-        return precision / self.noise, towards / self.noise
+        linear = loading.T @ rest - self.with_offset[place].sum(0)
+        return precision / self.noise, linear / self.noise
 
     def _places(self, item: NDArray) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         place = np.minimum(np.searchsorted(self.item, item), len(self.item) - 1)
@@ -144,12 +145,12 @@ def factorise(
     mean[:, 2:] = random.normal(0, 0.1, (len(item), NUM_FACTORS)) * spread**0.5
     cluster_seed = int(random.integers(1 << 31))
     covariance = np.zeros((len(item), len(ROW)))
-    of_users = Mixture.of_one(_of_user(0.15 * spread))
+    of_users = Mixture.single(_of_user(0.15 * spread))
 
     for number in range(NUM_PASSES):
         of_items = mean[:, ROW] * mean[:, COLUMN] + covariance
         square_of, said = np.zeros_like(covariance), np.zeros_like(mean)  # Σ E[h hᵀ], Σ r E[h]
-        users = _Users(of_users)
+        users = _Users(of_users, num_kept=MAX_CLUSTERED if number + 1 == NUM_SINGLE else 0)
         for portion in _blocks(portions()):
             ones = np.ones_like(portion.data)
             is_rated = sparse.csr_matrix((ones, portion.indices, portion.indptr), portion.shape)
@@ -190,13 +191,13 @@ def _blocks(portions: Iterable[sparse.csr_matrix]) -> Iterator[sparse.csr_matrix
 
 
 class _Users:
-    """The users' side of one pass."""
+    """The users' side of one pass; E[x] is kept of the first ``num_kept`` of them."""
 
-    def __init__(self, prior: Mixture):
+    def __init__(self, prior: Mixture, *, num_kept: int):
         self._prior = prior
         self.moments = Moments.none(prior)
-        self._first: list[Floats] = []
-        self._num_first = 0
+        self._kept: list[Floats] = []
+        self._num_more = num_kept
 
     def fold_in(self, said: Floats, of_items: Floats, noise: float) -> tuple[Floats, Floats]:
         """E[h] [users, D] and E[h hᵀ], packed.
@@ -204,13 +205,13 @@ class _Users:
         Given sums over a user's ratings: r E[t], and E[t tᵀ], packed.
         """
         seen = _unpacked(of_items)
-        towards = (said[:, 1:] - seen[:, 0, 1:]) / noise
-        found = self._prior.posterior(seen[:, 1:, 1:] / noise, towards)
+        linear = (said[:, 1:] - seen[:, 0, 1:]) / noise
+        found = self._prior.posterior(seen[:, 1:, 1:] / noise, linear)
         expected, square = found.expected()
         self.moments = self.moments.plus(found, square)
-        if self._num_first < MAX_CLUSTERED:
-            self._first.append(expected[: MAX_CLUSTERED - self._num_first])
-            self._num_first += len(self._first[-1])
+        if self._num_more:
+            self._kept.append(expected[: self._num_more])
+            self._num_more -= len(self._kept[-1])
         user = np.hstack([np.ones((len(said), 1)), expected])
         return user, np.hstack([user, square[:, ROW[WIDTH:] - 1, COLUMN[WIDTH:] - 1]])
 
@@ -220,13 +221,13 @@ class _Users:
         count = moments.count.sum()
         of_offsets = moments.square[0, 0] / count
         variance = _of_user(max(of_offsets, LEAST_VARIANCE * spread))
-        if number + 1 < NUM_OF_ONE:
-            return Mixture.of_one(variance)
-        if number + 1 > NUM_OF_ONE:
+        if number + 1 < NUM_SINGLE:
+            return Mixture.single(variance)
+        if number + 1 > NUM_SINGLE:
             return Mixture.fitted(moments, LEAST_VARIANCE * _of_user(spread))
-        first = np.concatenate(self._first) @ turn[1:, 1:].T
+        kept = np.concatenate(self._kept) @ turn[1:, 1:].T
         components = min(NUM_COMPONENTS, max(1, int(count) // USERS_OF_COMPONENT))
-        return Mixture.of_clusters(first, variance, count=components, seed=seed)
+        return Mixture.of_clusters(kept, variance, count=components, seed=seed)
 
 
 def _turn(users: Moments, of_items: Floats) -> Floats:

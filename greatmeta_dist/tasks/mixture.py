@@ -1,9 +1,9 @@
 """What users are like before they rate: a mixture of normals about the centres of groups.
 
 A single normal takes those of a small group for unlikely members of the crowd, and draws them to
-it. The components differ in their means and shares alone: covariances of their own fit groups a
-little better, and learn by heart where users have few ratings (docs/findings.md). Estimated from
-the training users; no labels are used.
+it. The components differ in their means and weights alone: covariances of their own serve small
+groups better, and learn by heart where users have few ratings (docs/findings.md). Estimated from
+the training users; no known groups are used.
 """
 
 import warnings
@@ -17,15 +17,15 @@ from sklearn.exceptions import ConvergenceWarning
 
 Floats = NDArray[np.float64]
 
-USERS_AT_NONE = 10.0
-"""Users' worth of prior that a component's mean is 0."""
+PRIOR_COUNT = 10.0
+"""Users, at 0, that a component's mean has for a prior."""
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """What n users are like, given ratings: of each component of C, a normal and its chance."""
+    """What n users are like, given ratings: a normal by component of C, and its responsibility."""
 
-    chance: Floats
+    responsibility: Floats
     """[C, n]"""
     mean: Floats
     """[C, n, E]"""
@@ -34,14 +34,14 @@ class Posterior:
 
     def expected(self) -> tuple[Floats, Floats]:
         """E[x] [n, E] and E[x xᵀ] [n, E, E]."""
-        weighted = self.chance[..., None] * self.mean
+        weighted = self.responsibility[..., None] * self.mean
         square = weighted.transpose(1, 2, 0) @ self.mean.transpose(1, 0, 2)
         return weighted.sum(0), self.covariance + square
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over users: of each component with its chance, 1 and E[x]; of all, E[x xᵀ]."""
+    """Sums over users: by component, responsibilities and E[x] by these; of all, E[x xᵀ]."""
 
     count: Floats
     """[C]"""
@@ -52,13 +52,15 @@ class Moments:
 
     @classmethod
     def none(cls, of: "Mixture") -> "Moments":
-        return cls(np.zeros(len(of.share)), np.zeros_like(of.mean), np.zeros_like(of.precision))
+        return cls(np.zeros(len(of.weight)), np.zeros_like(of.mean), np.zeros_like(of.precision))
 
     def plus(self, found: Posterior, square: Floats) -> "Moments":
         """With n more users, whose E[x xᵀ] are ``square`` [n, E, E]."""
-        total = (found.chance[:, None] @ found.mean)[:, 0]
+        total = (found.responsibility[:, None] @ found.mean)[:, 0]
         return Moments(
-            self.count + found.chance.sum(1), self.total + total, self.square + square.sum(0)
+            self.count + found.responsibility.sum(1),
+            self.total + total,
+            self.square + square.sum(0),
         )
 
     def turned(self, turn: Floats) -> "Moments":
@@ -68,17 +70,17 @@ class Moments:
 
 @dataclass(frozen=True)
 class Mixture:
-    """C normals of users' x [E], and how many users each has."""
+    """C normals of users' x [E]."""
 
-    share: Floats
-    """[C], of sum 1."""
+    weight: Floats
+    """[C], the share of users that each has; of sum 1."""
     mean: Floats
     """[C, E]"""
     precision: Floats
     """[E, E], the inverse covariance of all."""
 
     @classmethod
-    def of_one(cls, variance: Floats) -> "Mixture":
+    def single(cls, variance: Floats) -> "Mixture":
         """One normal about 0, of uncorrelated numbers of these variances [E]."""
         return cls(np.ones(1), np.zeros((1, len(variance))), np.diag(1 / variance))
 
@@ -91,38 +93,41 @@ class Mixture:
         scaled = x[np.argsort(x[:, 0])] / np.sqrt(variance)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # of users who are all the same
-            found = KMeans(count, n_init=5, random_state=seed).fit(scaled)
-        size = np.maximum(np.bincount(found.labels_, minlength=count), 1)
-        centres = found.cluster_centers_ * np.sqrt(variance)
-        return cls(size / len(x), centres, np.diag(1 / variance))
+            cluster = KMeans(count, n_init=5, random_state=seed).fit(scaled).labels_
+        size = np.maximum(np.bincount(cluster, minlength=count), 1)
+        # KMeans' own centres have bits that depend on threads.
+        total = np.stack([scaled[cluster == c].sum(0) for c in range(count)])
+        mean = total / size[:, None] * np.sqrt(variance)
+        return cls(size / size.sum(), mean, np.diag(1 / variance))
 
     @classmethod
     def fitted(cls, moments: Moments, least: Floats) -> "Mixture":
-        """The most likely one, with priors: ``USERS_AT_NONE``, and one more user of each component.
+        """The mixture that fits users best, means and weights with a prior.
 
-        ``least`` [E] is added to the diagonal of the covariance.
+        That of means is ``PRIOR_COUNT``, of weights one user more of each component. The covariance
+        is that about these means, and ``least`` [E] on its diagonal.
         """
         count = moments.count[:, None]
-        mean = moments.total / (count + USERS_AT_NONE)
+        mean = moments.total / (count + PRIOR_COUNT)
         crossed = moments.total.T @ mean
         about = moments.square - crossed - crossed.T + mean.T @ (count * mean)
         covariance = about / count.sum() + np.diag(least)
-        share = (moments.count + 1) / (moments.count + 1).sum()
-        return cls(share, mean, np.linalg.inv(covariance))
+        weight = (moments.count + 1) / (moments.count + 1).sum()
+        return cls(weight, mean, np.linalg.inv(covariance))
 
-    def posterior(self, precision: Floats, said: Floats) -> Posterior:
-        """Of n users whose ratings' log likelihood is said · x − x · precision x/2 and a constant.
+    def posterior(self, precision: Floats, linear: Floats) -> Posterior:
+        """Of n users whose ratings' log likelihood is linear · x − x · precision x/2 and more.
 
-        ``precision`` is [n, E, E], ``said`` [n, E].
+        ``precision`` is [n, E, E], ``linear`` [n, E].
         """
         covariance = inverse(precision + self.precision)
         own = self.mean @ self.precision
-        towards = said + own[:, None]
-        mean = (covariance @ towards.transpose(1, 2, 0)).transpose(2, 0, 1)
-        fit = (mean * towards).sum(2) - (own * self.mean).sum(1)[:, None]
-        chance = np.log(self.share)[:, None] + fit / 2
-        chance = np.exp(chance - chance.max(0))
-        return Posterior(chance / chance.sum(0), mean, covariance)
+        both = linear + own[:, None]
+        mean = (covariance @ both.transpose(1, 2, 0)).transpose(2, 0, 1)
+        fit = (mean * both).sum(2) - (own * self.mean).sum(1)[:, None]
+        log = np.log(self.weight)[:, None] + fit / 2
+        likelihood = np.exp(log - log.max(0))
+        return Posterior(likelihood / likelihood.sum(0), mean, covariance)
 
 
 def inverse(matrix: Floats) -> Floats:

@@ -532,7 +532,9 @@ class _Preparation:
         self.progress("write the manifest", 0)
         (self.store / "report.json").write_text(json.dumps(asdict(self.report), indent=1))
         files = ["items.arrow", FACTORS, REJECTS, "report.json"]
-        files += [str(p.relative_to(self.store)) for p in (self.store / "factorisations").iterdir()]
+        files += sorted(
+            f"factorisations/{p.name}" for p in (self.store / "factorisations").iterdir()
+        )
         files += [f"vocab/{v.field.name}.parquet" for v in self.vocabularies]
         files += [shard_name(p, k) for p, n in shards.items() for k in range(n)]
         manifest = Manifest(

@@ -7,6 +7,7 @@ index and rating (8 bytes each); features are looked up, never joined in.
 """
 
 import hashlib
+import itertools
 import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from greatmeta_dist.config import InputError, require
 from greatmeta_dist.tasks.batch import Features, Ragged, TaskTable
-from greatmeta_dist.tasks.factorise import NUM_STARTS, Factorisation
+from greatmeta_dist.tasks.factorise import Factorisation
 from greatmeta_dist.tasks.mixture import Mixture
 
 FORMAT_VERSION = 7
@@ -178,7 +179,7 @@ def write_factorisations(folder: Path, found: list[Factorisation]) -> None:
             items[name] = _matrix_column(getattr(one, name))
         noise = {"noise": repr(float(one.noise))}
         users = {
-            "share": pa.array(one.prior.share),
+            "weight": pa.array(one.prior.weight),
             "mean": _matrix_column(one.prior.mean),
         }
         numbers = {"precision": json.dumps(one.prior.precision.tolist())}
@@ -305,11 +306,9 @@ class Store:
 
     def factorisations(self) -> list[Factorisation]:
         """Of the training users' ratings less what their items' features lead to expect."""
-        return [
-            self._factorisation(start)
-            for start in range(NUM_STARTS)
-            if FACTORISATION.format(start, "items") in self.manifest.checksums
-        ]
+        names = (FACTORISATION.format(start, "items") for start in itertools.count())
+        written = itertools.takewhile(lambda name: name in self.manifest.checksums, names)
+        return [self._factorisation(start) for start, _ in enumerate(written)]
 
     def _factorisation(self, start: int) -> Factorisation:
         items, users = (
@@ -323,7 +322,7 @@ class Store:
             with_offset=_matrix_of(items.column("with_offset")),
             noise=float(items.schema.metadata[b"noise"]),
             prior=Mixture(
-                users.column("share").to_numpy(), _matrix_of(users.column("mean")), precision
+                users.column("weight").to_numpy(), _matrix_of(users.column("mean")), precision
             ),
         )
 

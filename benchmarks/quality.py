@@ -362,6 +362,8 @@ def rows_of(results: Results, data: str) -> Found:
             if (of, model) != (data, name):
                 continue
             adapted = {**run, "scores": run["scores"]["adapted"]}
+            if "alone" in run:
+                adapted["of_model"] = run["alone"]["scores"]["adapted"]
             found.setdefault(name, {})[int(seed)] = adapted
             if name == "GreatMeta as shipped":
                 before = {**run, "scores": run["scores"]["unadapted"]}
@@ -386,9 +388,13 @@ COLUMNS = [
 ]
 
 
+OF_MODEL = [("RMSE, model alone", "all"), ("RMSE, minority, model alone", "minority")]
+"""Of rows with a factorisation besides: at full support, for whom."""
+
+
 def table(results: Results, data: str) -> str:
     """One data set's rows as Markdown."""
-    names = [c[0] for c in COLUMNS]
+    names = [c[0] for c in COLUMNS + OF_MODEL]
     lines = [
         "| | seeds | " + " | ".join(names) + " | seconds |",
         "|---" * (len(names) + 3) + "|",
@@ -397,6 +403,10 @@ def table(results: Results, data: str) -> str:
         cells = []
         for _, support, who, metric in COLUMNS:
             cells.append(cell([r["scores"][support][who][metric] for r in runs.values()]))
+        of_models = [r["of_model"]["full"] for r in runs.values() if "of_model" in r]
+        cells += [
+            cell([m[who]["rmse"] for m in of_models]) if of_models else "" for _, who in OF_MODEL
+        ]
         seconds = np.mean([r["seconds"] for r in runs.values()])
         lines.append(f"| {row} | {len(runs)} | " + " | ".join(cells) + f" | {seconds:.0f} |")
     return "\n".join(lines)

@@ -204,7 +204,7 @@ def test_it_is_what_loops_over_users_and_items_find_however_users_are_portioned(
     assert not np.allclose(expected.prior.mean, 0)
     for portions in ([whole], [whole[:10], whole[10:10], whole[10:]]):
         found = factorise.factorise(lambda p=portions: p, np.arange(12), seed=(3, 0))
-        assert_same(found, expected, rel=1e-6)
+        assert_same(found, expected, rel=1e-9)
 
 
 def test_ratings_in_other_units_give_the_same_in_these():

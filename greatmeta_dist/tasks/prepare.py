@@ -82,6 +82,7 @@ SPLIT_SCHEMA = pl.Schema(
         "rating": pl.Float64,
     }
 )
+FOLDERS = ("factorisations", "shards", "vocab")
 LOCK = ".lock"
 WORK = ".preparing"
 """What a preparation works in; one that was killed leaves it."""
@@ -166,7 +167,7 @@ def _is_own(folder: Path) -> bool:
 
 def _clear(store: Path) -> None:
     """Away with what a preparation wrote that did not end."""
-    for folder in ("factorisations", "shards", "vocab"):
+    for folder in FOLDERS:
         shutil.rmtree(store / folder, ignore_errors=True)
     for name in ("items.arrow", FACTORS, "report.json", f"{MANIFEST}.partial"):
         (store / name).unlink(missing_ok=True)
@@ -269,7 +270,7 @@ class _Preparation:
         factorisations = self._factorise(buckets)
         self.clusters = self._make_clusters(buckets)
         self.groups = self._known_groups() or self.clusters
-        for folder in ("factorisations", "shards", "vocab"):
+        for folder in FOLDERS:
             shutil.rmtree(self.store / folder, ignore_errors=True)
             (self.store / folder).mkdir()
         shards, sizes, tally = self._write_tasks(buckets)

@@ -177,16 +177,12 @@ def write_factorisations(folder: Path, found: list[Factorisation]) -> None:
         items = {"item": pa.array(one.item)}
         for name in ("mean", "variance", "with_offset"):
             items[name] = _matrix_column(getattr(one, name))
+        users = {"weight": pa.array(one.prior.weight), "mean": _matrix_column(one.prior.mean)}
         noise = {"noise": repr(float(one.noise))}
-        users = {
-            "weight": pa.array(one.prior.weight),
-            "mean": _matrix_column(one.prior.mean),
-        }
-        numbers = {"precision": json.dumps(one.prior.precision.tolist())}
-        of_items = pa.RecordBatch.from_pydict(items, metadata=noise)
-        write_arrow(folder / FACTORISATION.format(start, "items"), of_items)
-        of_users = pa.RecordBatch.from_pydict(users, metadata=numbers)
-        write_arrow(folder / FACTORISATION.format(start, "users"), of_users)
+        precision = {"precision": json.dumps(one.prior.precision.tolist())}
+        for side, columns, more in (("items", items, noise), ("users", users, precision)):
+            batch = pa.RecordBatch.from_pydict(columns, metadata=more)
+            write_arrow(folder / FACTORISATION.format(start, side), batch)
 
 
 def _matrix_column(matrix: NDArray) -> pa.Array:

@@ -25,9 +25,9 @@ from typing import Any
 
 from benchmarks.environment import environment
 from greatmeta_dist.config import DataConfig
+from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
-from greatmeta_dist.tasks.prepare import prepare
 
 KINDS = (
     "worker",
@@ -70,7 +70,7 @@ def command(store: Path, run: Path, *options: str) -> list[str]:
         "train.valid_every=60",
         "train.log_every=10",
         "train.lanes=4",
-        "train.users_per_step=16",
+        "train.users_per_batch=16",
         *options,
     ]
 
@@ -198,7 +198,7 @@ class Nodes:
         for node in self._nodes:
             (raylet,) = node.all_processes["raylet"]
             family = _descendants(raylet.process.pid)
-            if not any("Desk" in title for title in family.values()):
+            if not any("Mailbox" in title for title in family.values()):
                 for pid in (raylet.process.pid, *family):
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from greatmeta_dist.tasks.batch import TaskTable
-from greatmeta_dist.tasks.lanes import Labels
-from greatmeta_dist.tasks.store import FieldChoice, Store
+from greatmeta_dist.batching.target_transform import TargetTransform
+from greatmeta_dist.data.store import FeatureSpec, Store
+from greatmeta_dist.data.tasks import TaskTable
 
 MAX_ITEMS = 20_000
 """Both hold items × items."""
-CHOICE = FieldChoice(has_item_id=True, is_list_mean=True)
+CHOICE = FeatureSpec(has_item_id=True, list_pooling="mean")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Residuals:
     is_rated: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, tasks: TaskTable, labels: Labels, *, is_training: bool) -> "Residuals":
+    def of(cls, tasks: TaskTable, labels: TargetTransform, *, is_training: bool) -> "Residuals":
         """Of the support sets; of training users, of all rows."""
         num_users, num_items = len(tasks), len(labels.item_count)
         value, is_rated = np.zeros((num_users, num_items)), np.zeros((num_users, num_items), bool)
@@ -46,7 +46,7 @@ class _FoldIn:
     strengths: tuple[float, ...]
 
     def __init__(self, store: Store):
-        self.labels = Labels.of(store, "bias")
+        self.labels = TargetTransform.of(store, "bias")
         self.fit(Residuals.of(store.part("train", CHOICE).tasks, self.labels, is_training=True))
         valid = store.part("valid", CHOICE).tasks
         errors = {s: self._error(valid, s) for s in self.strengths}

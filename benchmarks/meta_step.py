@@ -31,25 +31,25 @@ from benchmarks.environment import PeakMemory, environment
 from benchmarks.naive import NaiveStep, Settings, unstack
 from benchmarks.references import LoopStep, VmapStep, naive_users
 from benchmarks.shapes import SHAPES, Shape, flops_per_user, make_batch, make_model
+from greatmeta_dist.batching.lanes import Lanes
+from greatmeta_dist.batching.loader import Loader
 from greatmeta_dist.config import DataConfig
+from greatmeta_dist.data.prepare import prepare
+from greatmeta_dist.data.store import Store
+from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.exchange import LaneExchange
 from greatmeta_dist.engine.layers import FlatLayers
-from greatmeta_dist.engine.world import World
 from greatmeta_dist.meta.adapt import InnerLoop, task_gradients
 from greatmeta_dist.meta.batch import StepBatch, TaskBatch, to_device
-from greatmeta_dist.meta.factors import FactorMemory, FactorSizes, Magnitude
+from greatmeta_dist.meta.factors import FactorAverages, FactorSizes, Magnitude
 from greatmeta_dist.meta.gradients import MetaGradient
 from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.scheduler import Scheduler
-from greatmeta_dist.meta.step import MetaStep, StepSettings, Weighing
+from greatmeta_dist.meta.step import MetaStep, StepSettings, UserWeighting
 from greatmeta_dist.options import compose_config, opened
-from greatmeta_dist.run import Setup, set_up
-from greatmeta_dist.tasks.lanes import Lanes
-from greatmeta_dist.tasks.loader import Loader
-from greatmeta_dist.tasks.prepare import prepare
-from greatmeta_dist.tasks.store import Store
+from greatmeta_dist.training.run_folder import Setup, set_up
 
 RATE = 1e-3
 PHASES = ("embed", "inner loop", "query", "factors", "scheduler", "outer update")
@@ -95,10 +95,10 @@ class Case:
         generator = torch.Generator().manual_seed(1)
         self.weight = 0.1 * torch.randn(shape.num_rows, shape.embedding_dim, generator=generator)
         self.device, self.precision = device, precision
-        self.weighing: Weighing = "balanced" if form == "shipped" else "look_ahead"
+        self.weighting: UserWeighting = "balanced" if form == "shipped" else "look_ahead"
 
     def ours(
-        self, weighing: Weighing | None = None, *, is_compiled: bool = False
+        self, weighting: UserWeighting | None = None, *, is_compiled: bool = False
     ) -> Callable[[], Tensor]:
         """With the form's own scheduler unless said otherwise."""
         table = EmbeddingTable(self.weight.to(self.device, copy=True), rate=RATE)
@@ -108,7 +108,7 @@ class Case:
             self.layers,
             table,
             self.inner,
-            weighing=weighing or self.weighing,
+            weighting=weighting or self.weighting,
             precision=self.precision,
             is_compiled=is_compiled,
         )
@@ -131,7 +131,7 @@ class Case:
         num_fields = model.num_user_fields + model.num_item_fields
         settings = Settings(
             self.inner.num_steps,
-            self.inner.rate,
+            self.inner.learning_rate,
             RATE,
             RATE / 10,
             self.batch.num_users,
@@ -172,37 +172,37 @@ def step_of(
     table: EmbeddingTable,
     inner: InnerLoop,
     *,
-    weighing: Weighing = "look_ahead",
+    weighting: UserWeighting = "look_ahead",
     precision: str = "float32",
     is_compiled: bool = False,
 ) -> Callable[[], Tensor]:
     """A whole step on a fixed batch: from distinct rows to updated θ and φ; the users' losses."""
     device = batch.rows.device
-    is_balanced = weighing == "balanced"
+    is_balanced = weighting == "balanced"
     magnitude: Magnitude = "norm"
     if model.has_support_gradient:
         magnitude = "losses" if is_balanced else "loss"
     scheduler = None
-    if weighing != "uniform":
+    if weighting != "uniform":
         torch.manual_seed(0)
         sizes = FactorSizes.of(model, magnitude, has_context=is_balanced)
         scheduler = Scheduler("balanced" if is_balanced else "mlp", sizes).to(device)
     theta = FlatLayers({name: tensor.to(device) for name, tensor in layers.items()})
     coordinator = Coordinator(
-        theta, scheduler, weighing=weighing, outer_rate=RATE, scheduler_rate=RATE / 10
+        theta, scheduler, weighting=weighting, outer_rate=RATE, scheduler_rate=RATE / 10
     )
     settings = StepSettings(
-        batch.num_users, RATE, magnitude, weighing, is_balanced, is_bf16=precision == "bf16"
+        batch.num_users, RATE, magnitude, weighting, is_balanced, is_bf16=precision == "bf16"
     )
     memory = None
     if is_balanced:
-        memory = FactorMemory(batch.num_users, sizes, device, first=0)
+        memory = FactorAverages(batch.num_users, sizes, device, first=0)
     step = MetaStep(model, inner, settings, memory)
     planned = to_device(StepBatch.of([[batch]]), device)
     compiled = torch.compile(task_gradients, dynamic=False) if is_compiled else task_gradients
 
     def call() -> Tensor:
-        exchange = LaneExchange(planned, table, theta, coordinator, World())
+        exchange = LaneExchange(planned, table, theta, coordinator, Communicator())
         with mock.patch("greatmeta_dist.meta.step.task_gradients", compiled):
             step([batch], theta, exchange=exchange)
         return coordinator.report.said.losses[:, 0]
@@ -215,8 +215,8 @@ def compare(
 ) -> dict[str, Any]:
     """One row of the table for each batch size; the references at theirs."""
     model = make_model(shape, options.form)
-    weighing: Weighing = "balanced" if options.form == "shipped" else "look_ahead"
-    flops = flops_per_user(shape, model, weighing)
+    weighting: UserWeighting = "balanced" if options.form == "shipped" else "look_ahead"
+    flops = flops_per_user(shape, model, weighting)
     work = flops / flops_per_user(shape, model, "uniform")
     result: dict[str, Any] = {
         "shape": asdict(shape),
@@ -343,17 +343,17 @@ def accuracy(shape: Shape, form: str, device: torch.device) -> list[dict[str, An
             torch.nn.init.normal_(param, std=0.1)
         scheduler.to(device, dtype)
         coordinator = Coordinator(
-            layers, scheduler, weighing=case.weighing, outer_rate=RATE, scheduler_rate=RATE / 10
+            layers, scheduler, weighting=case.weighting, outer_rate=RATE, scheduler_rate=RATE / 10
         )
         table = EmbeddingTable(case.weight.to(device, dtype), rate=RATE)
-        exchange = _Recorder(StepBatch.of([[batch]]), table, layers, coordinator, World())
+        exchange = _Recorder(StepBatch.of([[batch]]), table, layers, coordinator, Communicator())
         settings = StepSettings(
-            64, RATE, magnitude, case.weighing, form == "shipped", is_bf16=kind == "bf16"
+            64, RATE, magnitude, case.weighting, form == "shipped", is_bf16=kind == "bf16"
         )
         torch.backends.cuda.matmul.allow_tf32 = kind in ("tf32", "bf16")
         memory = None
         if form == "shipped":
-            memory = FactorMemory(64, sizes, device, first=0)
+            memory = FactorAverages(64, sizes, device, first=0)
             memory.mean = memory.mean.to(dtype)
         step = MetaStep(case.model, case.inner, settings, memory)
         is_emulated = kind == "tf32" and device.type == "cpu"
@@ -383,9 +383,9 @@ def loading(users: list[int]) -> list[dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder, opened():
         prepare(DataConfig(users=4000, items=1682, mean_interactions=107), Path(folder))
         for count in users:
-            config = compose_config([f"store={folder}", f"train.users_per_step={count}"])
+            config = compose_config([f"store={folder}", f"train.users_per_batch={count}"])
             setup = set_up(config, Store(Path(folder)))
-            lanes = Lanes.of(setup.store, setup.maker, setup.choice, config.train)
+            lanes = Lanes.of(setup.store, setup.collator, setup.choice, config.train)
             setup.worker.host(lanes.places, lanes.num_users)
             numbers = range(min(lanes.steps_per_epoch, 24))
             kept = [lanes.step(k).batch for k in numbers]

@@ -38,7 +38,7 @@ class User:
     query_logit: list[float] | None = None
     """Of clicks: the logit of what was expected of each row."""
 
-    def signal(self) -> list[float]:
+    def context_label(self) -> list[float]:
         """What the rated support says: labels, or twice what of a click was not expected."""
         if self.support_logit is None:
             return self.support_label
@@ -62,7 +62,7 @@ class Settings:
     is_film_residual: bool
     is_mean: list[bool]
     has_kernel: bool = False
-    prior_rows: float = 0.0
+    support_damping: float = 0.0
     """Support sums are divided by the rows and this."""
     is_balanced: bool = False
     """Whether φ learns from what the users should count, in place of the look ahead."""
@@ -106,8 +106,8 @@ def forward(x: Tensor, context: Tensor, a: dict[str, Tensor], s: Settings) -> Te
         h = act(h)
     prediction = (h @ a["output.weight"].T + a["output.bias"]).squeeze(1)
     if s.has_kernel:
-        liked = context[x.shape[1] :]
-        prediction = prediction + (liked * x) @ a["kernel.weight"].squeeze(0)
+        kernel_input = context[x.shape[1] :]
+        prediction = prediction + (kernel_input * x) @ a["kernel.weight"].squeeze(0)
     return prediction
 
 
@@ -125,8 +125,8 @@ def loss_of(
         context = x.mean(0)
     elif user.support:
         xs = x if which == "support" else inputs(tables, user, user.support, s)
-        ys = torch.tensor(user.signal(), dtype=x.dtype)
-        count = len(xs) + s.prior_rows
+        ys = torch.tensor(user.context_label(), dtype=x.dtype)
+        count = len(xs) + s.support_damping
         context = torch.cat((xs.sum(0) / count, (ys[:, None] * xs).sum(0) / count))
     else:
         context = torch.zeros(2 * x.shape[1], dtype=x.dtype)
@@ -134,13 +134,13 @@ def loss_of(
     logit = user.support_logit if which == "support" else user.query_logit
     if logit is not None:
         prediction = prediction + torch.tensor(logit, dtype=x.dtype)
-    share = 1 / (len(y) + (s.prior_rows if which == "support" else 0))
+    share = 1 / (len(y) + (s.support_damping if which == "support" else 0))
     if s.loss == "mse":
         return share * ((prediction - y) ** 2).sum()
     return share * F.binary_cross_entropy_with_logits(prediction, y, reduction="sum")
 
 
-def liked(tables: list[Tensor], user: User, s: Settings) -> Tensor:
+def kernel_input(tables: list[Tensor], user: User, s: Settings) -> Tensor:
     """What the support says of a user: the label-weighted mean of its items' features, of each
     field the first 16."""
     width = tables[0].shape[1]
@@ -148,8 +148,8 @@ def liked(tables: list[Tensor], user: User, s: Settings) -> Tensor:
     if not user.support:
         return torch.zeros(num_fields * min(width, 16), dtype=tables[0].dtype)
     x = inputs(tables, user, user.support, s)[:, len(user.user_fields) * width :]
-    label = torch.tensor(user.signal(), dtype=x.dtype)
-    mean = (label[:, None] * x).sum(0) / (len(x) + s.prior_rows)
+    label = torch.tensor(user.context_label(), dtype=x.dtype)
+    mean = (label[:, None] * x).sum(0) / (len(x) + s.support_damping)
     return torch.cat([field[:16] for field in mean.split(width)])
 
 
@@ -230,7 +230,7 @@ class NaiveStep:
             kinds = [torch.stack([sum(v) / len(v) for v in by_user])]
         if s.is_balanced and s.context == "support":
             with torch.no_grad():
-                kinds.append(torch.stack([liked(self.tables, user, s) for user in users]))
+                kinds.append(torch.stack([kernel_input(self.tables, user, s) for user in users]))
         columns = torch.cat(kinds, 1)
 
         params = [*self.tables, *self.layers.values()]

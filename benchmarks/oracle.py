@@ -10,9 +10,8 @@ knows the user, too.
 import numpy as np
 from numpy.typing import NDArray
 
-from greatmeta_dist.tasks.batch import TaskTable
-from greatmeta_dist.tasks.store import Store
-from greatmeta_dist.tasks.synthetic import (
+from greatmeta_dist.data.store import Store
+from greatmeta_dist.data.synthetic import (
     GROUP_SHARES,
     LATENT_DIM,
     LATENT_SD,
@@ -21,8 +20,9 @@ from greatmeta_dist.tasks.synthetic import (
     OFFSET_SD,
     TASTE_SCALE,
     TASTE_SD,
-    make_world,
+    draw_truth,
 )
+from greatmeta_dist.data.tasks import TaskTable
 
 NEWTON_STEPS = 15
 
@@ -32,7 +32,7 @@ class Oracle:
 
     def __init__(self, store: Store):
         recipe = store.manifest.recipe
-        world = make_world(np.random.default_rng([recipe["seed"], 1]), recipe["items"])
+        world = draw_truth(np.random.default_rng([recipe["seed"], 1]), recipe["items"])
         of_store = np.array([int(t.removeprefix("item_")) for t in store.item_tokens()])
         category = world.item_category[of_store]
         taste = np.zeros((len(of_store), NUM_CATEGORIES))

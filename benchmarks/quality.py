@@ -27,17 +27,19 @@ from scipy import stats
 from benchmarks.environment import environment
 from benchmarks.fold_in import FOLD_INS, MAX_ITEMS
 from benchmarks.oracle import Oracle
-from greatmeta_dist.baselines import Baselines
-from greatmeta_dist.config import FACTORS, DataConfig
+from greatmeta_dist.batching.resample import shorten
+from greatmeta_dist.batching.target_transform import TargetTransform
+from greatmeta_dist.config import DataConfig
+from greatmeta_dist.config.training import FACTORS
+from greatmeta_dist.data.prepare import prepare
+from greatmeta_dist.data.store import Store
+from greatmeta_dist.data.tasks import TaskTable
 from greatmeta_dist.display import Bar, Display
-from greatmeta_dist.evaluate import Scored, evaluate, score_part
+from greatmeta_dist.evaluation.baselines import Baselines
+from greatmeta_dist.evaluation.evaluate import Scored, evaluate, score_part
 from greatmeta_dist.options import compose_config, opened
-from greatmeta_dist.run import Setup, load_run, set_up
-from greatmeta_dist.tasks.batch import TaskTable, shorten
-from greatmeta_dist.tasks.lanes import Labels
-from greatmeta_dist.tasks.prepare import prepare
-from greatmeta_dist.tasks.store import Store
-from greatmeta_dist.train import train
+from greatmeta_dist.training.loop import train
+from greatmeta_dist.training.run_folder import Setup, load_run, set_up
 
 SUPPORTS: dict[str, int | None] = {"full": None, "10": 10, "5": 5}
 DRAWS = 4
@@ -57,20 +59,20 @@ TRAINED: dict[str, list[str]] = {
         for left_out in FACTORS
     },
     "… without kernel": ["model.has_kernel=false"],
-    "… without spectral start": ["model.is_spectral=false"],
+    "… without spectral start": ["model.item_init=random"],
     "… without encoder": PLAIN,
     "MeLU": [
         *PLAIN,
         "model.embedding_dim=16",
         "model.embedding_std=0.2",
-        "model.is_spectral=false",
-        "model.has_factorisation=false",
+        "model.item_init=random",
+        "model.use_bayesian_mf=false",
         "scheduler=uniform",
-        "model.label=standardised",
+        "model.target=standardised",
         "model.activation=relu",
-        "inner.prior_rows=0",
-        "inner.rate=0.01",
-        "train.short_share=0",
+        "inner.support_damping=0",
+        "inner.learning_rate=0.01",
+        "train.short_support_rate=0",
         "train.steps=2000",
     ],
     "GreatMeta, authors' form and settings": ["experiment=paper"],
@@ -149,7 +151,7 @@ class _Others:
 
     def __init__(self, store: Store):
         self._baselines = Baselines.of(store)
-        self._labels = Labels.of(store, "bias")
+        self._labels = TargetTransform.of(store, "bias")
         self._models: dict[str, Any] = {}
         if store.manifest.num_items <= MAX_ITEMS:
             self._models = {name: kind(store) for name, kind in FOLD_INS.items()}
@@ -177,7 +179,7 @@ def scores(setup: Setup, others: _Others | None) -> dict[str, Any]:
             scored = score_part(
                 setup.worker,
                 setup.store,
-                setup.maker,
+                setup.collator,
                 setup.choice,
                 "user_cold",
                 baselines=others,
@@ -212,7 +214,7 @@ def scenarios(setup: Setup, others: _Others | None) -> dict[str, Any]:
     manifest = setup.store.manifest
     if not manifest.is_click and "item_cold" not in manifest.parts:
         return {}
-    found = evaluate(setup.worker, setup.store, setup.maker, setup.choice, others=others)
+    found = evaluate(setup.worker, setup.store, setup.collator, setup.choice, others=others)
     return {
         name: {k: v for k, v in scenario.items() if k in ("models", "catalogue")}
         for name, scenario in found["scenarios"].items()
@@ -246,11 +248,11 @@ def run_trained(data: Data, options: list[str], seed: int, threads: int) -> dict
         seconds = time.monotonic() - start
         setup, step = load_run(Path(folder) / "run", None, silent)
         found: dict[str, Any] = _scores(setup, None)
-        if setup.maker.labels.factorisations:
-            labels = replace(setup.maker.labels, factorisations=[])
-            alone = replace(setup, maker=replace(setup.maker, labels=labels))
+        if setup.collator.target_transform.factorisations:
+            labels = replace(setup.collator.target_transform, factorisations=[])
+            alone = replace(setup, collator=replace(setup.collator, target_transform=labels))
             found["alone"] = _scores(alone, None)
-            found["share"] = setup.maker.labels.share
+            found["share"] = setup.collator.target_transform.blend_weight
     return {"seconds": seconds, "step": step, **found}
 
 

@@ -129,8 +129,8 @@ class LoopStep(_Reference):
                 _slots(batch.user_slots, torch.tensor([i]), batch.rows),
                 _slots(batch.item_slots, batch.support.item[i], batch.rows),
                 _slots(batch.item_slots, batch.query.item[i], batch.rows),
-                (batch.support.label[i], batch.support.share[i]),
-                (batch.query.label[i], batch.query.share[i]),
+                (batch.support.label[i], batch.support.row_weight[i]),
+                (batch.query.label[i], batch.query.row_weight[i]),
             )
             for i in range(batch.num_users)
         ]
@@ -157,7 +157,7 @@ class LoopStep(_Reference):
                 loss = self._loss(self.weight, a, user, "support")
                 found = torch.autograd.grad(loss, list(a.values()))
                 a = {
-                    k: (v - self.inner.rate * g).detach().requires_grad_()
+                    k: (v - self.inner.learning_rate * g).detach().requires_grad_()
                     for (k, v), g in zip(a.items(), found, strict=True)
                 }
             loss = self._loss(self.weight, a, user, "query")
@@ -204,7 +204,7 @@ def naive_users(batch: TaskBatch) -> list[User]:
         return [batch.rows[slots.row[a:b]].tolist() for a, b in itertools.pairwise(ends)]
 
     def rows(which: RowSet, user: int) -> tuple[list[list[list[int]]], list[float]]:
-        kept = which.share[user] > 0
+        kept = which.row_weight[user] > 0
         items = which.item[user][kept].tolist()
         return [lists(batch.item_slots, k) for k in items], which.label[user][kept].tolist()
 
@@ -256,10 +256,10 @@ class VmapStep(_Reference):
         ahead = {k: p - self.rate * torch.tensordot(first, own[k], 1) for k, p in layers.items()}
         rows_ahead = rows - self.rate * row_grads.weighted_sum(first)
         total, total_rows = self._look_ahead(batch, ahead, rows_ahead)
-        slopes = row_grads.dot_shared(total_rows).sum(1)
+        weight_gradients = row_grads.dot_shared(total_rows).sum(1)
         for k, g in own.items():
-            slopes = slopes + g.flatten(1) @ total[k].flatten()
-        final = self._learn(-self.rate * (weights * slopes).mean(), columns)
+            weight_gradients = weight_gradients + g.flatten(1) @ total[k].flatten()
+        final = self._learn(-self.rate * (weights * weight_gradients).mean(), columns)
         moves = [torch.tensordot(final, g, 1) for g in own.values()]
         self._move(moves, batch.rows, row_grads.weighted_sum(final))
         return loss
@@ -287,7 +287,7 @@ def _sets(batch: TaskBatch, rows: Tensor) -> tuple[Set, Set]:
 
     def joined(which: RowSet, item: Tensor, user: Tensor) -> Set:
         everywhere = user.unsqueeze(1).expand(-1, item.shape[1], -1)
-        return torch.cat((everywhere, item), 2), which.label, which.share
+        return torch.cat((everywhere, item), 2), which.label, which.row_weight
 
     assert x.support.shared is not None
     return (
@@ -303,7 +303,7 @@ def _task(
     a = layers
     for _ in range(inner.num_steps):
         found = grad(lambda a: user_loss(model, a, support, support))(a)
-        a = {k: v - inner.rate * found[k] for k, v in a.items()}
+        a = {k: v - inner.learning_rate * found[k] for k, v in a.items()}
 
     def loss(a: Layers, x_support: Tensor, x_query: Tensor) -> Tensor:
         return user_loss(model, a, (x_query, *query[1:]), (x_support, *support[1:]))

@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.robustness --work DIR [--ml-100k FOLDER] [--jobs 2] [--plot FILE]``. Trains
 on synthetic data as it is, with ratings and a numeric feature ten times as large, and with ten
-times the support rows; and sweeps β (``train.rate``) and α (``inner.rate``). The model is judged by
+times the support rows; and sweeps β (``train.learning_rate``) and α (``inner.learning_rate``). The model is judged by
 itself: the factorisation, which knows no rates, would cover for it. Results are kept in
 ``DIR/robustness.json`` and not repeated; ``--plot`` (needs matplotlib) draws the sweeps.
 """
@@ -17,16 +17,16 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.quality import Data, Results, Run, run_trained
-from greatmeta_dist.baselines import Baselines
 from greatmeta_dist.config import DataConfig
-from greatmeta_dist.tasks.store import FieldChoice, Store
-from greatmeta_dist.tasks.synthetic import write_synthetic
+from greatmeta_dist.data.store import FeatureSpec, Store
+from greatmeta_dist.data.synthetic import write_synthetic
+from greatmeta_dist.evaluation.baselines import Baselines
 
 USERS, ITEMS, INTERACTIONS, STEPS = 1000, 1000, 40.0, 600
 LONG = 10
 SWEEPS = {
-    "train.rate": (2e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
-    "inner.rate": (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2),
+    "train.learning_rate": (2e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "inner.learning_rate": (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2),
 }
 
 
@@ -49,12 +49,12 @@ def scaled(folder: Path, *, rating: float = 1.0, feature: float = 1.0) -> DataCo
         users_path=str(folder / "users.parquet"),
         items_path=str(folder / "items.parquet"),
         user_features={"age": "token", "region": "token"},
-        item_features={"category": "token_list", "maker": "token", "price": "float"},
+        item_features={"category": "token_list", "collator": "token", "price": "float"},
     )
 
 
 def data_sets(work: Path, ml_100k: Path | None) -> dict[str, Data]:
-    options = [f"train.steps={STEPS}", "model.has_factorisation=false"]
+    options = [f"train.steps={STEPS}", "model.use_bayesian_mf=false"]
     long = DataConfig(users=USERS, items=5 * ITEMS, mean_interactions=LONG * INTERACTIONS)
     found = {
         name: Data(scaled(work / f"log-{name}", **how), work / name, options)
@@ -77,7 +77,7 @@ def rmse(run: dict[str, Any]) -> float:
 
 def bias_rmse(store: Store) -> float:
     """Of the bias baseline, on the same users."""
-    tasks = store.part("user_cold", FieldChoice(True, True)).tasks
+    tasks = store.part("user_cold", FeatureSpec(has_item_id=True, list_pooling="mean")).tasks
     error = Baselines.of(store).predict(tasks)["bias"] - tasks.query_label.values
     return float(np.sqrt((error**2).mean()))
 
@@ -130,7 +130,10 @@ def draw(path: Path, found: dict[tuple[str, str, float], float], swept: list[str
 
     from greatmeta_dist.config import InnerConfig, TrainConfig
 
-    shipped = {"train.rate": TrainConfig().rate, "inner.rate": InnerConfig().rate}
+    shipped = {
+        "train.learning_rate": TrainConfig().learning_rate,
+        "inner.learning_rate": InnerConfig().learning_rate,
+    }
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     for axes, (option, rates) in zip(figure.subplots(1, 2), SWEEPS.items(), strict=True):
         for name in swept:

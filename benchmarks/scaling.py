@@ -30,16 +30,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.environment import environment
+from greatmeta_dist.batching.lanes import Lanes, shared_lanes
 from greatmeta_dist.config import DataConfig, ModelConfig
+from greatmeta_dist.data.prepare import prepare
+from greatmeta_dist.data.store import Store
 from greatmeta_dist.engine.checkpoint import Block, Writer, steps
+from greatmeta_dist.engine.communicator import START_PATIENCE, Communicator, DistributedCommunicator
 from greatmeta_dist.engine.embeddings import EmbeddingTable, block_size, fresh_rows
-from greatmeta_dist.engine.world import START_PATIENCE, Group, World
-from greatmeta_dist.meta.factors import FactorMemory
+from greatmeta_dist.meta.factors import FactorAverages
 from greatmeta_dist.options import compose_config, opened
-from greatmeta_dist.run import set_up
-from greatmeta_dist.tasks.lanes import Lanes, shared_lanes
-from greatmeta_dist.tasks.prepare import prepare
-from greatmeta_dist.tasks.store import Store
+from greatmeta_dist.training.run_folder import set_up
 
 SIZES = (1, 2)
 ALONE = 0
@@ -80,33 +80,33 @@ class Round:
     """Mean of the distinct embedding rows that a step touches here."""
 
 
-def join_group(rank: int, size: int, meet: Path) -> World:
+def join_group(rank: int, size: int, meet: Path) -> Communicator:
     """One core, one thread, and the others."""
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
     if size == 1:
-        return World()
+        return Communicator()
     dist.init_process_group(
         "gloo", init_method=meet.as_uri(), rank=rank, world_size=size, timeout=START_PATIENCE
     )
-    return Group()
+    return DistributedCommunicator()
 
 
 def train_rounds(rank: int, size: int, meet: Path, pipe: Connection, words: list[str]) -> None:
     """A worker: takes a round of steps for every word of the parent's, until there is none."""
-    world = join_group(rank, size or 1, meet)
-    rank, size = world.rank, world.size
+    communicator = join_group(rank, size or 1, meet)
+    rank, size = communicator.rank, communicator.size
     with opened():
         config = compose_config(words)
-    setup = set_up(config, Store(Path(config.store or "")), world)
-    lanes = Lanes.of(setup.store, setup.maker, setup.choice, config.train, rank=rank, size=size)
+    setup = set_up(config, Store(Path(config.store or "")), communicator)
+    lanes = Lanes.of(setup.store, setup.collator, setup.choice, config.train, rank=rank, size=size)
     setup.worker.host(lanes.places, lanes.num_users)
     number, following = 0, lanes.step(0).batch
     pipe.send(sum(p.numel() for p in setup.worker.layers.values()))
     while pipe.recv():
-        world.agree(True)
-        world.traffic.take()
+        communicator.all_true(True)
+        communicator.traffic.take()
         rows, start, computing = 0, time.perf_counter(), time.process_time()
         for _ in range(STEPS):
             batch, following = following, lanes.step(number + 1).batch
@@ -115,7 +115,7 @@ def train_rounds(rank: int, size: int, meet: Path, pipe: Connection, words: list
             number += 1
         seconds = time.perf_counter() - start
         computing = time.process_time() - computing
-        traffic = world.traffic.take()
+        traffic = communicator.traffic.take()
         pipe.send(Round(seconds, computing, traffic.sent, traffic.seconds, rows / STEPS))
 
 
@@ -132,7 +132,7 @@ def hold_rows(rank: int, size: int, meet: Path, pipe: Connection, num_rows: int)
         first=rank * block,
         last=min((rank + 1) * block, num_rows),
     )
-    table = EmbeddingTable(rows, rate=1e-3, averaging=0.99)
+    table = EmbeddingTable(rows, rate=1e-3, ema_decay=0.99)
     for tensor in table.state().values():
         tensor.add_(0)  # zeros that nobody touched take no memory yet
     pipe.send(resident_mib() - before)
@@ -180,7 +180,7 @@ def measure(data: DataConfig, users: int, rounds: int, folder: Path) -> dict[str
     lanes = shared_lanes(Store(folder / "store"), users, max(SIZES))
     words = [
         f"store={folder / 'store'}",
-        f"train.users_per_step={users}",
+        f"train.users_per_batch={users}",
         f"train.lanes={lanes}",
         "cluster.threads=1",
     ]
@@ -207,7 +207,7 @@ def measure(data: DataConfig, users: int, rounds: int, folder: Path) -> dict[str
     pairs = found[2]
     phases = pairs[0][0].sent.keys() | pairs[0][0].in_messages.keys()
     return {
-        "users_per_step": users,
+        "users_per_batch": users,
         "lanes": lanes,
         "parameters_of_A": num_parameters,
         "users_per_s": {size: users / statistics.median(seconds[size]) for size in SIZES},
@@ -257,7 +257,7 @@ def checkpointing(folder: Path) -> dict[str, float]:
     with opened():
         config = compose_config([f"store={folder / 'store'}", "cluster.threads=1"])
     setup = set_up(config, Store(folder / "store"))
-    lanes = Lanes.of(setup.store, setup.maker, setup.choice, config.train, rank=0, size=1)
+    lanes = Lanes.of(setup.store, setup.collator, setup.choice, config.train, rank=0, size=1)
     setup.worker.host(lanes.places, lanes.num_users)
     batch = lanes.step(0).batch
 
@@ -266,10 +266,10 @@ def checkpointing(folder: Path) -> dict[str, float]:
         setup.worker.step(batch)
         return time.perf_counter() - start
 
-    table = EmbeddingTable(torch.randn(ROWS_SAVED, WIDTH), rate=1e-3, averaging=0.99)
-    memory = FactorMemory(USERS_SAVED, setup.worker.sizes, torch.device("cpu"), first=0)
+    table = EmbeddingTable(torch.randn(ROWS_SAVED, WIDTH), rate=1e-3, ema_decay=0.99)
+    memory = FactorAverages(USERS_SAVED, setup.worker.sizes, torch.device("cpu"), first=0)
     remembered = {"factors": memory.mean.normal_(), "visits": memory.visits}
-    writer = Writer(folder / "checkpoints", World(), keep=1)
+    writer = Writer(folder / "checkpoints", Communicator(), keep=1)
     blocks = {
         "rows": Block(table.state(), 0, ROWS_SAVED),
         "users": Block(remembered, 0, USERS_SAVED),
@@ -311,7 +311,7 @@ def model(found: dict[str, Any], gbit: float, latency_us: float) -> list[dict[st
     each way, all of A once each way); nothing overlaps, though the engine computes while ḡ and
     A's new values travel.
     """
-    users = found["users_per_step"] / 2
+    users = found["users_per_batch"] / 2
     compute = users / found["users_per_s"][1]
     bandwidth, latency = gbit * 1e9 / 8, latency_us * 1e-6
     of_a = 4 * found["parameters_of_A"]
@@ -357,7 +357,7 @@ def model(found: dict[str, Any], gbit: float, latency_us: float) -> list[dict[st
 def show_measured(name: str, found: dict[str, Any], console: Console) -> None:
     rate = found["users_per_s"]
     console.print(
-        f"{name}, {found['users_per_step']} users a step, {found['lanes']} lanes: 1 worker "
+        f"{name}, {found['users_per_batch']} users a step, {found['lanes']} lanes: 1 worker "
         f"{rate[1]:.0f} users/s, 2 workers {rate[2]:.0f} users/s: efficiency "
         f"{found['efficiency']:.0%} (rounds from {found['efficiency_range'][0]:.0%} to "
         f"{found['efficiency_range'][1]:.0%}, fastest rounds of each "

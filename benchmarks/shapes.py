@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from greatmeta_dist.batching.collate import build_batch
+from greatmeta_dist.data.tasks import Features, TaskTable
 from greatmeta_dist.meta.batch import TaskBatch
 from greatmeta_dist.meta.model import Recommender
-from greatmeta_dist.meta.step import Weighing
-from greatmeta_dist.tasks.batch import Features, Ragged, TaskTable, build_batch, offsets_of
+from greatmeta_dist.meta.step import UserWeighting
+from greatmeta_dist.ragged import Ragged, offsets_of
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def make_batch(
     )
 
 
-def flops_per_user(shape: Shape, model: Recommender, weighing: Weighing) -> float:
+def flops_per_user(shape: Shape, model: Recommender, weighting: UserWeighting) -> float:
     """Work of one user in a step, counted directly from DESIGN.md section 2.
 
     Each product of a layer (forward, input gradient, weight gradient) is 2·rows·in·out, weight
@@ -119,9 +121,9 @@ def flops_per_user(shape: Shape, model: Recommender, weighing: Weighing) -> floa
     unadapted = passes(shape.query_rows, weight_gradient=False, to_inputs=False)
     product = 2 * (shape.query_rows * sum(predictor.values()) + encoder)
     uniform = shape.num_steps * inner + adapted + product
-    if weighing == "uniform":
+    if weighting == "uniform":
         return uniform
     # Besides: the unadapted pass, the sum ḡ, dot products with it and with g⁰; of the published
     # form also the pass at θ', the sums θ' and ∇L_φ, and dot products with the latter.
     factors = unadapted + (1 + 1) * product
-    return uniform + factors + (adapted + (2 + 1) * product if weighing == "look_ahead" else 0)
+    return uniform + factors + (adapted + (2 + 1) * product if weighting == "look_ahead" else 0)

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from greatmeta_dist.config import InputError, require
+from greatmeta_dist.data.prepare import Report, prepare
+from greatmeta_dist.data.store import Field, read_manifest
+from greatmeta_dist.data.validate import REJECTS
 from greatmeta_dist.display import Display
-from greatmeta_dist.evaluate import evaluate
-from greatmeta_dist.launch import launch
+from greatmeta_dist.errors import InputError, require
+from greatmeta_dist.evaluation.evaluate import evaluate
+from greatmeta_dist.launch.local import launch
 from greatmeta_dist.options import (
     check_names,
     command_help,
@@ -22,10 +25,7 @@ from greatmeta_dist.options import (
     value_of,
     with_changes,
 )
-from greatmeta_dist.run import load_run, saved_config
-from greatmeta_dist.tasks.clean import REJECTS
-from greatmeta_dist.tasks.prepare import Report, prepare
-from greatmeta_dist.tasks.store import Field, read_manifest
+from greatmeta_dist.training.run_folder import load_run, saved_config
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -170,18 +170,18 @@ def _evaluate(overrides: list[str]) -> None:
             done[part] = count
             bar.update(sum(done.values()), part)
 
-        found = evaluate(setup.worker, setup.store, setup.maker, setup.choice, progress)
-    labels = setup.maker.labels
-    if labels.factorisations:
-        found = {"factorisation_share": labels.share, **found}
+        found = evaluate(setup.worker, setup.store, setup.collator, setup.choice, progress)
+    target_transform = setup.collator.target_transform
+    if target_transform.factorisations:
+        found = {"factorisation_share": target_transform.blend_weight, **found}
     found = {"step": step, **found}
     partial = folder / "evaluation.json.partial"
     partial.write_text(json.dumps(found, indent=1))
     partial.rename(folder / "evaluation.json")
     display.results(found)
-    if labels.factorisations:
+    if target_transform.factorisations:
         display.say(
-            f"of items that the factorisation holds, {labels.share:.0%} of a prediction is its own"
+            f"of items that the factorisation holds, {target_transform.blend_weight:.0%} of a prediction is its own"
         )
     display.say(f"parameters of step {step}; written to {folder / 'evaluation.json'}")
 

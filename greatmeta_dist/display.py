@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from greatmeta_dist.metrics import CUTOFFS
+from greatmeta_dist.evaluation.metrics import CUTOFFS
 
 METRICS = ("mae", "rmse", *(f"ndcg@{k}" for k in CUTOFFS), "auc")
 SECONDS_BETWEEN_LINES = 5.0

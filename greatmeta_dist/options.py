@@ -22,7 +22,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from greatmeta_dist import config as schemas
-from greatmeta_dist.config import Config, InputError, require
+from greatmeta_dist.config import Config
+from greatmeta_dist.errors import InputError, require
 
 CONFIGS = "greatmeta_dist.configs"
 EXAMPLES = {
@@ -37,7 +38,7 @@ EXAMPLES = {
         greatmeta train store=stores/ml-100k run=runs/a experiment=ml-100k
         greatmeta train run=runs/a                      # resume it, or go on:
         greatmeta train run=runs/a train.steps=4000
-        greatmeta train -m store=stores/ml-100k run=runs/sweep inner.rate=0.02,0.05""",
+        greatmeta train -m store=stores/ml-100k run=runs/sweep inner.learning_rate=0.02,0.05""",
     "evaluate": """
         greatmeta evaluate run=runs/a
         greatmeta evaluate run=runs/a store=elsewhere/ml-100k""",
@@ -302,7 +303,7 @@ def _shown(default: object) -> str:
 
 def _field_docs(schema: type) -> dict[str, str]:
     """The string in the line below each field."""
-    tree = ast.parse(inspect.getsource(schemas))
+    tree = ast.parse(inspect.getsource(inspect.getmodule(schema)))  # type: ignore[arg-type]
     body = next(
         n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == schema.__name__
     )

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks import naive
-from greatmeta_dist.tasks.batch import Features, Ragged, TaskTable, offsets_of
+from greatmeta_dist.data.tasks import Features, TaskTable
+from greatmeta_dist.ragged import Ragged, offsets_of
 
 
 @dataclass

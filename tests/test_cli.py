@@ -9,8 +9,8 @@ import pytest
 from logs import write_log
 
 from greatmeta_dist.cli import main
-from greatmeta_dist.locks import locked
-from greatmeta_dist.tasks.store import Store
+from greatmeta_dist.data.store import Store
+from greatmeta_dist.files import locked
 
 
 def run(capsys, *words: str) -> tuple[int, str, str]:
@@ -26,7 +26,7 @@ def store(tmp_path_factory) -> Path:
     return folder / "store"
 
 
-TINY = ["train.steps=4", "train.users_per_step=8", "train.valid_every=2", "train.log_every=1"]
+TINY = ["train.steps=4", "train.users_per_batch=8", "train.valid_every=2", "train.log_every=1"]
 
 
 def test_help_shows_commands_groups_and_examples(capsys):
@@ -108,9 +108,9 @@ def test_prepare_train_evaluate_and_again(capsys, store, tmp_path):
     code, out, _ = run(capsys, "train", f"run={tmp_path}/run", "train.steps=6")
     assert code == 0
     assert "resuming" in out
-    code, _, err = run(capsys, "train", f"run={tmp_path}/run", "inner.rate=0.5")
+    code, _, err = run(capsys, "train", f"run={tmp_path}/run", "inner.learning_rate=0.5")
     assert code == 2
-    assert "inner.rate was 0.02, is 0.5" in err
+    assert "inner.learning_rate was 0.02, is 0.5" in err
 
 
 def test_preparing_twice_says_so(capsys, store):
@@ -169,7 +169,10 @@ def test_importing_the_command_is_quick_and_silent():
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["train", "run=x", "train.rate=0"], "train.rate is 0; it must be from above 0"),
+        (
+            ["train", "run=x", "train.learning_rate=0"],
+            "train.learning_rate is 0; it must be from above 0",
+        ),
         (["train", "run=x", "train.steps=0"], "train.steps is 0; it must be 1 or more"),
         (["train", "run=x", "model.hidden=[0]"], "model.hidden is 0; it must be 1 or more"),
         (["train", "run=x", "data.seed=1"], "data.seed is no option of train"),
@@ -195,7 +198,7 @@ def test_importing_the_command_is_quick_and_silent():
         (["prepare", "store=x", "data.path=log.csv"], "data=synthetic reads no files"),
         (["train", "run=x", "model.hidden=64"], "a list is written [64,64]"),
         (["train", "run=x", "inner.steps=1", "model.hidden=[64"], "in model.hidden=[64; check"),
-        (["train", "run=x", "inner.rate=0.1,0.2"], "a sweep over values takes -m"),
+        (["train", "run=x", "inner.learning_rate=0.1,0.2"], "a sweep over values takes -m"),
     ],
 )
 def test_more_wrong_usage_is_one_line_and_code_2(capsys, tmp_path, monkeypatch, words, message):
@@ -273,7 +276,7 @@ def test_a_preparation_that_failed_leaves_nothing_but_its_rejects(capsys, tmp_pa
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("greatmeta_dist.tasks.prepare.write_manifest", full)
+        patched.setattr("greatmeta_dist.data.prepare.write_manifest", full)
         assert run(capsys, *made)[0] == 1
     assert {p.name for p in (tmp_path / "store").iterdir()} == {".lock", "rejects.parquet"}
     for left in (".preparing", "shards", "factorisations"):  # of one that was killed
@@ -300,7 +303,7 @@ def test_where_every_checkpoint_is_damaged_it_is_said(capsys, store, tmp_path):
 
 def test_a_refused_training_claims_nothing(capsys, store, tmp_path):
     words = ["train", f"store={store}", f"run={tmp_path}/run", *TINY]
-    code, _, err = run(capsys, *words, "train.users_per_step=1000")
+    code, _, err = run(capsys, *words, "train.users_per_batch=1000")
     assert code == 2
     assert "lower it to that or less" in err
     assert not (tmp_path / "run").exists()

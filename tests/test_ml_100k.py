@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from greatmeta_dist.config import Config, DataConfig, TrainConfig
+from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.display import Display
-from greatmeta_dist.evaluate import evaluate
+from greatmeta_dist.evaluation.evaluate import evaluate
 from greatmeta_dist.options import compose_config, opened
-from greatmeta_dist.run import load_run
-from greatmeta_dist.tasks.prepare import prepare
-from greatmeta_dist.train import train
+from greatmeta_dist.training.loop import train
+from greatmeta_dist.training.run_folder import load_run
 
 pytestmark = pytest.mark.data
 
@@ -27,7 +27,9 @@ def store(tmp_path_factory, ml100k) -> Path:
 def evaluated(config: Config, run: Path) -> dict:
     train(config, run, Display())
     setup, _ = load_run(run, None, Display())
-    return evaluate(setup.worker, setup.store, setup.maker, setup.choice)["scenarios"]["user_cold"]
+    return evaluate(setup.worker, setup.store, setup.collator, setup.choice)["scenarios"][
+        "user_cold"
+    ]
 
 
 def test_baselines_score_what_they_are_known_to(store, tmp_path):

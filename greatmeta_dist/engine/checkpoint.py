@@ -1,7 +1,7 @@
 """Checkpoints: safetensors and JSON in one folder, its manifest written last (DESIGN.md section 7).
 
 A checkpoint is ``step-<n>/`` with ``dense.safetensors``, ``<table>-<first>.safetensors`` (pieces of
-the tables that workers hold a block each of, so that they reload at any world size), ``state.json``
+the tables that workers hold a block each of, so that they reload at any communicator size), ``state.json``
 and ``manifest.json`` (a hash of every file). Damaged or partial ones are skipped on loading.
 Nothing is ever unpickled.
 
@@ -27,8 +27,8 @@ from safetensors.torch import load as parse
 from safetensors.torch import save_file
 from torch import Tensor
 
-from greatmeta_dist.config import require
-from greatmeta_dist.engine.world import World
+from greatmeta_dist.engine.communicator import Communicator
+from greatmeta_dist.errors import require
 
 FORMAT_VERSION = 2
 ENTRIES_PER_FILE = 1 << 20
@@ -79,14 +79,14 @@ class Checkpoint:
 class Writer:
     """Writes checkpoints in the background, one at a time; all workers use it together."""
 
-    def __init__(self, folder: Path, world: World, *, keep: int):
+    def __init__(self, folder: Path, communicator: Communicator, *, keep: int):
         """``keep`` newest checkpoints stay, and the best."""
-        self._folder, self._world, self._keep = folder, world, keep
+        self._folder, self._communicator, self._keep = folder, communicator, keep
         # A name of its own for what is unfinished: a worker of a group that died may still write.
-        self._token = world.share(secrets.token_hex(4))
+        self._token = communicator.broadcast_object(secrets.token_hex(4))
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        if world.is_first:
+        if communicator.is_first:
             for left_over in folder.glob(".partial-*"):
                 shutil.rmtree(left_over, ignore_errors=True)
 
@@ -104,7 +104,7 @@ class Writer:
         ``blocks`` are the own ones of each table; ``dense`` and ``state`` count on rank 0.
         Raises ``RuntimeError`` where the disk refused the checkpoint before.
         """
-        while not self._world.agree(self._thread is None or not self._thread.is_alive()):
+        while not self._communicator.all_true(self._thread is None or not self._thread.is_alive()):
             time.sleep(POLL_S)  # together: the first worker's files wait for those of others
         self.wait()
         dense, taken = _snapshot(dense), {name: b.snapshot() for name, b in blocks.items()}
@@ -146,8 +146,8 @@ class Writer:
             own: dict[str, str] = {}
             for table, block in blocks.items():
                 own |= _write_block(partial, table, block)
-            if not self._world.is_first:
-                _write_whole(partial / _part(self._world.rank), json.dumps(own))
+            if not self._communicator.is_first:
+                _write_whole(partial / _part(self._communicator.rank), json.dumps(own))
                 return
             scalars = {
                 f"{table}/{name}": tensor
@@ -160,7 +160,7 @@ class Writer:
             kept = {**state, "step": step, "sizes": sizes, "format_version": FORMAT_VERSION}
             (partial / "state.json").write_text(json.dumps(kept, indent=1))
             hashes = own | {n: _hash(partial / n) for n in ("dense.safetensors", "state.json")}
-            for rank in range(1, self._world.size):
+            for rank in range(1, self._communicator.size):
                 hashes |= _await_part(partial / _part(rank))
             for name in ("dense.safetensors", "state.json"):
                 _sync(partial / name)
@@ -222,19 +222,23 @@ def steps(folder: Path) -> list[int]:
 
 
 def load(
-    folder: Path, step: int, world: World | None = None, *, wanted: Wanted | None = None
+    folder: Path,
+    step: int,
+    communicator: Communicator | None = None,
+    *,
+    wanted: Wanted | None = None,
 ) -> Checkpoint | None:
     """A checkpoint, or None where it is missing, partial or damaged.
 
-    Workers of a ``world`` share the checking of hashes, and agree; each gets what it wants, or
+    Workers of a ``communicator`` share the checking of hashes, and all_true; each gets what it wants, or
     everything. Raises ``InputError`` where another version wrote it.
     """
-    world = world or World()
+    communicator = communicator or Communicator()
     path = folder / _name(step)
     found, version = None, FORMAT_VERSION
     try:
         hashes = json.loads((path / MANIFEST).read_text())
-        mine = sorted(hashes)[world.rank :: world.size]
+        mine = sorted(hashes)[communicator.rank :: communicator.size]
         if all(_hash(path / name) == hashes[name] for name in mine):
             state = json.loads((path / "state.json").read_text())
             version = state.get("format_version", 1)
@@ -242,7 +246,7 @@ def load(
                 found = _read(path, state, hashes, wanted)
     except (OSError, ValueError, AttributeError, KeyError, TypeError, SafetensorError):
         pass
-    is_whole = world.agree(found is not None)
+    is_whole = communicator.all_true(found is not None)
     require(
         version == FORMAT_VERSION,
         f"{path} is a checkpoint of format {version}, and this version reads format "
@@ -295,13 +299,13 @@ def _read_table(
 
 
 def load_latest(
-    folder: Path, world: World | None = None, *, wanted: Wanted | None = None
+    folder: Path, communicator: Communicator | None = None, *, wanted: Wanted | None = None
 ) -> tuple[Checkpoint | None, list[int]]:
     """The newest whole checkpoint, and the newer ones that had to be skipped; as ``load``."""
-    world = world or World()
+    communicator = communicator or Communicator()
     skipped: list[int] = []
-    for step in reversed(world.share(steps(folder))):
-        found = load(folder, step, world, wanted=wanted)
+    for step in reversed(communicator.broadcast_object(steps(folder))):
+        found = load(folder, step, communicator, wanted=wanted)
         if found is not None:
             return found, skipped
         skipped.append(step)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from greatmeta_dist.engine.layers import FlatLayers
 from greatmeta_dist.meta.factors import LEAST_LOSS
-from greatmeta_dist.meta.scheduler import Scheduler, likelihood_slopes
-from greatmeta_dist.meta.step import UserStatistics, Weighing
+from greatmeta_dist.meta.scheduler import Scheduler, likelihood_weight_gradients
+from greatmeta_dist.meta.step import UserStatistics, UserWeighting
 
 GRADIENT_BOUND = 10.0
 """Entries of every outer gradient are clipped to ± this (DESIGN.md section 2, steps 5 and 6)."""
@@ -38,16 +38,16 @@ class Coordinator:
         layers: FlatLayers,
         scheduler: Scheduler | None,
         *,
-        weighing: Weighing,
+        weighting: UserWeighting,
         outer_rate: float,
         scheduler_rate: float,
-        averaging: float = 0.0,
+        ema_decay: float = 0.0,
     ):
-        """``averaging`` is d of the running mean of A that predictions use, 0 for A itself."""
+        """``ema_decay`` is d of the running mean of A that predictions use, 0 for A itself."""
         self.layers = layers
-        self.averaging = averaging
-        self.mean = FlatLayers(layers) if averaging else layers
-        self.weighing = weighing
+        self.ema_decay = ema_decay
+        self.mean = FlatLayers(layers) if ema_decay else layers
+        self.weighting = weighting
         self.scheduler = scheduler
         self.optimizer = torch.optim.Adam(list(layers.values()), lr=outer_rate, fused=True)
         self.scheduler_optimizer = (
@@ -75,18 +75,18 @@ class Coordinator:
         self._weights = self.scheduler.weigh(self._seen, self._counts)
         weights = self._weights.detach()
         self.report = StepReport(said, counts, weights, weights)
-        if self.weighing == "balanced":
-            return self._learn(likelihood_slopes(weights, said.balance.nan_to_num(0.0)))
+        if self.weighting == "balanced":
+            return self._learn(likelihood_weight_gradients(weights, said.balance.nan_to_num(0.0)))
         return weights
 
-    def learn(self, slopes: Tensor) -> Tensor:
+    def learn(self, weight_gradients: Tensor) -> Tensor:
         """One Adam step on φ after a look ahead; the new weights [users].
 
-        ``slopes`` are those of the summed loss along ``weigh``'s weights [users]; L_φ is the mean.
+        ``weight_gradients`` are those of the summed loss along ``weigh``'s weights [users]; L_φ is the mean.
         """
-        return self._learn(slopes.masked_fill(~self._counts, 0) / len(slopes))
+        return self._learn(weight_gradients.masked_fill(~self._counts, 0) / len(weight_gradients))
 
-    def _learn(self, slopes: Tensor) -> Tensor:
+    def _learn(self, weight_gradients: Tensor) -> Tensor:
         """One Adam step on φ along ∂L_φ/∂w [users]."""
         assert self.scheduler is not None
         assert self.scheduler_optimizer is not None
@@ -94,7 +94,7 @@ class Coordinator:
         weights = self._weights
         # A slope common to all users moves nothing through a softmax; taking it out first keeps
         # its rounding error out of φ's tiny gradients.
-        weights.backward(slopes - (weights.detach() * slopes).sum())
+        weights.backward(weight_gradients - (weights.detach() * weight_gradients).sum())
         torch.nn.utils.clip_grad_value_(self.scheduler.parameters(), GRADIENT_BOUND)
         self.scheduler_optimizer.step()
         with torch.no_grad():
@@ -106,9 +106,9 @@ class Coordinator:
     def _fixed_weights(self, said: UserStatistics, counts: Tensor) -> Tensor:
         """Weights [users] that nothing is learnt for, from the losses or the groups."""
         score = torch.ones_like(said.balance)
-        if self.weighing == "loss":
+        if self.weighting == "loss":
             score = said.losses[:, 0].clamp(min=LEAST_LOSS)
-        elif self.weighing == "groups":
+        elif self.weighting == "groups":
             score = said.balance
         score = score.masked_fill(~counts, 0)
         return score / score.sum().clamp(min=torch.finfo(score.dtype).tiny)
@@ -123,8 +123,8 @@ class Coordinator:
 
     def average(self) -> None:
         """Take A, which has moved, into its running mean."""
-        if self.averaging:
-            self.mean.flat.lerp_(self.layers.flat, 1 - self.averaging)
+        if self.ema_decay:
+            self.mean.flat.lerp_(self.layers.flat, 1 - self.ema_decay)
 
 
 def _filled(factors: Tensor, counts: Tensor) -> Tensor:

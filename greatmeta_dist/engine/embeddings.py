@@ -65,7 +65,7 @@ class EmbeddingTable:
         *,
         rate: float,
         update: Literal["lazy", "dense"] = "lazy",
-        averaging: float = 0.0,
+        ema_decay: float = 0.0,
         first: int = 0,
         block: int | None = None,
     ):
@@ -73,14 +73,14 @@ class EmbeddingTable:
         where there are several."""
         self.weight = weight
         self.first, self._block = first, block
-        self.rate, self.update, self.averaging = rate, update, averaging
+        self.rate, self.update, self.ema_decay = rate, update, ema_decay
         self.num_steps = 0
         self._first_moment = torch.zeros_like(weight)
         self._second_moment = torch.zeros_like(weight)
-        self._mean = weight.clone() if averaging else None
+        self._mean = weight.clone() if ema_decay else None
         self._seen = torch.zeros(len(weight), dtype=torch.int64, device=weight.device)
         """[n] the step after which each row's mean was last brought up to date."""
-        self._decay = _powers(averaging).to(weight)
+        self._decay = _powers(ema_decay).to(weight)
         """dᵏ by k, until it is nothing."""
 
     def start_of(self, rank: int) -> int:
@@ -118,7 +118,7 @@ class EmbeddingTable:
         weight = self.fetch(rows).sub_(first.div_(scale).mul_(rate))
         self.weight.index_copy_(0, rows, weight)
         if self._mean is not None and mean is not None:
-            mean = weight + mean.sub_(weight).mul_(self.averaging)
+            mean = weight + mean.sub_(weight).mul_(self.ema_decay)
             self._mean.index_copy_(0, rows, mean)
             self._seen.index_fill_(0, rows, self.num_steps)
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.engine.coordinator import GRADIENT_BOUND, Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.layers import FlatLayers
-from greatmeta_dist.engine.world import World
 from greatmeta_dist.meta.batch import StepBatch
 from greatmeta_dist.meta.gradients import MetaGradient
 from greatmeta_dist.meta.step import UserStatistics
@@ -46,7 +46,7 @@ Received = list[list[Tensor]]
 
 
 @dataclass(frozen=True)
-class Riders:
+class Piggyback:
     """What rides along with rows: a few tensors for each worker, and the shapes of what comes.
 
     A message costs its latency however much is in it.
@@ -56,19 +56,19 @@ class Riders:
     due: list[list[tuple[int, ...]]]
 
     @classmethod
-    def none(cls, world: World) -> "Riders":
-        return cls(_each(world, []), _each(world, []))
+    def none(cls, communicator: Communicator) -> "Piggyback":
+        return cls(_each(communicator, []), _each(communicator, []))
 
 
-def _each(world: World, value: list) -> list[list]:
-    return [value] * world.size
+def _each(communicator: Communicator, value: list) -> list[list]:
+    return [value] * communicator.size
 
 
 @dataclass(frozen=True)
 class RoutingPlan:
     """Which rows of a batch live where; made once a batch, used by all its exchanges."""
 
-    world: World
+    communicator: Communicator
     table: EmbeddingTable
     sent: list[int]
     """How many of the batch's rows each worker owns; rows ascend, so do owners."""
@@ -80,45 +80,55 @@ class RoutingPlan:
     """For each worker, where its places stand among ``rows``."""
 
     @classmethod
-    def of(cls, rows: Tensor, table: EmbeddingTable, world: World) -> "RoutingPlan":
+    def of(cls, rows: Tensor, table: EmbeddingTable, communicator: Communicator) -> "RoutingPlan":
         """For distinct, ascending rows [U] of the whole table; takes two messages."""
-        pieces = by_owner(rows, table, world)
+        pieces = by_owner(rows, table, communicator)
         counts = [[piece.new_tensor([len(piece)])] for piece in pieces]
-        due = torch.cat([c for (c,) in world.all_to_all(counts, _each(world, [(1,)]), "plan")])
-        asked = world.all_to_all([[p] for p in pieces], [[(n,)] for n in due.tolist()], "plan")
-        return cls.from_asked(pieces, [places for (places,) in asked], table, world)
+        due = torch.cat(
+            [c for (c,) in communicator.all_to_all(counts, _each(communicator, [(1,)]), "plan")]
+        )
+        asked = communicator.all_to_all(
+            [[p] for p in pieces], [[(n,)] for n in due.tolist()], "plan"
+        )
+        return cls.from_asked(pieces, [places for (places,) in asked], table, communicator)
 
     @classmethod
     def from_asked(
-        cls, pieces: list[Tensor], asked: list[Tensor], table: EmbeddingTable, world: World
+        cls,
+        pieces: list[Tensor],
+        asked: list[Tensor],
+        table: EmbeddingTable,
+        communicator: Communicator,
     ) -> "RoutingPlan":
         """Once others have told what they need: ``pieces`` are the own needs, ``by_owner``."""
         sent = [len(piece) for piece in pieces]
-        if world.size == 1:
-            return cls(world, table, sent, asked, asked[0], [])
+        if communicator.size == 1:
+            return cls(communicator, table, sent, asked, asked[0], [])
         asked = [places.long() for places in asked]
         own = torch.unique(torch.cat(asked))
-        return cls(world, table, sent, asked, own, [torch.searchsorted(own, a) for a in asked])
+        return cls(
+            communicator, table, sent, asked, own, [torch.searchsorted(own, a) for a in asked]
+        )
 
     def fetch(
-        self, read: Callable[[Tensor], Tensor], phase: str, riders: Riders | None = None
+        self, read: Callable[[Tensor], Tensor], phase: str, piggyback: Piggyback | None = None
     ) -> tuple[Tensor, Received]:
         """What ``read`` makes of places in a block, [n] → [n, d], for the batch's rows: [U, d]."""
-        return self._deliver([read(places) for places in self.asked], phase, riders)
+        return self._deliver([read(places) for places in self.asked], phase, piggyback)
 
     def total(
-        self, values: Tensor, phase: str, riders: Riders | None = None
+        self, values: Tensor, phase: str, piggyback: Piggyback | None = None
     ) -> Callable[[], tuple[Tensor, Received]]:
         """Sums over workers of values [U, d] at their batches' rows, at the own ``rows``.
 
         Begun; what is returned waits for others' values.
         """
         shapes = [(len(places), values.shape[1]) for places in self.asked]
-        swapped = self._swap(values.split(self.sent), shapes, phase, riders)
+        swapped = self._swap(values.split(self.sent), shapes, phase, piggyback)
 
         def found() -> tuple[Tensor, Received]:
             received, rode = swapped()
-            if self.world.size == 1:
+            if self.communicator.size == 1:
                 return values, rode
             shape = (len(self.rows), values.shape[1])
             pairs = zip(received, self.positions, strict=True)
@@ -128,60 +138,62 @@ class RoutingPlan:
         return found
 
     def spread(
-        self, totals: Tensor, phase: str, riders: Riders | None = None
+        self, totals: Tensor, phase: str, piggyback: Piggyback | None = None
     ) -> tuple[Tensor, Received]:
         """Back from ``total``: at the batch's rows [U, d]."""
-        if self.world.size == 1:
-            return totals, list(riders.given) if riders else []
-        return self._deliver([totals.index_select(0, at) for at in self.positions], phase, riders)
+        if self.communicator.size == 1:
+            return totals, list(piggyback.given) if piggyback else []
+        return self._deliver(
+            [totals.index_select(0, at) for at in self.positions], phase, piggyback
+        )
 
     def total_of_two(
-        self, values: Tensor, phase: str, riders: Riders
+        self, values: Tensor, phase: str, piggyback: Piggyback
     ) -> Callable[[], tuple[Tensor, Received]]:
         """What ``spread`` makes of ``total``, between two workers and in one message.
 
         Each tells the other its values at rows that the other owns, and at those that the other
         asked it for. Begun, too.
         """
-        other, width = 1 - self.world.rank, values.shape[1]
+        other, width = 1 - self.communicator.rank, values.shape[1]
         pieces = values.split(self.sent)
-        own, theirs = pieces[self.world.rank], pieces[other]
-        at_own, at_theirs = self.positions[self.world.rank], self.positions[other]
+        own, theirs = pieces[self.communicator.rank], pieces[other]
+        at_own, at_theirs = self.positions[self.communicator.rank], self.positions[other]
         zeros = values.new_zeros(len(self.rows), width)  # what neither touches
         told = zeros.index_copy(0, at_own, own).index_select(0, at_theirs)
         shapes = [(len(places), width) for places in self.asked]
-        given = [[told, *each] for each in riders.given]
-        due = [[(len(theirs), width), *each] for each in riders.due]
-        swapped = self._swap(pieces, shapes, phase, Riders(given, due))
+        given = [[told, *each] for each in piggyback.given]
+        due = [[(len(theirs), width), *each] for each in piggyback.due]
+        swapped = self._swap(pieces, shapes, phase, Piggyback(given, due))
 
         def found() -> tuple[Tensor, Received]:
             received, rode = swapped()
             here = own + zeros.index_copy_(0, at_theirs, received[other]).index_select(0, at_own)
             there = theirs + rode[other][0]
-            totals = (there, here) if self.world.rank else (here, there)
+            totals = (there, here) if self.communicator.rank else (here, there)
             return torch.cat(totals), [rest for _, *rest in rode]
 
         return found
 
     def _deliver(
-        self, found: Sequence[Tensor], phase: str, riders: Riders | None
+        self, found: Sequence[Tensor], phase: str, piggyback: Piggyback | None
     ) -> tuple[Tensor, Received]:
         """Rows from their owners, those of the lowest first."""
         shapes = [(n, found[0].shape[1]) for n in self.sent]
-        received, rode = self._swap(found, shapes, phase, riders)()
-        return received[0] if self.world.size == 1 else torch.cat(received), rode
+        received, rode = self._swap(found, shapes, phase, piggyback)()
+        return received[0] if self.communicator.size == 1 else torch.cat(received), rode
 
     def _swap(
         self,
         pieces: Sequence[Tensor],
         shapes: Sequence[tuple[int, int]],
         phase: str,
-        riders: Riders | None,
+        piggyback: Piggyback | None,
     ) -> Callable[[], tuple[list[Tensor], Received]]:
-        riders = riders or Riders.none(self.world)
-        parcels = [[p, *own] for p, own in zip(pieces, riders.given, strict=True)]
-        due = [[shape, *own] for shape, own in zip(shapes, riders.due, strict=True)]
-        swapped = self.world.begin_all_to_all(parcels, due, phase)
+        piggyback = piggyback or Piggyback.none(self.communicator)
+        parcels = [[p, *own] for p, own in zip(pieces, piggyback.given, strict=True)]
+        due = [[shape, *own] for shape, own in zip(shapes, piggyback.due, strict=True)]
+        swapped = self.communicator.begin_all_to_all(parcels, due, phase)
 
         def found() -> tuple[list[Tensor], Received]:
             received = swapped()
@@ -190,11 +202,11 @@ class RoutingPlan:
         return found
 
 
-def by_owner(rows: Tensor, table: EmbeddingTable, world: World) -> list[Tensor]:
+def by_owner(rows: Tensor, table: EmbeddingTable, communicator: Communicator) -> list[Tensor]:
     """Distinct, ascending rows [U] of the whole table, as places in each worker's block."""
-    if world.size == 1:
+    if communicator.size == 1:
         return [rows]
-    starts = [table.start_of(rank) for rank in range(world.size)]
+    starts = [table.start_of(rank) for rank in range(communicator.size)]
     bounds = torch.searchsorted(rows, torch.tensor(starts[1:]).to(rows)).tolist()
     edges = itertools.pairwise([0, *bounds, len(rows)])
     return [(rows[a:b] - start).int() for (a, b), start in zip(edges, starts, strict=True)]
@@ -217,7 +229,7 @@ class LaneExchange:
         table: EmbeddingTable,
         layers: FlatLayers,
         coordinator: Coordinator | None,
-        world: World,
+        communicator: Communicator,
         *,
         plan: RoutingPlan | None = None,
         following: Tensor | None = None,
@@ -226,19 +238,21 @@ class LaneExchange:
         """``coordinator`` is None except on rank 0. ``plan`` is an earlier exchange's
         ``next_plan``, made here where not given; ``following`` are the rows of the next batch."""
         self._step, self._table, self._layers = step, table, layers
-        self._coordinator, self._world = coordinator, world
-        self._plan = plan or RoutingPlan.of(step.rows, table, world)
-        self._next = by_owner(step.rows[:0] if following is None else following, table, world)
+        self._coordinator, self._communicator = coordinator, communicator
+        self._plan = plan or RoutingPlan.of(step.rows, table, communicator)
+        self._next = by_owner(
+            step.rows[:0] if following is None else following, table, communicator
+        )
         self.is_stopping = is_stopping
 
     def fetch_rows(self) -> list[Tensor]:
-        if self._world.size == 1:  # and no waiting for what it told itself
+        if self._communicator.size == 1:  # and no waiting for what it told itself
             rows, _ = self._plan.fetch(self._table.fetch, "fetch rows")
             self._due = [len(piece) for piece in self._next]
         else:
             notes = [[piece.new_tensor([len(piece), self.is_stopping])] for piece in self._next]
-            riders = Riders(notes, _each(self._world, [(2,)]))
-            rows, told = self._plan.fetch(self._table.fetch, "fetch rows", riders)
+            piggyback = Piggyback(notes, _each(self._communicator, [(2,)]))
+            rows, told = self._plan.fetch(self._table.fetch, "fetch rows", piggyback)
             self._due, flags = torch.stack([note for (note,) in told]).T.tolist()
             self.is_stopping = any(flags)
         return [rows.index_select(0, at) for at in self._step.positions]
@@ -256,29 +270,31 @@ class LaneExchange:
 
     def _begin_sum(self, layers: Tensor, rows: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
         """Sums over workers: of A, end to end, and of rows at those of the batch."""
-        plan, world = self._plan, self._world
-        if world.is_fast:
-            layers = world.all_reduce(layers, "sum")
+        plan, communicator = self._plan, self._communicator
+        if communicator.is_fast:
+            layers = communicator.all_reduce(layers, "sum")
             added = plan.total(rows, "sum")
             return lambda: (layers, plan.spread(added()[0], "sum")[0])
-        if world.size == 2:  # Each adds up all of A: they say no more, and all at once.
-            riders = Riders(_each(world, [layers]), _each(world, [tuple(layers.shape)]))
-            swapped = plan.total_of_two(rows, "sum", riders)
+        if communicator.size == 2:  # Each adds up all of A: they say no more, and all at once.
+            piggyback = Piggyback(
+                _each(communicator, [layers]), _each(communicator, [tuple(layers.shape)])
+            )
+            swapped = plan.total_of_two(rows, "sum", piggyback)
 
             def found_by_two() -> tuple[Tensor, Tensor]:
                 totals, received = swapped()
-                (theirs,) = received[1 - world.rank]
+                (theirs,) = received[1 - communicator.rank]
                 return layers.add_(theirs), totals
 
             return found_by_two
         # Each worker adds up a slice of A, as it does its own rows.
-        slices = layers.chunk(world.size)
-        due = _each(world, [tuple(slices[0].shape)])
-        added = plan.total(rows, "sum", Riders([[s] for s in slices], due))
+        slices = layers.chunk(communicator.size)
+        due = _each(communicator, [tuple(slices[0].shape)])
+        added = plan.total(rows, "sum", Piggyback([[s] for s in slices], due))
 
         def found() -> tuple[Tensor, Tensor]:
             own_rows, received = added()
-            given = Riders(_each(world, tree_sum(received)), due)
+            given = Piggyback(_each(communicator, tree_sum(received)), due)
             spread, pieces = plan.spread(own_rows, "sum", given)
             return torch.cat([piece for (piece,) in pieces]), spread
 
@@ -296,39 +312,43 @@ class LaneExchange:
     def _ask(self, parts: list[Tensor], decide: Callable[[Tensor], Tensor] | None) -> list[Tensor]:
         """What the coordinator makes of all users' values: a number for each of each part's."""
         here = torch.cat(parts)
-        everyone = self._world.gather(here, "statistics")
+        everyone = self._communicator.gather(here, "statistics")
         found = decide(everyone) if decide is not None and everyone is not None else None
         like = here if here.ndim == 1 else here[:, 0]
-        weights = self._world.scatter(found, like, "weights")
+        weights = self._communicator.scatter(found, like, "weights")
         return list(weights.split([len(part) for part in parts]))
 
     def apply(self, parts: Iterable[MetaGradient]) -> None:
         layers, rows = self._add_parts(parts)
         given = [[piece] for piece in self._next]
         due: list[list[tuple[int, ...]]] = [[(n,)] for n in self._due]
-        if self._world.is_fast:
-            layers = self._world.all_reduce(layers, "outer update")
+        if self._communicator.is_fast:
+            layers = self._communicator.all_reduce(layers, "outer update")
         else:
             # Of two workers the coordinator adds up all: slices would take another message.
-            slices = layers.chunk(self._world.size)
-            if self._world.size == 2:
+            slices = layers.chunk(self._communicator.size)
+            if self._communicator.size == 2:
                 slices = layers, layers[:0]
             given = [[*own, piece] for own, piece in zip(given, slices, strict=True)]
-            due = [[*own, tuple(slices[self._world.rank].shape)] for own in due]
-        rows, received = self._plan.total(rows, "outer update", Riders(given, due))()
+            due = [[*own, tuple(slices[self._communicator.rank].shape)] for own in due]
+        rows, received = self._plan.total(rows, "outer update", Piggyback(given, due))()
         total: Tensor | None = layers
-        if not self._world.is_fast:
+        if not self._communicator.is_fast:
             (own,) = tree_sum([piece] for _, piece in received)
-            total = self._world.gather(own, "outer update") if self._world.size > 2 else own
+            total = (
+                self._communicator.gather(own, "outer update")
+                if self._communicator.size > 2
+                else own
+            )
         if self._coordinator is not None and total is not None:
             self._coordinator.step(total)
-        arrived = self._world.begin_broadcast(self._layers.flat, "outer update")
+        arrived = self._communicator.begin_broadcast(self._layers.flat, "outer update")
         # The rest while A is on its way.
         if self._coordinator is not None:
             self._coordinator.average()
         self._table.step(self._plan.rows, rows.clamp_(-GRADIENT_BOUND, GRADIENT_BOUND))
         self.next_plan = RoutingPlan.from_asked(
-            self._next, [own[0] for own in received], self._table, self._world
+            self._next, [own[0] for own in received], self._table, self._communicator
         )
         arrived()
 
@@ -337,7 +357,7 @@ class LaneExchange:
         make equal slices for all workers; of rows, at those of the batch."""
         each = self._terms(parts)
         *layers, rows = tree_sum(tree_sum(itertools.islice(each, n)) for n in self._step.lanes)
-        num_zeros = -sum(layer.numel() for layer in layers) % self._world.size
+        num_zeros = -sum(layer.numel() for layer in layers) % self._communicator.size
         zeros = rows.new_zeros(num_zeros)
         return torch.cat([*(layer.flatten() for layer in layers), zeros]), rows
 

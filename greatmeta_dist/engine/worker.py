@@ -9,17 +9,17 @@ from torch import Tensor
 
 from greatmeta_dist.config import Config
 from greatmeta_dist.engine.checkpoint import Block
+from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.engine.coordinator import Coordinator, StepReport
 from greatmeta_dist.engine.embeddings import EmbeddingTable, block_size, fresh_rows
 from greatmeta_dist.engine.exchange import LaneExchange, RoutingPlan
 from greatmeta_dist.engine.layers import FlatLayers
-from greatmeta_dist.engine.world import World
 from greatmeta_dist.meta.adapt import InnerLoop, predict_query
 from greatmeta_dist.meta.batch import StepBatch, TaskBatch, to_device
-from greatmeta_dist.meta.factors import FactorMemory, FactorSizes, Magnitude
+from greatmeta_dist.meta.factors import FactorAverages, FactorSizes, Magnitude
 from greatmeta_dist.meta.model import Loss, Recommender
 from greatmeta_dist.meta.scheduler import SCORERS, Scheduler
-from greatmeta_dist.meta.step import MetaStep, StepSettings, Weighing
+from greatmeta_dist.meta.step import MetaStep, StepSettings, UserWeighting
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Worker:
         config: Config,
         sizes: Sizes,
         device: torch.device,
-        world: World | None = None,
+        communicator: Communicator | None = None,
         start: RowStart | None = None,
     ):
-        """``world`` is that of a lone worker where not given."""
+        """``communicator`` is that of a lone worker where not given."""
         m = config.model
         self.device = device
-        self.world = world or World()
+        self.communicator = communicator or Communicator()
         self.model = Recommender(
             sizes.num_user_fields,
             sizes.num_item_fields,
@@ -74,12 +74,12 @@ class Worker:
             is_film_residual=m.is_film_residual,
             has_kernel=m.has_kernel,
         )
-        self.inner = InnerLoop(config.inner.steps, config.inner.rate, sizes.loss)
+        self.inner = InnerLoop(config.inner.steps, config.inner.learning_rate, sizes.loss)
         generator = torch.Generator().manual_seed(config.train.seed)
         layers = self.model.init_layers(generator)
         self.layers = FlatLayers({name: tensor.to(device) for name, tensor in layers.items()})
-        block = block_size(sizes.num_rows, self.world.size)
-        first = min(self.world.rank * block, sizes.num_rows)
+        block = block_size(sizes.num_rows, self.communicator.size)
+        first = min(self.communicator.rank * block, sizes.num_rows)
         rows = fresh_rows(
             sizes.num_rows,
             m.embedding_dim,
@@ -92,23 +92,23 @@ class Worker:
             _add_start(rows, start, first, m.embedding_std)
         self.table = EmbeddingTable(
             rows.to(device),
-            rate=config.train.rate,
+            rate=config.train.learning_rate,
             update="dense" if config.train.row_update == "dense" else "lazy",
-            averaging=config.train.averaging,
+            ema_decay=config.train.ema_decay,
             first=first,
             block=block,
         )
-        weighing, magnitude = _weighing(config)
-        self.sizes = FactorSizes.of(self.model, magnitude, has_context=weighing == "balanced")
+        weighting, magnitude = _weighing(config)
+        self.sizes = FactorSizes.of(self.model, magnitude, has_context=weighting == "balanced")
         self.coordinator = None
-        if self.world.is_first:
+        if self.communicator.is_first:
             self.coordinator = Coordinator(
                 self.layers,
                 _make_scheduler(config, self.sizes, device),
-                weighing=weighing,
-                outer_rate=config.train.rate,
-                scheduler_rate=config.scheduler.rate,
-                averaging=config.train.averaging,
+                weighting=weighting,
+                outer_rate=config.train.learning_rate,
+                scheduler_rate=config.scheduler.learning_rate,
+                ema_decay=config.train.ema_decay,
             )
         self._mean = self.layers
         self._num_rows, self._num_users = sizes.num_rows, 0
@@ -117,10 +117,10 @@ class Worker:
             self.model,
             self.inner,
             StepSettings(
-                nominal_users=config.train.users_per_step,
-                outer_rate=config.train.rate,
+                nominal_users=config.train.users_per_batch,
+                outer_rate=config.train.learning_rate,
                 magnitude=magnitude,
-                weighing=weighing,
+                weighting=weighting,
                 has_context=self.sizes.context > 0,
                 is_bf16=config.cluster.precision == "bf16",
             ),
@@ -128,8 +128,8 @@ class Worker:
 
     def host(self, places: range, num_users: int) -> None:
         """Before training: the places of the users hosted here, among ``num_users`` of all."""
-        if self._step.settings.weighing == "balanced":
-            memory = FactorMemory(len(places), self.sizes, self.device, first=places.start)
+        if self._step.settings.weighting == "balanced":
+            memory = FactorAverages(len(places), self.sizes, self.device, first=places.start)
             self._step, self._num_users = replace(self._step, memory=memory), num_users
 
     def step(
@@ -141,7 +141,7 @@ class Worker:
         ``following`` is the next batch, whose rows' places are exchanged on the way, where it is
         known; all workers know it, or none. ``is_stopping`` asks all to stop: see the attribute.
         """
-        assert self._step.memory is not None or self._step.settings.weighing != "balanced"
+        assert self._step.memory is not None or self._step.settings.weighting != "balanced"
         here = to_device(batch, self.device)
         planned = self._planned if self._planned and self._planned[0] is batch else None
         exchange = LaneExchange(
@@ -149,7 +149,7 @@ class Worker:
             self.table,
             self.layers,
             self.coordinator,
-            self.world,
+            self.communicator,
             plan=planned[1] if planned else None,
             following=following.rows.to(self.device, non_blocking=True) if following else None,
             is_stopping=is_stopping,
@@ -159,13 +159,13 @@ class Worker:
         self.is_stopping = exchange.is_stopping
         return self.coordinator.report if self.coordinator else None
 
-    def settle(self) -> None:
+    def broadcast_averaged_params(self) -> None:
         """Before predictions: give all workers the running mean of A."""
         if self.coordinator is not None:
             self._mean = self.coordinator.mean
         elif self._mean is self.layers:
             self._mean = FlatLayers(self.layers)
-        self.world.broadcast(self._mean.flat, "predictions")
+        self.communicator.broadcast(self._mean.flat, "predictions")
 
     def predict(self, batch: TaskBatch | None) -> tuple[Tensor, Tensor] | None:
         """Predictions [B, n] for every user's query rows, unadapted and adapted.
@@ -175,12 +175,12 @@ class Worker:
         """
         if batch is None:
             nothing = torch.empty(0, dtype=torch.int64, device=self.device)
-            RoutingPlan.of(nothing, self.table, self.world).fetch(
+            RoutingPlan.of(nothing, self.table, self.communicator).fetch(
                 self.table.fetch_mean, "predictions"
             )
             return None
         batch = to_device(batch, self.device)
-        plan = RoutingPlan.of(batch.rows, self.table, self.world)
+        plan = RoutingPlan.of(batch.rows, self.table, self.communicator)
         rows, _ = plan.fetch(self.table.fetch_mean, "predictions")
         return predict_query(self.model, batch, rows, self._mean, self.inner)
 
@@ -191,7 +191,7 @@ class Worker:
         if coordinator is None:
             return {}
         state = {f"theta.{k}": v.detach() for k, v in self.layers.items()}
-        if coordinator.averaging:
+        if coordinator.ema_decay:
             state |= {f"mean.{k}": v for k, v in coordinator.mean.items()}
         state |= _optimizer_state("theta", self.layers, coordinator.optimizer)
         if coordinator.scheduler is not None and coordinator.scheduler_optimizer is not None:
@@ -221,7 +221,7 @@ class Worker:
             with torch.no_grad():
                 for name, param in self.layers.items():
                     param.copy_(dense[f"theta.{name}"])
-                    if coordinator.averaging:
+                    if coordinator.ema_decay:
                         coordinator.mean[name].copy_(dense[f"mean.{name}"])
                 scheduler = coordinator.scheduler
                 named = dict(scheduler.named_parameters()) if scheduler else {}
@@ -230,15 +230,15 @@ class Worker:
             _load_optimizer("theta", self.layers, coordinator.optimizer, dense)
             if coordinator.scheduler_optimizer is not None:
                 _load_optimizer("phi", named, coordinator.scheduler_optimizer, dense)
-        self.world.broadcast(self.layers.flat, "load")
-        self.settle()
+        self.communicator.broadcast(self.layers.flat, "load")
+        self.broadcast_averaged_params()
 
 
-def _weighing(config: Config) -> tuple[Weighing, Magnitude]:
+def _weighing(config: Config) -> tuple[UserWeighting, Magnitude]:
     kind = config.scheduler.kind
     if kind in ("mlp", "lstm"):
         return "look_ahead", "norm" if config.scheduler.magnitude == "norm" else "loss"
-    return cast(Weighing, kind), "losses"
+    return cast(UserWeighting, kind), "losses"
 
 
 def _make_scheduler(config: Config, sizes: FactorSizes, device: torch.device) -> Scheduler | None:

@@ -39,7 +39,7 @@ class InnerLoop:
     """How a user adapts: T steps of gradient descent at rate α on the support loss."""
 
     num_steps: int
-    rate: float
+    learning_rate: float
     loss: Loss = "mse"
 
 
@@ -59,12 +59,12 @@ class SharedWeights:
             self._seen.setdefault(name, []).append((value, out))
         return out
 
-    def pull(self, name: str, value: LayerInput, delta: Tensor, total: Tensor) -> LayerInput:
-        return value.pull(self.layers[f"{name}.weight"], delta, total)
+    def vjp(self, name: str, value: LayerInput, delta: Tensor, total: Tensor) -> LayerInput:
+        return value.vjp(self.layers[f"{name}.weight"], delta, total)
 
 
 @dataclass(frozen=True)
-class FactorMove:
+class LowRankDelta:
     """How far every user's layer has moved, Σ_r δ_r v_rᵀ with the rate in the δ, as factors."""
 
     delta: Tensor
@@ -75,7 +75,7 @@ class FactorMove:
 
 
 @dataclass(frozen=True)
-class DenseMove:
+class DenseDelta:
     """Every user's own copy of a layer."""
 
     weight: Tensor
@@ -87,24 +87,24 @@ class DenseMove:
 class FastWeights:
     """Every user's A_i: the shared A, and how far each layer has moved from it."""
 
-    def __init__(self, shared: SharedWeights, moves: dict[str, FactorMove | DenseMove]):
+    def __init__(self, shared: SharedWeights, moves: dict[str, LowRankDelta | DenseDelta]):
         self.shared = shared
         self.moves = moves
 
     def apply(self, name: str, value: LayerInput) -> Tensor:
         move = self.moves.get(name)
-        if isinstance(move, DenseMove):
+        if isinstance(move, DenseDelta):
             return value.linear(move.weight, move.bias)
         out = self.shared.apply(name, value)
         if move is None:
             return out
         return torch.baddbmm(out, value.gram(move.value, has_bias=move.has_bias), move.delta)
 
-    def pull(self, name: str, value: LayerInput, delta: Tensor, total: Tensor) -> LayerInput:
+    def vjp(self, name: str, value: LayerInput, delta: Tensor, total: Tensor) -> LayerInput:
         move = self.moves.get(name)
-        if isinstance(move, DenseMove):
-            return value.pull(move.weight, delta, total)
-        pulled = self.shared.pull(name, value, delta, total)
+        if isinstance(move, DenseDelta):
+            return value.vjp(move.weight, delta, total)
+        pulled = self.shared.vjp(name, value, delta, total)
         if move is None:
             return pulled
         moved = move.value.combine(delta @ move.delta.mT)
@@ -112,13 +112,15 @@ class FastWeights:
             return LayerInput(pulled.rows + moved.rows)
         return LayerInput(pulled.rows + moved.rows, pulled.shared + moved.shared)
 
-    def descend(self, grads: dict[str, LinearGradients], inner: InnerLoop) -> "FastWeights":
+    def sgd_step(self, grads: dict[str, LinearGradients], inner: InnerLoop) -> "FastWeights":
         """One inner step: A_i − α g_i."""
         return FastWeights(
             self.shared, {name: self._moved(name, grad, inner) for name, grad in grads.items()}
         )
 
-    def _moved(self, name: str, grad: LinearGradients, inner: InnerLoop) -> FactorMove | DenseMove:
+    def _moved(
+        self, name: str, grad: LinearGradients, inner: InnerLoop
+    ) -> LowRankDelta | DenseDelta:
         """Factors where they are the cheaper form over all T steps, else a matrix per user.
 
         Of a fixed input there is one Gram matrix, in place of a matrix formed and applied T times.
@@ -131,26 +133,28 @@ class FastWeights:
         else:
             is_small = inner.num_steps * num_rows * (num_out + num_in) < num_out * num_in
         if not is_small:
-            return self._dense(name, grad, move, inner.rate)
-        delta, value = -inner.rate * grad.delta, grad.value
-        if isinstance(move, FactorMove):
+            return self._dense(name, grad, move, inner.learning_rate)
+        delta, value = -inner.learning_rate * grad.delta, grad.value
+        if isinstance(move, LowRankDelta):
             if move.value is value:
                 delta = move.delta + delta
             else:
                 delta = torch.cat((move.delta, delta), 1)
                 value = LayerInput(torch.cat((move.value.rows, value.rows), 1))
-        return FactorMove(delta, value, grad.has_bias)
+        return LowRankDelta(delta, value, grad.has_bias)
 
     def _dense(
-        self, name: str, grad: LinearGradients, move: FactorMove | DenseMove | None, rate: float
-    ) -> DenseMove:
-        if isinstance(move, DenseMove):
+        self, name: str, grad: LinearGradients, move: LowRankDelta | DenseDelta | None, rate: float
+    ) -> DenseDelta:
+        if isinstance(move, DenseDelta):
             weight, bias = move.weight, move.bias
         else:
             weight = self.shared.layers[f"{name}.weight"].expand(len(grad.delta), -1, -1)
             bias = self.shared.layers.get(f"{name}.bias")
         weight = torch.add(weight, grad.products(), alpha=-rate)
-        return DenseMove(weight, None if bias is None else torch.add(bias, grad.total, alpha=-rate))
+        return DenseDelta(
+            weight, None if bias is None else torch.add(bias, grad.total, alpha=-rate)
+        )
 
 
 @dataclass(frozen=True)
@@ -199,7 +203,7 @@ def adapt(
         seen = model.forward(support, weights)
         d_prediction = loss_gradient(seen.prediction, batch.support, inner.loss)
         grads, _ = model.backward(seen, d_prediction, weights, to_inputs=False)
-        weights = weights.descend(grads, inner)
+        weights = weights.sgd_step(grads, inner)
     return weights
 
 
@@ -214,8 +218,8 @@ class Tasks:
     """g_i."""
     unadapted: dict[str, LinearGradients] | None
     """g⁰_i, of A only; None if not asked for."""
-    taste: Tensor | None
-    """[B, ``taste_dim``] of the support's context; None where the model makes none of a rated
+    context_features: Tensor | None
+    """[B, ``context_feature_dim``] of the support's context; None where the model makes none of a rated
     support."""
 
     @property
@@ -243,27 +247,31 @@ def task_gradients(
         seen = model.forward(query, fast)
         adapted = _query_gradients(model, batch, seen, fast, inner.loss)
         loss = set_loss(seen.prediction, batch.query, inner.loss)
-        taste = _taste(model, support)
+        context_features = _context_features(model, support)
         if not has_unadapted:
-            return _without_poison(Tasks(loss.unsqueeze(1), adapted, None, taste))
+            return _without_nonfinite(Tasks(loss.unsqueeze(1), adapted, None, context_features))
         seen = model.forward(query, shared)
         d_prediction = loss_gradient(seen.prediction, batch.query, inner.loss)
         unadapted, _ = model.backward(seen, d_prediction, shared, to_inputs=False)
         loss_before = set_loss(seen.prediction, batch.query, inner.loss)
-    return _without_poison(Tasks(torch.stack((loss, loss_before), 1), adapted, unadapted, taste))
+    return _without_nonfinite(
+        Tasks(torch.stack((loss, loss_before), 1), adapted, unadapted, context_features)
+    )
 
 
-def _without_poison(tasks: Tasks) -> Tasks:
+def _without_nonfinite(tasks: Tasks) -> Tasks:
     """Users whose loss or gradient is not finite count nothing (DESIGN.md section 7)."""
-    is_poisoned = ~(tasks.losses.isfinite().all(1) & tasks.adapted.is_finite())
-    if not _may_be_any(is_poisoned):
+    is_nonfinite = ~(tasks.losses.isfinite().all(1) & tasks.adapted.is_finite())
+    if not _may_be_any(is_nonfinite):
         return tasks
-    before, taste = tasks.unadapted, tasks.taste
+    before, context_features = tasks.unadapted, tasks.context_features
     return Tasks(
-        tasks.losses.masked_fill(is_poisoned.unsqueeze(1), torch.nan),
-        tasks.adapted.without(is_poisoned),
-        None if before is None else {k: g.without(is_poisoned) for k, g in before.items()},
-        None if taste is None else taste.masked_fill(is_poisoned.unsqueeze(1), 0),
+        tasks.losses.masked_fill(is_nonfinite.unsqueeze(1), torch.nan),
+        tasks.adapted.without(is_nonfinite),
+        None if before is None else {k: g.without(is_nonfinite) for k, g in before.items()},
+        None
+        if context_features is None
+        else context_features.masked_fill(is_nonfinite.unsqueeze(1), 0),
     )
 
 
@@ -272,10 +280,10 @@ def _may_be_any(mask: Tensor) -> bool:
     return mask.device.type != "cpu" or bool(mask.any())
 
 
-def _taste(model: Recommender, support: SetInput) -> Tensor | None:
+def _context_features(model: Recommender, support: SetInput) -> Tensor | None:
     if not model.has_support_gradient or support.context is None:
         return None
-    return model.taste(support.context.rows[:, 0])
+    return model.context_features(support.context.rows[:, 0])
 
 
 def query_gradients(
@@ -285,8 +293,8 @@ def query_gradients(
     _, query = set_inputs(model, batch, rows)
     shared = SharedWeights(layers)
     found = _query_gradients(model, batch, model.forward(query, shared), shared, loss)
-    is_poisoned = ~found.is_finite()
-    return found.without(is_poisoned) if _may_be_any(is_poisoned) else found
+    is_nonfinite = ~found.is_finite()
+    return found.without(is_nonfinite) if _may_be_any(is_nonfinite) else found
 
 
 def _query_gradients(
@@ -300,7 +308,7 @@ def _query_gradients(
 
 def _row_gradients(model: Recommender, batch: TaskBatch, found: InputGradients) -> RowGradients:
     """From the gradients of the query's features and context to those of embedding rows."""
-    kind = batch.query.share.dtype
+    kind = batch.query.row_weight.dtype
     assert found.x.shared is not None
     user, query = found.x.shared.to(kind), found.x.rows.to(kind)
     if found.context is None:

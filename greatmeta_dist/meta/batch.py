@@ -24,11 +24,11 @@ class RowSet:
     """[B, n] which of the batch's distinct items each row is about; 0 where padded."""
     label: Tensor
     """[B, n] rating in the model's units, or click; 0 where padded."""
-    signal: Tensor
+    context_label: Tensor
     """[B, n] what a rated support says: the label itself; or, of a click, what was not expected."""
     logit: Tensor | None
     """[B, n] of a click, the logit of what was expected, which predictions are added to."""
-    share: Tensor
+    row_weight: Tensor
     """[B, n] 1/(rows of the user, and a support's prior rows) for a row, 0 for padding: sums with
     it are means over a set, shrunk where there is a prior."""
     by_item: Tensor
@@ -105,7 +105,7 @@ class TaskBatch:
 
     @property
     def num_users(self) -> int:
-        return self.support.share.shape[0]
+        return self.support.row_weight.shape[0]
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class FactorSizes:
             2 if magnitude == "losses" else 1,
             model.num_tensors,
             num_fields + model.num_tensors,
-            model.taste_dim if has_context else 0,
+            model.context_feature_dim if has_context else 0,
         )
 
     @property
@@ -61,7 +61,7 @@ class Factors:
     agreement: Tensor
     """[B, F + P] with the batch's mean gradient: dot products for fields, cosines for A."""
     context: Tensor
-    """[B, ``taste_dim`` or 0] what the support set says of the user's preferences."""
+    """[B, ``context_feature_dim`` or 0] what the support set says of the user's preferences."""
 
     @classmethod
     def from_columns(cls, columns: Tensor, sizes: FactorSizes) -> "Factors":
@@ -123,13 +123,13 @@ def read_factors(
     else:
         row_norms = tasks.adapted.rows.squared_norms().clamp(min=0).sqrt()
         size = (row_norms.sum(1) + norms.sum(1)).unsqueeze(1)
-    context = tasks.taste
+    context = tasks.context_features
     if context is None or not has_context:
         context = size.new_empty(len(size), 0)
     return Factors(size, gap, agreement, context)
 
 
-class FactorMemory:
+class FactorAverages:
     """Running means of users' gradient factors: one visit alone says little of a user.
 
     Holds those of the training users of the lanes hosted here, in their order.

@@ -73,7 +73,7 @@ class LayerInput:
             self._own_gram[has_bias] = gram
         return gram
 
-    def pull(self, weight: Tensor, delta: Tensor, total: Tensor) -> "LayerInput":
+    def vjp(self, weight: Tensor, delta: Tensor, total: Tensor) -> "LayerInput":
         """Gradient of this input through a layer [out, in] or [B, out, in].
 
         From that of the layer's output, δ [B, r, out] and Σ_r δ [B, out].

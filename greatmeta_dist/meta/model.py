@@ -20,7 +20,7 @@ from greatmeta_dist.meta.gradients import LayerInput, LinearGradients
 Loss = Literal["mse", "bce"]
 KERNEL_START = 2.0
 """Weight of each feature in a fresh kernel."""
-TASTE_COLUMNS = 16
+CONTEXT_COLUMNS = 16
 """Of each item field, what the scheduler sees of the support's context."""
 
 
@@ -52,7 +52,7 @@ class Weights(Protocol):
     def apply(self, name: str, value: LayerInput) -> Tensor:
         """[B, r, in] → [B, r, out]."""
 
-    def pull(self, name: str, value: LayerInput, delta: Tensor, total: Tensor) -> LayerInput:
+    def vjp(self, name: str, value: LayerInput, delta: Tensor, total: Tensor) -> LayerInput:
         """Gradient of a layer's input from that of its output: δ [B, r, out], Σ_r δ [B, out]."""
 
 
@@ -90,7 +90,7 @@ class SetInput:
     """[B, n, D] features of its rows."""
     context: LayerInput | None
     """[B, 1, C] what the encoder reads; None without encoder."""
-    liked: LayerInput | None
+    kernel_input: LayerInput | None
     """[B, n, D] what the kernel reads; None without it."""
 
 
@@ -132,11 +132,11 @@ class Recommender:
         return self.has_encoder and self.context == "support"
 
     @property
-    def taste_dim(self) -> int:
-        """Columns of ``taste``."""
+    def context_feature_dim(self) -> int:
+        """Columns of ``context_features``."""
         if not self.has_support_gradient:
             return 0
-        return self.num_item_fields * min(self.embedding_dim, TASTE_COLUMNS)
+        return self.num_item_fields * min(self.embedding_dim, CONTEXT_COLUMNS)
 
     @cached_property
     def layers(self) -> dict[str, LayerShape]:
@@ -190,8 +190,8 @@ class Recommender:
             hidden.append(h)
             value = LayerInput(h)
         prediction = apply("output", value).squeeze(2)
-        if given.liked is not None:
-            prediction = prediction + apply("kernel", given.liked).squeeze(2)
+        if given.kernel_input is not None:
+            prediction = prediction + apply("kernel", given.kernel_input).squeeze(2)
         return Pass(inputs, scales, linear, modulated, hidden, prediction)
 
     def backward(
@@ -200,8 +200,8 @@ class Recommender:
         """Every layer's gradients by user, from ∂loss/∂prediction [B, n]; those of the inputs."""
         grads: dict[str, LinearGradients] = {}
 
-        def pull(name: str, delta: Tensor, total: Tensor) -> LayerInput:
-            return weights.pull(name, seen.inputs[name], delta, total)
+        def vjp(name: str, delta: Tensor, total: Tensor) -> LayerInput:
+            return weights.vjp(name, seen.inputs[name], delta, total)
 
         def keep(name: str, delta: Tensor, total: Tensor) -> None:
             # Under autocast the pass is in low precision; what is read from it is not.
@@ -219,7 +219,7 @@ class Recommender:
         keep("output", delta, total)
         if self.has_kernel:
             keep("kernel", delta, total)
-        d_hidden = pull("output", delta, total).rows
+        d_hidden = vjp("output", delta, total).rows
         d_film: list[Tensor] = []
         backward = ACTIVATIONS[self.activation].backward
         d_x = None
@@ -232,20 +232,20 @@ class Recommender:
                 total = total * seen.scales[k].squeeze(1)
             keep(f"hidden_{k + 1}", delta, total)
             if k > 0:
-                d_hidden = pull(f"hidden_{k + 1}", delta, total).rows
+                d_hidden = vjp(f"hidden_{k + 1}", delta, total).rows
             elif to_inputs:
-                d_x = pull("hidden_1", delta, total)
+                d_x = vjp("hidden_1", delta, total)
         d_context = None
         if self.has_encoder:
             total = torch.cat(d_film, 1)
             keep("film", total.unsqueeze(1), total)
-            delta = pull("film", total.unsqueeze(1), total).rows
+            delta = vjp("film", total.unsqueeze(1), total).rows
             total = delta.squeeze(1)
             keep("encoder", delta, total)
             if to_inputs:
-                d_context = pull("encoder", delta, total).rows.squeeze(1)
+                d_context = vjp("encoder", delta, total).rows.squeeze(1)
         if self.has_kernel and d_x is not None and d_context is not None:
-            through = pull("kernel", d_prediction.unsqueeze(2), d_prediction.sum(1, keepdim=True))
+            through = vjp("kernel", d_prediction.unsqueeze(2), d_prediction.sum(1, keepdim=True))
             d_x, d_context = self._through_liked(seen, through, d_x, d_context)
         ordered = {name: grads[name] for name in self.layers}
         return ordered, None if d_x is None else InputGradients(d_x, d_context)
@@ -259,12 +259,12 @@ class Recommender:
             x.rows * mean[:, :, num_shared:], x.shared * mean[:, 0, :num_shared], is_fixed=True
         )
 
-    def taste(self, context: Tensor) -> Tensor:
+    def context_features(self, context: Tensor) -> Tensor:
         """The first columns of every item field in the label-weighted half of contexts [B, C]:
-        [B, ``taste_dim``]."""
+        [B, ``context_feature_dim``]."""
         start = self.input_dim + self.num_user_fields * self.embedding_dim
         fields = context[:, start:].unflatten(1, (self.num_item_fields, self.embedding_dim))
-        return fields[:, :, :TASTE_COLUMNS].flatten(1)
+        return fields[:, :, :CONTEXT_COLUMNS].flatten(1)
 
     def _through_liked(
         self, seen: Pass, through: LayerInput, d_x: LayerInput, d_context: Tensor
@@ -298,8 +298,8 @@ class Recommender:
     def shares(self, rows: RowSet) -> Tensor:
         """[B, 1 or 2, n] what each row counts in the context."""
         if self.context == "own":
-            return rows.share.unsqueeze(1)
-        return torch.stack((rows.share, rows.share * rows.signal), dim=1)
+            return rows.row_weight.unsqueeze(1)
+        return torch.stack((rows.row_weight, rows.row_weight * rows.context_label), dim=1)
 
     def init_layers(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Fresh float32 parameters of A, uniform in ±1/sqrt(fan in) as ``torch.nn.Linear``.
@@ -329,14 +329,14 @@ def set_loss(prediction: Tensor, rows: RowSet, loss: Loss) -> Tensor:
         each = F.binary_cross_entropy_with_logits(
             _logits(prediction, rows), rows.label, reduction="none"
         )
-    return (each * rows.share).sum(1)
+    return (each * rows.row_weight).sum(1)
 
 
 def loss_gradient(prediction: Tensor, rows: RowSet, loss: Loss) -> Tensor:
     """∂ of ``set_loss`` by the predictions: [B, n]."""
     if loss == "mse":
-        return (prediction - rows.label) * rows.share * 2
-    return (torch.sigmoid(_logits(prediction, rows)) - rows.label) * rows.share
+        return (prediction - rows.label) * rows.row_weight * 2
+    return (torch.sigmoid(_logits(prediction, rows)) - rows.label) * rows.row_weight
 
 
 def _logits(prediction: Tensor, rows: RowSet) -> Tensor:

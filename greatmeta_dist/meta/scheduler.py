@@ -158,7 +158,7 @@ class Scheduler(nn.Module):
         return torch.softmax(scores, 0)
 
 
-def likelihood_slopes(weights: Tensor, balance: Tensor) -> Tensor:
+def likelihood_weight_gradients(weights: Tensor, balance: Tensor) -> Tensor:
     """∂/∂w of −Σ b log w [B], b the distribution proportional to ``balance`` [B]; 0 where w is 0.
 
     The loss is least where w = b: weights that say, as far as the factors tell, how much such a

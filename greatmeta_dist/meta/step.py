@@ -14,7 +14,7 @@ from torch.profiler import record_function
 
 from greatmeta_dist.meta.adapt import InnerLoop, Layers, Tasks, query_gradients, task_gradients
 from greatmeta_dist.meta.batch import TaskBatch
-from greatmeta_dist.meta.factors import FactorMemory, Magnitude, own_dots, read_factors
+from greatmeta_dist.meta.factors import FactorAverages, Magnitude, own_dots, read_factors
 from greatmeta_dist.meta.gradients import MetaGradient
 from greatmeta_dist.meta.model import Recommender
 
@@ -45,7 +45,7 @@ class Exchange(Protocol):
         """Sum over all lanes and take the outer optimizer's step on θ."""
 
 
-Weighing = Literal["uniform", "loss", "groups", "look_ahead", "balanced"]
+UserWeighting = Literal["uniform", "loss", "groups", "look_ahead", "balanced"]
 """What a user weighs: all the same (first-order MAML); as its loss; as its preference group asks
 (``TaskBatch.balance``); or what the scheduler says, φ learning either by a look ahead (step 5) or
 from what the groups ask."""
@@ -83,7 +83,7 @@ class StepSettings:
     outer_rate: float
     """β of θ'."""
     magnitude: Magnitude
-    weighing: Weighing
+    weighting: UserWeighting
     has_context: bool = False
     """Whether the scheduler sees the support's context besides the factors."""
     is_bf16: bool = False
@@ -91,17 +91,17 @@ class StepSettings:
 
     @property
     def has_scheduler(self) -> bool:
-        return self.weighing in ("look_ahead", "balanced")
+        return self.weighting in ("look_ahead", "balanced")
 
 
 @dataclass(frozen=True)
 class MetaStep:
-    """Adapt, weigh, learn the weighing, move θ: DESIGN.md section 2, steps 1 to 6."""
+    """Adapt, weigh, learn the weighting, move θ: DESIGN.md section 2, steps 1 to 6."""
 
     model: Recommender
     inner: InnerLoop
     settings: StepSettings
-    memory: FactorMemory | None = None
+    memory: FactorAverages | None = None
     """Of the users hosted here, where the scheduler is to see running means of factors."""
 
     def __call__(self, parts: Sequence[TaskBatch], layers: Layers, *, exchange: Exchange) -> None:
@@ -123,10 +123,10 @@ class MetaStep:
             said = self._statistics(parts, tasks, exchange)
         with record_function("meta/scheduler"):
             weights = exchange.weigh(said)
-            if self.settings.weighing == "look_ahead":
+            if self.settings.weighting == "look_ahead":
                 move = exchange.sum(weighted_sums(tasks, weights))()
                 ahead = self._look_ahead(parts, rows, layers, move, exchange)
-                weights = exchange.learn(self._slopes(tasks, ahead))
+                weights = exchange.learn(self._weight_gradients(tasks, ahead))
         with record_function("meta/outer update"):
             exchange.apply(weighted_sums(tasks, weights))
 
@@ -185,7 +185,7 @@ class MetaStep:
         everyone = [own.new_ones(batch.num_users) for batch, own in zip(parts, rows, strict=True)]
         return exchange.sum(t.weighted_sum(ones) for t, ones in zip(there, everyone, strict=True))()
 
-    def _slopes(self, tasks: list[Tasks], ahead: list[MetaGradient]) -> list[Tensor]:
+    def _weight_gradients(self, tasks: list[Tasks], ahead: list[MetaGradient]) -> list[Tensor]:
         """Step 5: how the summed query loss at θ' changes with each user's weight."""
         rate = self.settings.outer_rate
         return [

@@ -1,0 +1,140 @@
+"""Feature values → rows of one shared embedding space.
+
+All fields' ids are shuffled into one row space, so that contiguous blocks of rows are balanced
+(DESIGN.md section 4). Values that training has not seen, or at too few users or items, share
+their field's unknown row: a value of one user alone is that user's name, and is learnt by heart.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from greatmeta_dist.data.sources import Kind
+from greatmeta_dist.data.store import ITEM_ID, Field, write_vocabulary
+from greatmeta_dist.ragged import Ragged, offsets_of
+
+NUM_BINS = 32
+"""Quantile bins of a numeric feature, at most."""
+BIN = "bin_"
+"""Before a bin's number."""
+MAX_UNORDERED_SHARE = 0.1
+"""Values that may be no numbers where the others are."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """One field's values and their embedding rows."""
+
+    field: Field
+    values: pl.Series
+    """Distinct values seen in training, most frequent first."""
+    counts: NDArray[np.int64]
+    rows: NDArray[np.int32]
+    """One for each value, and the unknown row last; rare values have that, too."""
+
+    @property
+    def num_frequent(self) -> int:
+        """Values with a row of their own, the first ones."""
+        return self.field.num_rows - 1
+
+    @property
+    def num_rare(self) -> int:
+        """Values without one."""
+        return len(self.values) - self.num_frequent
+
+    def codes(self, column: pl.Series) -> Ragged:
+        """Places in ``values`` of every entity's; nothing known gives their number."""
+        lookup = pl.DataFrame({"value": self.values, "code": np.arange(len(self.values))})
+        frame = pl.DataFrame({"entity": np.arange(len(column)), "value": column})
+        if self.field.is_list:
+            frame = frame.explode("value", empty_as_null=True, keep_nulls=True)
+        code = (
+            frame.join(lookup, on="value", how="left", maintain_order="left")["code"]
+            .fill_null(len(self.values))
+            .to_numpy()
+        )
+        lengths = np.bincount(frame["entity"].to_numpy(), minlength=len(column))
+        return Ragged(code, offsets_of(lengths))
+
+    def encode(self, column: pl.Series) -> Ragged:
+        """Embedding rows of every entity's values; nothing known gives the unknown row."""
+        codes = self.codes(column)
+        return Ragged(self.rows[codes.values], codes.offsets)
+
+    def numbers(self, column: pl.Series) -> NDArray[np.float64] | None:
+        """Every entity's value as a number, nan where it is none; None where values have no order.
+
+        They have one where nearly all of them are numbers, or bins of numbers.
+        """
+        if self.field.is_list:
+            return None
+        known, given = (
+            values.cast(pl.String).str.strip_prefix(BIN).cast(pl.Float64, strict=False)
+            for values in (self.values, column)
+        )
+        if not len(known) or known.null_count() > MAX_UNORDERED_SHARE * len(known):
+            return None
+        return given.fill_null(np.nan).to_numpy()
+
+    def write(self, folder: Path) -> None:
+        write_vocabulary(
+            folder / f"{self.field.name}.parquet",
+            [*self.values.to_list(), None],
+            self.rows,
+            np.append(self.counts, 0),
+        )
+
+
+def bin_edges(values: pl.Series, *, min_count: int) -> NDArray[np.float64]:
+    """Inner edges of a numeric feature's quantile bins: as many as get 2 ``min_count`` numbers."""
+    numbers = values.cast(pl.Float64, strict=False).drop_nulls().to_numpy()
+    if not len(numbers):
+        return np.empty(0)
+    num_bins = min(NUM_BINS, max(1, len(numbers) // (2 * min_count)))
+    return np.unique(np.quantile(numbers, np.linspace(0, 1, num_bins + 1)[1:-1]))
+
+
+def binned(values: pl.Series, edges: NDArray[np.float64]) -> pl.Series:
+    """A numeric feature as the token of its bin; null where it is no number."""
+    numbers = values.cast(pl.Float64, strict=False)
+    bins = np.searchsorted(edges, numbers.fill_null(0).to_numpy(), side="right")
+    tokens = pl.Series(bins).cast(pl.String)
+    return pl.select(pl.when(numbers.is_not_null()).then(BIN + tokens)).to_series()
+
+
+def count_values(frame: pl.DataFrame, kinds: Mapping[str, Kind]) -> dict[str, pl.DataFrame]:
+    """How many entities hold each value of each feature: ``value``, ``count``."""
+    counts = {}
+    for name, kind in kinds.items():
+        values = frame.select(value=name)
+        if kind == "token_list":
+            values = values.explode("value", empty_as_null=True, keep_nulls=True)
+        counts[name] = values.drop_nulls().group_by("value").len("count")
+    return counts
+
+
+def build_vocabularies(
+    counted: Sequence[tuple[str, str, Kind, pl.DataFrame]], *, min_count: int, seed: int
+) -> list[Vocabulary]:
+    """Give every (field, value) its row; takes (name, side, kind, ``value``/``count``) by field.
+
+    Values of a smaller count than ``min_count`` share the unknown row, but for items' own.
+    """
+    ordered = [c.sort(["count", "value"], descending=[True, False]) for *_, c in counted]
+    least = [1 if name == ITEM_ID else min_count for name, *_ in counted]
+    frequent = [int((c["count"] >= n).sum()) for c, n in zip(ordered, least, strict=True)]
+    total = sum(frequent) + len(frequent)
+    shuffled = np.random.default_rng([seed, 3]).permutation(total).astype(np.int32)
+    out, start = [], 0
+    for (name, side, kind, _), values, num in zip(counted, ordered, frequent, strict=True):
+        own, unknown = shuffled[start : start + num], shuffled[start + num]
+        rows = np.append(own, np.repeat(unknown, len(values) - num + 1))
+        field = Field(name, side, kind == "token_list", num + 1, int(unknown))
+        count = values["count"].to_numpy().astype(np.int64)
+        out.append(Vocabulary(field, values["value"], count, rows))
+        start += num + 1
+    return out

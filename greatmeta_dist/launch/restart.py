@@ -1,0 +1,71 @@
+"""How a group's training ends, and whether it is worth starting again."""
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from greatmeta_dist.engine import checkpoint
+from greatmeta_dist.engine.communicator import PeerLost
+from greatmeta_dist.errors import InputError
+
+MAX_FRUITLESS_STARTS = 5
+"""A group that died so often without a new checkpoint is not started again."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a group's training ended, as far as starting it again would change nothing."""
+
+    kind: Literal["done", "interrupted", "bad input", "failed"]
+    metrics: dict[str, Any] | None = None
+    message: str = ""
+
+    def unwrap(self) -> dict[str, Any]:
+        """The metrics, or the error that it stands for."""
+        if self.kind == "interrupted":
+            raise KeyboardInterrupt
+        if self.kind == "bad input":
+            raise InputError(self.message)
+        if self.kind == "failed":
+            raise RuntimeError(self.message)
+        assert self.metrics is not None
+        return self.metrics
+
+
+def attempt(train_here: Callable[[], dict[str, Any]]) -> Outcome:
+    """A worker's training, but for ``PeerLost``, after which the group starts anew."""
+    try:
+        return Outcome("done", train_here())
+    except KeyboardInterrupt:
+        return Outcome("interrupted")
+    except InputError as error:
+        return Outcome("bad input", message=str(error))
+    except PeerLost:
+        raise
+    except Exception as error:
+        if not isinstance(error, RuntimeError):
+            traceback.print_exc()
+        return Outcome("failed", message=f"{error}" or type(error).__name__)
+
+
+class RestartPolicy:
+    """Counts how often a group was started since it last left a new checkpoint."""
+
+    def __init__(self, run: Path):
+        self._folder = run / "checkpoints"
+        self._step, self._count = -1, 0
+
+    def allow(self) -> Outcome | None:
+        """Before each start; an outcome where another would be in vain."""
+        step = max(checkpoint.steps(self._folder), default=0)
+        self._count = self._count + 1 if step == self._step else 1
+        self._step = step
+        if self._count <= MAX_FRUITLESS_STARTS:
+            return None
+        return Outcome(
+            "failed",
+            message=f"workers died {MAX_FRUITLESS_STARTS} times without getting further than step "
+            f"{step}; look for what ends them (memory?), then run the same command again",
+        )

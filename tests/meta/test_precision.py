@@ -1,0 +1,105 @@
+"""The step in lower precision, and on a GPU, where it never waits for the device."""
+
+import numpy as np
+import pytest
+import torch
+from random_tasks import make_tasks
+
+from greatmeta_dist.batching.collate import build_batch
+from greatmeta_dist.engine.communicator import Communicator
+from greatmeta_dist.engine.coordinator import Coordinator
+from greatmeta_dist.engine.embeddings import EmbeddingTable
+from greatmeta_dist.engine.exchange import LaneExchange
+from greatmeta_dist.engine.layers import FlatLayers
+from greatmeta_dist.meta.adapt import InnerLoop
+from greatmeta_dist.meta.batch import StepBatch, to_device
+from greatmeta_dist.meta.factors import FactorAverages, FactorSizes
+from greatmeta_dist.meta.model import Recommender
+from greatmeta_dist.meta.scheduler import Scheduler
+from greatmeta_dist.meta.step import MetaStep, StepSettings
+
+
+class Steps:
+    """A few steps on the same two parts; the losses of each."""
+
+    def __init__(self, *, device="cpu", is_bf16=False, weighting="look_ahead"):
+        self.device = torch.device(device)
+        tasks = make_tasks(np.random.default_rng(0), num_users=12)
+        parts = [
+            build_batch(
+                tasks.table,
+                tasks.items,
+                chosen,
+                has_support_gradient=True,
+                has_row_norms=True,
+                place=chosen,
+            )
+            for chosen in np.array_split(np.arange(12), 2)
+        ]
+        self.batch = to_device(StepBatch.of([parts]), self.device)
+        torch.manual_seed(0)
+        model = Recommender(
+            2, 3, embedding_dim=8, hidden=(16, 16), activation="tanh", context="support"
+        )
+        layers = model.init_layers(torch.Generator().manual_seed(0))
+        self.layers = FlatLayers({k: v.to(self.device) for k, v in layers.items()})
+        kind = {"look_ahead": "mlp", "balanced": "balanced"}.get(weighting)
+        magnitude = "norm" if weighting == "look_ahead" else "losses"
+        sizes = FactorSizes.of(model, magnitude, has_context=weighting == "balanced")
+        scheduler = Scheduler(kind, sizes).to(self.device) if kind else None
+        self.coordinator = Coordinator(
+            self.layers,
+            scheduler,
+            weighting=weighting,
+            outer_rate=1e-2,
+            scheduler_rate=1e-3,
+            ema_decay=0.9,
+        )
+        weight = 0.1 * torch.randn(tasks.num_rows, 8)
+        self.table = EmbeddingTable(weight.to(self.device), rate=1e-2, ema_decay=0.9)
+        settings = StepSettings(
+            12, 1e-2, magnitude, weighting, has_context=sizes.context > 0, is_bf16=is_bf16
+        )
+        memory = None
+        if weighting == "balanced":
+            memory = FactorAverages(12, sizes, self.device, first=0)
+        self.step = MetaStep(model, InnerLoop(3, 0.01), settings, memory)
+
+    def take(self, count: int) -> torch.Tensor:
+        losses = []
+        for _ in range(count):
+            exchange = LaneExchange(
+                self.batch, self.table, self.layers, self.coordinator, Communicator()
+            )
+            self.step(self.batch.parts, self.layers, exchange=exchange)
+            losses.append(self.coordinator.report.said.losses[:, 0])
+        return torch.stack(losses)
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "look_ahead", "balanced"])
+def test_bf16_passes_learn_what_float32_learns(weighting):
+    exact = Steps(weighting=weighting).take(25)
+    low = Steps(is_bf16=True, weighting=weighting).take(25)
+    assert low.dtype == torch.float32
+    assert not torch.equal(low, exact)
+    torch.testing.assert_close(low[:8], exact[:8], rtol=0.05, atol=0.02)
+    learned = [float(losses[0].mean() - losses[-1].mean()) for losses in (exact, low)]
+    assert learned[0] > 0.2
+    assert learned[1] == pytest.approx(learned[0], rel=0.1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("is_bf16", [False, True])
+@pytest.mark.parametrize("weighting", ["uniform", "look_ahead", "balanced"])
+def test_a_step_never_waits_for_the_gpu(is_bf16, weighting):
+    steps = Steps(device="cuda", is_bf16=is_bf16, weighting=weighting)
+    steps.take(1)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses = steps.take(3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    expected = Steps(weighting=weighting).take(4)[1:]
+    tolerance = 0.05 if is_bf16 else 1e-3
+    torch.testing.assert_close(losses.cpu(), expected, rtol=tolerance, atol=tolerance)

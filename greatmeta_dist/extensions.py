@@ -1,0 +1,100 @@
+"""What can be added without changing anything else: one new file, and one line here.
+
+A registry names implementations as ``module:object`` and imports one when it is asked for, so that
+listing what there is costs nothing. Other packages add theirs by an entry point of the same form:
+
+    [project.entry-points."greatmeta_dist.weightings"]
+    cvar = "my_package.cvar:CvarWeighting"
+"""
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from greatmeta_dist.errors import require
+
+
+class Registry:
+    """Implementations of one kind, by name."""
+
+    def __init__(self, group: str, built_in: dict[str, str]):
+        """``group`` is the entry points' group below ``greatmeta_dist.``."""
+        self.group = group
+        self._built_in = built_in
+
+    def names(self) -> list[str]:
+        """All names: the built-in ones in their order, then those of installed packages."""
+        return [*self._built_in, *(name for name in self._added() if name not in self._built_in)]
+
+    def get(self, name: str) -> Any:
+        """The implementation of that name.
+
+        Raises ``InputError`` where there is none, or where it cannot be imported.
+        """
+        found = self._built_in.get(name) or self._added().get(name)
+        require(
+            found is not None,
+            f"no {self.group} is called '{name}'; there is {', '.join(self.names())}",
+        )
+        assert found is not None
+        module, _, attribute = found.partition(":")
+        try:
+            return getattr(import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            if name in self._built_in:
+                raise
+            require(False, f"cannot import {found} for {self.group} '{name}': {error}")
+
+    def _added(self) -> dict[str, str]:
+        return {e.name: e.value for e in entry_points(group=f"greatmeta_dist.{self.group}")}
+
+
+WEIGHTINGS = Registry(
+    "weightings",
+    {
+        "balanced": "greatmeta_dist.meta.weightings.balanced:Balanced",
+        "mlp": "greatmeta_dist.meta.weightings.look_ahead:MlpLookAhead",
+        "lstm": "greatmeta_dist.meta.weightings.look_ahead:LstmLookAhead",
+        "groups": "greatmeta_dist.meta.weightings.groups:EqualGroups",
+        "loss": "greatmeta_dist.meta.weightings.loss:LossProportional",
+        "uniform": "greatmeta_dist.meta.weightings.uniform:Uniform",
+    },
+)
+"""How users are weighed in a step: ``scheduler.kind``; see ``meta/weightings/base.py``."""
+
+PRIORS = Registry(
+    "priors",
+    {
+        "bias": "greatmeta_dist.priors.bias:BiasPrior",
+        "item_factors": "greatmeta_dist.priors.item_factors:ItemFactorsPrior",
+        "bayesian_mf": "greatmeta_dist.priors.bayesian_mf:BayesianMFPrior",
+        "user_groups": "greatmeta_dist.priors.user_groups:UserGroupsPrior",
+    },
+)
+"""What is fitted before meta-training, in this order; see ``priors/base.py``."""
+
+SOURCES = Registry(
+    "sources",
+    {
+        "synthetic": "greatmeta_dist.data.sources.synthetic:open_synthetic",
+        "recbole": "greatmeta_dist.data.sources.recbole:open_recbole",
+        "movielens_100k": "greatmeta_dist.data.sources.movielens:open_movielens_100k",
+        "movielens_1m": "greatmeta_dist.data.sources.movielens:open_movielens_1m",
+        "movielens_csv": "greatmeta_dist.data.sources.movielens:open_movielens_csv",
+        "bookcrossing": "greatmeta_dist.data.sources.bookcrossing:open_bookcrossing",
+        "csv": "greatmeta_dist.data.sources.mapped:open_csv",
+        "parquet": "greatmeta_dist.data.sources.mapped:open_parquet",
+    },
+)
+"""Forms of logs: ``data.source``; see ``data/sources/base.py``."""
+
+METRICS = Registry(
+    "metrics",
+    {
+        "mae": "greatmeta_dist.evaluation.metrics.errors:MAE",
+        "rmse": "greatmeta_dist.evaluation.metrics.errors:RMSE",
+        "ndcg": "greatmeta_dist.evaluation.metrics.ndcg:NDCG",
+        "auc": "greatmeta_dist.evaluation.metrics.auc:AUC",
+    },
+)
+"""What predictions are judged by; see ``evaluation/metrics/base.py``."""

@@ -1,5 +1,6 @@
 """Lists of unequal length as one array and offsets (CSR), and grouping of integers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,6 +31,25 @@ class Ragged:
     def take(self, rows: Ints) -> "Ragged":
         at, lengths = self.positions(rows)
         return Ragged(self.values[at], offsets_of(lengths))
+
+
+def concatenate(parts: Sequence[Ragged]) -> Ragged:
+    """All lists of all parts, one part after the other."""
+    lengths = np.concatenate([part.lengths for part in parts])
+    return Ragged(np.concatenate([part.values for part in parts]), offsets_of(lengths))
+
+
+def join_lists(left: Ragged, right: Ragged) -> Ragged:
+    """As many lists, each the left one's values and then the right one's."""
+    lengths = left.lengths + right.lengths
+    offsets = offsets_of(lengths)
+    values = np.empty(offsets[-1], left.values.dtype)
+    is_left = np.zeros(len(values), bool)
+    owner = np.repeat(offsets[:-1] - left.offsets[:-1] + left.offsets[0], left.lengths)
+    is_left[owner + np.arange(len(owner))] = True
+    values[is_left] = left.values[left.offsets[0] : left.offsets[-1]]
+    values[~is_left] = right.values[right.offsets[0] : right.offsets[-1]]
+    return Ragged(values, offsets)
 
 
 def stable_order(keys: Ints) -> Ints:

@@ -1,4 +1,8 @@
-"""What an item's features alone say of its ratings: the means that few ratings shrink to."""
+"""Content regression: predicts an item's mean rating from its features.
+
+Items with few ratings are shrunk towards this prediction; items without ratings have nothing else.
+Shapes: I items of the catalogue, R rated items.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,140 +15,182 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
 
+from greatmeta_dist.config.priors import ContentConfig
+from greatmeta_dist.priors.base import ItemFeature
 from greatmeta_dist.ragged import Ragged
 
-PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-FOLDS = 5
-MIN_ITEMS = 50
-"""Rated items for which a regression is worth trying."""
-MAX_TUNED_ITEMS = 50_000
-"""Items that the penalty is chosen by, and that trees are fitted to."""
-TREES = {"max_iter": 100, "learning_rate": 0.05, "max_leaf_nodes": 8, "min_samples_leaf": 10}
-MAX_VALUES, MIN_VALUE_ITEMS = 64, 10
-"""Of each feature, the most frequent values that trees know, and the rated items each must have."""
-PORTION_ITEMS = 100_000
-"""Unrated items that trees predict at a time."""
-
-
-@dataclass(frozen=True)
-class ItemFeature:
-    """One feature of every item."""
-
-    codes: Ragged
-    """Which values it has, the most frequent ones first, from 0 on."""
-    num_frequent: int
-    """Values that have an embedding row; the others are as one to the model."""
-    number: NDArray[np.float64] | None
-    """[items] its value where values have an order, nan where it is unknown."""
-
-    @property
-    def frequent(self) -> Ragged:
-        """The same with one value in place of all rare ones."""
-        return Ragged(np.minimum(self.codes.values, self.num_frequent), self.codes.offsets)
+Floats = NDArray[np.float64]
+CHUNK_ITEMS = 100_000
+"""Items that trees predict at a time: bounds memory, changes no result."""
 
 
 def content_means(
     features: Sequence[ItemFeature],
     count: NDArray[np.int64],
-    total: NDArray[np.float64],
+    total: Floats,
     *,
-    prior: float,
+    damping: float,
+    options: ContentConfig,
     seed: int,
-) -> NDArray[np.float64]:
-    """The rating that each item's features lead to expect: [items].
+) -> Floats:
+    """Predict every item's mean rating from its features: [I].
 
-    ``count`` and ``total`` are the training ratings of each item and their sum; ``prior`` is the
-    ratings' worth of prior of a plain item mean. Ridge regression of the items' means on their
-    values. For rated items, an item counts as far as its mean is known, and values that few items
-    have count as one. For unrated items there is nothing but their values, rare ones, too; an item
-    counts as often as it is rated, for those that people rate are not like all others: the more an
-    item is rated the higher its ratings; and boosted trees serve in place of the regression where
-    they predict held-out items better.
+    ``count`` and ``total`` are [I]: training ratings of each item and their sum. ``damping`` is the
+    ratings' worth of prior of a plain item mean.
+
+    Rated items are predicted by a ridge regression in which an item counts as far as its own mean
+    is known, and in which a feature's rare values are one value. Items without ratings need two
+    things more. Popular items are rated higher, and items without ratings are not popular; so there
+    an item counts as often as it is rated. And rare values are all that is known of many of them,
+    so these have coefficients of their own. Boosted trees take the regression's place where they
+    predict held-out items better.
     """
     mean = float(total.sum() / count.sum())
     rated = np.flatnonzero(count)
-    if not features or len(rated) < MIN_ITEMS:
+    if not features or len(rated) < options.min_items:
         return np.full(len(count), mean)
     target = total[rated] / count[rated] - mean
-    tuned = np.random.default_rng([seed, 31]).permutation(len(rated))[:MAX_TUNED_ITEMS]
-    weight = count[rated] / (count[rated] + prior)
-    frequent = _indicators([f.frequent for f in features])
-    of_rated, _ = _regress(frequent, rated, target, weight * len(weight) / weight.sum(), tuned)
-    expected: NDArray[np.float64] = mean + of_rated
-    others = np.flatnonzero(count == 0)
-    if len(others):
+    order = np.random.default_rng([seed, 31]).permutation(len(rated))
+    regression = _Regression(rated, target, order[: options.max_tuned_items], options)
+
+    weight = count[rated] / (count[rated] + damping)
+    predicted, _ = regression.fit_predict(
+        _indicators([_with_rare_as_one(f) for f in features]), weight * len(weight) / weight.sum()
+    )
+    means: Floats = mean + predicted
+    unrated = np.flatnonzero(count == 0)
+    if len(unrated):
         weight = count[rated] * (len(rated) / count.sum())
-        values = _indicators([f.codes for f in features])
-        of_others, error = _regress(values, rated, target, weight, tuned)
-        expected[others] = mean + of_others[others]
-        columns = _Columns(features, rated)
-        known = columns.of(rated[tuned])
-        if known.shape[1] and _held_out_error(_trees, known, target[tuned], weight[tuned]) < error:
-            trees = _trees().fit(known, target[tuned], sample_weight=weight[tuned])
-            for start in range(0, len(others), PORTION_ITEMS):
-                chunk = others[start : start + PORTION_ITEMS]
-                expected[chunk] = mean + trees.predict(columns.of(chunk))
-    return expected
+        means[unrated] = mean + _predict_unrated(features, regression, weight, unrated)
+    return means
 
 
-class _Columns:
-    """What trees see of items: features that have an order as numbers, of others who has which of
-    their frequent values."""
+def _predict_unrated(
+    features: Sequence[ItemFeature],
+    regression: "_Regression",
+    weight: Floats,
+    unrated: NDArray[np.int64],
+) -> Floats:
+    """Mean ratings of items without ratings, less the mean of all; ``weight`` is [R]."""
+    of_all, ridge_error = regression.fit_predict(_indicators([f.codes for f in features]), weight)
+    predicted: Floats = of_all[unrated]
+    columns = _TreeColumns(features, regression.rated, regression.options)
+    tuned = regression.tuned
+    known, target, tuned_weight = (
+        columns.of(regression.rated[tuned]),
+        regression.target[tuned],
+        weight[tuned],
+    )
+    make_trees = partial(_trees, regression.options)
+    if not known.shape[1]:
+        return predicted
+    if regression.held_out_error(make_trees, known, target, tuned_weight) >= ridge_error:
+        return predicted
+    trees = make_trees().fit(known, target, sample_weight=tuned_weight)
+    for start in range(0, len(unrated), CHUNK_ITEMS):
+        chunk = slice(start, start + CHUNK_ITEMS)
+        predicted[chunk] = trees.predict(columns.of(unrated[chunk]))
+    return predicted
 
-    def __init__(self, features: Sequence[ItemFeature], rated: NDArray[np.int64]):
+
+def _with_rare_as_one(feature: ItemFeature) -> Ragged:
+    """A feature's values, all rare ones as one: as the model sees them."""
+    codes = feature.codes
+    return Ragged(np.minimum(codes.values, feature.num_frequent), codes.offsets)
+
+
+class _TreeColumns:
+    """What trees see of items: numbers where values have an order, else who has which value."""
+
+    def __init__(
+        self, features: Sequence[ItemFeature], rated: NDArray[np.int64], options: ContentConfig
+    ):
         self._numbers = [f.number for f in features if f.number is not None]
-        self._values = []
+        self._indicators = []
         for codes in (f.codes for f in features if f.number is None):
             value, column = np.unique(codes.values, return_inverse=True)
             item = np.repeat(np.arange(len(codes.lengths)), codes.lengths)
-            has = sparse.csr_matrix(
+            has_value = sparse.csr_matrix(
                 (np.ones(len(item), np.float32), (item, column)), (len(codes.lengths), len(value))
             )
-            num_items = np.asarray(has[rated].sum(0)).ravel()
-            frequent = np.argsort(-num_items, kind="stable")[:MAX_VALUES]
-            self._values.append(has[:, frequent[num_items[frequent] >= MIN_VALUE_ITEMS]])
+            num_items = np.asarray(has_value[rated].sum(0)).ravel()
+            frequent = np.argsort(-num_items, kind="stable")[: options.tree_max_values]
+            is_enough = num_items[frequent] >= options.tree_min_value_items
+            self._indicators.append(has_value[:, frequent[is_enough]])
 
     def of(self, items: NDArray[np.int64]) -> NDArray[np.float32]:
-        """[n, columns] of the items [n]."""
+        """The columns of items [m]: [m, columns]."""
         numbers = [number[items, None].astype(np.float32) for number in self._numbers]
-        return np.concatenate([*numbers, *(v[items].toarray() for v in self._values)], 1)
+        return np.concatenate([*numbers, *(v[items].toarray() for v in self._indicators)], 1)
 
 
-def _trees() -> HistGradientBoostingRegressor:
-    return HistGradientBoostingRegressor(**TREES, early_stopping=False, random_state=0)
+@dataclass(frozen=True)
+class _Regression:
+    """Ridge regression of the rated items' means, its penalty chosen by cross-validation."""
+
+    rated: NDArray[np.int64]
+    """[R]"""
+    target: Floats
+    """[R] mean ratings, less the mean of all."""
+    tuned: NDArray[np.int64]
+    """Which of the rated items choose the penalty."""
+    options: ContentConfig
+
+    def fit_predict(self, values: sparse.csr_matrix, weight: Floats) -> tuple[Floats, float]:
+        """Predictions for all items, and the error on held-out items.
+
+        ``values`` is [I, columns], ``weight`` [R]. Predictions are 0 where features do not help.
+        """
+        known = values[self.rated]
+        target, tuned_weight = self.target[self.tuned], weight[self.tuned]
+        errors = {
+            penalty: self.held_out_error(
+                partial(Ridge, penalty), known[self.tuned], target, tuned_weight
+            )
+            for penalty in self.options.penalties
+        }
+        penalty = min(errors, key=lambda p: errors[p])
+        centre = np.average(target, weights=tuned_weight)
+        error_of_mean = float(np.average((target - centre) ** 2, weights=tuned_weight))
+        if errors[penalty] >= error_of_mean:
+            return np.zeros(values.shape[0]), error_of_mean
+        model = Ridge(penalty).fit(known, self.target, sample_weight=weight)
+        predicted: Floats = model.predict(values)
+        return predicted, errors[penalty]
+
+    def held_out_error(
+        self,
+        make: Callable[[], Ridge | HistGradientBoostingRegressor],
+        values: sparse.csr_matrix | NDArray,
+        target: Floats,
+        weight: Floats,
+    ) -> float:
+        """Weighted mean squared error by cross-validation."""
+        squares = 0.0
+        folds = KFold(self.options.num_folds, shuffle=True, random_state=0)
+        for fitted, held in folds.split(target):
+            model = make().fit(values[fitted], target[fitted], sample_weight=weight[fitted])
+            errors = model.predict(values[held]) - target[held]
+            squares += float((weight[held] * errors**2).sum())
+        return squares / float(weight.sum())
 
 
-def _regress(
-    values: sparse.csr_matrix,
-    rated: NDArray[np.int64],
-    target: NDArray,
-    weight: NDArray,
-    tuned: NDArray[np.int64],
-) -> tuple[NDArray[np.float64], float]:
-    """Predictions for all items from the rated ones, 0 where features do not help; their error on
-    held-out items.
-
-    The penalty is chosen by cross-validation on the rated items ``tuned``.
-    """
-    known = values[rated]
-    error = {
-        penalty: _held_out_error(
-            partial(Ridge, penalty), known[tuned], target[tuned], weight[tuned]
-        )
-        for penalty in PENALTIES
-    }
-    penalty = min(error, key=lambda p: error[p])
-    centre = np.average(target[tuned], weights=weight[tuned])
-    without = float(np.average((target[tuned] - centre) ** 2, weights=weight[tuned]))
-    if error[penalty] >= without:
-        return np.zeros(values.shape[0]), without
-    model = Ridge(penalty).fit(known, target, sample_weight=weight)
-    predicted: NDArray[np.float64] = model.predict(values)
-    return predicted, error[penalty]
+def _trees(options: ContentConfig) -> HistGradientBoostingRegressor:
+    return HistGradientBoostingRegressor(
+        max_iter=options.tree_iterations,
+        learning_rate=options.tree_learning_rate,
+        max_leaf_nodes=options.tree_leaves,
+        min_samples_leaf=options.tree_min_items,
+        early_stopping=False,
+        random_state=0,
+    )
 
 
 def _indicators(fields: Sequence[Ragged]) -> sparse.csr_matrix:
-    """One column for each value of each field; a list's entries have length one together."""
+    """One column for each value of each field: [I, columns].
+
+    A list's entries have length one together, so that an item of many values does not count more.
+    """
     item = np.concatenate([np.repeat(np.arange(len(f.lengths)), f.lengths) for f in fields])
     size = np.concatenate(
         [np.repeat(1 / np.sqrt(np.maximum(n, 1)), n) for n in (f.lengths for f in fields)]
@@ -152,16 +198,3 @@ def _indicators(fields: Sequence[Ragged]) -> sparse.csr_matrix:
     starts = np.cumsum([0, *(f.values.max(initial=-1) + 1 for f in fields[:-1])])
     column = np.concatenate([f.values + start for f, start in zip(fields, starts, strict=True)])
     return sparse.csr_matrix((size, (item, column)))
-
-
-def _held_out_error(
-    make: Callable[[], Ridge | HistGradientBoostingRegressor],
-    values: sparse.csr_matrix | NDArray,
-    target: NDArray,
-    weight: NDArray,
-) -> float:
-    squares = 0.0
-    for fitted, held in KFold(FOLDS, shuffle=True, random_state=0).split(target):
-        model = make().fit(values[fitted], target[fitted], sample_weight=weight[fitted])
-        squares += float((weight[held] * (model.predict(values[held]) - target[held]) ** 2).sum())
-    return squares / float(weight.sum())

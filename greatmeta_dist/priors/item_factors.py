@@ -1,56 +1,107 @@
-"""Factors of what items and users leave of the training ratings: where items' own rows start."""
+"""Item factors: where items' own embedding rows start.
 
-from collections.abc import Callable, Iterable
+They are the leading factors of what the bias model leaves of the training ratings. Shapes: I items
+that have factors, k factors.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-NUM_FACTORS = 48
-NUM_SPARE = 16
-"""Directions carried along beyond the factors, so that these converge."""
-NUM_PASSES = 6
-"""Passes over the ratings."""
-PRIOR_RATINGS = 10.0
-"""Ratings' worth of prior of an item's factors: one of few ratings has small ones."""
-MAX_ITEMS = 1_000_000
-"""The most rated items, which alone have factors."""
-MAX_RATINGS = 20_000_000
-"""Ratings that factors are made of: those of the first training users."""
+from greatmeta_dist.config.priors import ItemFactorsConfig, PriorsConfig
+from greatmeta_dist.priors.base import Prior, Progress, State, TrainingRows, most_rated
+
+
+class ItemFactorsPrior(Prior):
+    """Factors of the most rated items."""
+
+    def __init__(self, item: NDArray[np.int64], factors: NDArray[np.float32]):
+        self.item = item
+        """[I] ascending."""
+        self.factors = factors
+        """[I, k]"""
+
+    @classmethod
+    def fit(
+        cls,
+        rows: TrainingRows,
+        options: PriorsConfig,
+        *,
+        fitted: Mapping[str, Any],
+        progress: Progress,
+    ) -> Self:
+        own = options.item_factors
+        bias, num_items = fitted["bias"].model, rows.num_items
+        progress("item factors", 0)
+        residuals = [
+            chunk.matrix(bias.training_residuals(chunk).astype(np.float32), num_items)
+            for chunk in rows.first_users(max_ratings=own.max_ratings)
+        ]
+        count = sum(np.bincount(matrix.indices, minlength=num_items) for matrix in residuals)
+        item = most_rated(count, own.max_items)
+        if len(item) < num_items:
+            residuals = [matrix[:, item] for matrix in residuals]
+        num_read = 0
+
+        def read() -> list[sparse.csr_matrix]:
+            nonlocal num_read
+            progress("item factors", num_read / own.num_passes)
+            num_read += 1
+            return residuals
+
+        return cls(item, item_factors(read, count[item], options=own, seed=options.seed))
+
+    def state(self) -> State:
+        return {"item": self.item, "factors": self.factors}, {}
+
+    @classmethod
+    def from_state(
+        cls, arrays: dict[str, NDArray], details: dict[str, Any], *, fitted: Mapping[str, Any]
+    ) -> Self:
+        return cls(arrays["item"], arrays["factors"])
 
 
 def item_factors(
-    chunks: Callable[[], Iterable[sparse.csr_matrix]], count: NDArray[np.int64], *, seed: int
+    chunks: Callable[[], Iterable[sparse.csr_matrix]],
+    count: NDArray[np.int64],
+    *,
+    options: ItemFactorsConfig,
+    seed: int,
 ) -> NDArray[np.float32]:
-    """Factors F of the items, F Fᵀ about proportional to the covariance of their residuals.
+    """Factors F [I, k] of items, F Fᵀ about proportional to the covariance of their residuals.
 
-    ``chunks`` gives users' residuals [users, items], 0 where unrated, in any chunks, the same
-    at every call; ``count`` [items] says how many each item has. Returns [items,
-    ``NUM_FACTORS``], strongest first; rows' squared lengths have mean 1 over ratings, or are 0
-    where ratings have nothing in common.
+    ``chunks`` gives users' residuals [users, I], 0 where unrated, in chunks that are the same at
+    every call; ``count`` [I] says how many each item has. Factors stand strongest first. The
+    squared lengths of rows have mean 1 over ratings, or are 0 where ratings have nothing in common.
 
-    With R the residuals over the root of their item's ratings and prior: the leading eigenvectors
+    With R the residuals over the root of their item's ratings and damping: the leading eigenvectors
     of RᵀR by randomised subspace iteration (Halko, Martinsson and Tropp, *Finding structure with
-    randomness*, 2011, algorithm 4.4), on chunks, so that memory does not grow with the log.
+    randomness*, 2011, algorithm 4.4). It runs on chunks, so that memory does not grow with the log.
     Eigenvalues are taken less the first one left out, the level of the noise.
     """
-    scale = (1 / np.sqrt(count + PRIOR_RATINGS)).astype(np.float32)[:, None]
-    width = min(NUM_FACTORS + NUM_SPARE, len(count))
+    num_factors = options.num_factors
+    scale = (1 / np.sqrt(count + options.damping)).astype(np.float32)[:, None]
+    width = min(num_factors + options.num_spare, len(count))
     start = np.random.default_rng([seed, 37]).normal(size=(len(count), width))
     basis = np.linalg.qr(start)[0].astype(np.float32)
-    for last in (False,) * (NUM_PASSES - 1) + (True,):
-        image, of_residuals = np.zeros_like(basis), scale * basis
+    for is_last in (False,) * (options.num_passes - 1) + (True,):
+        image, scaled_basis = np.zeros_like(basis), scale * basis
         for chunk in chunks():
-            image += chunk.T @ (chunk @ of_residuals)
+            image += chunk.T @ (chunk @ scaled_basis)
         image *= scale
-        if not last:
+        if not is_last:
             basis = np.linalg.qr(image)[0]
     values, within = np.linalg.eigh((basis.T @ image).astype(np.float64))
     values, vectors = values[::-1], basis @ within[:, ::-1]
-    noise = values[NUM_FACTORS] if width > NUM_FACTORS else 0.0
-    strength = np.sqrt(np.maximum(values[:NUM_FACTORS] - noise, 0))
-    found = np.zeros((len(count), NUM_FACTORS))
-    found[:, : len(strength)] = vectors[:, : len(strength)] * strength
-    found *= np.where(found[np.abs(found).argmax(0), np.arange(NUM_FACTORS)] < 0, -1, 1)
-    size = float(count @ (found**2).sum(1)) / max(int(count.sum()), 1)
-    return (found / (np.sqrt(size) or 1.0)).astype(np.float32)
+    noise = values[num_factors] if width > num_factors else 0.0
+    strength = np.sqrt(np.maximum(values[:num_factors] - noise, 0))
+    factors = np.zeros((len(count), num_factors))
+    factors[:, : len(strength)] = vectors[:, : len(strength)] * strength
+    # An eigenvector's sign is arbitrary: the entry of largest size is made positive.
+    largest = factors[np.abs(factors).argmax(0), np.arange(num_factors)]
+    factors *= np.where(largest < 0, -1, 1)
+    mean_square = float(count @ (factors**2).sum(1)) / max(int(count.sum()), 1)
+    return (factors / (np.sqrt(mean_square) or 1.0)).astype(np.float32)

@@ -1,9 +1,11 @@
 """What users are like before they rate: a mixture of normals about the centres of groups.
 
-A single normal takes those of a small group for unlikely members of the crowd, and draws them to
-it. The components differ in their means and weights alone: covariances of their own serve small
-groups better, and learn by heart where users have few ratings (docs/findings.md). Estimated from
-the training users; no known groups are used.
+A single normal takes users of a small group for unlikely members of the crowd, and draws their
+estimates towards it. A mixture lets a few ratings say which group a user is of. Components differ
+in mean and weight only. Covariances of their own would serve small groups better, and overfit where
+users have few ratings (``docs/decisions.md``). No known groups are used.
+
+Shapes: C components, U users, E numbers of a user x.
 """
 
 import warnings
@@ -12,28 +14,23 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 
 Floats = NDArray[np.float64]
-
-PRIOR_COUNT = 10.0
-"""Users, at 0, that a component's mean has for a prior."""
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """What n users are like, given ratings: a normal by component of C, and its responsibility."""
+    """What users are like, given ratings: per user, one normal for each component."""
 
     responsibility: Floats
-    """[C, n]"""
+    """[C, U] probability that the user is of the component."""
     mean: Floats
-    """[C, n, E]"""
+    """[C, U, E]"""
     covariance: Floats
-    """[n, E, E], the same of all components."""
+    """[U, E, E], the same for all components."""
 
-    def expected(self) -> tuple[Floats, Floats]:
-        """E[x] [n, E] and E[x xᵀ] [n, E, E]."""
+    def moments(self) -> tuple[Floats, Floats]:
+        """E[x] [U, E] and E[x xᵀ] [U, E, E]."""
         weighted = self.responsibility[..., None] * self.mean
         square = weighted.transpose(1, 2, 0) @ self.mean.transpose(1, 0, 2)
         return weighted.sum(0), self.covariance + square
@@ -41,97 +38,111 @@ class Posterior:
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over users: by component, responsibilities and E[x] by these; of all, E[x xᵀ]."""
+    """Sums over users, of which a mixture is fitted."""
 
     count: Floats
-    """[C]"""
+    """[C] Σ responsibilities."""
     total: Floats
-    """[C, E]"""
+    """[C, E] Σ responsibility · E[x]."""
     square: Floats
-    """[E, E]"""
+    """[E, E] Σ E[x xᵀ] over all users."""
 
     @classmethod
-    def none(cls, of: "Mixture") -> "Moments":
-        return cls(np.zeros(len(of.weight)), np.zeros_like(of.mean), np.zeros_like(of.precision))
+    def zeros(cls, mixture: "Mixture") -> "Moments":
+        """Of no users."""
+        return cls(
+            np.zeros(len(mixture.weight)),
+            np.zeros_like(mixture.mean),
+            np.zeros_like(mixture.precision),
+        )
 
-    def plus(self, found: Posterior, square: Floats) -> "Moments":
-        """With n more users, whose E[x xᵀ] are ``square`` [n, E, E]."""
-        total = (found.responsibility[:, None] @ found.mean)[:, 0]
+    def plus(self, users: Posterior, square: Floats) -> "Moments":
+        """With more users, whose E[x xᵀ] are ``square`` [U, E, E]."""
+        total = (users.responsibility[:, None] @ users.mean)[:, 0]
         return Moments(
-            self.count + found.responsibility.sum(1),
+            self.count + users.responsibility.sum(1),
             self.total + total,
             self.square + square.sum(0),
         )
 
-    def turned(self, turn: Floats) -> "Moments":
-        """Of ``turn`` [E, E] times x."""
-        return Moments(self.count, self.total @ turn.T, turn @ self.square @ turn.T)
+    def rotated(self, rotation: Floats) -> "Moments":
+        """Those of ``rotation`` [E, E] times x."""
+        return Moments(self.count, self.total @ rotation.T, rotation @ self.square @ rotation.T)
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """C normals of users' x [E]."""
+    """C normals with one covariance."""
 
     weight: Floats
-    """[C], the share of users that each has; of sum 1."""
+    """[C] share of users of each component; sums to 1."""
     mean: Floats
     """[C, E]"""
     precision: Floats
-    """[E, E], the inverse covariance of all."""
+    """[E, E] inverse of the covariance that all components have."""
 
     @classmethod
     def single(cls, variance: Floats) -> "Mixture":
-        """One normal about 0, of uncorrelated numbers of these variances [E]."""
+        """One normal about 0 with independent entries of these variances [E]."""
         return cls(np.ones(1), np.zeros((1, len(variance))), np.diag(1 / variance))
 
     @classmethod
     def of_clusters(cls, x: Floats, variance: Floats, *, count: int, seed: int) -> "Mixture":
-        """k-means clusters of users' x [n, E] in units of ``variance`` [E], all as wide as that.
+        """Components at the k-means clusters of users' x [U, E], each with variances [E].
 
-        In whatever order the users are, and wherever axes of equal variance, but the first, point.
+        Distances are in units of the variances. Users are sorted first, so that the clusters do not
+        depend on their order, nor on where axes of equal variance, but the first, point.
         """
+        from sklearn.cluster import KMeans
+        from sklearn.exceptions import ConvergenceWarning
+
         scaled = x[np.argsort(x[:, 0])] / np.sqrt(variance)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # of users who are all the same
+            warnings.simplefilter("ignore", ConvergenceWarning)  # users may be all the same
             cluster = KMeans(count, n_init=5, random_state=seed).fit(scaled).labels_
         size = np.maximum(np.bincount(cluster, minlength=count), 1)
-        # KMeans' own centres have bits that depend on threads.
+        # The bits of KMeans' own centres depend on the number of threads; these sums do not.
         total = np.stack([scaled[cluster == c].sum(0) for c in range(count)])
         mean = total / size[:, None] * np.sqrt(variance)
         return cls(size / size.sum(), mean, np.diag(1 / variance))
 
     @classmethod
-    def fitted(cls, moments: Moments, least: Floats) -> "Mixture":
-        """The mixture that fits users best, means and weights with a prior.
+    def fitted(cls, moments: Moments, min_variance: Floats, *, damping: float) -> "Mixture":
+        """The mixture that fits users best, with priors on means and weights.
 
-        That of means is ``PRIOR_COUNT``, of weights one user more of each component. The covariance
-        is that about these means, and ``least`` [E] on its diagonal.
+        A mean has ``damping`` users' worth of prior at 0, a weight one user more for each
+        component. ``min_variance`` [E] is added to the diagonal of the covariance.
         """
         count = moments.count[:, None]
-        mean = moments.total / (count + PRIOR_COUNT)
+        mean = moments.total / (count + damping)
         crossed = moments.total.T @ mean
-        about = moments.square - crossed - crossed.T + mean.T @ (count * mean)
-        covariance = about / count.sum() + np.diag(least)
+        about_means = moments.square - crossed - crossed.T + mean.T @ (count * mean)
+        covariance = about_means / count.sum() + np.diag(min_variance)
         weight = (moments.count + 1) / (moments.count + 1).sum()
         return cls(weight, mean, np.linalg.inv(covariance))
 
     def posterior(self, precision: Floats, linear: Floats) -> Posterior:
-        """Of n users whose ratings' log likelihood is linear · x − x · precision x/2 and more.
+        """Users' posteriors from what their ratings say of x.
 
-        ``precision`` is [n, E, E], ``linear`` [n, E].
+        The log likelihood of a user's ratings is linear · x − ½ x · precision x, up to a constant:
+        ``precision`` is [U, E, E], ``linear`` [U, E].
         """
         covariance = inverse(precision + self.precision)
-        own = self.mean @ self.precision
-        both = linear + own[:, None]
+        prior_linear = self.mean @ self.precision
+        both = linear + prior_linear[:, None]
         mean = (covariance @ both.transpose(1, 2, 0)).transpose(2, 0, 1)
-        fit = (mean * both).sum(2) - (own * self.mean).sum(1)[:, None]
-        log = np.log(self.weight)[:, None] + fit / 2
-        likelihood = np.exp(log - log.max(0))
+        # Evidence of each component: half of (μ·linear after the ratings − the same before them).
+        evidence = (mean * both).sum(2) - (prior_linear * self.mean).sum(1)[:, None]
+        log_weight = np.log(self.weight)[:, None] + evidence / 2
+        likelihood = np.exp(log_weight - log_weight.max(0))
         return Posterior(likelihood / likelihood.sum(0), mean, covariance)
 
 
 def inverse(matrix: Floats) -> Floats:
-    """Of positive definite matrices [n, D, D]; twice as fast as numpy's of any matrices."""
+    """Inverses of positive definite matrices [n, D, D].
+
+    By Cholesky, in torch, because numpy has no batched form; twice as fast as ``np.linalg.inv``.
+    """
     root = torch.linalg.cholesky(torch.from_numpy(matrix))
-    found: Floats = torch.cholesky_inverse(root).numpy()
-    return found
+    inverses: Floats = torch.cholesky_inverse(root).numpy()
+    return inverses

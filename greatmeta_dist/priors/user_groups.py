@@ -1,57 +1,47 @@
-"""Preference groups: users clustered by what they choose and what of it they like."""
+"""Preference groups: users clustered by what they choose and what of it they like.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Groups are found in the log, never given. The scheduler asks which of them are rare and difficult,
+and records tell minority users from the majority by them.
+
+Shapes: U users, n rows, G groups, K categories.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
 
-from greatmeta_dist.data.store import Cluster
-from greatmeta_dist.ragged import Ragged, offsets_of
+from greatmeta_dist.config.priors import PriorsConfig, UserGroupsConfig
+from greatmeta_dist.errors import require
+from greatmeta_dist.priors.base import (
+    ItemFeature,
+    Prior,
+    Progress,
+    State,
+    TrainingRows,
+    UserRows,
+)
+from greatmeta_dist.priors.bias import BiasModel
+from greatmeta_dist.ragged import Ragged, concatenate, offsets_of
 
-MAX_FITTED_USERS = 50_000
-MINORITY_SHARE = 0.2
-TASTE_PRIOR = 2.0
-"""Ratings' worth of prior of how a user's ratings in a category stand out."""
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class History:
-    """What is known of users: their support sets, or all rows of training users."""
+class UserGroup:
+    """Training users of like preferences."""
 
-    item: Ragged
-    rating: NDArray
-    """[rows]"""
-
-    def where(self, chosen: NDArray[np.bool_]) -> "History":
-        """The chosen rows [rows]; every user stays."""
-        lengths = self.item.lengths
-        owner = np.repeat(np.arange(len(lengths)), lengths)
-        offsets = offsets_of(np.bincount(owner[chosen], minlength=len(lengths)))
-        return History(Ragged(self.item.values[chosen], offsets), self.rating[chosen])
-
-
-class Grouping:
-    """How users find their group; this one knows a single group."""
-
-    names: Sequence[str] = ("all",)
-
-    def of(self, history: History, users: pl.DataFrame) -> NDArray[np.int32]:
-        """The group of each user, from its history or its features: [users]."""
-        return np.zeros(len(users), np.int32)
-
-
-class KnownGroups(Grouping):
-    """The true groups of synthetic data, from a column of the users' features."""
-
-    def __init__(self, column: str, names: Sequence[str]):
-        self.column, self.names = column, names
-
-    def of(self, history: History, users: pl.DataFrame) -> NDArray[np.int32]:
-        index = {name: k for k, name in enumerate(self.names)}
-        return users[self.column].replace_strict(index, return_dtype=pl.Int32).to_numpy()
+    name: str
+    """The two categories that it stands out by."""
+    size: int
+    """Training users."""
+    difficulty: float
+    """Mean square of what the bias model leaves of a user's ratings, in the mean over its users,
+    over the same of all users."""
+    difficulty_error: float
+    """Standard error of ``difficulty``."""
 
 
 @dataclass(frozen=True)
@@ -59,134 +49,256 @@ class Categories:
     """Which categories each item belongs to."""
 
     names: list[str]
+    """[K]"""
     of_item: Ragged
-    """For every item of the catalogue, indices of its categories."""
+    """For every item of the catalogue, its categories."""
 
     @classmethod
-    def from_column(cls, column: pl.Series, names: pl.Series) -> "Categories":
-        """From the catalogue's values of a feature, and that feature's known values."""
-        known = pl.DataFrame({"value": names, "code": np.arange(len(names))})
-        frame = pl.DataFrame({"item": np.arange(len(column)), "value": column})
-        if column.dtype == pl.List:
-            frame = frame.explode("value", empty_as_null=True, keep_nulls=True)
-        pairs = frame.join(known, on="value", how="inner", maintain_order="left")
-        lengths = np.bincount(pairs["item"].to_numpy(), minlength=len(column))
-        return cls(names.to_list(), Ragged(pairs["code"].to_numpy(), offsets_of(lengths)))
+    def of_feature(cls, feature: ItemFeature) -> "Categories":
+        """The values of an item feature that training has seen."""
+        codes = feature.codes
+        is_seen = codes.values < len(feature.values)
+        item = np.repeat(np.arange(len(codes.lengths)), codes.lengths)[is_seen]
+        lengths = np.bincount(item, minlength=len(codes.lengths))
+        return cls(feature.values, Ragged(codes.values[is_seen], offsets_of(lengths)))
 
-    def sums(self, rows: Ragged, value: NDArray) -> NDArray[np.float64]:
-        """Sum of ``value`` [rows] by user and category of the rows' items: [users, categories]."""
-        num_users, num = len(rows.lengths), len(self.names)
-        picked = self.of_item.take(rows.values)
-        owner = np.repeat(np.repeat(np.arange(num_users), rows.lengths), picked.lengths)
-        by_row = np.repeat(value, picked.lengths)
-        sums = np.bincount(owner * num + picked.values, by_row, num_users * num)
-        return sums.reshape(num_users, num).astype(np.float64)
+    def sums(self, rows: UserRows, value: NDArray) -> Floats:
+        """Sum of ``value`` [n] by user and category of the rows' items: [U, K]."""
+        num_users, num_categories = len(rows), len(self.names)
+        categories = self.of_item.take(rows.item.values)
+        user = np.repeat(rows.user, categories.lengths)
+        values = np.repeat(value, categories.lengths)
+        sums = np.bincount(
+            user * num_categories + categories.values, values, num_users * num_categories
+        )
+        return sums.reshape(num_users, num_categories).astype(np.float64)
 
 
 @dataclass(frozen=True)
 class Profiler:
-    """What a history says of a user: what they choose, and what of it they like."""
+    """What users' rows say of their preferences."""
 
     categories: Categories
-    item_mean: NDArray[np.float64]
-    """[items]"""
-    is_implicit: bool = False
+    bias: BiasModel
+    is_implicit: bool
     """Whether rows of rating 0 were drawn, so that nobody chose them."""
+    liking_damping: float
 
-    def blocks(self, history: History) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Two [users, categories]: the categories' shares, and how ratings in each stand out.
+    def profiles(self, rows: UserRows) -> tuple[Floats, Floats]:
+        """Two [U, K]: each category's share of a user's choices, and how much it is liked.
 
-        The second is the mean, shrunk, of ratings less their item's mean and the user's own offset.
+        Liking is the shrunk mean, by category, of ratings less their item's mean and the user's
+        own mean.
         """
-        every = np.ones(len(history.rating))
+        every = np.ones(len(rows.rating))
         chosen = self.categories.sums(
-            history.item, (history.rating > 0) * every if self.is_implicit else every
+            rows, (rows.rating > 0) * every if self.is_implicit else every
         )
-        shares = chosen / np.maximum(chosen.sum(1, keepdims=True), 1)
-        lengths = history.item.lengths
-        owner = np.repeat(np.arange(len(lengths)), lengths)
-        rest = history.rating - self.item_mean[history.item.values]
-        own = np.bincount(owner, rest, len(lengths)) / np.maximum(lengths, 1)
-        count = self.categories.sums(history.item, every)
-        taste = self.categories.sums(history.item, rest - own[owner]) / (count + TASTE_PRIOR)
-        return shares, taste
-
-    def halves(self, history: History) -> tuple["History", "History"]:
-        """Every user's rows at even places, and at odd ones."""
-        lengths = history.item.lengths
-        place = np.arange(len(history.rating)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        return history.where(place % 2 == 0), history.where(place % 2 == 1)
+        choice = chosen / np.maximum(chosen.sum(1, keepdims=True), 1)
+        residual = rows.rating - self.bias.item_means(rows.item.values)
+        lengths, user = rows.item.lengths, rows.user
+        user_mean = np.bincount(user, residual, len(rows)) / np.maximum(lengths, 1)
+        count = self.categories.sums(rows, every)
+        liking = self.categories.sums(rows, residual - user_mean[user])
+        return choice, liking / (count + self.liking_damping)
 
 
-class FittedGroups(Grouping):
-    """Clusters of preference profiles; a group is named after what it stands out by.
+class UserGroupsPrior(Prior):
+    """k-means clusters of preference profiles."""
 
-    What users choose and what they like count as far as one half of their histories agrees with
-    the other: noise does not make groups.
-    """
+    def __init__(
+        self,
+        groups: list[UserGroup],
+        minority: list[int],
+        profiler: Profiler | None,
+        scales: list[float],
+        centers: Floats,
+    ):
+        self.groups = groups
+        self.minority = minority
+        """The smallest groups that together hold at most ``minority_share`` of the users."""
+        self._profiler, self._scales, self._centers = profiler, scales, centers
 
-    def __init__(self, profiler: Profiler, history: History, *, num_groups: int, seed: int):
-        self.profiler = profiler
-        blocks = profiler.blocks(history)
-        halves = [profiler.blocks(half) for half in profiler.halves(history)]
-        self._scales = [
-            _reliability(left, right) / (np.sqrt(block.var(0).sum()) or 1.0)
-            for block, left, right in zip(blocks, *halves, strict=True)
-        ]
-        profiles = self._scaled(blocks)
-        distinct = len(np.unique(profiles, axis=0))
-        model = KMeans(min(num_groups, distinct), n_init=10, random_state=seed).fit(profiles)
-        self.centers = model.cluster_centers_
-        names: list[str] = []
-        for lift in (self.centers - profiles.mean(0)).reshape(len(self.centers), 2, -1).sum(1):
-            name = "+".join(profiler.categories.names[k] for k in np.argsort(-lift)[:2])
-            taken = sum(n.split(" #")[0] == name for n in names)
-            names.append(name if not taken else f"{name} #{taken + 1}")
-        self.names = names
+    @property
+    def names(self) -> list[str]:
+        return [group.name for group in self.groups]
 
-    def _scaled(self, blocks: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-        return np.concatenate([b * s for b, s in zip(blocks, self._scales, strict=True)], 1)
-
-    def of(self, history: History, users: pl.DataFrame) -> NDArray[np.int32]:
-        profiles = self._scaled(self.profiler.blocks(history))
-        distance = (self.centers**2).sum(1) - 2 * profiles @ self.centers.T
+    def assign(self, item: Ragged, rating: NDArray) -> NDArray[np.int32]:
+        """The group of each user [U], from its rows: U lists of items, and their ratings [n]."""
+        rows = UserRows(item, rating.astype(np.float64))
+        if self._profiler is None:
+            return np.zeros(len(rows), np.int32)
+        profile = _scaled(self._profiler.profiles(rows), self._scales)
+        # |p − c|² less |p|², which is the same for all centers c.
+        distance = (self._centers**2).sum(1) - 2 * profile @ self._centers.T
         return distance.argmin(1).astype(np.int32)
 
+    @classmethod
+    def fit(
+        cls,
+        rows: TrainingRows,
+        options: PriorsConfig,
+        *,
+        fitted: Mapping[str, Any],
+        progress: Progress,
+    ) -> Self:
+        own, bias = options.user_groups, fitted["bias"].model
+        progress("user groups", 0)
+        users = _first_users(rows, own.max_users)
+        feature = _profile_feature(rows.features, own)
+        if feature is None:
+            groups = [UserGroup("all", len(users), 1.0, 0.0)]
+            return cls(groups, [], None, [], np.zeros((1, 0)))
+        categories = Categories.of_feature(feature)
+        profiler = Profiler(categories, bias, rows.is_implicit, own.liking_damping)
+        scales, centers, names = _cluster(profiler, users, own, seed=options.seed)
+        prior = cls([], [], profiler, scales, centers)
+        group = prior.assign(users.item, users.rating)
+        squares = bias.training_residuals(users) ** 2
+        lengths = users.item.lengths
+        residual_mse = np.bincount(users.user, squares, len(users)) / np.maximum(lengths, 1)
+        groups = difficulties(names, group, residual_mse)
+        sizes = np.array([g.size for g in groups])
+        return cls(groups, minority_groups(sizes, own.minority_share), profiler, scales, centers)
 
-class ClusterTally:
-    """Adds up training users by cluster, in any chunks."""
+    def state(self) -> State:
+        details: dict[str, Any] = {
+            "groups": [asdict(group) for group in self.groups],
+            "minority": self.minority,
+            "scales": self._scales,
+        }
+        arrays: dict[str, NDArray] = {"centers": self._centers}
+        if self._profiler is not None:
+            categories = self._profiler.categories
+            arrays["categories.values"] = categories.of_item.values
+            arrays["categories.offsets"] = categories.of_item.offsets
+            details["categories"] = categories.names
+            details["is_implicit"] = self._profiler.is_implicit
+            details["liking_damping"] = self._profiler.liking_damping
+        return arrays, details
 
-    def __init__(self, num_clusters: int):
-        self._sums = np.zeros((3, num_clusters))
-
-    def add(self, cluster: NDArray[np.int32], left: NDArray[np.float64]) -> None:
-        """Users [n] of each cluster, and what is left of each one's ratings, mean square [n]."""
-        for sums, weight in zip(self._sums, (None, left, left**2), strict=True):
-            sums += np.bincount(cluster, weight, len(sums))
-
-    def clusters(self) -> list[Cluster]:
-        """What is known of each; one of fewer than two users is as difficult as all."""
-        count, total, squares = self._sums
-        overall = total.sum() / count.sum()
-        found = []
-        for n, t, s in zip(count, total, squares, strict=True):
-            if n < 2 or overall == 0:
-                found.append(Cluster(int(n), 1.0, 0.0))
-                continue
-            variance = max(s - t**2 / n, 0.0) / (n - 1)
-            found.append(Cluster(int(n), t / n / overall, (variance / n) ** 0.5 / overall))
-        return found
+    @classmethod
+    def from_state(
+        cls, arrays: dict[str, NDArray], details: dict[str, Any], *, fitted: Mapping[str, Any]
+    ) -> Self:
+        profiler = None
+        if "categories" in details:
+            of_item = Ragged(arrays["categories.values"], arrays["categories.offsets"])
+            profiler = Profiler(
+                Categories(details["categories"], of_item),
+                fitted["bias"].model,
+                details["is_implicit"],
+                details["liking_damping"],
+            )
+        groups = [UserGroup(**group) for group in details["groups"]]
+        return cls(groups, details["minority"], profiler, details["scales"], arrays["centers"])
 
 
-def _reliability(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
-    """How far two measurements [users, columns] of the same users all_true, 0 to 1."""
+def _first_users(rows: TrainingRows, max_users: int) -> UserRows:
+    """All rows of the first training users, in whole chunks."""
+    chunks, num_users = [], 0
+    for chunk in rows.chunks():
+        chunks.append(chunk)
+        num_users += len(chunk)
+        if num_users >= max_users:
+            break
+    return UserRows(
+        concatenate([chunk.item for chunk in chunks]),
+        np.concatenate([chunk.rating for chunk in chunks]),
+    )
+
+
+def _profile_feature(features: list[ItemFeature], options: UserGroupsConfig) -> ItemFeature | None:
+    """The item feature whose values make profiles; None where there is none."""
+    wanted = options.category
+    if wanted is None:
+        small = [f for f in features if f.is_list and 1 < len(f.values) <= options.max_categories]
+        return small[0] if small else None
+    named = [f for f in features if f.name == wanted]
+    names = ", ".join(f.name for f in features) or "none"
+    require(
+        bool(named),
+        f"priors.user_groups.category is '{wanted}'; the item features are {names}",
+    )
+    require(
+        bool(named[0].values),
+        f"priors.user_groups.category is '{wanted}', and no rated item has a value of it; choose "
+        f"another of {names}",
+    )
+    return named[0]
+
+
+def _cluster(
+    profiler: Profiler, users: UserRows, options: UserGroupsConfig, *, seed: int
+) -> tuple[list[float], Floats, list[str]]:
+    """Scales of the two profiles, centers [G, 2K], and the groups' names.
+
+    Choices and likings count as far as one half of users' rows agrees with the other half: noise
+    does not make groups.
+    """
+    from sklearn.cluster import KMeans
+
+    blocks = profiler.profiles(users)
+    halves = [profiler.profiles(half) for half in _halves(users)]
+    scales = [
+        _reliability(left, right) / (np.sqrt(block.var(0).sum()) or 1.0)
+        for block, left, right in zip(blocks, *halves, strict=True)
+    ]
+    profiles = _scaled(blocks, scales)
+    distinct = len(np.unique(profiles, axis=0))
+    num_groups = min(options.num_groups, distinct)
+    centers = KMeans(num_groups, n_init=options.num_starts, random_state=seed).fit(profiles)
+    names: list[str] = []
+    for lift in (centers.cluster_centers_ - profiles.mean(0)).reshape(num_groups, 2, -1).sum(1):
+        name = "+".join(profiler.categories.names[k] for k in np.argsort(-lift)[:2])
+        taken = sum(n.split(" #")[0] == name for n in names)
+        names.append(name if not taken else f"{name} #{taken + 1}")
+    return [float(scale) for scale in scales], centers.cluster_centers_, names
+
+
+def _scaled(blocks: Sequence[Floats], scales: Sequence[float]) -> Floats:
+    return np.concatenate([b * s for b, s in zip(blocks, scales, strict=True)], 1)
+
+
+def _halves(rows: UserRows) -> tuple[UserRows, UserRows]:
+    """Every user's rows at even positions, and at odd ones."""
+    lengths = rows.item.lengths
+    position = np.arange(len(rows.rating)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return rows.where(position % 2 == 0), rows.where(position % 2 == 1)
+
+
+def _reliability(left: Floats, right: Floats) -> float:
+    """How far two measurements [U, K] of the same users agree, 0 to 1: their correlation."""
     left, right = left - left.mean(0), right - right.mean(0)
     scale = np.sqrt((left**2).sum() * (right**2).sum())
     return max(0.0, float((left * right).sum() / scale)) if scale > 0 else 0.0
 
 
-def minority_groups(sizes: NDArray) -> list[int]:
-    """The smallest groups that together hold at most a fifth of the users, in order of size."""
+def difficulties(
+    names: Sequence[str], group: NDArray[np.int32], residual_mse: Floats
+) -> list[UserGroup]:
+    """What is known of each group, from each user's group and residual mean square, [U] both.
+
+    A group of fewer than two users is taken to be as difficult as users are on the whole.
+    """
+    num_groups = len(names)
+    count = np.bincount(group, minlength=num_groups)
+    total = np.bincount(group, residual_mse, num_groups)
+    squares = np.bincount(group, residual_mse**2, num_groups)
+    overall = total.sum() / count.sum()
+    groups = []
+    for name, n, t, s in zip(names, count, total, squares, strict=True):
+        if n < 2 or overall == 0:
+            groups.append(UserGroup(name, int(n), 1.0, 0.0))
+            continue
+        variance = max(s - t**2 / n, 0.0) / (n - 1)
+        error = float((variance / n) ** 0.5 / overall)
+        groups.append(UserGroup(name, int(n), float(t / n / overall), error))
+    return groups
+
+
+def minority_groups(sizes: NDArray, share: float) -> list[int]:
+    """The smallest groups that together hold at most ``share`` of the users, smallest first."""
     order = np.argsort(sizes, kind="stable")
-    held = np.cumsum(sizes[order]) <= MINORITY_SHARE * sizes.sum()
-    return [int(g) for g in order[held] if sizes[g] > 0]
+    is_minority = np.cumsum(sizes[order]) <= share * sizes.sum()
+    return [int(g) for g in order[is_minority] if sizes[g] > 0]

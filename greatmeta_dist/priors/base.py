@@ -1,0 +1,165 @@
+"""What every prior is given, and what it must offer.
+
+A *prior* is something fitted on the training rows before meta-training starts: biases, item
+factors, a Bayesian matrix factorisation, user groups. Arrays go in and arrays come out, so that a
+prior can be saved beside the store, copied into a run, and loaded where there is no store.
+
+Shapes in this package: I items of the catalogue, U users of a chunk, n rows (ratings) of a chunk.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from greatmeta_dist.config.priors import PriorsConfig
+from greatmeta_dist.ragged import Ragged, offsets_of
+
+Progress = Callable[[str, float], None]
+"""Told what is being fitted, and the share of it that is done, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class UserRows:
+    """Rated rows of some users, user by user."""
+
+    item: Ragged
+    """U lists, n values in all: the items of each user's rows."""
+    rating: NDArray[np.float64]
+    """[n]"""
+
+    def __len__(self) -> int:
+        return len(self.item.offsets) - 1
+
+    @property
+    def user(self) -> NDArray[np.int64]:
+        """[n] which of the users each row is of."""
+        return np.repeat(np.arange(len(self)), self.item.lengths)
+
+    def where(self, is_kept: NDArray[np.bool_]) -> "UserRows":
+        """The rows [n] that are kept; users without any stay, with an empty list."""
+        lengths = np.bincount(self.user[is_kept], minlength=len(self))
+        return UserRows(Ragged(self.item.values[is_kept], offsets_of(lengths)), self.rating[is_kept])
+
+    def matrix(self, values: NDArray, num_items: int) -> sparse.csr_matrix:
+        """Values [n] of the rows as a matrix [U, I], with an entry for every row, even 0."""
+        return sparse.csr_matrix(
+            (values, self.item.values, self.item.offsets), shape=(len(self), num_items)
+        )
+
+
+@dataclass(frozen=True)
+class ItemFeature:
+    """One feature of every item."""
+
+    name: str
+    values: list[str]
+    """Distinct values that training has seen, most frequent first."""
+    is_list: bool
+    codes: Ragged
+    """I lists: which values each item has; ``len(values)`` stands for any other value or none."""
+    num_frequent: int
+    """Values that have an embedding row of their own: the first ones."""
+    number: NDArray[np.float64] | None
+    """[I] the value as a number where values have an order; nan where it is unknown."""
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """The ratings of the training users, and what is known of the items."""
+
+    item_count: NDArray[np.int64]
+    """[I] number of training ratings of each item."""
+    item_sum: NDArray[np.float64]
+    """[I] their sum."""
+    item_squares: NDArray[np.float64]
+    """[I] the sum of their squares."""
+    features: list[ItemFeature]
+    is_implicit: bool
+    """Whether rows of rating 0 were drawn: nobody chose them."""
+    chunks: Callable[[], Iterable[UserRows]]
+    """All rows of all training users, in chunks; the same chunks at every call."""
+
+    @property
+    def num_items(self) -> int:
+        return len(self.item_count)
+
+    @property
+    def num_ratings(self) -> int:
+        return int(self.item_count.sum())
+
+    @property
+    def mean(self) -> float:
+        """Mean training rating."""
+        return float(self.item_sum.sum()) / self.num_ratings
+
+    def first_users(self, *, max_ratings: int) -> Iterator[UserRows]:
+        """Chunks from the first on, until they hold ``max_ratings``: what a fit is bounded by."""
+        num_ratings = 0
+        for chunk in self.chunks():
+            yield chunk
+            num_ratings += len(chunk.rating)
+            if num_ratings >= max_ratings:
+                return
+
+
+State = tuple[dict[str, NDArray], dict[str, Any]]
+"""What is saved of a prior: arrays by name, and what JSON can hold."""
+
+
+class Prior(ABC):
+    """Something fitted on training rows. Register it in ``extensions.PRIORS``.
+
+    A prior that also has ``predict_residual`` (see ``RatingPrior``) is averaged into predictions.
+    """
+
+    @classmethod
+    @abstractmethod
+    def fit(
+        cls,
+        rows: TrainingRows,
+        options: PriorsConfig,
+        *,
+        fitted: Mapping[str, Any],
+        progress: Progress,
+    ) -> Self:
+        """Fit to the training rows; ``fitted`` holds the priors that come before, by name.
+
+        The same arguments must give the same bits, whatever the number of threads.
+        """
+
+    @abstractmethod
+    def state(self) -> State:
+        """What ``from_state`` needs."""
+
+    @classmethod
+    @abstractmethod
+    def from_state(
+        cls, arrays: dict[str, NDArray], details: dict[str, Any], *, fitted: Mapping[str, Any]
+    ) -> Self:
+        """The inverse of ``state``; ``fitted`` holds the priors that come before, by name."""
+
+
+class RatingPrior(Prior):
+    """A prior that predicts ratings by itself; predictions are blended with the model's."""
+
+    @abstractmethod
+    def predict_residual(
+        self, support: Ragged, residual: NDArray[np.float64], query: Ragged
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Predict what the query rows' ratings leave of their items' content means.
+
+        ``support`` and ``query`` hold U lists of items. ``residual`` [support rows] is each known
+        rating less the content mean of its item. Returns, for every query row, the predicted
+        residual, and whether the prior knows the item; where it does not, the number means nothing.
+        """
+
+
+def most_rated(count: NDArray[np.int64], max_items: int) -> NDArray[np.int64]:
+    """The items with the most ratings, at most ``max_items``; ascending. ``count`` is [I]."""
+    order = np.argsort(-count, kind="stable")[:max_items]
+    return np.sort(order[count[order] > 0])

@@ -1,0 +1,53 @@
+"""How much a mean of few ratings should be trusted, estimated from the log itself."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greatmeta_dist.config.priors import BiasConfig
+
+
+@dataclass
+class VarianceComponents:
+    """Variance within and between groups of rows of unequal sizes; groups are added in chunks.
+
+    The analysis-of-variance estimates of a one-way random-effects model (Searle, Casella and
+    McCulloch, *Variance Components*, 1992, section 3.6).
+    """
+
+    num_groups: int = 0
+    num_rows: float = 0.0
+    squared_rows: float = 0.0
+    """Σ over groups of (rows of the group)²."""
+    total: float = 0.0
+    within: float = 0.0
+    """Sum of squares of rows about their group's mean."""
+    of_means: float = 0.0
+    """Σ over groups of (sum of the group)² / (rows of the group)."""
+
+    def add(self, count: NDArray, total: NDArray, squares: NDArray) -> None:
+        """Take in groups: rows of each, their sum, and the sum of their squares, [groups] each."""
+        is_seen = count > 0
+        count, total, squares = count[is_seen].astype(np.float64), total[is_seen], squares[is_seen]
+        self.num_groups += len(count)
+        self.num_rows += float(count.sum())
+        self.squared_rows += float((count**2).sum())
+        self.total += float(total.sum())
+        of_means = float((total**2 / count).sum())
+        self.of_means += of_means
+        self.within += float(squares.sum()) - of_means
+
+    def damping(self, options: BiasConfig) -> float:
+        """Rows' worth of prior that makes a group's shrunk mean the best linear predictor.
+
+        The variance within groups over the variance between them; bounded by the options.
+        """
+        if self.num_rows <= self.num_groups or self.num_groups < 2:
+            return options.max_damping
+        within = max(self.within, 0.0) / (self.num_rows - self.num_groups)
+        between = self.of_means - self.total**2 / self.num_rows - (self.num_groups - 1) * within
+        between /= self.num_rows - self.squared_rows / self.num_rows
+        if between <= within / options.max_damping:
+            return options.max_damping
+        return max(within / between, options.min_damping)

@@ -177,7 +177,7 @@ class Collator:
     target_transform: TargetTransform
     support_damping: float
     balance: NDArray[np.float64] | None = None
-    """[clusters] what a user of each counts in training; None where all count 1."""
+    """[groups] what a user of each counts in training; None where all count 1."""
 
     def collate(
         self,
@@ -185,13 +185,13 @@ class Collator:
         chosen: NDArray[np.int64] | None = None,
         *,
         is_training: bool = False,
-        cluster: NDArray[np.int32] | None = None,
+        group: NDArray[np.int32] | None = None,
         place: NDArray[np.int64] | None = None,
         feature_mask: FeatureMask | None = None,
     ) -> TaskBatch:
         """The batch of a table's chosen tasks, or of all.
 
-        ``cluster`` and ``place`` [tasks] and ``feature_mask`` are for training.
+        ``group`` and ``place`` [tasks] and ``feature_mask`` are for training.
         """
         chosen = np.arange(len(tasks)) if chosen is None else chosen
         return build_batch(
@@ -203,7 +203,7 @@ class Collator:
             support_damping=self.support_damping,
             feature_mask=feature_mask,
             balance=None
-            if cluster is None or self.balance is None
-            else self.balance[cluster[chosen]],
+            if group is None or self.balance is None
+            else self.balance[group[chosen]],
             place=None if place is None else place[chosen],
         )

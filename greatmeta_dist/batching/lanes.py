@@ -1,11 +1,9 @@
-"""Lanes: fixed slices of the training users, walked in an order anyone can recompute.
+"""Lanes: fixed slices of the training users, walked in an order that anyone can recompute.
 
-Lane k of K holds store shards k, k + K, …; a step takes the same number of users from every lane,
+Lane k of K holds store shards k, k + K, …. A step takes the same number of users from every lane,
 so the global batch never depends on how many workers there are (DESIGN.md section 4).
 """
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,23 +11,23 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from greatmeta_dist.batching.collate import Collator
+from greatmeta_dist.batching.grouping import UserGrouping
+from greatmeta_dist.batching.length_buckets import length_buckets
 from greatmeta_dist.batching.resample import resample_support_query
 from greatmeta_dist.config import TrainConfig
-from greatmeta_dist.data.store import FeatureSpec, Part, Store
+from greatmeta_dist.data.arrow import join_batches
+from greatmeta_dist.data.store import FeatureSpec, Store, UserTasks
 from greatmeta_dist.data.tasks import FeatureMask
 from greatmeta_dist.errors import require
-from greatmeta_dist.meta.batch import StepBatch
+from greatmeta_dist.meta.batch import StepBatch, TaskBatch
 from greatmeta_dist.ragged import offsets_of
 
 USERS_PER_LANE = 4096
 """Training users for which a lane of its own is worth its messages."""
 
-PART_COST_ROWS = 1024
-"""Padding rows that cost a step as much as one more part of a lane."""
-
 
 def default_lanes(num_train: int, num_shards: int) -> int:
-    """K by a rule that looks at the store alone: a power of two dividing the shards."""
+    """K by a rule that looks at the store alone: a power of two that divides the shards."""
     lanes = 1
     while 2 * lanes * USERS_PER_LANE <= num_train and num_shards % (2 * lanes) == 0:
         lanes *= 2
@@ -41,24 +39,29 @@ def lane_sizes(store: Store, num_lanes: int) -> list[int]:
     return [sum(store.train_sizes[lane::num_lanes]) for lane in range(num_lanes)]
 
 
-def shared_lanes(store: Store, users_per_batch: int, num_workers: int) -> int:
-    """K for a group of workers: by the store's rule, but at least as many as there are workers,
-    and 8 where users and shards allow, so that up to 8 workers give one result."""
+def group_lanes(store: Store, users_per_batch: int, num_workers: int) -> int:
+    """K for a group of workers.
+
+    By the store's rule, but at least as many as there are workers, and 8 where users and shards
+    allow, so that up to 8 workers give one result.
+    """
     num_shards = store.manifest.shards["train"]
-    lanes = max(8, num_workers, default_lanes(store.manifest.parts["train"], num_shards))
+    lanes = max(8, num_workers, default_lanes(store.manifest.splits["train"], num_shards))
 
     def fits(count: int) -> bool:
-        is_dealt = num_shards % count == 0 and users_per_batch % count == 0
-        return is_dealt and min(lane_sizes(store, count)) * count >= users_per_batch
+        is_divided = num_shards % count == 0 and users_per_batch % count == 0
+        return is_divided and min(lane_sizes(store, count)) * count >= users_per_batch
 
     while lanes > num_workers and not fits(lanes):
         lanes //= 2
     return lanes
 
 
-def dealt(store: Store, num_lanes: int | None, users_per_batch: int, num_workers: int) -> list[int]:
+def checked_lane_sizes(
+    store: Store, num_lanes: int | None, users_per_batch: int, num_workers: int
+) -> list[int]:
     """Users of each of K lanes; raises ``InputError`` if they do not suffice."""
-    num_shards, num_train = store.manifest.shards["train"], store.manifest.parts["train"]
+    num_shards, num_train = store.manifest.shards["train"], store.manifest.splits["train"]
     count = num_lanes or default_lanes(num_train, num_shards)
     require(
         num_shards % count == 0 and users_per_batch % count == 0,
@@ -82,11 +85,11 @@ def dealt(store: Store, num_lanes: int | None, users_per_batch: int, num_workers
 
 
 class Lane:
-    """One lane's users: which shard and row each stands in, and their order in each epoch."""
+    """One lane's users: the shard and row of each, and their order in each epoch."""
 
-    def __init__(self, store: Store, number: int, num_lanes: int, seed: int, *, first: int):
-        """``first`` is the place of its first user among those of all lanes."""
-        self.number, self.seed, self.first = number, seed, first
+    def __init__(self, store: Store, number: int, num_lanes: int, seed: int, *, first_user: int):
+        """``first_user`` is the index of its first user among those of all lanes."""
+        self.number, self.seed, self.first_user = number, seed, first_user
         shards = range(number, store.manifest.shards["train"], num_lanes)
         self.batches: list[pa.RecordBatch] = [store.shard("train", s) for s in shards]
         sizes = [b.num_rows for b in self.batches]
@@ -99,14 +102,15 @@ class Lane:
     def order(self, epoch: int, length: int) -> NDArray[np.int64]:
         """The ``length`` users of an epoch: a function of (seed, epoch, lane) alone.
 
-        A block of users that moves on with every epoch is left out; those left out in the epoch
-        before come first, the others follow shard by shard, shuffled within.
+        An epoch ends when the shortest lane cannot fill a batch, so longer lanes leave users out.
+        Which ones moves on with every epoch, and those left out in the epoch before come first.
+        The others follow shard by shard, shuffled within: reading stays nearly sequential.
         """
-        num_left = len(self) - length
+        num_left_out = len(self) - length
         base = np.random.default_rng([self.seed, 11, self.number]).permutation(len(self))
 
         def left_out(e: int) -> NDArray[np.int64]:
-            return base[(e * num_left + np.arange(num_left)) % len(self)]
+            return base[(e * num_left_out + np.arange(num_left_out)) % len(self)]
 
         rng = np.random.default_rng([self.seed, 13, self.number, epoch])
         rank = rng.permutation(len(self.batches))[self.shard] + rng.random(len(self))
@@ -115,31 +119,33 @@ class Lane:
         rank[left_out(epoch)] = np.inf
         return np.argsort(rank, kind="stable")[:length]
 
-    def read(self, users: NDArray[np.int64], store: Store, choice: FeatureSpec) -> Part:
+    def read(
+        self, users: NDArray[np.int64], store: Store, feature_spec: FeatureSpec
+    ) -> UserTasks:
         """The tasks of the chosen users, in that order; only their rows are read."""
         shard = self.shard[users]
         taken = [
             self.batches[s].take(pa.array(self.row[users[shard == s]])) for s in np.unique(shard)
         ]
-        joined = taken[0]
-        if len(taken) > 1:
-            joined = pa.Table.from_batches(taken).combine_chunks().to_batches()[0]
-        if (np.diff(shard) < 0).any():
+        joined = join_batches(taken)
+        if (np.diff(shard) < 0).any():  # rows were taken shard by shard: back to the users' order
             back = np.empty(len(users), np.int64)
             back[np.argsort(shard, kind="stable")] = np.arange(len(users))
             joined = joined.take(pa.array(back))
-        return store.tasks_of(joined, choice)
+        return store.tasks_of(joined, feature_spec)
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step's tasks, each lane's users in parts of similar support size, and who they are."""
+    """A step's tasks, each lane's users in length buckets, and who they are."""
 
     batch: StepBatch
     user: list[str]
-    """In the order of the parts, as the arrays."""
+    """In the order of the buckets, as the arrays."""
     group: NDArray[np.int32]
+    """[users] preference group, as records have it."""
     num_support: NDArray[np.int64]
+    """[users] support rows."""
 
 
 class Lanes:
@@ -149,64 +155,31 @@ class Lanes:
         self,
         store: Store,
         collator: Collator,
-        choice: FeatureSpec,
-        *,
-        num_lanes: int | None,
-        users_per_batch: int,
-        seed: int,
-        resample_support: bool,
-        short_support_rate: float,
-        feature_mask_rate: float,
-        rank: int = 0,
-        size: int = 1,
-    ):
-        """Worker ``rank`` of ``size`` hosts as many neighbouring lanes as the others.
-
-        Raises ``InputError`` where the users cannot be dealt as asked.
-        """
-        lengths = dealt(store, num_lanes, users_per_batch, size)
-        self.count, self.num_users = len(lengths), sum(lengths)
-        self.users_per_lane = users_per_batch // self.count
-        hosted = range(rank * self.count // size, (rank + 1) * self.count // size)
-        first = offsets_of(np.array(lengths)).tolist()
-        self.places = range(first[hosted.start], first[hosted.stop])
-        """Of the users hosted here, among ``num_users`` of all, lane by lane."""
-        self.lanes = [Lane(store, k, self.count, seed, first=first[k]) for k in hosted]
-        self.steps_per_epoch = min(lengths) // self.users_per_lane
-        self.seed, self.resample_support, self.feature_mask_rate = (
-            seed,
-            resample_support,
-            feature_mask_rate,
-        )
-        self.short_support_rate = short_support_rate
-        self._store, self._collator, self._choice = store, collator, choice
-        self._orders: tuple[int, list[NDArray[np.int64]]] = (-1, [])
-
-    @classmethod
-    def of(
-        cls,
-        store: Store,
-        collator: Collator,
-        choice: FeatureSpec,
+        feature_spec: FeatureSpec,
+        grouping: UserGrouping,
         config: TrainConfig,
         *,
         rank: int = 0,
-        size: int = 1,
-    ) -> "Lanes":
-        """The lanes that a training's options ask for, as far as a worker hosts them."""
-        return cls(
-            store,
-            collator,
-            choice,
-            num_lanes=config.lanes,
-            users_per_batch=config.users_per_batch,
-            seed=config.seed,
-            resample_support=config.resample_support,
-            short_support_rate=config.short_support_rate,
-            feature_mask_rate=config.feature_mask_rate,
-            rank=rank,
-            size=size,
-        )
+        world_size: int = 1,
+    ):
+        """Worker ``rank`` of ``world_size`` hosts as many neighbouring lanes as the others.
+
+        Raises ``InputError`` where the users cannot be dealt as the options ask.
+        """
+        lengths = checked_lane_sizes(store, config.lanes, config.users_per_batch, world_size)
+        self.count, self.num_users = len(lengths), sum(lengths)
+        self.users_per_lane = config.users_per_batch // self.count
+        hosted = range(rank * self.count // world_size, (rank + 1) * self.count // world_size)
+        first = offsets_of(np.array(lengths)).tolist()
+        self.user_range = range(first[hosted.start], first[hosted.stop])
+        """The users hosted here, among ``num_users`` of all, lane by lane."""
+        self.lanes = [
+            Lane(store, k, self.count, config.seed, first_user=first[k]) for k in hosted
+        ]
+        self.steps_per_epoch = min(lengths) // self.users_per_lane
+        self._store, self._collator, self._feature_spec = store, collator, feature_spec
+        self._grouping, self._config = grouping, config
+        self._orders: tuple[int, list[NDArray[np.int64]]] = (-1, [])
 
     def step(self, number: int) -> Step:
         """A step's tasks: a function of its number alone."""
@@ -214,85 +187,48 @@ class Lanes:
         if self._orders[0] != epoch:
             length = self.steps_per_epoch * self.users_per_lane
             self._orders = (epoch, [lane.order(epoch, length) for lane in self.lanes])
-        here = slice(index * self.users_per_lane, (index + 1) * self.users_per_lane)
-        lanes, names, groups, sizes = [], [], [], []
+        in_epoch = slice(index * self.users_per_lane, (index + 1) * self.users_per_lane)
+        batches, names, groups, sizes = [], [], [], []
         for lane, order in zip(self.lanes, self._orders[1], strict=True):
-            chosen = order[here]
-            users = lane.read(chosen, self._store, self._choice)
-            rng = np.random.default_rng([self.seed, 17, lane.number, number])
-            tasks = users.tasks
-            if self.resample_support:
-                tasks = resample_support_query(
-                    tasks, rng, short_support_rate=self.short_support_rate
-                )
-            feature_mask = (
-                FeatureMask(self.feature_mask_rate, rng) if self.feature_mask_rate else None
-            )
-            by_length = np.argsort(tasks.support_item.lengths, kind="stable")
-            lengths = tasks.support_item.lengths[by_length]
-            lanes.append(
-                [
-                    self._collator.collate(
-                        tasks,
-                        by_length[p],
-                        is_training=True,
-                        cluster=users.cluster,
-                        place=lane.first + chosen,
-                        feature_mask=feature_mask,
-                    )
-                    for p in length_parts(lengths)
-                ]
-            )
+            users, buckets, by_length, lengths = self._lane_batches(lane, order[in_epoch], number)
+            batches.append(buckets)
             names += [users.user[k] for k in by_length]
-            groups.append(users.group[by_length])
+            groups.append(self._grouping.recorded(users, is_training=True)[by_length])
             sizes.append(lengths)
-        return Step(StepBatch.of(lanes), names, np.concatenate(groups), np.concatenate(sizes))
+        return Step(StepBatch.of(batches), names, np.concatenate(groups), np.concatenate(sizes))
 
+    def _lane_batches(
+        self, lane: Lane, chosen: NDArray[np.int64], number: int
+    ) -> tuple[UserTasks, list[TaskBatch], NDArray[np.int64], NDArray[np.int64]]:
+        """A lane's users of a step, their batches by length bucket, their order, and lengths.
 
-def length_parts(lengths: NDArray[np.int64]) -> list[slice]:
-    """Cut users, sorted by length, into parts that are padded apart.
-
-    A cut saves the shorter users' padding and costs a part's overhead; the best one is made while
-    it pays, then again on either side.
-    """
-    if len(lengths) < 2:
-        return [slice(0, len(lengths))]
-    saved = np.arange(1, len(lengths)) * (lengths[-1] - lengths[:-1])
-    cut = int(np.argmax(saved))
-    if saved[cut] <= PART_COST_ROWS:
-        return [slice(0, len(lengths))]
-    cut += 1
-    right = [slice(p.start + cut, p.stop + cut) for p in length_parts(lengths[cut:])]
-    return [*length_parts(lengths[:cut]), *right]
-
-
-def read_part(
-    store: Store,
-    part: str,
-    choice: FeatureSpec,
-    *,
-    users_per_batch: int,
-    most: int | None = None,
-    rank: int = 0,
-    size: int = 1,
-) -> Iterator[Part | None]:
-    """A part's tasks in batches of users of similar support size.
-
-    Of a part of more than ``most`` users about so many: the same share of every shard, whose users
-    stand in no order that matters. With ``size`` readers, each gets every so manyth batch; all get
-    as many, the last perhaps None.
-    """
-    number = 0
-    share = 1.0 if most is None else min(1.0, most / max(1, store.manifest.parts.get(part, 0)))
-    for shard_number in range(store.manifest.shards.get(part, 0)):
-        shard = store.shard(part, shard_number)
-        shard = shard.slice(0, math.ceil(share * shard.num_rows))
-        lengths = np.diff(shard.column("support_item").offsets.to_numpy())
-        order = np.argsort(lengths, kind="stable")
-        for start in range(0, len(order), users_per_batch):
-            if number % size == rank:
-                rows = pa.array(order[start : start + users_per_batch])
-                yield store.tasks_of(shard.take(rows), choice)
-            number += 1
-    if 0 < number % size <= rank:
-        yield None
+        Random draws are functions of (seed, lane, step), so that they do not depend on who reads.
+        """
+        config = self._config
+        users = lane.read(chosen, self._store, self._feature_spec)
+        rng = np.random.default_rng([config.seed, 17, lane.number, number])
+        tasks = users.tasks
+        if config.resample_support:
+            tasks = resample_support_query(
+                tasks, rng, short_support_rate=config.short_support_rate
+            )
+        feature_mask = None
+        if config.feature_mask_rate:
+            feature_mask = FeatureMask(config.feature_mask_rate, rng)
+        group = None
+        if self._collator.balance is not None:
+            group = self._grouping.found(users, is_training=True)
+        by_length = np.argsort(tasks.support_item.lengths, kind="stable")
+        lengths = tasks.support_item.lengths[by_length]
+        buckets = [
+            self._collator.collate(
+                tasks,
+                by_length[bucket],
+                is_training=True,
+                group=group,
+                place=lane.first_user + chosen,
+                feature_mask=feature_mask,
+            )
+            for bucket in length_buckets(lengths)
+        ]
+        return users, buckets, by_length, lengths

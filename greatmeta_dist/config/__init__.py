@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from greatmeta_dist.config.cluster import ClusterConfig
 from greatmeta_dist.config.data import ColumnsConfig, DataConfig
 from greatmeta_dist.config.model import InnerConfig, ModelConfig
+from greatmeta_dist.config.priors import PriorsConfig
 from greatmeta_dist.config.training import SchedulerConfig, TrainConfig
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "DataConfig",
     "InnerConfig",
     "ModelConfig",
+    "PriorsConfig",
     "SchedulerConfig",
     "TrainConfig",
 ]
@@ -28,6 +30,7 @@ class Config:
     """All sections; each command reads the ones it needs."""
 
     data: DataConfig = field(default_factory=DataConfig)
+    priors: PriorsConfig = field(default_factory=PriorsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     inner: InnerConfig = field(default_factory=InnerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)

@@ -81,12 +81,6 @@ class DataConfig:
     min_value_count: int = 10
     """A feature value of fewer training users, or of fewer items that these rated, counts as
     unknown to the model: it says hardly more than a name, and would be learnt by heart."""
-    category: str | None = None
-    """Item feature whose shares make a user's preference profile; None takes the first list
-    feature with at most 64 values."""
-    num_groups: int = 8
-    """Preference groups to cluster users into."""
-
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     """csv, parquet: what the log's columns are called: ``{user: uid, item: iid, …}``."""
     separator: str = ","
@@ -130,7 +124,6 @@ class DataConfig:
         for name in (
             "min_interactions",
             "min_value_count",
-            "num_groups",
             "users",
             "items",
             "negatives",

@@ -400,7 +400,7 @@ def _synthetic(config: DataConfig, work: Path) -> Source:
         scan("interactions"),
         True,
         Table(scan("users"), {"age": "token", "region": "token"}),
-        Table(scan("items", ("category",)), {"category": "token_list", "collator": "token"}),
+        Table(scan("items", ("category",)), {"category": "token_list", "maker": "token"}),
         (),
         made=(made.folder / "interactions.parquet",),
         group="group",

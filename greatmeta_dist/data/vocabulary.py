@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from greatmeta_dist.data.sources import Kind
-from greatmeta_dist.data.store import ITEM_ID, Field, write_vocabulary
+from greatmeta_dist.data.manifest import ITEM_ID, Field
 from greatmeta_dist.ragged import Ragged, offsets_of
 
 NUM_BINS = 32
@@ -81,12 +83,13 @@ class Vocabulary:
         return given.fill_null(np.nan).to_numpy()
 
     def write(self, folder: Path) -> None:
-        write_vocabulary(
-            folder / f"{self.field.name}.parquet",
-            [*self.values.to_list(), None],
-            self.rows,
-            np.append(self.counts, 0),
-        )
+        """Write ``value`` (null for unknown), ``row`` and ``count``, one line for each value."""
+        columns = {
+            "value": [*self.values.to_list(), None],
+            "row": self.rows,
+            "count": np.append(self.counts, 0),
+        }
+        pq.write_table(pa.table(columns), folder / f"{self.field.name}.parquet")
 
 
 def bin_edges(values: pl.Series, *, min_count: int) -> NDArray[np.float64]:

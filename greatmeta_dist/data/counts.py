@@ -1,0 +1,52 @@
+"""Counts of the training users' ratings, bucket by bucket."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from greatmeta_dist.data.manifest import Ratings
+
+
+@dataclass
+class TrainingCounts:
+    """Sums over the training users' ratings; buckets are added in order."""
+
+    item_count: NDArray[np.int64]
+    """[items] ratings of each item."""
+    item_sum: NDArray[np.float64]
+    """[items] their sum."""
+    item_squares: NDArray[np.float64]
+    """[items] the sum of their squares."""
+    users: list[pl.Series] = field(default_factory=list)
+    """Tokens of the training users, a series for each bucket."""
+    lowest: float = np.inf
+    highest: float = -np.inf
+
+    @classmethod
+    def zeros(cls, num_items: int) -> "TrainingCounts":
+        return cls(np.zeros(num_items, np.int64), np.zeros(num_items), np.zeros(num_items))
+
+    def add(self, train: pl.DataFrame) -> None:
+        """Count one bucket's training rows: ``user``, ``item`` (index), ``rating``."""
+        if not len(train):
+            return
+        item, rating = train["item"].to_numpy(), train["rating"].to_numpy()
+        self.item_count += np.bincount(item, minlength=len(self.item_count))
+        self.item_sum += np.bincount(item, rating, len(self.item_sum))
+        self.item_squares += np.bincount(item, rating**2, len(self.item_sum))
+        self.users.append(train["user"].unique(maintain_order=True))
+        self.lowest = min(self.lowest, float(rating.min()))
+        self.highest = max(self.highest, float(rating.max()))
+
+    @property
+    def mean(self) -> float:
+        return float(self.item_sum.sum()) / int(self.item_count.sum())
+
+    def ratings(self, rating_range: list[float] | None) -> Ratings:
+        """Their summary, with the range as given, or as found."""
+        lowest, highest = rating_range or (self.lowest, self.highest)
+        count = int(self.item_count.sum())
+        variance = max(float(self.item_squares.sum()) / count - self.mean**2, 0.0)
+        return Ratings(float(lowest), float(highest), self.mean, variance**0.5, count)

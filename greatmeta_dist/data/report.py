@@ -1,0 +1,30 @@
+"""What became of a log's rows: the report that ``prepare`` leaves."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Report:
+    """Counts of rows, tasks and values."""
+
+    read: int = 0
+    rejected: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Rejected rows by reason, the most frequent first."""
+    unrated: int = 0
+    """Rows whose rating says that none was given (``data.unrated_value``)."""
+    out_of_bounds: int = 0
+    """Interactions of users with too few or too many of them, or no more than a query takes."""
+    not_in_split: int = 0
+    """Interactions that the given split does not name."""
+    unused: int = 0
+    """Interactions of users with tasks that none of these takes: more than a support may hold, or
+    than a query of held-out items."""
+    tasks: dict[str, int] = field(default_factory=dict)
+    """Tasks of each split."""
+    interactions: dict[str, int] = field(default_factory=dict)
+    """Interactions of each split."""
+    rare_values: dict[str, int] = field(default_factory=dict)
+    """Of each feature, the values that too few have for a row of their own."""
+    is_new: bool = True
+    """False where the store had been made the same way before."""

@@ -3,8 +3,8 @@
 Tags (DESIGN.md section 8), by what stands before the first slash:
 
 - ``train/``, of a step's users: ``loss`` on their query rows after adaptation, ``loss_unadapted``
-  before it, ``rmse`` in the ratings' units, and ``nonfinite_share``, the share of users left out
-  because their loss, gradient or factors are not finite.
+  before it, ``rmse`` in the ratings' units, and ``nonfinite_share``, the share of users whose
+  loss, gradient or factors are not finite: they count in nothing else.
 - ``meta/``, of the scheduler: ``weights`` (relative to uniform ones), their ``entropy``,
   ``effective_sample_size`` and ``effective_sample_share`` (of the users); each kind of gradient
   factor; ``correlation_with_gain/*`` of weights and factors, where gain is the loss that adaptation
@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter

@@ -7,6 +7,7 @@ from greatmeta_dist.evaluation.metrics.base import (
     UserMetrics,
     join,
     measure,
+    metric_of,
     registered_metrics,
 )
 from greatmeta_dist.evaluation.metrics.catalogue import ranking
@@ -21,6 +22,7 @@ __all__ = [
     "chance_ndcg",
     "join",
     "measure",
+    "metric_of",
     "ranking",
     "registered_metrics",
 ]

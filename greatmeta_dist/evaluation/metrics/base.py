@@ -78,7 +78,7 @@ class Metric(ABC):
         """Numbers by name, from the columns of any users.
 
         Unless overridden, a number is the mean of the column of its name [U] over the users who
-        are not nan there. A number that no user has a value for is left out.
+        are not nan there. A number that no user has a value for is omitted.
         """
         known = {name: values[~np.isnan(values)] for name, values in columns.items()}
         return {name: float(values.mean()) for name, values in known.items() if len(values)}

@@ -34,7 +34,7 @@ from greatmeta_dist.config.training import FACTORS
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.data.tasks import TaskTable
-from greatmeta_dist.display import Bar, Display
+from greatmeta_dist.display import Display
 from greatmeta_dist.evaluation.baselines import Baselines
 from greatmeta_dist.evaluation.evaluate import Scored, evaluate, score_part
 from greatmeta_dist.options import compose_config, opened
@@ -241,8 +241,7 @@ def run_trained(data: Data, options: list[str], seed: int, threads: int) -> dict
                 *options,
             ]
         )
-        silent = Display()
-        silent.console = Console(file=io.StringIO())
+        silent = Display(Console(file=io.StringIO()))
         start = time.monotonic()
         train(config, Path(folder) / "run", silent)
         seconds = time.monotonic() - start
@@ -305,10 +304,11 @@ class Results:
     def fill(self, runs: list[Run], jobs: int, label: str) -> None:
         """Make what is missing, ``jobs`` at a time in processes of their own, with a bar."""
         waiting = [run for run in runs if not self.holds(run.key, run.store, run.options)]
-        bar = Bar(Console(stderr=True), label, len(waiting), "runs")
-        bar.begin(0)
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        with (
+            Display(Console(stderr=True)).bar(label, len(waiting), "runs") as bar,
+            ProcessPoolExecutor(jobs, mp_context=context) as pool,
+        ):
             futures = {pool.submit(run.call, *run.arguments): run for run in waiting}
             try:
                 for done, future in enumerate(as_completed(futures), start=1):
@@ -319,7 +319,6 @@ class Results:
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        bar.end()
 
     def add(self, key: str, run: dict[str, Any]) -> None:
         self.runs[key] = run

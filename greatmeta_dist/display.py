@@ -1,9 +1,11 @@
-"""What a person sees: bars on a terminal, plain lines elsewhere, result tables."""
+"""What a person sees: progress bars on a terminal, plain lines elsewhere, tables of results."""
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -16,126 +18,197 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
-from greatmeta_dist.evaluation.metrics import CUTOFFS
-
-METRICS = ("mae", "rmse", *(f"ndcg@{k}" for k in CUTOFFS), "auc")
+MIN_WIDTH = 100
+"""Columns of text that a table of results needs."""
 SECONDS_BETWEEN_LINES = 5.0
+UNDEFINED = "–"
+
+Numbers = Mapping[str, float | None]
+"""By name; an undefined number is None or nan."""
 
 
-class Bar:
-    """Progress of one activity: a bar, or a line now and then."""
+class Bar(Protocol):
+    """Shows how far one activity is."""
 
-    def __init__(self, console: Console, label: str, total: int, unit: str):
-        self._console, self._label, self._total, self._unit = console, label, total, unit
-        self._start = self._last = time.monotonic()
-        self._first = 0
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+    def update(self, done: int, detail: str = "") -> None:
+        """Show that ``done`` of the total are done; ``detail`` such as a loss stands beside it."""
 
-    def _open(self) -> None:
-        self._bar = Progress(
+
+class Display:
+    """Prints for people, on standard output unless another console is given."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console()
+        if console is None and not (self.console.is_terminal and self.console.width >= MIN_WIDTH):
+            self.console = Console(width=MIN_WIDTH)
+
+    def say(self, text: str) -> None:
+        """Print one plain line."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def bar(self, label: str, total: int, unit: str, *, done: int = 0) -> Iterator[Bar]:
+        """A bar for one activity, of which ``done`` of ``total`` units were done before."""
+        pace = _Pace(total, unit, done)
+        if not self.console.is_terminal:
+            yield _LineBar(self.console, label, pace)
+            return
+        columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[detail]}"),
             TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
         )
-        self._task = self._bar.add_task(self._label, total=self._total, detail="")
-        self._bar.start()
-
-    def begin(self, done: int) -> None:
-        """Start, perhaps in the middle."""
-        self._first = done
-        self._start = self._last = time.monotonic()
-        if self._console.is_terminal:
-            self._open()
-            self.update(done)
-
-    def update(self, done: int, detail: str = "") -> None:
-        """Say how far it is; ``detail`` such as a loss or a rate."""
-        if self._unit == "users":
-            seconds = max(time.monotonic() - self._start, 1e-3)
-            detail = f"{detail}  {(done - self._first) / seconds:.0f} users/s"
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, detail=detail)
-            return
-        now = time.monotonic()
-        if now - self._last < SECONDS_BETWEEN_LINES and done < self._total:
-            return
-        self._last = now
-        eta = (now - self._start) / max(done - self._first, 1) * (self._total - done)
-        line = f"{self._label}: {done}/{self._total} {self._unit}"
-        self._console.print(f"{line}  {detail}  eta {eta:.0f} s", highlight=False, soft_wrap=True)
-
-    def end(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-
-class Display:
-    """Prints for people, on standard output."""
-
-    def __init__(self) -> None:
-        self.console = Console()
-        if not self.console.is_terminal or self.console.width < 100:
-            self.console = Console(width=100)
-
-    def say(self, text: str) -> None:
-        """One plain line."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    @contextmanager
-    def bar(self, label: str, total: int, unit: str, *, done: int = 0) -> Iterator[Bar]:
-        bar = Bar(self.console, label, total, unit)
-        bar.begin(done)
-        try:
-            yield bar
-        finally:
-            bar.end()
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task = progress.add_task(label, total=total, completed=done, detail="")
+            yield _TerminalBar(progress, task, pace)
 
     def results(self, evaluation: dict[str, Any]) -> None:
-        """The tables of ``evaluation.json``, one for each scenario."""
-        for scenario, found in evaluation["scenarios"].items():
-            groups = found["groups"]
-            metrics = [m for m in METRICS if m in found["models"]["adapted"]]
-            has_minority = "minority" in groups
-            table = Table(box=SIMPLE, pad_edge=False)
-            table.add_column(f"{scenario}, {found['users']} users", no_wrap=True)
-            for name in (*metrics, *(("minority rmse", "gap") if has_minority else ())):
-                table.add_column(name, justify="right")
-            for model, values in found["models"].items():
-                row = [f"{values[m]:.3f}" for m in metrics]
-                if has_minority:
-                    row.append(f"{groups['minority']['models'][model]['rmse']:.3f}")
-                    row.append(f"{groups['gap'][model]['rmse']:+.3f}")
-                table.add_row(model, *row)
-            chance = [f"{found['chance'][m]:.3f}" if m in found["chance"] else "" for m in metrics]
-            table.add_row("chance", *chance)
-            self.console.print(table, highlight=False)
-            if "catalogue" in found:
-                self._catalogue(scenario, found["catalogue"])
-        self.say("in the ratings' own units; gap: minority minus majority RMSE")
+        """Print the tables of ``evaluation.json``, one for each scenario."""
+        for scenario, results in evaluation["scenarios"].items():
+            self._print(_scenario_table(scenario, results))
+            if "catalogue" in results:
+                self._print(_catalogue_table(scenario, results["catalogue"]))
+        self.say("MAE and RMSE are in the ratings' units; gap is minority RMSE minus majority RMSE")
         for name, value in evaluation["notes"].items():
             self.say(f"{name.replace('_', ' ')}: {value:.3f}")
 
-    def _catalogue(self, scenario: str, models: dict[str, dict[str, float]]) -> None:
-        """Where clicked items stand among the whole catalogue."""
-        metrics = [f"{m}@{k}" for m in ("hr", "ndcg") for k in CUTOFFS]
-        table = Table(box=SIMPLE, pad_edge=False)
-        table.add_column(f"{scenario}, whole catalogue", no_wrap=True)
-        for name in metrics:
-            table.add_column(name, justify="right")
-        for model, values in models.items():
-            table.add_row(model, *(f"{values[m]:.3f}" for m in metrics))
+    def _print(self, table: Table) -> None:
         self.console.print(table, highlight=False)
 
 
 class Silent(Display):
-    """Says nothing: of all workers, the first one tells."""
+    """Prints nothing: of several workers, only the first one reports."""
 
     def __init__(self) -> None:
-        self.console = Console(quiet=True)
+        super().__init__(Console(quiet=True, force_terminal=False))
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """How fast an activity goes that started just now."""
+
+    total: int
+    unit: str
+    done_before: int
+    """Units that were done before this start, as in a resumed run."""
+    start: float = field(default_factory=time.monotonic)
+
+    def per_second(self, done: int) -> float:
+        return (done - self.done_before) / max(time.monotonic() - self.start, 1e-3)
+
+    def seconds_left(self, done: int) -> float:
+        seconds_each = (time.monotonic() - self.start) / max(done - self.done_before, 1)
+        return seconds_each * (self.total - done)
+
+    def detail(self, done: int, detail: str) -> str:
+        """The detail, with a rate where users are counted."""
+        is_rate_shown = self.unit == "users"
+        return f"{detail}  {self.per_second(done):.0f} users/s" if is_rate_shown else detail
+
+
+class _TerminalBar:
+    """A bar that moves."""
+
+    def __init__(self, progress: Progress, task: TaskID, pace: _Pace):
+        self._progress, self._task, self._pace = progress, task, pace
+
+    def update(self, done: int, detail: str = "") -> None:
+        self._progress.update(self._task, completed=done, detail=self._pace.detail(done, detail))
+
+
+class _LineBar:
+    """A line now and then, and one at the end, where output is no terminal but a log."""
+
+    def __init__(self, console: Console, label: str, pace: _Pace):
+        self._console, self._label, self._pace = console, label, pace
+        self._last_line = pace.start
+
+    def update(self, done: int, detail: str = "") -> None:
+        pace, now = self._pace, time.monotonic()
+        if now - self._last_line < SECONDS_BETWEEN_LINES and done < pace.total:
+            return
+        self._last_line = now
+        line = f"{self._label}: {done}/{pace.total} {pace.unit}  {pace.detail(done, detail)}"
+        line = f"{line}  eta {pace.seconds_left(done):.0f} s"
+        self._console.print(line, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One number of every row of a table."""
+
+    heading: str
+    numbers: Numbers
+    """By row; a row without the number stays empty."""
+    decimals: int = 3
+    is_higher_better: bool | None = None
+    """The best number is printed bold; None where no number is better than another."""
+    sign: str = ""
+    """``+`` shows the sign of positive numbers too."""
+
+    def cell(self, row: str) -> Text:
+        if row not in self.numbers:
+            return Text("")
+        number = self.numbers[row]
+        if number is None or math.isnan(number):
+            return Text(UNDEFINED)
+        is_best = number == self.best()
+        return Text(f"{number:{self.sign}.{self.decimals}f}", style="bold" if is_best else "")
+
+    def best(self) -> float | None:
+        known = [n for n in self.numbers.values() if n is not None and not math.isnan(n)]
+        if self.is_higher_better is None or not known:
+            return None
+        return max(known) if self.is_higher_better else min(known)
+
+
+def _scenario_table(scenario: str, results: dict[str, Any]) -> Table:
+    """Every model's numbers; with preference groups also the minority's RMSE and the gap."""
+    # Imported here because it needs NumPy, and a command that prints no table starts without.
+    from greatmeta_dist.evaluation.metrics import metric_of, registered_metrics
+
+    models = results["models"] | {"chance": results["chance"]}
+    columns = [
+        _Column(
+            number,
+            _by_model(models, number),
+            decimals=metric.decimals,
+            is_higher_better=metric.is_higher_better,
+        )
+        for name, metric in registered_metrics().items()
+        for number in models["adapted"]
+        if metric_of(number) == name
+    ]
+    groups = results["groups"]
+    if "minority" in groups:
+        minority = _by_model(groups["minority"]["models"], "rmse")
+        columns.append(_Column("minority rmse", minority, is_higher_better=False))
+        columns.append(_Column("gap", _by_model(groups["gap"], "rmse"), sign="+"))
+    return _table(f"{scenario}, {results['users']} users", list(models), columns)
+
+
+def _catalogue_table(scenario: str, models: dict[str, Numbers]) -> Table:
+    """How high each model puts clicked items in the whole catalogue: hit rates, then nDCG."""
+    names = [number for numbers in models.values() for number in numbers]
+    kinds = list(dict.fromkeys(name.partition("@")[0] for name in names))
+    ordered = sorted(dict.fromkeys(names), key=lambda name: kinds.index(name.partition("@")[0]))
+    columns = [_Column(name, _by_model(models, name), is_higher_better=True) for name in ordered]
+    return _table(f"{scenario}, whole catalogue", list(models), columns)
+
+
+def _by_model(models: Mapping[str, Numbers], number: str) -> Numbers:
+    return {model: numbers[number] for model, numbers in models.items() if number in numbers}
+
+
+def _table(title: str, rows: list[str], columns: list[_Column]) -> Table:
+    table = Table(box=SIMPLE, pad_edge=False)
+    table.add_column(title, no_wrap=True)
+    for column in columns:
+        table.add_column(column.heading, justify="right")
+    for row in rows:
+        table.add_row(row, *(column.cell(row) for column in columns))
+    return table

@@ -230,9 +230,9 @@ class _Training:
         scale = self.setup.collator.target_transform.scale**2
         is_click = self.setup.store.manifest.is_click
         users = StepUsers(group, num_support, self.setup.store.manifest.groups)
-        tracker.train(step, report, users, None if is_click else scale)
+        tracker.write_step(step, report, users, None if is_click else scale)
         rate = num_steps * self.config.users_per_batch / seconds
-        tracker.scalars(
+        tracker.write_scalars(
             step,
             {
                 "perf/users_per_s": rate,
@@ -304,7 +304,7 @@ class _Training:
             if scored is None:
                 continue
             found = scored.models["adapted"].summary()
-            tracker.scalars(step, {f"val/{part}/{k}": v for k, v in found.items()})
+            tracker.write_scalars(step, {f"val/{part}/{k}": v for k, v in found.items()})
             groups = group_summaries(scored, manifest.groups, manifest.minority)
             by_group = {
                 f"val/{part}/rmse_by_group/{name}": g["models"]["adapted"]["rmse"]
@@ -313,7 +313,7 @@ class _Training:
             if "minority" in groups:
                 rmse = groups["minority"]["models"]["adapted"]["rmse"]
                 by_group[f"val/{part}/minority_rmse"] = rmse
-            tracker.scalars(step, by_group)
+            tracker.write_scalars(step, by_group)
             if part == "valid":
                 self.valid = found
                 is_better = self.best is None or found["rmse"] < self.best["rmse"]
@@ -326,7 +326,7 @@ class _Training:
         worker, best = self.setup.worker, self.best["step"] if self.best else None
         state = {"best": self.best, "valid": self.valid, "store": self.setup.store.identity}
         self.writer.save(step, worker.dense_state(), worker.blocks(), state, best=best)
-        tracker.scalars(step, {"perf/seconds_for_snapshot": time.monotonic() - start})
+        tracker.write_scalars(step, {"perf/seconds_for_snapshot": time.monotonic() - start})
 
     def _resume(self) -> int:
         """Load the newest whole checkpoint; the step it was made after."""

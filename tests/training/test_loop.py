@@ -164,7 +164,7 @@ def test_a_validation_that_is_not_finite_is_never_the_best(tmp_path, store, monk
         found = score(worker, store, collator, choice, part, **options)
         calls.append(part)
         if part == "valid" and calls.count("valid") == 1:
-            found.models["adapted"].squared[:] = torch.nan
+            found.models["adapted"].columns["rmse"]["squared_error"][:] = torch.nan
         return found
 
     monkeypatch.setattr(training, "score_part", scored)
@@ -224,7 +224,7 @@ def test_steps_in_which_nobody_counts_are_recorded(tmp_path, store):
     assert (metrics["step"], metrics["best"]) == (12, None)
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), {"scalars": 0})
     events.Reload()
-    assert {e.value for e in events.Scalars("train/left_out_share")} == {1.0}
+    assert {e.value for e in events.Scalars("train/nonfinite_share")} == {1.0}
 
 
 def test_tensorboard_holds_every_group_of_tags_and_no_doubled_points(tmp_path, store):
@@ -293,15 +293,15 @@ def test_the_factorisations_share_is_what_suits_the_validation_users(tmp_path, l
         """The validation users' squared error, with what is believed of the share before."""
         collator = replace(setup.collator, target_transform=replace(labels, blend_weight=share))
         scored = score_part(setup.worker, setup.store, collator, setup.choice, "valid")
-        error = float(scored.models["adapted"].squared.sum())
+        error = float(scored.models["adapted"].columns["rmse"]["squared_error"].sum())
         return (
             error + of_model / rows * ((share - DEFAULT_BLEND_WEIGHT) / BLEND_WEIGHT_DEVIATION) ** 2
         )
 
     alone = replace(setup.collator, target_transform=replace(labels, factorisations=[]))
     scored = score_part(setup.worker, setup.store, alone, setup.choice, "valid")
-    of_model = float(scored.models["adapted"].squared.sum())
-    rows = int(scored.models["adapted"].count.sum())
+    of_model = float(scored.models["adapted"].columns["rmse"]["squared_error"].sum())
+    rows = int(scored.models["adapted"].columns["rmse"]["num_rows"].sum())
     assert 0 < labels.blend_weight < 1
     assert labels.blend_weight != DEFAULT_BLEND_WEIGHT
     best = minimize_scalar(penalised, bounds=(0, 1), method="bounded").x

@@ -1,0 +1,42 @@
+"""Mean absolute error and root mean squared error, over the query rows of all users.
+
+Every row counts the same, so a user counts by its number of rows.
+"""
+
+import numpy as np
+
+from greatmeta_dist.evaluation.metrics.base import Columns, Metric, PredictedRows
+
+
+class MAE(Metric):
+    """Mean absolute error, in the ratings' units."""
+
+    is_higher_better = False
+
+    def by_user(self, rows: PredictedRows) -> Columns:
+        """Each user's sum of absolute errors [U] and number of rows [U]."""
+        error = rows.prediction - rows.rating
+        return {"absolute_error": rows.sum_by_user(np.abs(error)), "num_rows": rows.lengths}
+
+    def summarise(self, columns: Columns) -> dict[str, float]:
+        return {"mae": float(_row_mean(columns, "absolute_error"))}
+
+
+class RMSE(Metric):
+    """Root mean squared error, in the ratings' units."""
+
+    is_higher_better = False
+
+    def by_user(self, rows: PredictedRows) -> Columns:
+        """Each user's sum of squared errors [U] and number of rows [U]."""
+        error = rows.prediction - rows.rating
+        return {"squared_error": rows.sum_by_user(error**2), "num_rows": rows.lengths}
+
+    def summarise(self, columns: Columns) -> dict[str, float]:
+        return {"rmse": float(np.sqrt(_row_mean(columns, "squared_error")))}
+
+
+def _row_mean(columns: Columns, name: str) -> np.float64:
+    """The mean over rows of what a column sums by user; 0 without any row."""
+    num_rows = max(int(columns["num_rows"].sum()), 1)
+    return columns[name].sum() / num_rows

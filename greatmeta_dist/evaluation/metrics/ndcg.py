@@ -1,0 +1,58 @@
+"""Normalised discounted cumulative gain at several cutoffs, aware of ties.
+
+Shapes: U users; n query rows of all users, end to end; K cutoffs.
+"""
+
+import numpy as np
+
+from greatmeta_dist.evaluation.metrics.base import Columns, Ints, Metric, PredictedRows, Rows
+from greatmeta_dist.evaluation.metrics.ties import SortedRows
+
+CUTOFFS = (1, 3, 5, 10)
+
+
+class NDCG(Metric):
+    """nDCG@k of each user's query rows, then the mean over users with rows."""
+
+    is_higher_better = True
+
+    def by_user(self, rows: PredictedRows) -> Columns:
+        """nDCG at every cutoff [U, K]; nan for a user without rows."""
+        # Gains must not be negative. Ratings that cannot be stay as they are, as is usual.
+        gain = rows.rating - min(0.0, rows.lowest)
+        return {"ndcg": ndcg(gain, rows.prediction, rows.lengths)}
+
+    def summarise(self, columns: Columns) -> dict[str, float]:
+        """``ndcg@k`` for every cutoff; nan without any user who has rows."""
+        # One array for all cutoffs: the mean over axis 0 adds users one by one, in their order.
+        values = columns["ndcg"]
+        values = values[~np.isnan(values[:, 0])]
+        mean = values.mean(0) if len(values) else np.full(len(CUTOFFS), np.nan)
+        return {f"ndcg@{k}": float(v) for k, v in zip(CUTOFFS, mean, strict=True)}
+
+
+def ndcg(gain: Rows, score: Rows, lengths: Ints) -> Rows:
+    """nDCG at every cutoff [U, K] of rows with gains [n] ordered by scores [n].
+
+    Gains are linear and discounts log2. Rows with the same score share the mean gain of the ranks
+    they take (McSherry and Najork, 2008; as scikit-learn's ``ndcg_score``). A user whose gains are
+    all zero scores 0; a user without rows, nan.
+    """
+    dcg, ideal = _dcg(gain, score, lengths), _dcg(gain, gain, lengths)
+    out = np.divide(dcg, ideal, out=np.zeros_like(dcg), where=ideal > 0)
+    out[lengths == 0] = np.nan
+    return out
+
+
+def chance_ndcg(gain: Rows, lengths: Ints) -> Rows:
+    """The expected nDCG of a random order [U, K]: that of rows which are all tied."""
+    return ndcg(gain, np.zeros_like(gain), lengths)
+
+
+def _dcg(gain: Rows, score: Rows, lengths: Ints) -> Rows:
+    """Discounted cumulative gain at every cutoff [U, K]."""
+    user_index = np.repeat(np.arange(len(lengths)), lengths)
+    rows = SortedRows.by(-score, user_index, lengths)
+    discounted = rows.mean_over_ties(gain[rows.order]) / np.log2(rows.rank + 2)
+    columns = [np.bincount(user_index, discounted * (rows.rank < k), len(lengths)) for k in CUTOFFS]
+    return np.stack(columns, 1).astype(np.float64)  # bincount of no rows gives integers

@@ -1,0 +1,89 @@
+"""People see progress and results, on a terminal and in a log."""
+
+import io
+import re
+import subprocess
+import sys
+
+from rich.console import Console
+
+from greatmeta_dist.display import Display, Silent
+
+HEAVY = ("torch", "polars", "ray", "hydra", "numpy")
+
+MODELS = {
+    "bias": {"mae": 0.8, "rmse": 0.9, "ndcg@5": None},
+    "adapted": {"mae": 0.7, "rmse": 1.0, "ndcg@5": 0.75},
+}
+EVALUATION = {
+    "scenarios": {
+        "user_cold": {
+            "users": 99,
+            "models": MODELS,
+            "chance": {"ndcg@5": 0.5},
+            "groups": {
+                "minority": {"models": {"bias": {"rmse": 1.25}, "adapted": {"rmse": 0.75}}},
+                "gap": {"bias": {"rmse": 0.25}, "adapted": {"rmse": -0.25}},
+            },
+            "catalogue": {"adapted": {"hr@1": 0.1, "ndcg@1": 0.2, "hr@3": 0.3, "ndcg@3": 0.4}},
+        }
+    },
+    "notes": {"noise_floor": 0.5},
+}
+
+
+def printed(*, is_terminal: bool = False) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=120, force_terminal=is_terminal, _environ={"TERM": "xterm"})
+    Display(console).results(EVALUATION)
+    return out.getvalue()
+
+
+def test_importing_the_display_loads_nothing_heavy():
+    code = f"import sys, greatmeta_dist.display; print([m for m in {HEAVY} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_results_show_every_number_chance_and_the_gap():
+    lines = [line.split() for line in printed().splitlines() if line.strip()]
+    assert lines[0] == [
+        "user_cold,", "99", "users", "mae", "rmse", "ndcg@5", "minority", "rmse", "gap",
+    ]  # fmt: skip
+    assert ["bias", "0.800", "0.900", "–", "1.250", "+0.250"] in lines
+    assert ["adapted", "0.700", "1.000", "0.750", "0.750", "-0.250"] in lines
+    assert ["chance", "0.500"] in lines
+    assert ["user_cold,", "whole", "catalogue", "hr@1", "hr@3", "ndcg@1", "ndcg@3"] in lines
+    assert ["adapted", "0.100", "0.300", "0.200", "0.400"] in lines
+    assert ["noise", "floor:", "0.500"] in lines
+
+
+def test_the_best_number_is_bold_on_a_terminal_by_each_metrics_direction():
+    bold = re.findall(r"\x1b\[1m *([-+.0-9]+)\x1b\[0m", printed(is_terminal=True))
+    assert bold == ["0.900", "0.700", "0.750", "0.750", "0.100", "0.300", "0.200", "0.400"]
+
+
+def test_a_log_gets_a_line_at_the_end_of_an_activity():
+    out = io.StringIO()
+    with Display(Console(file=out, width=100)).bar("train", 3, "steps", done=1) as bar:
+        bar.update(2, "loss 1")
+        bar.update(3, "loss 0")
+    assert out.getvalue() == "train: 3/3 steps  loss 0  eta 0 s\n"
+
+
+def test_a_terminal_gets_a_bar_that_starts_where_the_activity_does():
+    out = io.StringIO()
+    console = Console(file=out, width=100, force_terminal=True)
+    with Display(console).bar("evaluate", 4, "users", done=2) as bar:
+        bar.update(3, "valid")
+    assert "2/4" in out.getvalue()
+    assert "valid" in out.getvalue()
+
+
+def test_the_silent_display_prints_nothing(capsys):
+    display = Silent()
+    display.say("hello")
+    display.results(EVALUATION)
+    with display.bar("train", 1, "steps") as bar:
+        bar.update(1)
+    assert capsys.readouterr().out == ""

@@ -1,6 +1,5 @@
 """``greatmeta <command> [Hydra overrides]``: the command line (DESIGN.md section 6)."""
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from greatmeta_dist.data.validate import REJECTS
 from greatmeta_dist.display import Display
 from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.evaluation.evaluate import evaluate
+from greatmeta_dist.files import write_json_atomically
 from greatmeta_dist.launch.local import launch
 from greatmeta_dist.options import (
     check_names,
@@ -25,7 +25,8 @@ from greatmeta_dist.options import (
     value_of,
     with_changes,
 )
-from greatmeta_dist.training.run_folder import load_run, saved_config
+from greatmeta_dist.predict import Predictor
+from greatmeta_dist.training.run_folder import saved_config
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -98,12 +99,9 @@ def _prepare(overrides: list[str]) -> None:
     require(store is not None, "store=DIR is not set; name the folder to prepare into")
     display, start = Display(), time.monotonic()
     with display.bar("prepare", 100, "%") as bar:
-        stages: list[str] = []
 
         def progress(stage: str, share: float) -> None:
-            if stage not in stages:
-                stages.append(stage)
-            bar.update(int(100 * (len(stages) - 1 + share) / 6), stage)
+            bar.update(int(100 * share), stage)
 
         report = prepare(config.data, Path(store or ""), progress)
     if not report.is_new:
@@ -156,34 +154,30 @@ def _train(overrides: list[str]) -> None:
 def _evaluate(overrides: list[str]) -> None:
     run, store = value_of(overrides, "run"), value_of(overrides, "store")
     require(run is not None, "run=DIR is not set; name a folder that train made")
-    folder = Path(run or "")
-    display = Display()
-    setup, step = load_run(folder, Path(store) if store else None, display)
-    total = sum(
-        n for part, n in setup.store.manifest.parts.items() if part not in ("train", "valid")
-    )
-    require(total > 0, f"{setup.store.folder} holds no scenario to evaluate, only training users")
+    folder, display = Path(run or ""), Display()
+    predictor = Predictor.load(folder, warn=display.say)
+    opened = predictor.open_store(Path(store) if store else None)
+    total = sum(n for s, n in opened.manifest.splits.items() if s not in ("train", "valid"))
+    require(total > 0, f"{opened.folder} holds no scenario to evaluate, only training users")
     with display.bar("evaluate", total, "users") as bar:
         done: dict[str, int] = {}
 
-        def progress(part: str, count: int, users: int) -> None:
-            done[part] = count
-            bar.update(sum(done.values()), part)
+        def progress(split: str, count: int, users: int) -> None:
+            done[split] = count
+            bar.update(sum(done.values()), split)
 
-        found = evaluate(setup.worker, setup.store, setup.collator, setup.choice, progress)
-    target_transform = setup.collator.target_transform
-    if target_transform.factorisations:
-        found = {"factorisation_share": target_transform.blend_weight, **found}
-    found = {"step": step, **found}
-    partial = folder / "evaluation.json.partial"
-    partial.write_text(json.dumps(found, indent=1))
-    partial.rename(folder / "evaluation.json")
+        found = evaluate(predictor.scorer, opened, others=predictor.baselines(), progress=progress)
+    weight = predictor.blend_weight
+    if weight is not None:
+        found = {"factorisation_share": weight, **found}
+    found = {"step": predictor.step, **found}
+    write_json_atomically(folder / "evaluation.json", found)
     display.results(found)
-    if target_transform.factorisations:
+    if weight is not None:
         display.say(
-            f"of items that the factorisation holds, {target_transform.blend_weight:.0%} of a prediction is its own"
+            f"of items that the factorisation holds, {weight:.0%} of a prediction is its own"
         )
-    display.say(f"parameters of step {step}; written to {folder / 'evaluation.json'}")
+    display.say(f"parameters of step {predictor.step}; written to {folder / 'evaluation.json'}")
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,21 @@ LOCK_POLL_S = 0.2
 
 
 @contextmanager
-def locked(path: Path, taken: str, *, patience_s: float = 0.0) -> Iterator[None]:
+def locked(
+    path: Path,
+    taken: str,
+    *,
+    patience_s: float = 0.0,
+    on_wait: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
     """Hold a lock file while in the block.
 
-    The system frees the lock if the process dies; the file itself stays. Raises ``InputError``
-    with the message ``taken`` if another process still holds it after ``patience_s``.
+    The system frees the lock if the process dies; the file itself stays. Where another process
+    holds it, ``on_wait`` is called once. Raises ``InputError`` with the message ``taken`` if it
+    still holds it after ``patience_s``.
     """
     deadline = time.monotonic() + patience_s
+    is_waiting = False
     with path.open("a") as file:
         while True:
             try:
@@ -37,6 +45,9 @@ def locked(path: Path, taken: str, *, patience_s: float = 0.0) -> Iterator[None]
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     raise InputError(f"{taken}; wait for it, or stop it") from None
+                if not is_waiting:
+                    on_wait()
+                    is_waiting = True
             time.sleep(LOCK_POLL_S)
         yield
 

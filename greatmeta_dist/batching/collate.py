@@ -11,7 +11,6 @@ from greatmeta_dist.data.tasks import FeatureMask, Features, Floats, Slots, Task
 from greatmeta_dist.meta.batch import PairPlan, RowSet, SlotTable, TaskBatch, UnpoolPlan
 from greatmeta_dist.ragged import Grouped, Ints, Ragged, stable_order
 
-
 CLICK_CONTEXT_SCALE = 2.0
 """Brings what a click was not expected to be to about unit size."""
 
@@ -202,8 +201,6 @@ class Collator:
             has_row_norms=self.has_row_norms,
             support_damping=self.support_damping,
             feature_mask=feature_mask,
-            balance=None
-            if group is None or self.balance is None
-            else self.balance[group[chosen]],
+            balance=None if group is None or self.balance is None else self.balance[group[chosen]],
             place=None if place is None else place[chosen],
         )

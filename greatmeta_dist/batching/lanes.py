@@ -119,9 +119,7 @@ class Lane:
         rank[left_out(epoch)] = np.inf
         return np.argsort(rank, kind="stable")[:length]
 
-    def read(
-        self, users: NDArray[np.int64], store: Store, feature_spec: FeatureSpec
-    ) -> UserTasks:
+    def read(self, users: NDArray[np.int64], store: Store, feature_spec: FeatureSpec) -> UserTasks:
         """The tasks of the chosen users, in that order; only their rows are read."""
         shard = self.shard[users]
         taken = [
@@ -173,9 +171,7 @@ class Lanes:
         first = offsets_of(np.array(lengths)).tolist()
         self.user_range = range(first[hosted.start], first[hosted.stop])
         """The users hosted here, among ``num_users`` of all, lane by lane."""
-        self.lanes = [
-            Lane(store, k, self.count, config.seed, first_user=first[k]) for k in hosted
-        ]
+        self.lanes = [Lane(store, k, self.count, config.seed, first_user=first[k]) for k in hosted]
         self.steps_per_epoch = min(lengths) // self.users_per_lane
         self._store, self._collator, self._feature_spec = store, collator, feature_spec
         self._grouping, self._config = grouping, config
@@ -209,9 +205,7 @@ class Lanes:
         rng = np.random.default_rng([config.seed, 17, lane.number, number])
         tasks = users.tasks
         if config.resample_support:
-            tasks = resample_support_query(
-                tasks, rng, short_support_rate=config.short_support_rate
-            )
+            tasks = resample_support_query(tasks, rng, short_support_rate=config.short_support_rate)
         feature_mask = None
         if config.feature_mask_rate:
             feature_mask = FeatureMask(config.feature_mask_rate, rng)

@@ -154,7 +154,9 @@ class PriorsConfig:
         )
         at_least("priors.content.num_folds", self.content.num_folds, 2)
         in_range("priors.user_groups.minority_share", self.user_groups.minority_share, 0, 1)
-        in_range("priors.bayesian_mf.min_variance", self.bayesian_mf.min_variance, 0, 1, is_open=True)
+        in_range(
+            "priors.bayesian_mf.min_variance", self.bayesian_mf.min_variance, 0, 1, is_open=True
+        )
         counts = {
             "content": ("min_items", "max_tuned_items", "tree_iterations", "tree_max_values",
                         "tree_min_items", "tree_min_value_items"),

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.arrow import write_arrow

@@ -154,12 +154,11 @@ class Store:
 
     def training_rows(self) -> TrainingRows:
         """What priors are fitted to."""
-        counts = (
-            self._items.column(f"train_{name}").to_numpy() for name in ("count", "sum", "squares")
-        )
         fields = [f for f in self.manifest.fields if f.side == "item" and f.name != ITEM_ID]
         return TrainingRows(
-            *counts,
+            item_count=self._items.column("train_count").to_numpy(),
+            item_sum=self._items.column("train_sum").to_numpy(),
+            item_squares=self._items.column("train_squares").to_numpy(),
             features=[self._item_feature(f) for f in fields],
             is_implicit=self.manifest.is_implicit,
             chunks=self._training_chunks,

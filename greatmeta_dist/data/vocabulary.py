@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from greatmeta_dist.data.sources import Kind
 from greatmeta_dist.data.manifest import ITEM_ID, Field
+from greatmeta_dist.data.sources import Kind
 from greatmeta_dist.ragged import Ragged, offsets_of
 
 NUM_BINS = 32

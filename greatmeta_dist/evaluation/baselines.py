@@ -1,50 +1,55 @@
 """What people would otherwise use: means, offsets, and a matrix factorisation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from greatmeta_dist.batching.target_transform import TargetTransform
-from greatmeta_dist.data.store import Store
 from greatmeta_dist.data.tasks import TaskTable
+from greatmeta_dist.evaluation.blend import Blend
+from greatmeta_dist.priors.base import RatingPrior
+from greatmeta_dist.priors.bias import BiasModel
 
 ITEM_DAMPING, USER_DAMPING = 5.0, 3.0
-"""Ratings' worth of prior that the baselines always have; the model's are the store's."""
+"""The baselines' dampings, in ratings; the model's are estimated from the log."""
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """Mean, item means and user offsets as the ``bias`` label takes them off, with fixed priors.
+    """Means and user offsets with fixed dampings, and the Bayesian factorisation by itself."""
 
-    And the store's Bayesian factorisations, which have a part in predictions with
-    ``model.use_bayesian_mf``.
-    """
-
-    labels: TargetTransform
-    of_store: TargetTransform
+    bias: TargetTransform
+    """The bias model with fixed dampings and no content."""
+    bayesian_mf: Blend
 
     @classmethod
-    def of(cls, store: Store) -> "Baselines":
-        ratings = store.manifest.ratings
-        count, total = store.item_statistics()
-        mean = np.full(len(count), ratings.mean)
-        labels = TargetTransform(ratings, "bias", count, total, mean, ITEM_DAMPING, USER_DAMPING)
-        return cls(labels, TargetTransform.of(store, "bias", use_bayesian_mf=True))
+    def of(cls, transform: TargetTransform, prior: RatingPrior) -> "Baselines":
+        """From a run's target transform and its Bayesian factorisation."""
+        estimated = transform.bias
+        fixed = BiasModel(
+            estimated.item_count,
+            estimated.item_sum,
+            np.full(len(estimated.item_count), transform.ratings.mean),
+            ITEM_DAMPING,
+            USER_DAMPING,
+        )
+        offsets = replace(transform, kind="bias")
+        return cls(replace(offsets, bias=fixed, is_click=False), Blend([prior], offsets))
 
     def predict(self, tasks: TaskTable) -> dict[str, NDArray[np.float64]]:
         """Predicted rating of every query row, users' rows end to end, by baseline.
 
-        Items that the factorisations do not hold get what the store's offsets expect.
+        Items that the factorisation does not hold get what the estimated offsets predict.
         """
-        ratings, item = self.labels.ratings, tasks.query_item.values
-        _, bias = self.labels.expected(tasks, is_training=False)
-        _, expected = self.of_store.expected(tasks, is_training=False)
-        of_factors, is_known = self.of_store.factorised(tasks)
-        found = {
+        ratings, item = self.bias.ratings, tasks.query_item.values
+        _, bias = self.bias.prior_means(tasks, is_training=False)
+        _, offsets = self.bayesian_mf.transform.prior_means(tasks, is_training=False)
+        factorised, is_known = self.bayesian_mf.predict(tasks)
+        predictions = {
             "global_mean": np.full(len(item), ratings.mean),
-            "item_mean": self.labels.item_mean(item, own=None),
+            "item_mean": self.bias.bias.item_means(item),
             "bias": bias,
-            "factorisation": np.where(is_known, of_factors, expected),
+            "factorisation": np.where(is_known, factorised, offsets),
         }
-        return {name: np.clip(p, ratings.lowest, ratings.highest) for name, p in found.items()}
+        return {name: self.bias.in_range(rating) for name, rating in predictions.items()}

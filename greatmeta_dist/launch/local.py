@@ -31,8 +31,9 @@ from greatmeta_dist.engine.communicator import (
 )
 from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.launch.restart import Outcome, RestartPolicy, attempt
+from greatmeta_dist.training.device import local_device
 from greatmeta_dist.training.loop import train
-from greatmeta_dist.training.run_folder import local_device, open_run
+from greatmeta_dist.training.run_folder import open_run
 
 GRACE_S = 10.0
 """How long the others have to notice that a worker died, before they are ended."""
@@ -74,7 +75,7 @@ def _as_member(config: Config, run: Path, display: Display) -> dict[str, Any]:
         sys.exit(0 if isinstance(told, Config) else 2)
     is_told = False
     try:
-        with open_run(config, run) as config:
+        with open_run(config, run, display) as config:
             is_told = communicator.broadcast_object(config) is config
             return train(config, run, display, communicator=communicator)
     finally:
@@ -90,7 +91,7 @@ def _on_this_machine(config: Config, run: Path, display: Display) -> dict[str, A
         f"cluster.workers={size}, and this machine has {gpus} GPUs, one for each worker at most; "
         "take fewer workers, or hide the GPUs with CUDA_VISIBLE_DEVICES=",
     )
-    with open_run(config, run) as config, _forwarded_signals() as signals:
+    with open_run(config, run, display) as config, _forwarded_signals() as signals:
         starts = RestartPolicy(run)
         while True:
             outcome = starts.allow() or _one_group(config, run, display, signals)

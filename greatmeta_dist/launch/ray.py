@@ -29,8 +29,9 @@ from greatmeta_dist.display import Bar, Display, Silent
 from greatmeta_dist.engine.communicator import START_PATIENCE, PeerLost, join
 from greatmeta_dist.errors import InputError
 from greatmeta_dist.launch.restart import Outcome, RestartPolicy, attempt
+from greatmeta_dist.training.device import local_device
 from greatmeta_dist.training.loop import train
-from greatmeta_dist.training.run_folder import local_device, open_run
+from greatmeta_dist.training.run_folder import open_run
 
 OBJECT_STORE_BYTES = 200 << 20
 """Of a local Ray; nothing large goes through it."""
@@ -107,7 +108,7 @@ def fit(config: Config, run: Path, display: Display) -> dict[str, Any]:
     """Train on Ray as ``config.cluster`` says; what ``metrics.json`` holds."""
     if config.cluster.address is not None:
         _require_answer(config.cluster.address)
-    with open_run(config, run) as config, _cluster(config, display):
+    with open_run(config, run, display) as config, _cluster(config, display):
         run = run.resolve()
         given = replace(config, store=str(Path(config.store or "").resolve()))
         node = ray.get_runtime_context().get_node_id()

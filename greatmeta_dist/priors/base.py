@@ -43,7 +43,9 @@ class UserRows:
     def where(self, is_kept: NDArray[np.bool_]) -> "UserRows":
         """The rows [n] that are kept; users without any stay, with an empty list."""
         lengths = np.bincount(self.user[is_kept], minlength=len(self))
-        return UserRows(Ragged(self.item.values[is_kept], offsets_of(lengths)), self.rating[is_kept])
+        return UserRows(
+            Ragged(self.item.values[is_kept], offsets_of(lengths)), self.rating[is_kept]
+        )
 
     def matrix(self, values: NDArray, num_items: int) -> sparse.csr_matrix:
         """Values [n] of the rows as a matrix [U, I], with an entry for every row, even 0."""
@@ -157,6 +159,14 @@ class RatingPrior(Prior):
         rating less the content mean of its item. Returns, for every query row, the predicted
         residual, and whether the prior knows the item; where it does not, the number means nothing.
         """
+
+
+def ratings_per_item(matrices: Iterable[sparse.csr_matrix], num_items: int) -> NDArray[np.int64]:
+    """[I] entries of each column of the matrices [U, I] together."""
+    count = np.zeros(num_items, np.int64)
+    for matrix in matrices:
+        count += np.bincount(matrix.indices, minlength=num_items)
+    return count
 
 
 def most_rated(count: NDArray[np.int64], max_items: int) -> NDArray[np.int64]:

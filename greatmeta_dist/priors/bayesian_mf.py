@@ -58,9 +58,9 @@ class BayesianMF:
         expected, _ = self.users.posterior(precision, linear).moments()
         predicted = np.zeros(len(query.values))
         for user, x in enumerate(expected):
-            rows = slice(*query.offsets[user : user + 2])
-            t = self.mean[query_at[rows]]
-            predicted[rows] = t[:, 0] + t[:, 1:] @ x
+            asked = slice(*query.offsets[user : user + 2])
+            t = self.mean[query_at[asked]]
+            predicted[asked] = t[:, 0] + t[:, 1:] @ x
         return predicted, is_known_query
 
     def _evidence(self, at: NDArray[np.int64], residual: Floats) -> tuple[Floats, Floats]:
@@ -137,8 +137,13 @@ class BayesianMFPrior(RatingPrior):
             def array(name: str) -> NDArray:
                 return arrays[f"{number}.{name}"]
 
-            users = (array(f"users.{name}") for name in ("weight", "mean", "precision"))
-            items = (array(name) for name in ("item", "mean", "variance", "with_offset"))
-            return BayesianMF(*items, noise, Mixture(*users))
+            return BayesianMF(
+                array("item"),
+                mean=array("mean"),
+                variance=array("variance"),
+                with_offset=array("with_offset"),
+                noise=noise,
+                users=Mixture(array("users.weight"), array("users.mean"), array("users.precision")),
+            )
 
         return cls([start(number, noise) for number, noise in enumerate(details["noise"])])

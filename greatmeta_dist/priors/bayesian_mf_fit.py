@@ -1,10 +1,10 @@
 """How the Bayesian factorisation's posterior is found: variational passes over the ratings.
 
-The posterior is taken as a product over users and items (Lim and Teh, *Variational Bayesian approach
-to movie rating prediction*, KDD Cup 2007): an item's is a normal, a user's a mixture of normals, all
-of full covariance. So an item with few ratings stays near its prior, and says no more of a user than
-is known of the item. Each pass updates all users given the items, then all items given the users,
-then the priors' variances and the noise.
+The posterior is taken as a product over users and items (Lim and Teh, *Variational Bayesian
+approach to movie rating prediction*, KDD Cup 2007). An item's is a normal, a user's a mixture of
+normals, all of full covariance. So an item with few ratings stays near its prior, and says no more
+of a user than is known of the item. Each pass updates all users given the items, then all items
+given the users, then the priors' variances and the noise.
 
 Shapes and symbols as in ``bayesian_mf``; P = D(D + 1)/2 entries of a packed symmetric matrix.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from greatmeta_dist.config.priors import BayesianMFConfig, PriorsConfig
-from greatmeta_dist.priors.base import Progress, TrainingRows, most_rated
+from greatmeta_dist.priors.base import Progress, TrainingRows, most_rated, ratings_per_item
 from greatmeta_dist.priors.bayesian_mf import BayesianMF
 from greatmeta_dist.priors.mixture import Floats, Mixture, Moments, inverse
 
@@ -42,7 +42,7 @@ def fit_starts(
         chunk.matrix(chunk.rating - content_mean[chunk.item.values], rows.num_items)
         for chunk in rows.first_users(max_ratings=own.max_ratings)
     ]
-    num_read = sum(np.bincount(m.indices, minlength=rows.num_items) for m in matrices)
+    num_read = ratings_per_item(matrices, rows.num_items)
     is_enough = num_read >= np.minimum(rows.item_count, own.min_item_ratings)
     item = most_rated(num_read * is_enough if is_enough.any() else num_read, own.max_items)
     if len(item) < rows.num_items:

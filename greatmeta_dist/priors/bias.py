@@ -121,7 +121,15 @@ class BiasPrior(Prior):
     def from_state(
         cls, arrays: dict[str, NDArray], details: dict[str, Any], *, fitted: Mapping[str, Any]
     ) -> Self:
-        return cls(BiasModel(**arrays, **details))
+        return cls(
+            BiasModel(
+                arrays["item_count"],
+                arrays["item_sum"],
+                arrays["content_mean"],
+                details["item_damping"],
+                details["user_damping"],
+            )
+        )
 
 
 def _user_damping(

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as safetensors_bytes
@@ -33,10 +34,15 @@ def prior_names(options: PriorsConfig) -> list[str]:
 
 
 def fit_priors(rows: TrainingRows, options: PriorsConfig, progress: Progress) -> Priors:
-    """Fit every prior to the training rows."""
+    """Fit every prior to the training rows; ``progress`` is told the share of all of them."""
     priors: dict[str, Any] = {}
-    for name in prior_names(options):
-        priors[name] = PRIORS.get(name).fit(rows, options, fitted=priors, progress=progress)
+    names = prior_names(options)
+    for number, name in enumerate(names):
+
+        def of_all(stage: str, share: float, number: int = number) -> None:
+            progress(stage, (number + share) / len(names))
+
+        priors[name] = PRIORS.get(name).fit(rows, options, fitted=priors, progress=of_all)
     return priors
 
 
@@ -61,7 +67,9 @@ def write_priors(folder: Path, priors: Mapping[str, Prior], key: str) -> None:
     for name, prior in priors.items():
         arrays, details = prior.state()
         path = folder / f"{name}.safetensors"
-        path.write_bytes(safetensors_bytes(arrays))
+        # safetensors takes the bytes that follow an array's start: a view's would be others.
+        dense = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+        path.write_bytes(safetensors_bytes(dense))
         (folder / f"{name}.json").write_text(json.dumps(details))
         for written in (path, folder / f"{name}.json"):
             hashes[written.name] = sha256(written)

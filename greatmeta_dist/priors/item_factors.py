@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from greatmeta_dist.config.priors import ItemFactorsConfig, PriorsConfig
-from greatmeta_dist.priors.base import Prior, Progress, State, TrainingRows, most_rated
+from greatmeta_dist.priors.base import (
+    Prior,
+    Progress,
+    State,
+    TrainingRows,
+    most_rated,
+    ratings_per_item,
+)
 
 
 class ItemFactorsPrior(Prior):
@@ -40,7 +47,7 @@ class ItemFactorsPrior(Prior):
             chunk.matrix(bias.training_residuals(chunk).astype(np.float32), num_items)
             for chunk in rows.first_users(max_ratings=own.max_ratings)
         ]
-        count = sum(np.bincount(matrix.indices, minlength=num_items) for matrix in residuals)
+        count = ratings_per_item(residuals, num_items)
         item = most_rated(count, own.max_items)
         if len(item) < num_items:
             residuals = [matrix[:, item] for matrix in residuals]

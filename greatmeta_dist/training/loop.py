@@ -3,35 +3,30 @@
 All workers of a group run it together; rank 0 keeps the records.
 """
 
-import itertools
-import json
-import math
 import os
-import signal
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from greatmeta_dist.batching.lanes import Lanes, Step
 from greatmeta_dist.batching.loader import Loader, with_following
 from greatmeta_dist.config import Config
-from greatmeta_dist.data.split import SCENARIOS
 from greatmeta_dist.data.store import Store
-from greatmeta_dist.display import Display
+from greatmeta_dist.display import Bar, Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.communicator import Communicator, Traffic
 from greatmeta_dist.engine.coordinator import StepReport
-from greatmeta_dist.evaluation.evaluate import MAX_VALID_USERS, group_summaries, score_part
-from greatmeta_dist.files import locked
-from greatmeta_dist.training.run_folder import open_run, require_same_store, say_skipped, set_up
+from greatmeta_dist.files import locked, write_json_atomically
+from greatmeta_dist.signals import StopRequest, noted_stop_signals
+from greatmeta_dist.training.build import build_model
+from greatmeta_dist.training.nonfinite import NonfiniteUsers
+from greatmeta_dist.training.run_folder import CHECKPOINTS, open_run, require_same_store
+from greatmeta_dist.training.saved_model import SavedModel
 from greatmeta_dist.training.tracking import (
     NullTracker,
     StepUsers,
@@ -39,11 +34,8 @@ from greatmeta_dist.training.tracking import (
     Tracker,
     peak_memory_mib,
 )
+from greatmeta_dist.training.validation import Validation
 
-MAX_WATCHED_USERS = 512
-"""Scenarios with more users are not scored while training."""
-MAX_NAMED_USERS = 10
-"""Users who count nothing are named up to this many at a time."""
 LOCK_PATIENCE_S = 60.0
 """How long rank 0 waits for what is left of a group that died."""
 
@@ -58,21 +50,21 @@ def train(
 ) -> dict[str, Any]:
     """Train to ``config.train.steps``, resuming the run if it exists; what ``metrics.json`` holds.
 
-    Of a group (``communicator``), all workers call it, inside one process's ``open_run``. A first
-    Ctrl-C (or SIGTERM), or ``is_stopped`` in any of them, stops after the step that follows, with
-    a checkpoint, and raises ``KeyboardInterrupt``.
+    In a group (``communicator``) all workers call it, inside one process's ``open_run``. A first
+    Ctrl-C or SIGTERM, or ``is_stopped`` in any worker, stops after the step that follows, with a
+    checkpoint, and raises ``KeyboardInterrupt``.
     """
     if communicator is None:
-        with open_run(config, run) as config:
-            return _Training(config, run, display, Communicator(), is_stopped).run()
+        with open_run(config, run, display) as config:
+            return Training(config, run, display, Communicator(), is_stopped).run()
     if not communicator.is_first:
-        return _Training(config, run, display, communicator, is_stopped).run()
+        return Training(config, run, display, communicator, is_stopped).run()
     taken = f"a worker of an earlier training still writes {run}"
     with locked(run / ".writer", taken, patience_s=LOCK_PATIENCE_S):
-        return _Training(config, run, display, communicator, is_stopped).run()
+        return Training(config, run, display, communicator, is_stopped).run()
 
 
-class _Training:
+class Training:
     """One worker's training of one run."""
 
     def __init__(
@@ -83,155 +75,130 @@ class _Training:
         communicator: Communicator,
         is_stopped: Callable[[], bool],
     ):
-        store = Store(Path(config.store or ""))
-        store.check(communicator.rank, communicator.size)
-        self.setup = set_up(config, store, communicator)
-        self.run_folder, self.display = run, display
+        self.config, self.run_folder, self.display = config, run, display
         self.communicator, self.is_stopped = communicator, is_stopped
-        self.config = config.train
-        self.checkpoints = run / "checkpoints"
-        self.lanes = Lanes.of(
-            store,
-            self.setup.collator,
-            self.setup.choice,
-            self.config,
+        self.store = Store(Path(config.store or ""))
+        self.store.check(communicator.rank, communicator.size)
+        self.saved = SavedModel.open(run)
+        require_same_store(self.saved.store_identity, self.store, run)
+        self.model = build_model(config, self.store, self.saved.priors(), communicator)
+        scorer = self.model.scorer
+        self.lanes = Lanes(
+            self.store,
+            scorer.collator,
+            scorer.feature_spec,
+            scorer.grouping,
+            config.train,
             rank=communicator.rank,
-            size=communicator.size,
+            world_size=communicator.size,
         )
-        self.setup.worker.host(self.lanes.places, self.lanes.num_users)
-        self.best: dict[str, Any] | None = None
-        self.valid: dict[str, float] = {}
-        self.counts: list[torch.Tensor] = []
-        """[users] of each step since the last record, who counted; on rank 0."""
-        self.met: list[list[str]] = []
-        """The users of each of these steps that are hosted here."""
-        self.left_out: set[str] = set()
-        """Users named because they did not count."""
+        self.worker = scorer.worker
+        self.worker.host(self.lanes.user_range, self.lanes.num_users)
+        self.validation = Validation(scorer, self.store)
+        self.nonfinite = NonfiniteUsers(config, communicator, display)
+        self.checkpoints = run / CHECKPOINTS
+        self.writer = checkpoint.Writer(
+            self.checkpoints, communicator, keep=config.train.keep_checkpoints
+        )
 
     def run(self) -> dict[str, Any]:
-        self.writer = checkpoint.Writer(
-            self.checkpoints, self.communicator, keep=self.config.keep_checkpoints
-        )
-        self._say_who()
-        start = self._resume()
+        """Resume, train, and leave the run ready to predict."""
+        self._write_workers()
+        start, steps = self._resume(), self.config.train.steps
         self.communicator.use_short_timeout()
-        steps = self.config.steps
         if start >= steps:
             self.display.say(
                 f"{self.run_folder} is already at step {start}; raise train.steps to go on"
             )
-            return self._metrics(start)
-        tracker = self._tracker(start)
-        worker = self.setup.worker
-        self.display.say(
-            f"training on {self.setup.store.manifest.parts['train']} users, "
-            f"{self.lanes.steps_per_epoch} steps an epoch, {self.lanes.count} lanes, "
-            f"{self.communicator.size} worker{'s' if self.communicator.size > 1 else ''}, {worker.device.type}"
-        )
-        balance = self.setup.collator.balance
-        if self.setup.config.scheduler.kind == "balanced" and balance is not None:
-            num = int((balance > balance.min()).sum())
-            self.display.say(
-                f"{num or 'none'} of {len(balance)} preference groups "
-                f"{'is' if num == 1 else 'are'} rare and difficult; "
-                f"{'their users weigh more' if num else 'all users weigh the same'}"
-            )
+        else:
+            self._say_start()
+            self._train(start, steps)
+        self._fit_blend(max(start, steps))
+        metrics = {
+            "step": max(start, steps),
+            "valid": self.validation.latest,
+            "best": self.validation.best,
+        }
+        if self.communicator.is_first:
+            write_json_atomically(self.run_folder / "metrics.json", metrics)
+        return metrics
+
+    def _train(self, start: int, steps: int) -> None:
+        tracker = self._open_tracker(start)
+        device = self.worker.device
         try:
             with (
-                _stop_signals() as stop,
+                noted_stop_signals() as stop,
                 self.display.bar("train", steps, "steps", done=start) as bar,
-                Loader.suited(self.lanes, range(start, steps), worker.device) as loader,
+                Loader.suited(self.lanes, range(start, steps), device) as loader,
             ):
-                self._loop(start, steps, loader, tracker, bar, stop)
+                self._loop(start, loader, tracker, bar, stop)
         finally:
             tracker.close()
-        return self._metrics(steps)
-
-    def _say_who(self) -> None:
-        """``workers.json``: where each worker runs."""
-        device = self.setup.worker.device
-        own = {"host": socket.gethostname(), "pid": os.getpid(), "device": str(device)}
-        everyone = self.communicator.gather_objects(own)
-        if everyone is not None:
-            partial = self.run_folder / "workers.json.partial"
-            partial.write_text(json.dumps(everyone, indent=1))
-            partial.rename(self.run_folder / "workers.json")
-
-    def _tracker(self, start: int) -> Tracker:
-        if not self.communicator.is_first:
-            return NullTracker()
-        return TensorBoardTracker(
-            self.run_folder / "tensorboard",
-            purge_step=start + 1 if start else 0,
-            hyperparameters=_flat(asdict(self.setup.config)),
-            sizes=self.setup.worker.sizes,
-        )
 
     def _loop(
         self,
         start: int,
-        steps: int,
-        loader: Loader,
+        batches: Iterable[Step],
         tracker: Tracker,
-        bar: Any,
-        stop: list[int],
+        bar: Bar,
+        stop: StopRequest,
     ) -> None:
-        """Steps ``start`` to ``steps``; every step is one call of the meta step."""
-        clock, since = time.monotonic(), start
-        worker = self.setup.worker
-        for step, (tasks, following) in enumerate(with_following(loader), start + 1):
+        """Every step is one call of the meta step; what else is due comes between steps."""
+        options, worker = self.config.train, self.worker
+        clock, last_record = time.monotonic(), start
+        for step, (tasks, following) in enumerate(with_following(batches), start + 1):
+            is_last = step == options.steps
             report = worker.step(
                 tasks.batch,
                 following.batch if following else None,
-                is_stopping=bool(stop) or self.is_stopped(),
+                is_stopping=stop.is_received or self.is_stopped(),
             )
-            if report is not None:
-                self.counts.append(report.counts)
-            self.met.append(tasks.user)
+            self.nonfinite.collect(report.counts if report else None, tasks.user)
             self.writer.check()
-            if step % self.config.log_every == 0 or step == steps:
-                self._log(step, report, tasks, (step - since, clock), tracker, bar)
-                clock, since = time.monotonic(), step
-            if step % self.config.valid_every == 0 or step == steps:
+            if step % options.log_every == 0 or is_last:
+                seconds = time.monotonic() - clock
+                self._record(step, report, tasks, (step - last_record, seconds), tracker, bar)
+                clock, last_record = time.monotonic(), step
+            if step % options.valid_every == 0 or is_last:
                 before = time.monotonic()
-                self._validate(step, tracker)
+                self.validation.run(step, tracker)
                 clock += time.monotonic() - before
-            if worker.is_stopping or step == steps or self._is_due(step):
+            is_due = step % options.checkpoint_every == 0 or self.validation.is_best(step)
+            if worker.is_stopping or is_last or is_due:
                 self._save(step, tracker)
             if worker.is_stopping:
                 self.writer.wait()
+                self._fit_blend(step)
                 raise KeyboardInterrupt
         self.writer.wait()
 
-    def _is_due(self, step: int) -> bool:
-        is_best = self.best is not None and self.best["step"] == step
-        return is_best or step % self.config.checkpoint_every == 0
-
-    def _log(
+    def _record(
         self,
         step: int,
         report: StepReport | None,
         tasks: Step,
-        since: tuple[int, float],
+        since_last: tuple[int, float],
         tracker: Tracker,
-        bar: Any,
+        bar: Bar,
     ) -> None:
-        """Records of a step; ``since`` are the steps since the last and when that was."""
-        own = tasks.group, tasks.num_support, self.communicator.traffic.take()
-        everyone = self.communicator.gather_objects(own)
-        num_steps, clock = since
-        seconds = time.monotonic() - clock
-        self._require_few_left_out(step)
-        if report is None or everyone is None:
+        """Write a step's records; ``since_last`` are steps and seconds since the last ones."""
+        by_worker = self.communicator.gather_objects(
+            (tasks.group, tasks.num_support, self.communicator.traffic.take())
+        )
+        self.nonfinite.check(step)
+        if report is None or by_worker is None:
             return
-        *parts, traffics = zip(*everyone, strict=True)
-        group, num_support = (np.concatenate(part) for part in parts)
+        groups, sizes, traffics = zip(*by_worker, strict=True)
         traffic = Traffic.of_all(traffics)
-        scale = self.setup.collator.target_transform.scale**2
-        is_click = self.setup.store.manifest.is_click
-        users = StepUsers(group, num_support, self.setup.store.manifest.groups)
-        tracker.write_step(step, report, users, None if is_click else scale)
-        rate = num_steps * self.config.users_per_batch / seconds
+        scorer = self.model.scorer
+        loss_scale = None
+        if not self.store.manifest.is_click:
+            loss_scale = scorer.collator.target_transform.scale**2
+        users = StepUsers(np.concatenate(groups), np.concatenate(sizes), scorer.grouping.names)
+        tracker.write_step(step, report, users, loss_scale)
+        num_steps, seconds = since_last
+        rate = num_steps * self.config.train.users_per_batch / seconds
         tracker.write_scalars(
             step,
             {
@@ -242,143 +209,113 @@ class _Training:
             },
         )
         loss = float(report.said.losses[report.counts, 0].mean())
-        valid = f"  valid {self.valid['rmse']:.4f}" if self.valid else ""
-        shown = f"loss {loss:.4f}" if is_click else f"rmse {(loss * scale) ** 0.5:.4f}"
-        bar.update(step, f"{shown}{valid}  {rate:.0f} users/s")
-
-    def _require_few_left_out(self, step: int) -> None:
-        """Name the users who counted nothing since the last record; stop if they are too many.
-
-        All workers call it: each knows the names of its own.
-        """
-        is_out, met = None, self.met
-        if self.communicator.is_first:
-            is_out = (~torch.stack(self.counts)).cpu()
-        self.counts, self.met = [], []
-        if not self.communicator.broadcast_object(is_out is not None and bool(is_out.any())):
-            return
-        everyone = self.communicator.gather_objects(met)
-        if everyone is None or is_out is None:
-            return
-        share = float(is_out.double().mean())
-        limit = self.config.max_nonfinite_fraction
-        places = is_out.nonzero().tolist()
-        if share > limit:
-            places = places[:MAX_NAMED_USERS]
-        names = [list(itertools.chain(*of_step)) for of_step in zip(*everyone, strict=True)]
-        new = sorted({names[number][at] for number, at in places} - self.left_out)
-        self.left_out.update(new[:MAX_NAMED_USERS])  # others when they are met again
-        if new:
-            more = f" and {len(new) - MAX_NAMED_USERS} more" if len(new) > MAX_NAMED_USERS else ""
-            self.display.say(
-                f"left out, for their loss or gradient is not finite (to step {step}): "
-                f"users {', '.join(new[:MAX_NAMED_USERS])}{more}"
-            )
-        if share > limit:
-            raise RuntimeError(
-                f"the loss or gradient of {share:.1%} of the users is not finite, to step {step}, "
-                f"and train.max_nonfinite_fraction is {limit:g}: training diverged, or the data "
-                f"holds extreme values; lower inner.learning_rate (now {self.setup.config.inner.learning_rate:g}) or "
-                f"train.learning_rate (now {self.config.learning_rate:g}), or mend these users"
-            )
-
-    def _validate(self, step: int, tracker: Tracker) -> None:
-        """Score the validation users, and watch every scenario that is not too large.
-
-        Only the validation users decide which checkpoint is best.
-        """
-        setup, manifest = self.setup, self.setup.store.manifest
-        setup.worker.broadcast_averaged_params()
-        for part in ("valid", *SCENARIOS):
-            num_users = manifest.parts.get(part, 0)
-            if not num_users or (part != "valid" and num_users > MAX_WATCHED_USERS):
-                continue
-            scored = score_part(
-                setup.worker,
-                setup.store,
-                setup.collator,
-                setup.choice,
-                part,
-                most=MAX_VALID_USERS,
-            )
-            if scored is None:
-                continue
-            found = scored.models["adapted"].summary()
-            tracker.write_scalars(step, {f"val/{part}/{k}": v for k, v in found.items()})
-            groups = group_summaries(scored, manifest.groups, manifest.minority)
-            by_group = {
-                f"val/{part}/rmse_by_group/{name}": g["models"]["adapted"]["rmse"]
-                for name, g in groups["by_group"].items()
-            }
-            if "minority" in groups:
-                rmse = groups["minority"]["models"]["adapted"]["rmse"]
-                by_group[f"val/{part}/minority_rmse"] = rmse
-            tracker.write_scalars(step, by_group)
-            if part == "valid":
-                self.valid = found
-                is_better = self.best is None or found["rmse"] < self.best["rmse"]
-                if is_better and math.isfinite(found["rmse"]):
-                    self.best = {"step": step, **found}
-        self.best, self.valid = self.communicator.broadcast_object((self.best, self.valid))
+        shown = (
+            f"loss {loss:.4f}" if loss_scale is None else f"rmse {(loss * loss_scale) ** 0.5:.4f}"
+        )
+        valid = self.validation.latest
+        if valid:
+            shown += f"  valid {valid['rmse']:.4f}"
+        bar.update(step, f"{shown}  {rate:.0f} users/s")
 
     def _save(self, step: int, tracker: Tracker) -> None:
         start = time.monotonic()
-        worker, best = self.setup.worker, self.best["step"] if self.best else None
-        state = {"best": self.best, "valid": self.valid, "store": self.setup.store.identity}
-        self.writer.save(step, worker.dense_state(), worker.blocks(), state, best=best)
+        best = self.validation.best
+        state = {
+            "best": best,
+            "valid": self.validation.latest,
+            "store": self.store.identity,
+        }
+        self.writer.save(
+            step,
+            self.worker.dense_state(),
+            self.worker.blocks(),
+            state,
+            best=best["step"] if best else None,
+        )
         tracker.write_scalars(step, {"perf/seconds_for_snapshot": time.monotonic() - start})
 
     def _resume(self) -> int:
         """Load the newest whole checkpoint; the step it was made after."""
-        blocks = self.setup.worker.blocks()
-        own = {name: block.entries for name, block in blocks.items()}
-        found, skipped = checkpoint.load_latest(self.checkpoints, self.communicator, wanted=own)
-        say_skipped(skipped, self.display)
+        found, skipped = checkpoint.load_latest(
+            self.checkpoints, self.communicator, wanted=self._hosted()
+        )
+        for step in skipped:
+            self.display.say(f"checkpoint of step {step} is damaged or partial; going further back")
         if found is None:
             if skipped:
                 self.display.say("no whole checkpoint is left; starting from step 0")
             return 0
-        require_same_store(found.state, self.setup.store, self.run_folder)
-        self.setup.worker.load(found.dense, found.tables)
-        self.best, self.valid = found.state["best"], found.state["valid"]
+        require_same_store(found.state["store"], self.store, self.run_folder)
+        self.worker.load(found.dense, found.tables)
+        self.validation.best, self.validation.latest = found.state["best"], found.state["valid"]
         self.display.say(f"resuming {self.run_folder} after step {found.step}")
         return found.step
 
-    def _metrics(self, step: int) -> dict[str, Any]:
-        metrics = {"step": step, "valid": self.valid, "best": self.best}
-        if self.communicator.is_first:
-            partial = self.run_folder / "metrics.json.partial"
-            partial.write_text(json.dumps(metrics, indent=1))
-            partial.rename(self.run_folder / "metrics.json")
-        return metrics
+    def _hosted(self) -> dict[str, range | None]:
+        """The entries of each table that this worker holds."""
+        return {name: block.entries for name, block in self.worker.blocks().items()}
 
+    def _fit_blend(self, step: int) -> None:
+        """Fit the blend weight for the best step's parameters, and save it with the run.
 
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collects a first Ctrl-C or SIGTERM; the second one ends the process as usual.
+        It ends a training: the worker holds the best parameters from here on.
+        """
+        scorer = self.model.scorer
+        best = self.validation.best["step"] if self.validation.best else step
+        is_fitted = self.saved.blend_weight(best) is not None or not scorer.blend.priors
+        if self.communicator.broadcast_object(is_fitted):
+            return
+        self.communicator.all_true(True)  # rank 0 is here, so its checkpoint is whole
+        found = checkpoint.load(self.checkpoints, best, self.communicator, wanted=self._hosted())
+        if found is None:  # damaged or deleted: predictions will take the newest one, too
+            best = step
+        elif best != step:
+            self.worker.load(found.dense, found.tables)
+        self.worker.broadcast_averaged_params()
+        total = self.store.manifest.splits.get("valid", 0)
+        with self.display.bar("fit the blend weight", total, "users") as bar:
+            weight = scorer.fit_blend_weight(
+                self.store, lambda split, done, total: bar.update(done, split)
+            )
+        if weight is not None:
+            self.saved.write_blend_weight(best, weight)
+        self.communicator.all_true(True)
 
-    Off the main thread, where Ray runs a worker, signals are not ours.
-    """
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    def _write_workers(self) -> None:
+        """``workers.json``: where each worker runs."""
+        here = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "device": str(self.worker.device),
+        }
+        by_worker = self.communicator.gather_objects(here)
+        if by_worker is not None:
+            write_json_atomically(self.run_folder / "workers.json", by_worker)
 
-    def note(number: int, frame: Any) -> None:
-        received.append(number)
-        for s, handler in before.items():
-            signal.signal(s, handler)
+    def _open_tracker(self, start: int) -> Tracker:
+        if not self.communicator.is_first:
+            return NullTracker()
+        sections = ("model", "inner", "scheduler", "train")
+        config = asdict(self.config)
+        return TensorBoardTracker(
+            self.run_folder / "tensorboard",
+            purge_step=start + 1 if start else 0,
+            hyperparameters={f"{s}.{k}": v for s in sections for k, v in config[s].items()},
+            sizes=self.worker.sizes,
+        )
 
-    for s in before:
-        signal.signal(s, note)
-    try:
-        yield received
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
-
-
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    sections = ("model", "inner", "scheduler", "train")
-    return {f"{s}.{k}": v for s in sections for k, v in config[s].items()}
+    def _say_start(self) -> None:
+        size = self.communicator.size
+        self.display.say(
+            f"training on {self.store.manifest.splits['train']} users, "
+            f"{self.lanes.steps_per_epoch} steps an epoch, {self.lanes.count} lanes, "
+            f"{size} worker{'s' if size > 1 else ''}, {self.worker.device.type}"
+        )
+        weights = self.model.scorer.collator.balance
+        if self.config.scheduler.kind == "balanced" and weights is not None:
+            num = int((weights > weights.min()).sum())
+            self.display.say(
+                f"{num or 'none'} of {len(weights)} preference groups "
+                f"{'is' if num == 1 else 'are'} rare and difficult; "
+                f"{'their users weigh more' if num else 'all users weigh the same'}"
+            )

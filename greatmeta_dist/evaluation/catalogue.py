@@ -1,0 +1,78 @@
+"""How high clicked items stand among the whole catalogue."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greatmeta_dist.batching.read import read_split
+from greatmeta_dist.data.store import Store, UserTasks
+from greatmeta_dist.data.tasks import TaskTable
+from greatmeta_dist.evaluation.metrics.catalogue import ranking
+from greatmeta_dist.evaluation.scoring import Predicts, Scorer
+from greatmeta_dist.ragged import Ragged
+
+USERS_PER_BATCH, ITEMS_PER_BATCH = 32, 4096
+"""Scored at a time: bounds memory."""
+
+Floats = NDArray[np.float64]
+
+
+def catalogue_summary(
+    scorer: Scorer, store: Store, split: str, *, others: Predicts
+) -> dict[str, dict[str, float]]:
+    """``{model: {hr@k, ndcg@k}}``: clicked query items among all that the user does not know.
+
+    Items drawn as not met are not known.
+    """
+    by_model: dict[str, dict[str, list[Floats]]] = {}
+    for users in read_split(store, split, scorer.feature_spec, users_per_batch=USERS_PER_BATCH):
+        assert users is not None
+        for model, metrics in _rank_users(scorer, store, users, others).items():
+            for metric, by_user in metrics.items():
+                by_model.setdefault(model, {}).setdefault(metric, []).append(by_user)
+    return {
+        model: {metric: float(np.nanmean(np.concatenate(v))) for metric, v in metrics.items()}
+        for model, metrics in by_model.items()
+    }
+
+
+def _rank_users(
+    scorer: Scorer, store: Store, users: UserTasks, others: Predicts
+) -> dict[str, dict[str, Floats]]:
+    """Metrics [users] by model."""
+    tasks, num_items = users.tasks, store.manifest.num_items
+    is_click = tasks.query_label.values > 0
+    user = np.repeat(np.arange(len(users)), tasks.query_item.lengths)[is_click]
+    is_known = np.zeros((len(users), num_items), bool)
+    owner = np.repeat(np.arange(len(users)), tasks.support_item.lengths)
+    is_met = tasks.support_label.values > 0 if store.manifest.is_implicit else slice(None)
+    is_known[owner[is_met], tasks.support_item.values[is_met]] = True
+    clicked = tasks.query_item.values[is_click]
+    return {
+        model: ranking(score, is_known, user, clicked)
+        for model, score in _score_every_item(scorer, tasks, num_items, others).items()
+    }
+
+
+def _score_every_item(
+    scorer: Scorer, tasks: TaskTable, num_items: int, others: Predicts
+) -> dict[str, Floats]:
+    """Scores [users, items] by model, a slice of the catalogue at a time."""
+    slices: dict[str, list[Floats]] = {}
+    for first in range(0, num_items, ITEMS_PER_BATCH):
+        items = np.arange(first, min(num_items, first + ITEMS_PER_BATCH))
+        asked = _asked_about(tasks, items)
+        for model, values in (others.predict(asked) | scorer.predict(asked)).items():
+            slices.setdefault(model, []).append(values.reshape(len(tasks), len(items)))
+    return {model: np.concatenate(parts, 1) for model, parts in slices.items()}
+
+
+def _asked_about(tasks: TaskTable, items: NDArray[np.int64]) -> TaskTable:
+    """The same users, with each of the items as a query row."""
+    offsets = np.arange(len(tasks) + 1) * len(items)
+    return replace(
+        tasks,
+        query_item=Ragged(np.tile(items, len(tasks)), offsets),
+        query_label=Ragged(np.zeros(offsets[-1], np.float32), offsets),
+    )

@@ -1,0 +1,182 @@
+"""Predicted ratings of tasks, and the scores of a whole split."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greatmeta_dist.batching.collate import Collator
+from greatmeta_dist.batching.grouping import UserGrouping
+from greatmeta_dist.batching.read import read_split
+from greatmeta_dist.data.store import FeatureSpec, Store, UserTasks
+from greatmeta_dist.data.tasks import TaskTable
+from greatmeta_dist.engine.worker import Worker
+from greatmeta_dist.evaluation.blend import Blend, BlendSums, fit_blend_weight
+from greatmeta_dist.evaluation.metrics.base import UserMetrics, join, measure
+from greatmeta_dist.evaluation.metrics.ndcg import chance_ndcg
+
+USERS_PER_BATCH = 256
+MAX_VALID_USERS = 4096
+"""Of more validation users about so many decide the best checkpoint and the blend weight."""
+T = TypeVar("T")
+
+Progress = Callable[[str, int, int], None]
+"""Told the split, the users done and the users in all."""
+
+
+def no_progress(split: str, done: int, total: int) -> None:
+    """Tells nobody."""
+
+
+class Predicts(Protocol):
+    """Whatever predicts ratings, such as ``Baselines``."""
+
+    def predict(self, tasks: TaskTable) -> dict[str, NDArray[np.float64]]:
+        """By model: the predicted rating of every query row, users' rows end to end."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """The model with all that turns its predictions into ratings.
+
+    In a group of workers all call it together, for each holds a part of the embedding rows.
+    """
+
+    worker: Worker
+    collator: Collator
+    feature_spec: FeatureSpec
+    grouping: UserGrouping
+    blend: Blend
+
+    def predict(self, tasks: TaskTable) -> dict[str, NDArray[np.float64]]:
+        """``unadapted`` and ``adapted`` ratings of every query row, users' rows end to end."""
+        blended = self.blend.of_tasks(tasks)
+        return {name: blended(rating) for name, rating in self.predict_model(tasks).items()}
+
+    def predict_model(self, tasks: TaskTable) -> dict[str, NDArray[np.float64]]:
+        """The same, by the model alone."""
+        batch = self.collator.collate(tasks)
+        predictions = self.worker.predict(batch)
+        assert predictions is not None
+        is_row = batch.query.row_weight.numpy() > 0
+        to_rating = self.collator.target_transform.to_rating(tasks)
+        return {
+            name: to_rating(prediction.cpu().numpy()[is_row])
+            for name, prediction in zip(("unadapted", "adapted"), predictions, strict=True)
+        }
+
+    def alone(self) -> "Scorer":
+        """The model without the blend."""
+        return replace(self, blend=replace(self.blend, priors=()))
+
+    def with_blend_weight(self, weight: float) -> "Scorer":
+        return replace(self, blend=replace(self.blend, weight=weight))
+
+    def fit_blend_weight(self, store: Store, progress: Progress = no_progress) -> float | None:
+        """The blend weight that suits the validation users; None except on rank 0.
+
+        All workers call it together. The same bits with any number of workers.
+        """
+
+        def sums(users: UserTasks) -> BlendSums:
+            rating = users.tasks.query_label.values
+            of_priors, is_known = self.blend.predict(users.tasks)
+            of_model = self.predict_model(users.tasks)["adapted"]
+            return BlendSums.of_rows(rating[is_known], of_model[is_known], of_priors[is_known])
+
+        batches = _for_each_batch(
+            self, store, "valid", sums, max_users=MAX_VALID_USERS, progress=progress
+        )
+        return None if batches is None else fit_blend_weight(batches)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One split's users, scored by every model."""
+
+    models: dict[str, UserMetrics]
+    group: NDArray[np.int32]
+    """[users] preference group of the records."""
+    chance: NDArray[np.float64]
+    """[users, cutoffs] expected nDCG of a random order."""
+
+
+def score_split(
+    scorer: Scorer,
+    store: Store,
+    split: str,
+    *,
+    max_users: int | None = None,
+    others: Predicts | None = None,
+    limit_support: Callable[[TaskTable], TaskTable] = lambda tasks: tasks,
+    progress: Progress = no_progress,
+) -> Scored | None:
+    """Predict every query row of a split; ``others`` are scored besides.
+
+    ``limit_support`` may cut what is known of the users. Of a split of more than ``max_users``
+    users about so many are taken. All workers call it together and share the batches; rank 0 gets
+    the result, others None.
+    """
+    lowest, is_click = store.manifest.ratings.lowest, store.manifest.is_click
+
+    def score(users: UserTasks) -> Scored:
+        tasks = limit_support(users.tasks)
+        predictions = (dict(others.predict(tasks)) if others else {}) | scorer.predict(tasks)
+        rating = tasks.query_label.values.astype(np.float64)
+        lengths = tasks.query_label.lengths
+        models = {
+            name: measure(rating, values, lengths, lowest=lowest, is_click=is_click)
+            for name, values in predictions.items()
+        }
+        chance = chance_ndcg(rating - min(0.0, lowest), lengths)
+        return Scored(models, scorer.grouping.recorded(users), chance)
+
+    batches = _for_each_batch(scorer, store, split, score, max_users=max_users, progress=progress)
+    if batches is None:
+        return None
+    return Scored(
+        {name: join([b.models[name] for b in batches]) for name in batches[0].models},
+        np.concatenate([b.group for b in batches]),
+        np.concatenate([b.chance for b in batches]),
+    )
+
+
+def _for_each_batch(
+    scorer: Scorer,
+    store: Store,
+    split: str,
+    work: Callable[[UserTasks], T],
+    *,
+    max_users: int | None,
+    progress: Progress,
+) -> Sequence[T] | None:
+    """What ``work`` makes of each batch of a split, in order, on rank 0; None elsewhere.
+
+    Workers take batches in turn. One that has none left takes part in the others' predictions,
+    because embedding rows are fetched from all.
+    """
+    communicator, num_done = scorer.worker.communicator, 0
+    results: list[T] = []
+    for users in read_split(
+        store,
+        split,
+        scorer.feature_spec,
+        users_per_batch=USERS_PER_BATCH,
+        max_users=max_users,
+        rank=communicator.rank,
+        world_size=communicator.size,
+    ):
+        if users is None:
+            scorer.worker.predict(None)
+            continue
+        results.append(work(users))
+        num_done += len(users)
+        progress(split, num_done, store.manifest.splits[split])
+    by_worker: list[Any] | None = communicator.gather_objects(results)
+    if by_worker is None:
+        return None
+    rounds = itertools.zip_longest(*by_worker)
+    return [result for turn in rounds for result in turn if result is not None]

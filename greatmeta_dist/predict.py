@@ -1,0 +1,140 @@
+"""A trained run as one object that predicts: ``Predictor.load(run).score(tasks)``.
+
+Everything it needs is in the run's folder. The store may be gone.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greatmeta_dist.config import Config
+from greatmeta_dist.data.store import FeatureSpec, Store
+from greatmeta_dist.data.tasks import TaskTable
+from greatmeta_dist.engine import checkpoint
+from greatmeta_dist.errors import require
+from greatmeta_dist.evaluation.baselines import Baselines
+from greatmeta_dist.evaluation.scoring import Scorer
+from greatmeta_dist.training.build import Model, build_model
+from greatmeta_dist.training.run_folder import CHECKPOINTS, require_same_store, saved_config
+from greatmeta_dist.training.saved_model import SavedModel
+
+FOR_PREDICTIONS: checkpoint.Wanted = {"rows": None}
+"""Predictions take embedding rows, and nothing that is kept about training users."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A run's best parameters, with priors and blend weight."""
+
+    run: Path
+    step: int
+    """The step whose parameters these are: the best one by validation users."""
+    model: Model
+    store_identity: str
+
+    @classmethod
+    def load(cls, run: str | Path, *, warn: Callable[[str], None] = warnings.warn) -> "Predictor":
+        """Load a run; nobody is scored for it, and its store is not needed.
+
+        ``warn`` is told in one line of what is not as it should be, such as a damaged checkpoint.
+        Raises ``InputError`` where the folder holds no run, none of this version, or no checkpoint.
+        """
+        run = Path(run)
+        config = saved_config(run)
+        require(
+            config is not None,
+            f"{run} holds no run (no config.yaml); run: greatmeta train store=DIR run={run}",
+        )
+        assert config is not None
+        saved = SavedModel.open(run)
+        model = build_model(config, saved.catalogue(), saved.priors())
+        parameters = _best_checkpoint(run, warn)
+        model.worker.load(parameters.dense, parameters.tables)
+        weight = saved.blend_weight(parameters.step)
+        if weight is not None:
+            model = replace(model, scorer=model.scorer.with_blend_weight(weight))
+        elif model.scorer.blend.priors:
+            warn(
+                f"{run} was not trained to its end and has no blend weight for step "
+                f"{parameters.step}; taking {model.scorer.blend.weight:g}. "
+                f"greatmeta train run={run} goes on"
+            )
+        return cls(run, parameters.step, model, saved.store_identity)
+
+    def score(self, tasks: TaskTable) -> NDArray[np.float64]:
+        """Predicted rating of every query row (of clicks, the chance), users' rows end to end.
+
+        The model is adapted to each user's support first.
+        """
+        return self.scorer.predict(tasks)["adapted"]
+
+    @property
+    def scorer(self) -> Scorer:
+        """Unadapted predictions, and those of the model alone, too."""
+        return self.model.scorer
+
+    @property
+    def config(self) -> Config:
+        return self.model.config
+
+    @property
+    def catalogue(self) -> Store:
+        """The items and vocabularies the model was trained on."""
+        return self.model.catalogue
+
+    @property
+    def feature_spec(self) -> FeatureSpec:
+        """How tasks must be read from a store for this model."""
+        return self.scorer.feature_spec
+
+    @property
+    def blend_weight(self) -> float | None:
+        """Share of a prediction that is the rating priors'; None without such priors."""
+        return self.scorer.blend.weight if self.scorer.blend.priors else None
+
+    def baselines(self) -> Baselines:
+        """Means, offsets and the factorisation, from the run's own priors."""
+        priors = self.model.priors
+        return Baselines.of(self.scorer.collator.target_transform, priors["bayesian_mf"])
+
+    def open_store(self, folder: Path | None = None) -> Store:
+        """The store of the training, or ``folder``, checked to be the same data.
+
+        Raises ``InputError`` where it is gone, damaged, or another one.
+        """
+        path = folder or (Path(self.config.store) if self.config.store else None)
+        require(path is not None, f"{self.run}/config.yaml names no store; add store=DIR")
+        assert path is not None
+        store = Store(path)
+        require_same_store(self.store_identity, store, self.run)
+        store.check()
+        return store
+
+
+def _best_checkpoint(run: Path, warn: Callable[[str], None]) -> checkpoint.Checkpoint:
+    """The best step's checkpoint, or the newest whole one if that is damaged or gone."""
+    folder = run / CHECKPOINTS
+    newest, skipped = checkpoint.load_latest(folder, wanted=FOR_PREDICTIONS)
+    require(
+        newest is not None or not skipped,
+        f"{run} has {len(skipped)} checkpoints, and all are damaged or partial; restore "
+        f"{folder} from a copy, or train anew with another run=DIR",
+    )
+    require(newest is not None, f"{run} has no checkpoint yet; run greatmeta train run={run}")
+    assert newest is not None
+    for step in skipped:
+        warn(f"checkpoint of step {step} is damaged or partial; going further back")
+    best = newest.state["best"]
+    if not best or best["step"] == newest.step:
+        return newest
+    found = checkpoint.load(folder, best["step"], wanted=FOR_PREDICTIONS)
+    if found is None:
+        warn(
+            f"the best checkpoint, of step {best['step']}, is damaged or gone; "
+            f"taking step {newest.step}"
+        )
+    return found or newest

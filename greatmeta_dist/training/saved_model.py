@@ -1,0 +1,92 @@
+"""``RUN/model/``: what a run needs to predict besides its parameters, with the store gone.
+
+``model.json`` (written with the rest, as one folder), ``catalogue/`` (the store without its tasks),
+``priors/``; and ``blend.json``, the blend weight, written when a training ends or is stopped.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from greatmeta_dist.config import PriorsConfig
+from greatmeta_dist.data.store import Store, write_catalogue
+from greatmeta_dist.display import Display
+from greatmeta_dist.errors import require
+from greatmeta_dist.files import published_folder, write_json_atomically
+from greatmeta_dist.priors.fit import Priors, priors_key, read_priors
+from greatmeta_dist.training.prior_cache import write_fitted_priors
+
+VERSION = 1
+"""Of what a run's model folder holds. A model of another version is refused."""
+MODEL, MODEL_JSON, BLEND = "model", "model.json", "blend.json"
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A run's model folder, opened."""
+
+    folder: Path
+    store_identity: str
+    priors_key: str
+
+    @classmethod
+    def open(cls, run: Path) -> "SavedModel":
+        """Raises ``InputError`` where there is none, or one of another version."""
+        folder = run / MODEL
+        path = folder / MODEL_JSON
+        require(
+            path.is_file(),
+            f"{run} has no {MODEL}/{MODEL_JSON}: it was trained by an older version, or no training "
+            "of it began; train anew with another run=DIR",
+        )
+        try:
+            saved = json.loads(path.read_text())
+            version, identity, key = saved["version"], saved["store"], saved["priors"]
+        except (ValueError, KeyError, TypeError):
+            version, identity, key = "unreadable", "", ""
+        require(
+            version == VERSION,
+            f"{path} has version {version}, and this program reads {VERSION}; train anew with "
+            "another run=DIR, or predict with the version that trained it",
+        )
+        return cls(folder, identity, key)
+
+    def catalogue(self) -> Store:
+        """The items and vocabularies of the store: a store without tasks."""
+        return Store(self.folder / "catalogue")
+
+    def priors(self) -> Priors:
+        return read_priors(self.folder / "priors")
+
+    def blend_weight(self, step: int) -> float | None:
+        """The fitted weight for the parameters of a step; None where none was fitted."""
+        try:
+            saved = json.loads((self.folder / BLEND).read_text())
+            return float(saved["weight"]) if saved["step"] == step else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def write_blend_weight(self, step: int, weight: float) -> None:
+        write_json_atomically(self.folder / BLEND, {"step": step, "weight": weight})
+
+
+def write_model(run: Path, store: Store, options: PriorsConfig, display: Display) -> None:
+    """Make a run's model folder for a store, fitting priors where they are not cached.
+
+    A folder that is already there for the same store and options stays.
+    """
+    path = run / MODEL / MODEL_JSON
+    if path.is_file():
+        saved = SavedModel.open(run)
+        if (saved.store_identity, saved.priors_key) == (
+            store.identity,
+            priors_key(store.identity, options),
+        ):
+            return
+    with published_folder(run / MODEL) as partial:
+        (partial / "catalogue").mkdir()
+        (partial / "priors").mkdir()
+        write_catalogue(store, partial / "catalogue")
+        key = write_fitted_priors(partial / "priors", store, options, display)
+        content = {"version": VERSION, "store": store.identity, "priors": key}
+        (partial / MODEL_JSON).write_text(json.dumps(content, indent=1))

@@ -10,6 +10,7 @@ LEVELS = {
     "extensions": 1,
     "config": 2,
     "files": 2,
+    "signals": 2,
     "meta": 2,
     "priors": 3,
     "data": 4,

@@ -7,7 +7,7 @@ from random_tasks import make_tasks
 
 from greatmeta_dist.batching.collate import build_batch
 from greatmeta_dist.engine.embeddings import EmbeddingTable
-from greatmeta_dist.engine.exchange import tree_sum
+from greatmeta_dist.engine.tree_sum import tree_sum
 from greatmeta_dist.meta.batch import StepBatch
 
 
@@ -18,12 +18,12 @@ def test_lazy_update_is_adam_on_the_rows_touched_and_leaves_the_others():
     adam = torch.optim.Adam([reference], lr=0.1)
     for k in range(4):
         grad = torch.randn(3, 3, generator=torch.Generator().manual_seed(k))
-        table.step(torch.tensor([2, 5, 7]), grad)
+        table.update_rows(torch.tensor([2, 5, 7]), grad)
         reference.grad = grad.clone()
         adam.step()
-    assert torch.allclose(table.fetch(torch.tensor([2, 5, 7])), reference.detach(), atol=1e-6)
+    assert torch.allclose(table.lookup(torch.tensor([2, 5, 7])), reference.detach(), atol=1e-6)
     others = torch.tensor([0, 1, 3, 4, 6, 8, 9])
-    assert torch.equal(table.fetch(others), weight[others])
+    assert torch.equal(table.lookup(others), weight[others])
 
 
 def test_dense_update_is_adam_on_all_rows():
@@ -33,7 +33,7 @@ def test_dense_update_is_adam_on_all_rows():
     adam = torch.optim.Adam([reference], lr=0.1)
     for rows in ([0, 3], [1, 2]):
         grad = torch.ones(2, 2)
-        table.step(torch.tensor(rows), grad)
+        table.update_rows(torch.tensor(rows), grad)
         reference.grad = torch.zeros_like(reference)
         reference.grad[rows] = grad
         adam.step()
@@ -67,6 +67,6 @@ def test_running_mean_is_the_mean_over_all_steps_of_every_row(update):
     rng = np.random.default_rng(0)
     for _ in range(20):
         rows = torch.from_numpy(np.sort(rng.choice(6, 2, replace=False)))
-        table.step(rows, torch.from_numpy(rng.normal(size=(2, 2))))
+        table.update_rows(rows, torch.from_numpy(rng.normal(size=(2, 2))))
         expected = 0.9 * expected + 0.1 * table.weight.detach()
-        assert torch.allclose(table.fetch_mean(torch.arange(6)), expected, atol=1e-12)
+        assert torch.allclose(table.lookup_mean(torch.arange(6)), expected, atol=1e-12)

@@ -60,9 +60,9 @@ class Pair(Communicator):
 class Table(EmbeddingTable):
     events: list[str]
 
-    def step(self, rows, grad):
+    def update_rows(self, rows, gradient):
         self.events.append("rows moved")
-        super().step(rows, grad)
+        super().update_rows(rows, gradient)
 
 
 def make_worker(rank, inboxes, width):

@@ -34,7 +34,8 @@ from greatmeta_dist.batching.lanes import Lanes, shared_lanes
 from greatmeta_dist.config import DataConfig, ModelConfig
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store
-from greatmeta_dist.engine.checkpoint import Block, Writer, steps
+from greatmeta_dist.engine.checkpoint import Block, steps
+from greatmeta_dist.engine.checkpoint_writer import CheckpointWriter
 from greatmeta_dist.engine.communicator import START_PATIENCE, Communicator, DistributedCommunicator
 from greatmeta_dist.engine.embeddings import EmbeddingTable, block_size, fresh_rows
 from greatmeta_dist.meta.factors import FactorAverages
@@ -269,7 +270,7 @@ def checkpointing(folder: Path) -> dict[str, float]:
     table = EmbeddingTable(torch.randn(ROWS_SAVED, WIDTH), rate=1e-3, ema_decay=0.99)
     memory = FactorAverages(USERS_SAVED, setup.worker.sizes, torch.device("cpu"), first=0)
     remembered = {"factors": memory.mean.normal_(), "visits": memory.visits}
-    writer = Writer(folder / "checkpoints", Communicator(), keep=1)
+    writer = CheckpointWriter.open(folder / "checkpoints", Communicator(), keep=1)
     blocks = {
         "rows": Block(table.state(), 0, ROWS_SAVED),
         "users": Block(remembered, 0, USERS_SAVED),

@@ -27,6 +27,7 @@ from greatmeta_dist.data.split import SCENARIOS
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
+from greatmeta_dist.engine.checkpoint_writer import CheckpointWriter
 from greatmeta_dist.engine.communicator import Communicator, Traffic
 from greatmeta_dist.engine.coordinator import StepReport
 from greatmeta_dist.evaluation.evaluate import MAX_VALID_USERS, group_summaries, score_part
@@ -109,7 +110,7 @@ class _Training:
         """Users named because they did not count."""
 
     def run(self) -> dict[str, Any]:
-        self.writer = checkpoint.Writer(
+        self.writer = CheckpointWriter.open(
             self.checkpoints, self.communicator, keep=self.config.keep_checkpoints
         )
         self._say_who()

@@ -17,7 +17,8 @@ TIMEOUT_S = 30
 class ThreadCommunicator(Communicator):
     """One of W workers in threads, which puts messages into the others' inboxes.
 
-    Notes in ``events`` what is begun and awaited, in order.
+    Notes in ``events`` what is begun and awaited, in order. Tensors are sent as copies: a worker
+    may overwrite its own before the others read them.
     """
 
     def __init__(self, rank: int, inboxes: Sequence[queue.Queue], *, is_fast: bool = False):
@@ -74,7 +75,7 @@ class ThreadCommunicator(Communicator):
         return wait
 
     def all_reduce(self, value: Tensor, phase: str) -> Tensor:
-        return value.copy_(torch.stack(self._exchange(value)).sum(0))
+        return value.copy_(torch.stack(self._exchange(value.clone())).sum(0))
 
     def gather(self, value: Tensor, phase: str) -> Tensor | None:
         values = self.gather_objects(value.clone())

@@ -52,6 +52,8 @@ def _generator_of(run: int, generator: torch.Generator) -> torch.Generator:
     """The random generator of a run of fresh rows."""
     if run == 0:
         return generator
+    # TODO: torch's CPU generator uses the low 32 bits of a seed alone, so all runs but the first
+    # draw the same rows. Another seed would change the bits of tables above ROWS_PER_DRAW rows.
     return torch.Generator().manual_seed((generator.initial_seed() + (run << 32)) % 2**63)
 
 

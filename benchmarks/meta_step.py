@@ -297,7 +297,7 @@ class _Recorder(LaneExchange):
     """Of A, end to end."""
 
     def apply(self, parts: Iterable[MetaGradient]) -> None:
-        self.total, _ = self._add_parts(parts)
+        self.total, _ = self._sum_hosted_lanes(parts)
 
 
 class _AsTF32(TorchDispatchMode):

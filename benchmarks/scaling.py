@@ -34,7 +34,8 @@ from greatmeta_dist.batching.lanes import Lanes, shared_lanes
 from greatmeta_dist.config import DataConfig, ModelConfig
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store
-from greatmeta_dist.engine.checkpoint import Block, Writer, steps
+from greatmeta_dist.engine.checkpoint import Block, steps
+from greatmeta_dist.engine.checkpoint_writer import CheckpointWriter
 from greatmeta_dist.engine.communicator import START_PATIENCE, Communicator, DistributedCommunicator
 from greatmeta_dist.engine.embeddings import EmbeddingTable, block_size, fresh_rows
 from greatmeta_dist.meta.factors import FactorAverages
@@ -80,7 +81,7 @@ class Round:
     """Mean of the distinct embedding rows that a step touches here."""
 
 
-def join_group(rank: int, size: int, meet: Path) -> Communicator:
+def join_group(rank: int, size: int, rendezvous: Path) -> Communicator:
     """One core, one thread, and the others."""
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -88,14 +89,16 @@ def join_group(rank: int, size: int, meet: Path) -> Communicator:
     if size == 1:
         return Communicator()
     dist.init_process_group(
-        "gloo", init_method=meet.as_uri(), rank=rank, world_size=size, timeout=START_PATIENCE
+        "gloo", init_method=rendezvous.as_uri(), rank=rank, world_size=size, timeout=START_PATIENCE
     )
     return DistributedCommunicator()
 
 
-def train_rounds(rank: int, size: int, meet: Path, pipe: Connection, words: list[str]) -> None:
-    """A worker: takes a round of steps for every word of the parent's, until there is none."""
-    communicator = join_group(rank, size or 1, meet)
+def train_rounds(
+    rank: int, size: int, rendezvous: Path, pipe: Connection, words: list[str]
+) -> None:
+    """A worker: takes a round of steps for every message from the parent."""
+    communicator = join_group(rank, size or 1, rendezvous)
     rank, size = communicator.rank, communicator.size
     with opened():
         config = compose_config(words)
@@ -119,9 +122,9 @@ def train_rounds(rank: int, size: int, meet: Path, pipe: Connection, words: list
         pipe.send(Round(seconds, computing, traffic.sent, traffic.seconds, rows / STEPS))
 
 
-def hold_rows(rank: int, size: int, meet: Path, pipe: Connection, num_rows: int) -> None:
+def hold_rows(rank: int, size: int, rendezvous: Path, pipe: Connection, num_rows: int) -> None:
     """A worker that holds its block of a table and does nothing."""
-    join_group(rank, size, meet)
+    join_group(rank, size, rendezvous)
     before = resident_mib()
     block = block_size(num_rows, size)
     rows = fresh_rows(
@@ -154,19 +157,25 @@ class Workers:
             here, there = context.Pipe()
             process = context.Process(
                 target=target,
-                args=(rank, size, folder / f"meet-{target.__name__}-{size}", there, *arguments),
+                args=(
+                    rank,
+                    size,
+                    folder / f"rendezvous-{target.__name__}-{size}",
+                    there,
+                    *arguments,
+                ),
                 daemon=True,
             )
             process.start()
             self.pipes.append(here)
             self._processes.append(process)
 
-    def hear(self) -> list[Any]:
+    def receive(self) -> list[Any]:
         return [pipe.recv() for pipe in self.pipes]
 
-    def tell(self, word: Any) -> None:
+    def send(self, message: Any) -> None:
         for pipe in self.pipes:
-            pipe.send(word)
+            pipe.send(message)
 
     def end(self) -> None:
         for process in self._processes:
@@ -185,12 +194,12 @@ def measure(data: DataConfig, users: int, rounds: int, folder: Path) -> dict[str
         "cluster.threads=1",
     ]
     groups = {size: Workers(size, folder, train_rounds, words) for size in (*SIZES, ALONE)}
-    num_parameters, *_ = [number for group in groups.values() for number in group.hear()]
+    num_parameters, *_ = [number for group in groups.values() for number in group.receive()]
     found: dict[int, list[list[Round]]] = {size: [] for size in groups}
     for number in range(rounds + 1):
         for size, group in groups.items():
-            group.tell(True)
-            heard = group.hear()
+            group.send(True)
+            heard = group.receive()
             if number:  # the first one warms up
                 found[size].append(heard)
     for group in groups.values():
@@ -246,7 +255,7 @@ def memory(num_rows: int, folder: Path) -> dict[int, list[float]]:
     found = {}
     for size in SIZES:
         group = Workers(size, folder, hold_rows, num_rows)
-        found[size] = group.hear()
+        found[size] = group.receive()
         group.end()
     return found
 
@@ -269,7 +278,7 @@ def checkpointing(folder: Path) -> dict[str, float]:
     table = EmbeddingTable(torch.randn(ROWS_SAVED, WIDTH), rate=1e-3, ema_decay=0.99)
     memory = FactorAverages(USERS_SAVED, setup.worker.sizes, torch.device("cpu"), first=0)
     remembered = {"factors": memory.mean.normal_(), "visits": memory.visits}
-    writer = Writer(folder / "checkpoints", Communicator(), keep=1)
+    writer = CheckpointWriter.open(folder / "checkpoints", Communicator(), keep=1)
     blocks = {
         "rows": Block(table.state(), 0, ROWS_SAVED),
         "users": Block(remembered, 0, USERS_SAVED),
@@ -305,7 +314,7 @@ def model(found: dict[str, Any], gbit: float, latency_us: float) -> list[dict[st
     Assumes: computing takes a worker what it takes one here; a worker touches as many distinct
     rows, of the default width, as one of 2 does here, spread evenly over owners; every
     link carries ``gbit`` both ways, every message ``latency_us`` more; an all-to-all posts a
-    message to every peer, in which A's sums and the next plan ride; gather, scatter and
+    message to every peer, on which A's sums and the next plan piggyback; gather, scatter and
     broadcast take log₂ W hops, the broadcast all of A in each; with ``fast`` the two sums of A
     leave the all-to-alls for the best all-reduces there are (halving and doubling: log₂ W messages
     each way, all of A once each way); nothing overlaps, though the engine computes while ḡ and
@@ -323,19 +332,19 @@ def model(found: dict[str, Any], gbit: float, latency_us: float) -> list[dict[st
         hops, away = math.log2(size), (size - 1) / size
         is_pair = size == 2
         # Fetch; ḡ to owners and back, of two workers at once; the outer update to owners, the next
-        # plan riding along.
+        # plan piggybacked.
         num_messages = 3 if is_pair else 4
         in_rows = (
             num_messages * latency * (size - 1) + away * rows * (4 * 4 * width + 4) / bandwidth
         )
-        told = (size - 1) * users * 4 * (columns + 1) / bandwidth + 2 * latency * hops
+        statistics_s = (size - 1) * users * 4 * (columns + 1) / bandwidth + 2 * latency * hops
         new_a = hops * (latency + of_a / bandwidth)
         # ḡ in slices, out and back, or all of it at once, which is as much; the update in slices,
         # and the sums to the coordinator; of two workers the update straight to it.
         exact = 4 * away * of_a / bandwidth + (0 if is_pair else latency * hops)
         plain = 2 * 2 * (hops * latency + away * of_a / bandwidth)
         plain += latency if is_pair else 0  # ḡ's rows there and back
-        step = compute + in_rows + told + exact + new_a
+        step = compute + in_rows + statistics_s + exact + new_a
         times_a = 4 if is_pair else 5
         sent = away * (rows * (4 + 4 * 4 * width) + times_a * of_a) + users * 4 * (columns + 1)
         out.append(

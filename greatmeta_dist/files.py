@@ -70,10 +70,10 @@ def sync(path: Path) -> None:
 def write_text_atomically(path: Path, text: str) -> None:
     """Write a file that appears whole or not at all.
 
-    Whoever reads ``path`` meanwhile, or after a crash, sees the earlier file or the new one, never
-    a part. When this returns, the new one is on disk. An error leaves the earlier file as it was.
-    The text is first written to ``<name>.partial`` in the same folder, so only one process at a
-    time may write a path.
+    Whoever reads ``path`` meanwhile, or after a crash, sees the earlier text or the new one, never
+    a part; an error leaves the earlier one. (Only ``sync(path.parent)`` makes sure that it is the
+    new one after a power failure.) The text is first written to ``<name>.partial`` in the same
+    folder, so only one process at a time may write a path.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -83,7 +83,6 @@ def write_text_atomically(path: Path, text: str) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    sync(path.parent)
 
 
 def write_json_atomically(path: Path, value: Any) -> None:

@@ -1,4 +1,8 @@
-"""The embedding rows E, their optimizer state, and which of them a step touches."""
+"""The embedding rows E: who holds which, and how the rows that a step touches are updated.
+
+Shapes: R rows of the whole table, n rows of a worker's block, U distinct rows of a batch, d
+embedding width.
+"""
 
 from typing import Literal
 
@@ -8,11 +12,11 @@ from torch import Tensor
 BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
 """Adam's usual constants."""
 ROWS_PER_DRAW = 1 << 20
-"""Fresh rows are drawn in blocks of this many, each from a generator of its own."""
+"""Fresh rows are drawn in runs of this many, each run from a random generator of its own."""
 
 
 def block_size(num_rows: int, world_size: int) -> int:
-    """Rows that each worker holds, the last one perhaps fewer."""
+    """Rows that each worker holds; the last worker may hold fewer."""
     return -(-num_rows // world_size)
 
 
@@ -25,38 +29,53 @@ def fresh_rows(
     first: int,
     last: int,
 ) -> Tensor:
-    """Rows ``first`` to ``last`` of a fresh table [R, d], normal; the same whoever draws them.
+    """Rows ``first`` to ``last`` of a fresh, normally distributed table: [last − first, d].
 
-    The first block goes on from ``generator``; others have one seeded by it and their number.
+    A row's values do not depend on which rows are drawn with it, so each worker draws its own
+    block, and any number of workers start from the same table. The table's first run of rows takes
+    its numbers from ``generator``; a later one from a generator seeded by ``generator``'s seed and
+    the run's number, so that nobody has to draw the runs before it.
     """
     rows = torch.empty(last - first, width)
     for start in range(0, num_rows, ROWS_PER_DRAW):
         end = min(start + ROWS_PER_DRAW, num_rows)
         if end <= first or start >= last:
             continue
-        block = torch.empty(end - start, width)
-        own = generator
-        if start:
-            seed = generator.initial_seed() + (start // ROWS_PER_DRAW << 32)
-            own = torch.Generator().manual_seed(seed % 2**63)
-        block.normal_(std=std, generator=own)
+        run = torch.empty(end - start, width)
+        run.normal_(std=std, generator=_generator_of(start // ROWS_PER_DRAW, generator))
         a, b = max(start, first), min(end, last)
-        rows[a - first : b - first] = block[a - start : b - start]
+        rows[a - first : b - first] = run[a - start : b - start]
     return rows
 
 
+def _generator_of(run: int, generator: torch.Generator) -> torch.Generator:
+    """The random generator of a run of fresh rows."""
+    if run == 0:
+        return generator
+    # TODO: torch's CPU generator uses the low 32 bits of a seed alone, so all runs but the first
+    # draw the same rows. Another seed would change the bits of tables above ROWS_PER_DRAW rows.
+    return torch.Generator().manual_seed((generator.initial_seed() + (run << 32)) % 2**63)
+
+
 class EmbeddingTable:
-    """A worker's block [n, d] of all fields' rows [R, d], with Adam on the rows touched, or on all.
+    """A worker's block [n, d] of the rows [R, d] of all features, with the optimizer's state.
 
-    ``lazy`` moves and ages only the rows that a step touches, so a step costs the same however
-    many rows there are; ``dense`` is the published form, where momentum goes on moving the others.
+    ``update`` says which rows Adam (Kingma and Ba) moves. ``lazy`` moves and ages only the rows
+    that a step touches, so a step costs the same however many rows there are. ``dense`` is the
+    authors' form: momentum goes on moving the other rows too.
 
-    Predictions use a running mean of the rows over steps, mean ← d·mean + (1 − d)·row. A row that
-    rests keeps its value, so its mean after k more steps is row + dᵏ(mean − row), and only rows
-    touched need work.
+    Predictions use a running mean of each row over steps: mean ← decay·mean + (1 − decay)·row. A
+    row that is not touched keeps its value, so after k more steps its mean is
+    row + decayᵏ·(mean − row). This is computed when the row is next needed, so only touched rows
+    cost work.
 
-    Rows here are counted from the block's first. Every operation on them rounds once an entry, so
-    that a row's bits depend on no other row: not on which are touched with it, nor on who holds it.
+    Rows are given by their position in the block: 0 is the block's first row.
+
+    A row's bits must depend on no other row: neither on which rows are touched with it nor on which
+    worker holds it. So every operation here works entry by entry and rounds once. A compound one
+    (``lerp``, ``addcmul``) may round once or twice, as the library computes an entry in the
+    vectorised body of its loop or in the remainder behind it, and a row's position among the
+    others would decide which.
     """
 
     def __init__(
@@ -69,8 +88,12 @@ class EmbeddingTable:
         first: int = 0,
         block: int | None = None,
     ):
-        """``first`` is the block's first row in the whole table, ``block`` the rows of each worker
-        where there are several."""
+        """``weight`` [n, d] are the block's rows, which the table keeps and changes in place.
+
+        ``rate`` is Adam's learning rate. ``ema_decay`` is the running mean's decay; with 0
+        predictions use the rows themselves. ``first`` is the block's first row in the whole table,
+        and ``block`` the rows of each worker's block, which a lone worker need not give.
+        """
         self.weight = weight
         self.first, self._block = first, block
         self.rate, self.update, self.ema_decay = rate, update, ema_decay
@@ -78,62 +101,72 @@ class EmbeddingTable:
         self._first_moment = torch.zeros_like(weight)
         self._second_moment = torch.zeros_like(weight)
         self._mean = weight.clone() if ema_decay else None
-        self._seen = torch.zeros(len(weight), dtype=torch.int64, device=weight.device)
-        """[n] the step after which each row's mean was last brought up to date."""
-        self._decay = _powers(ema_decay).to(weight)
-        """dᵏ by k, until it is nothing."""
+        self._mean_step = torch.zeros(len(weight), dtype=torch.int64, device=weight.device)
+        """[n] the step after which each row's mean was last computed."""
+        self._decay_powers = _powers(ema_decay).to(weight)
+        """decayᵏ by k, until it vanishes."""
 
-    def start_of(self, rank: int) -> int:
-        """The first row of a worker's block."""
+    def first_row_of(self, rank: int) -> int:
+        """The first row of a worker's block, in the whole table."""
         return rank * (len(self.weight) if self._block is None else self._block)
 
-    def fetch(self, rows: Tensor) -> Tensor:
-        """[U] → [U, d], the rows as training has them."""
+    def lookup(self, rows: Tensor) -> Tensor:
+        """The rows as training has them: [U] → [U, d]."""
         return self.weight.index_select(0, rows)
 
-    def fetch_mean(self, rows: Tensor) -> Tensor:
-        """[U] → [U, d], their running means."""
-        weight = self.fetch(rows)
+    def lookup_mean(self, rows: Tensor) -> Tensor:
+        """The rows' running means, which predictions use: [U] → [U, d]."""
+        weight = self.lookup(rows)
         if self._mean is None:
             return weight
-        rested = (self.num_steps - self._seen[rows]).clamp(max=len(self._decay) - 1)
-        behind = self._mean.index_select(0, rows).sub_(weight)
-        return weight + behind.mul_(self._decay[rested].unsqueeze(1))
+        untouched_steps = self.num_steps - self._mean_step[rows]  # [U]
+        decay = self._decay_powers[untouched_steps.clamp(max=len(self._decay_powers) - 1)]  # [U]
+        lag = self._mean.index_select(0, rows).sub_(weight)  # [U, d]
+        return weight + lag.mul_(decay.unsqueeze(1))
 
-    def step(self, rows: Tensor, grad: Tensor) -> None:
-        """Move by the gradient [U, d] of distinct, ascending rows [U]: Adam (Kingma and Ba)."""
+    def update_rows(self, rows: Tensor, gradient: Tensor) -> None:
+        """One Adam step, in place, on distinct ascending rows [U] along their gradient [U, d].
+
+        With ``update="dense"`` all rows take it, those not in ``rows`` with a gradient of zero.
+        """
         if self.update == "dense":
-            grad = torch.zeros_like(self.weight).index_copy_(0, rows, grad)
+            gradient = torch.zeros_like(self.weight).index_copy_(0, rows, gradient)
             rows = torch.arange(len(self.weight), device=rows.device)
-        mean = self.fetch_mean(rows) if self._mean is not None else None
+        mean = self.lookup_mean(rows) if self._mean is not None else None
         self.num_steps += 1
-        first = self._first_moment.index_select(0, rows)
-        first = first.add_((grad - first).mul_(1 - BETA_1))
-        second = self._second_moment.index_select(0, rows).mul_(BETA_2)
-        second = second.add_((grad * (1 - BETA_2)).mul_(grad))
-        self._first_moment.index_copy_(0, rows, first)
-        self._second_moment.index_copy_(0, rows, second)
-        scale = second.sqrt_().div_((1 - BETA_2**self.num_steps) ** 0.5).add_(EPS)
-        rate = self.rate / (1 - BETA_1**self.num_steps)
-        weight = self.fetch(rows).sub_(first.div_(scale).mul_(rate))
+        weight = self.lookup(rows).sub_(self._adam_move(rows, gradient))
         self.weight.index_copy_(0, rows, weight)
         if self._mean is not None and mean is not None:
             mean = weight + mean.sub_(weight).mul_(self.ema_decay)
             self._mean.index_copy_(0, rows, mean)
-            self._seen.index_fill_(0, rows, self.num_steps)
+            self._mean_step.index_fill_(0, rows, self.num_steps)
+
+    def _adam_move(self, rows: Tensor, gradient: Tensor) -> Tensor:
+        """Update the moments of rows [U] in place; how far the rows then move [U, d]."""
+        first = self._first_moment.index_select(0, rows)
+        first = first.add_((gradient - first).mul_(1 - BETA_1))
+        second = self._second_moment.index_select(0, rows).mul_(BETA_2)
+        second = second.add_((gradient * (1 - BETA_2)).mul_(gradient))
+        self._first_moment.index_copy_(0, rows, first)
+        self._second_moment.index_copy_(0, rows, second)
+        scale = second.sqrt_().div_((1 - BETA_2**self.num_steps) ** 0.5).add_(EPS)
+        rate = self.rate / (1 - BETA_1**self.num_steps)
+        return first.div_(scale).mul_(rate)
 
     def state(self) -> dict[str, Tensor]:
-        """Rows and what goes with each, [n, ·], and the number of steps, for a checkpoint."""
+        """For a checkpoint: rows and what goes with each, [n, ·], and the number of steps."""
         state = {
             "rows": self.weight,
             "first_moment": self._first_moment,
             "second_moment": self._second_moment,
             "num_steps": torch.tensor(self.num_steps),
         }
-        return state if self._mean is None else {**state, "mean": self._mean, "seen": self._seen}
+        if self._mean is not None:
+            state |= {"mean": self._mean, "seen": self._mean_step}
+        return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """The inverse of ``state``, in place."""
+        """Overwrite rows and all that goes with them by a checkpoint's ``state``."""
         self.num_steps = int(state["num_steps"])
         for name, tensor in self.state().items():
             if tensor.ndim:
@@ -141,7 +174,7 @@ class EmbeddingTable:
 
 
 def _powers(base: float) -> Tensor:
-    """1, base, base², … and, once they are below what float64 tells from nothing, 0."""
+    """1, base, base², … and a last 0, once they are too small to change a float64 sum."""
     powers = [1.0]
     while base > 0 and powers[-1] > 1e-17:
         powers.append(powers[-1] * base)

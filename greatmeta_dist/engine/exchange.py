@@ -1,12 +1,56 @@
-"""How lanes exchange sums, rows and per-user numbers, across workers too (DESIGN.md section 4).
+"""The messages of one meta step, and why any number of workers gives the same bits.
 
-Sums run along one binary tree over lanes: within a worker over its neighbouring lanes, then over
-workers, so that who holds which lane never changes a bit.
+A step takes its users from K *lanes*, fixed slices of the training users. Each of W workers hosts
+K/W neighbouring lanes, holds a block of the embedding rows E and all of A; rank 0 also hosts the
+coordinator (DESIGN.md section 4). What two workers do comes to the same bits as what one does,
+because every number is computed from the same numbers by the same operations:
+
+1. *One user.* All that is computed for a user has the same bits whoever shares its batch
+   (``meta/``), so it does not matter with which lanes a worker puts it into one batch.
+2. *Sums over users.* Each lane's sum is taken by itself, over the same tensors of the same shapes
+   wherever the lane is hosted. The lanes' sums are added along one fixed binary tree over all K
+   lanes; rows that a lane does not touch are zeros in it. A worker's lanes are a whole subtree, so
+   its own sum is a number of that tree, and the tree over the workers' sums is the rest of it
+   (``tree_sum.py``).
+3. *Who adds.* A sum is taken entry by entry, so different workers may add different entries: each
+   worker adds the rows that it owns, and one slice of A. That changes where an addition is done,
+   not what is added.
+4. *Decisions.* Weights of users are computed by the coordinator alone, from the numbers of all
+   users in the order of the lanes, which is rank order and then the order on each worker.
+5. *Updates.* A is updated by the coordinator alone and broadcast. Each row is updated by its owner
+   alone, and its bits depend on no other row (``embeddings.py``), so the cut into blocks does not
+   matter.
+
+With ``cluster.reduction=fast`` sums of A are left to the library's all-reduce: point 2 then does
+not hold for A, and results depend on W by rounding.
+
+What a step sends, in order (W > 1):
+
+=============  ===================================================  ==============================
+phase          rows and numbers                                     piggybacked
+=============  ===================================================  ==============================
+fetch rows     rows of E from their owners                          how many rows the next batch
+                                                                    touches; whether to stop
+sum            row sums to their owners, and back (for ḡ; twice     slices of A to the workers
+               more where the scheduler looks ahead)                that add them, and back
+statistics     each user's numbers to the coordinator
+weights        each user's weight back
+outer update   row sums to their owners;                            slices of A; which rows the
+               A's sums to the coordinator; A's new values to all   next batch touches
+=============  ===================================================  ==============================
+
+Each message costs its latency however little is in it, so whatever else must be sent by then is
+piggybacked on a message of rows. While a message travels, there is work that does not need it: the
+users' own inner products while ḡ is summed (``meta/step.py``), and rows, running means and the next
+plan while A's new values are broadcast.
+
+Shapes: B users of a length bucket, U distinct rows that the buckets hosted here touch together, V
+rows of this worker's block that any worker touches, d embedding width, P numbers of A end to end,
+padded to a multiple of W.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -15,213 +59,22 @@ from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.engine.coordinator import GRADIENT_BOUND, Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.layers import FlatLayers
+from greatmeta_dist.engine.routing import NextPlan, Piggyback, RoutingPlan
+from greatmeta_dist.engine.tree_sum import tree_sum
 from greatmeta_dist.meta.batch import StepBatch
 from greatmeta_dist.meta.gradients import MetaGradient
 from greatmeta_dist.meta.step import UserStatistics
 
 
-def tree_sum(parts: Iterable[list[Tensor]]) -> list[Tensor]:
-    """Add lists of tensors along a fixed binary tree, neighbours first; in place, into the left.
-
-    Parts may be made as they are asked for: no more than log₂ of them are held at a time.
-    """
-    held: list[tuple[int, list[Tensor]]] = []
-    for part in parts:
-        held.append((0, part))
-        while len(held) > 1 and held[-1][0] == held[-2][0]:
-            _add_last(held)
-    while len(held) > 1:
-        _add_last(held)
-    return held[0][1]
-
-
-def _add_last(held: list[tuple[int, list[Tensor]]]) -> None:
-    (_, right), (height, left) = held.pop(), held.pop()
-    torch._foreach_add_(left, right)
-    held.append((height + 1, left))
-
-
-Received = list[list[Tensor]]
-"""What rode along, from each worker."""
-
-
-@dataclass(frozen=True)
-class Piggyback:
-    """What rides along with rows: a few tensors for each worker, and the shapes of what comes.
-
-    A message costs its latency however much is in it.
-    """
-
-    given: list[list[Tensor]]
-    due: list[list[tuple[int, ...]]]
-
-    @classmethod
-    def none(cls, communicator: Communicator) -> "Piggyback":
-        return cls(_each(communicator, []), _each(communicator, []))
-
-
-def _each(communicator: Communicator, value: list) -> list[list]:
-    return [value] * communicator.size
-
-
-@dataclass(frozen=True)
-class RoutingPlan:
-    """Which rows of a batch live where; made once a batch, used by all its exchanges."""
-
-    communicator: Communicator
-    table: EmbeddingTable
-    sent: list[int]
-    """How many of the batch's rows each worker owns; rows ascend, so do owners."""
-    asked: list[Tensor]
-    """Places in the own block that each worker needs."""
-    rows: Tensor
-    """All of those together, distinct and ascending."""
-    positions: list[Tensor]
-    """For each worker, where its places stand among ``rows``."""
-
-    @classmethod
-    def of(cls, rows: Tensor, table: EmbeddingTable, communicator: Communicator) -> "RoutingPlan":
-        """For distinct, ascending rows [U] of the whole table; takes two messages."""
-        pieces = by_owner(rows, table, communicator)
-        counts = [[piece.new_tensor([len(piece)])] for piece in pieces]
-        due = torch.cat(
-            [c for (c,) in communicator.all_to_all(counts, _each(communicator, [(1,)]), "plan")]
-        )
-        asked = communicator.all_to_all(
-            [[p] for p in pieces], [[(n,)] for n in due.tolist()], "plan"
-        )
-        return cls.from_asked(pieces, [places for (places,) in asked], table, communicator)
-
-    @classmethod
-    def from_asked(
-        cls,
-        pieces: list[Tensor],
-        asked: list[Tensor],
-        table: EmbeddingTable,
-        communicator: Communicator,
-    ) -> "RoutingPlan":
-        """Once others have told what they need: ``pieces`` are the own needs, ``by_owner``."""
-        sent = [len(piece) for piece in pieces]
-        if communicator.size == 1:
-            return cls(communicator, table, sent, asked, asked[0], [])
-        asked = [places.long() for places in asked]
-        own = torch.unique(torch.cat(asked))
-        return cls(
-            communicator, table, sent, asked, own, [torch.searchsorted(own, a) for a in asked]
-        )
-
-    def fetch(
-        self, read: Callable[[Tensor], Tensor], phase: str, piggyback: Piggyback | None = None
-    ) -> tuple[Tensor, Received]:
-        """What ``read`` makes of places in a block, [n] → [n, d], for the batch's rows: [U, d]."""
-        return self._deliver([read(places) for places in self.asked], phase, piggyback)
-
-    def total(
-        self, values: Tensor, phase: str, piggyback: Piggyback | None = None
-    ) -> Callable[[], tuple[Tensor, Received]]:
-        """Sums over workers of values [U, d] at their batches' rows, at the own ``rows``.
-
-        Begun; what is returned waits for others' values.
-        """
-        shapes = [(len(places), values.shape[1]) for places in self.asked]
-        swapped = self._swap(values.split(self.sent), shapes, phase, piggyback)
-
-        def found() -> tuple[Tensor, Received]:
-            received, rode = swapped()
-            if self.communicator.size == 1:
-                return values, rode
-            shape = (len(self.rows), values.shape[1])
-            pairs = zip(received, self.positions, strict=True)
-            (sums,) = tree_sum([own.new_zeros(shape).index_copy_(0, at, own)] for own, at in pairs)
-            return sums, rode
-
-        return found
-
-    def spread(
-        self, totals: Tensor, phase: str, piggyback: Piggyback | None = None
-    ) -> tuple[Tensor, Received]:
-        """Back from ``total``: at the batch's rows [U, d]."""
-        if self.communicator.size == 1:
-            return totals, list(piggyback.given) if piggyback else []
-        return self._deliver(
-            [totals.index_select(0, at) for at in self.positions], phase, piggyback
-        )
-
-    def total_of_two(
-        self, values: Tensor, phase: str, piggyback: Piggyback
-    ) -> Callable[[], tuple[Tensor, Received]]:
-        """What ``spread`` makes of ``total``, between two workers and in one message.
-
-        Each tells the other its values at rows that the other owns, and at those that the other
-        asked it for. Begun, too.
-        """
-        other, width = 1 - self.communicator.rank, values.shape[1]
-        pieces = values.split(self.sent)
-        own, theirs = pieces[self.communicator.rank], pieces[other]
-        at_own, at_theirs = self.positions[self.communicator.rank], self.positions[other]
-        zeros = values.new_zeros(len(self.rows), width)  # what neither touches
-        told = zeros.index_copy(0, at_own, own).index_select(0, at_theirs)
-        shapes = [(len(places), width) for places in self.asked]
-        given = [[told, *each] for each in piggyback.given]
-        due = [[(len(theirs), width), *each] for each in piggyback.due]
-        swapped = self._swap(pieces, shapes, phase, Piggyback(given, due))
-
-        def found() -> tuple[Tensor, Received]:
-            received, rode = swapped()
-            here = own + zeros.index_copy_(0, at_theirs, received[other]).index_select(0, at_own)
-            there = theirs + rode[other][0]
-            totals = (there, here) if self.communicator.rank else (here, there)
-            return torch.cat(totals), [rest for _, *rest in rode]
-
-        return found
-
-    def _deliver(
-        self, found: Sequence[Tensor], phase: str, piggyback: Piggyback | None
-    ) -> tuple[Tensor, Received]:
-        """Rows from their owners, those of the lowest first."""
-        shapes = [(n, found[0].shape[1]) for n in self.sent]
-        received, rode = self._swap(found, shapes, phase, piggyback)()
-        return received[0] if self.communicator.size == 1 else torch.cat(received), rode
-
-    def _swap(
-        self,
-        pieces: Sequence[Tensor],
-        shapes: Sequence[tuple[int, int]],
-        phase: str,
-        piggyback: Piggyback | None,
-    ) -> Callable[[], tuple[list[Tensor], Received]]:
-        piggyback = piggyback or Piggyback.none(self.communicator)
-        parcels = [[p, *own] for p, own in zip(pieces, piggyback.given, strict=True)]
-        due = [[shape, *own] for shape, own in zip(shapes, piggyback.due, strict=True)]
-        swapped = self.communicator.begin_all_to_all(parcels, due, phase)
-
-        def found() -> tuple[list[Tensor], Received]:
-            received = swapped()
-            return [first for first, *_ in received], [rest for _, *rest in received]
-
-        return found
-
-
-def by_owner(rows: Tensor, table: EmbeddingTable, communicator: Communicator) -> list[Tensor]:
-    """Distinct, ascending rows [U] of the whole table, as places in each worker's block."""
-    if communicator.size == 1:
-        return [rows]
-    starts = [table.start_of(rank) for rank in range(communicator.size)]
-    bounds = torch.searchsorted(rows, torch.tensor(starts[1:]).to(rows)).tolist()
-    edges = itertools.pairwise([0, *bounds, len(rows)])
-    return [(rows[a:b] - start).int() for (a, b), start in zip(edges, starts, strict=True)]
-
-
 class LaneExchange:
-    """The messages of one step, for the lanes hosted here.
+    """The messages of one step, for the lanes hosted here: an ``Exchange`` of ``meta/step.py``.
 
-    The plan for the batch after it, and whether any worker asks to stop, ride along.
+    Serves one step: ``fetch_rows`` first, then any sums and weights, ``apply`` last. All workers
+    call the same methods in the same order.
     """
 
     next_plan: RoutingPlan
-    """For the batch to follow, after ``apply``."""
-    is_stopping: bool
-    """Whether any worker asks to stop, after ``fetch_rows``."""
+    """The next batch's plan, from ``apply`` on."""
 
     def __init__(
         self,
@@ -235,137 +88,196 @@ class LaneExchange:
         following: Tensor | None = None,
         is_stopping: bool = False,
     ):
-        """``coordinator`` is None except on rank 0. ``plan`` is an earlier exchange's
-        ``next_plan``, made here where not given; ``following`` are the rows of the next batch."""
+        """All workers construct it together.
+
+        ``coordinator`` is None except on rank 0. ``plan`` is the ``next_plan`` of the step before;
+        where there is none, it takes two messages to make it here. ``following`` are the rows [U]
+        of the next batch, if that is known. ``is_stopping`` asks all workers to stop.
+        """
         self._step, self._table, self._layers = step, table, layers
         self._coordinator, self._communicator = coordinator, communicator
         self._plan = plan or RoutingPlan.of(step.rows, table, communicator)
-        self._next = by_owner(
-            step.rows[:0] if following is None else following, table, communicator
+        self._next = NextPlan(
+            step.rows[:0] if following is None else following,
+            table,
+            communicator,
+            flag=is_stopping,
         )
         self.is_stopping = is_stopping
+        """Whether this worker asks to stop; from ``fetch_rows`` on, whether any worker does."""
 
     def fetch_rows(self) -> list[Tensor]:
-        if self._communicator.size == 1:  # and no waiting for what it told itself
-            rows, _ = self._plan.fetch(self._table.fetch, "fetch rows")
-            self._due = [len(piece) for piece in self._next]
-        else:
-            notes = [[piece.new_tensor([len(piece), self.is_stopping])] for piece in self._next]
-            piggyback = Piggyback(notes, _each(self._communicator, [(2,)]))
-            rows, told = self._plan.fetch(self._table.fetch, "fetch rows", piggyback)
-            self._due, flags = torch.stack([note for (note,) in told]).T.tolist()
-            self.is_stopping = any(flags)
+        """The current rows [U of the bucket, d] of each length bucket."""
+        rows, counts = self._plan.fetch(self._table.lookup, "fetch rows", self._next.counts())
+        self._next_requests, self.is_stopping = self._next.requests(counts)
         return [rows.index_select(0, at) for at in self._step.positions]
 
-    def sum(self, parts: Iterable[MetaGradient]) -> Callable[[], list[MetaGradient]]:
-        layers, rows = self._add_parts(parts)
-        found = self._begin_sum(layers, rows)
+    def sum(self, buckets: Iterable[MetaGradient]) -> Callable[[], list[MetaGradient]]:
+        """Start the sum over all lanes of one gradient for each length bucket.
 
-        def summed() -> list[MetaGradient]:
-            of_a, rows = found()
-            total = self._layers.cut(of_a)
-            return [MetaGradient(total, rows.index_select(0, at)) for at in self._step.positions]
+        Call what is returned to wait for the sum, given at the rows of each bucket; all share the
+        tensors of A. The gradients are overwritten.
+        """
+        wait = self._begin_sum(*self._sum_hosted_lanes(buckets))
 
-        return summed
+        def wait_for_sum() -> list[MetaGradient]:
+            flat, rows = wait()
+            layers = self._layers.cut(flat)
+            return [MetaGradient(layers, rows.index_select(0, at)) for at in self._step.positions]
 
-    def _begin_sum(self, layers: Tensor, rows: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
-        """Sums over workers: of A, end to end, and of rows at those of the batch."""
-        plan, communicator = self._plan, self._communicator
-        if communicator.is_fast:
-            layers = communicator.all_reduce(layers, "sum")
-            added = plan.total(rows, "sum")
-            return lambda: (layers, plan.spread(added()[0], "sum")[0])
-        if communicator.size == 2:  # Each adds up all of A: they say no more, and all at once.
-            piggyback = Piggyback(
-                _each(communicator, [layers]), _each(communicator, [tuple(layers.shape)])
-            )
-            swapped = plan.total_of_two(rows, "sum", piggyback)
+        return wait_for_sum
 
-            def found_by_two() -> tuple[Tensor, Tensor]:
-                totals, received = swapped()
-                (theirs,) = received[1 - communicator.rank]
-                return layers.add_(theirs), totals
+    def _begin_sum(self, flat: Tensor, rows: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
+        """Start adding the workers' own sums: of A [P], and of rows [U, d]."""
+        if self._communicator.is_fast:
+            return self._begin_fast_sum(flat, rows)
+        if self._communicator.size == 2:
+            return self._begin_sum_of_two(flat, rows)
+        return self._begin_sliced_sum(flat, rows)
 
-            return found_by_two
-        # Each worker adds up a slice of A, as it does its own rows.
-        slices = layers.chunk(communicator.size)
-        due = _each(communicator, [tuple(slices[0].shape)])
-        added = plan.total(rows, "sum", Piggyback([[s] for s in slices], due))
+    def _begin_sliced_sum(self, flat: Tensor, rows: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
+        """Each worker adds a slice of A as it adds its own rows: two messages, there and back.
 
-        def found() -> tuple[Tensor, Tensor]:
-            own_rows, received = added()
-            given = Piggyback(_each(communicator, tree_sum(received)), due)
-            spread, pieces = plan.spread(own_rows, "sum", given)
-            return torch.cat([piece for (piece,) in pieces]), spread
+        Were all of A added by one worker, it would receive W times P numbers while the others
+        idle. In slices each link carries about P there and P back, as in the best all-reduces.
+        """
+        size, plan = self._communicator.size, self._plan
+        slices = flat.chunk(size)
+        slice_shapes = [[tuple(slices[0].shape)]] * size
+        piggyback = Piggyback([[piece] for piece in slices], slice_shapes)
+        wait = plan.begin_sum(rows, "sum", piggyback)
 
-        return found
+        def wait_for_sums() -> tuple[Tensor, Tensor]:
+            row_sums, slice_terms = wait()
+            piggyback = Piggyback([tree_sum(slice_terms)] * size, slice_shapes)
+            rows_here, slice_sums = plan.return_sums(row_sums, "sum", piggyback)
+            return torch.cat([piece for (piece,) in slice_sums]), rows_here
 
-    def weigh(self, parts: list[UserStatistics]) -> list[Tensor]:
-        return self._ask(
-            [part.columns() for part in parts],
+        return wait_for_sums
+
+    def _begin_sum_of_two(self, flat: Tensor, rows: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
+        """Two workers tell each other everything and both add it: one message.
+
+        As many bytes as in slices, P to the other and P from it, and one latency less. The other's
+        sum is added to one's own, on rank 1 in the reverse order: a + b and b + a are the same
+        bits, so both have the tree's.
+        """
+        communicator = self._communicator
+        piggyback = Piggyback([[flat]] * 2, [[tuple(flat.shape)]] * 2)
+        wait = self._plan.begin_sum_of_two(rows, "sum", piggyback)
+
+        def wait_for_sums() -> tuple[Tensor, Tensor]:
+            rows_here, received = wait()
+            (others_flat,) = received[1 - communicator.rank]
+            return flat.add_(others_flat), rows_here
+
+        return wait_for_sums
+
+    def _begin_fast_sum(self, flat: Tensor, rows: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
+        """The library adds A, in whatever order; rows are added by their owners as ever."""
+        flat = self._communicator.all_reduce(flat, "sum")
+        wait = self._plan.begin_sum(rows, "sum")
+        return lambda: (flat, self._plan.return_sums(wait()[0], "sum")[0])
+
+    def weigh(self, buckets: list[UserStatistics]) -> list[Tensor]:
+        """The coordinator's weights [B] of each bucket's users, from what is known of all users."""
+        return self._ask_coordinator(
+            [bucket.columns() for bucket in buckets],
             self._coordinator.weigh if self._coordinator else None,
         )
 
-    def learn(self, parts: list[Tensor]) -> list[Tensor]:
-        return self._ask(parts, self._coordinator.learn if self._coordinator else None)
+    def learn(self, buckets: list[Tensor]) -> list[Tensor]:
+        """New weights [B] of each bucket's users, once φ has learnt from their ∂(Σ L)/∂w [B]."""
+        return self._ask_coordinator(
+            buckets, self._coordinator.learn if self._coordinator else None
+        )
 
-    def _ask(self, parts: list[Tensor], decide: Callable[[Tensor], Tensor] | None) -> list[Tensor]:
-        """What the coordinator makes of all users' values: a number for each of each part's."""
-        here = torch.cat(parts)
-        everyone = self._communicator.gather(here, "statistics")
-        found = decide(everyone) if decide is not None and everyone is not None else None
-        like = here if here.ndim == 1 else here[:, 0]
-        weights = self._communicator.scatter(found, like, "weights")
-        return list(weights.split([len(part) for part in parts]))
+    def _ask_coordinator(
+        self, buckets: list[Tensor], compute: Callable[[Tensor], Tensor] | None
+    ) -> list[Tensor]:
+        """What ``compute`` makes, on the coordinator, of all users' values: [B, ·] → [B] each."""
+        hosted = torch.cat(buckets)
+        everyone = self._communicator.gather(hosted, "statistics")
+        results = None
+        if compute is not None and everyone is not None:
+            results = compute(everyone)
+        like = hosted if hosted.ndim == 1 else hosted[:, 0]
+        weights = self._communicator.scatter(results, like, "weights")
+        return list(weights.split([len(bucket) for bucket in buckets]))
 
-    def apply(self, parts: Iterable[MetaGradient]) -> None:
-        layers, rows = self._add_parts(parts)
-        given = [[piece] for piece in self._next]
-        due: list[list[tuple[int, ...]]] = [[(n,)] for n in self._due]
-        if self._communicator.is_fast:
-            layers = self._communicator.all_reduce(layers, "outer update")
-        else:
-            # Of two workers the coordinator adds up all: slices would take another message.
-            slices = layers.chunk(self._communicator.size)
-            if self._communicator.size == 2:
-                slices = layers, layers[:0]
-            given = [[*own, piece] for own, piece in zip(given, slices, strict=True)]
-            due = [[*own, tuple(slices[self._communicator.rank].shape)] for own in due]
-        rows, received = self._plan.total(rows, "outer update", Piggyback(given, due))()
-        total: Tensor | None = layers
-        if not self._communicator.is_fast:
-            (own,) = tree_sum([piece] for _, piece in received)
-            total = (
-                self._communicator.gather(own, "outer update")
-                if self._communicator.size > 2
-                else own
-            )
-        if self._coordinator is not None and total is not None:
-            self._coordinator.step(total)
-        arrived = self._communicator.begin_broadcast(self._layers.flat, "outer update")
-        # The rest while A is on its way.
+    def apply(self, buckets: Iterable[MetaGradient]) -> None:
+        """Add one gradient for each length bucket over all lanes, and update θ in place.
+
+        The gradients are overwritten.
+        """
+        flat, row_sums, requests = self._sum_for_update(*self._sum_hosted_lanes(buckets))
+        if self._coordinator is not None and flat is not None:
+            self._coordinator.step(flat)
+        wait = self._communicator.begin_broadcast(self._layers.flat, "outer update")
+        # The rest does not need A's new values, so it is done while they travel.
         if self._coordinator is not None:
             self._coordinator.average()
-        self._table.step(self._plan.rows, rows.clamp_(-GRADIENT_BOUND, GRADIENT_BOUND))
-        self.next_plan = RoutingPlan.from_asked(
-            self._next, [own[0] for own in received], self._table, self._communicator
-        )
-        arrived()
+        row_gradient = row_sums.clamp_(-GRADIENT_BOUND, GRADIENT_BOUND)
+        self._table.update_rows(self._plan.requested, row_gradient)
+        self.next_plan = self._next.plan(requests)
+        wait()
 
-    def _add_parts(self, parts: Iterable[MetaGradient]) -> tuple[Tensor, Tensor]:
-        """Sums over the lanes hosted here, within each lane first: of A, end to end, and zeros that
-        make equal slices for all workers; of rows, at those of the batch."""
-        each = self._terms(parts)
-        *layers, rows = tree_sum(tree_sum(itertools.islice(each, n)) for n in self._step.lanes)
+    def _sum_for_update(
+        self, flat: Tensor, rows: Tensor
+    ) -> tuple[Tensor | None, Tensor, list[Tensor]]:
+        """Add the workers' own sums, of A [P] and of rows [U, d], to where θ is updated.
+
+        Returns A's sum [P] on the coordinator, None elsewhere where the others do not have it; the
+        sums at the rows requested of this worker [V, d]; and the next batch's requests [W].
+        """
+        communicator, piggyback = self._communicator, self._next_requests
+        if communicator.is_fast:
+            flat = communicator.all_reduce(flat, "outer update")
+        else:
+            slices = self._slices_for_update(flat)
+            shape = tuple(slices[communicator.rank].shape)
+            piggyback = piggyback.and_also(slices, [shape] * communicator.size)
+        row_sums, received = self._plan.begin_sum(rows, "outer update", piggyback)()
+        requests = [tensors[0] for tensors in received]
+        if communicator.is_fast:
+            return flat, row_sums, requests
+        (slice_sum,) = tree_sum([slice_term] for _, slice_term in received)
+        if communicator.size <= 2:
+            return slice_sum, row_sums, requests
+        return communicator.gather(slice_sum, "outer update"), row_sums, requests
+
+    def _slices_for_update(self, flat: Tensor) -> tuple[Tensor, ...]:
+        """The slice of A's sum [P] that each worker is to add.
+
+        Only the coordinator needs the sum. With two workers it adds all of A itself: slices would
+        have to be gathered by one more message.
+        """
+        if self._communicator.size == 2:
+            return flat, flat[:0]
+        return flat.chunk(self._communicator.size)
+
+    def _sum_hosted_lanes(self, buckets: Iterable[MetaGradient]) -> tuple[Tensor, Tensor]:
+        """Add gradients over each lane's length buckets, and then over the lanes hosted here.
+
+        Returns the sums of A end to end [P], with zeros behind them so that all workers' slices
+        are equally long, and of the rows [U, d].
+        """
+        terms = self._aligned_terms(buckets)
+        *layers, rows = tree_sum(
+            tree_sum(itertools.islice(terms, num_buckets)) for num_buckets in self._step.lanes
+        )
         num_zeros = -sum(layer.numel() for layer in layers) % self._communicator.size
         zeros = rows.new_zeros(num_zeros)
         return torch.cat([*(layer.flatten() for layer in layers), zeros]), rows
 
-    def _terms(self, parts: Iterable[MetaGradient]) -> Iterator[list[Tensor]]:
-        """A part's sums: every tensor of A, and the rows among those of the batch."""
-        for part, at in zip(parts, self._step.positions, strict=True):
-            rows = part.rows
+    def _aligned_terms(self, buckets: Iterable[MetaGradient]) -> Iterator[list[Tensor]]:
+        """Each bucket's gradient as tensors that can be added: those of A, and rows [U, d].
+
+        A bucket has zeros at the rows that only others touch.
+        """
+        for bucket, at in zip(buckets, self._step.positions, strict=True):
+            rows = bucket.rows
             if len(self._step.positions) > 1:
                 shape = (len(self._step.rows), rows.shape[1])
                 rows = rows.new_zeros(shape).index_copy_(0, at, rows)
-            yield [*(part.layers[name] for name in self._layers), rows]
+            yield [*(bucket.layers[name] for name in self._layers), rows]

@@ -1,4 +1,7 @@
-"""A, the dense part of θ, as one tensor."""
+"""A, the dense part of θ, as one flat tensor.
+
+Shapes: P numbers of A.
+"""
 
 from collections.abc import Mapping
 
@@ -7,23 +10,26 @@ from torch import Tensor
 
 
 class FlatLayers(dict[str, Tensor]):
-    """The tensors of A by name: views of one, ``flat``, in which they lie end to end.
+    """The tensors of A by name, all of them views of one tensor ``flat`` [P], end to end.
 
-    So A's new values cross between workers without a copy. Change tensors in place: one put in
-    another's stead would be no part of ``flat``.
+    So A is sent and received as one message, without a copy. Change the tensors in place: a tensor
+    assigned to a name would not be part of ``flat``.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]):
-        """Copies ``tensors``."""
+        """Copies ``tensors``, and keeps their order."""
         self.flat = torch.cat([tensor.detach().flatten() for tensor in tensors.values()])
         super().__init__(tensors)
         self.update(self.cut(self.flat))
 
     def cut(self, values: Tensor) -> dict[str, Tensor]:
-        """Views of values that lie end to end, by name and shaped as A's; what follows is left."""
+        """Views of values [P or more], by name and of the shapes of A's tensors.
+
+        Values behind the first P are ignored.
+        """
         sizes = [tensor.numel() for tensor in self.values()]
-        pieces = values[: sum(sizes)].split(sizes)
+        views = values[: sum(sizes)].split(sizes)
         return {
-            name: piece.view(tensor.shape)
-            for (name, tensor), piece in zip(self.items(), pieces, strict=True)
+            name: view.view(tensor.shape)
+            for (name, tensor), view in zip(self.items(), views, strict=True)
         }

@@ -176,12 +176,12 @@ class Worker:
         if batch is None:
             nothing = torch.empty(0, dtype=torch.int64, device=self.device)
             RoutingPlan.of(nothing, self.table, self.communicator).fetch(
-                self.table.fetch_mean, "predictions"
+                self.table.lookup_mean, "predictions"
             )
             return None
         batch = to_device(batch, self.device)
         plan = RoutingPlan.of(batch.rows, self.table, self.communicator)
-        rows, _ = plan.fetch(self.table.fetch_mean, "predictions")
+        rows, _ = plan.fetch(self.table.lookup_mean, "predictions")
         return predict_query(self.model, batch, rows, self._mean, self.inner)
 
     def dense_state(self) -> dict[str, Tensor]:

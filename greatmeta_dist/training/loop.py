@@ -19,6 +19,7 @@ from greatmeta_dist.config import Config
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.display import Bar, Display
 from greatmeta_dist.engine import checkpoint
+from greatmeta_dist.engine.checkpoint_writer import CheckpointWriter
 from greatmeta_dist.engine.communicator import Communicator, Traffic
 from greatmeta_dist.engine.coordinator import StepReport
 from greatmeta_dist.files import locked, write_json_atomically
@@ -97,7 +98,7 @@ class Training:
         self.validation = Validation(scorer, self.store)
         self.nonfinite = NonfiniteUsers(config, communicator, display)
         self.checkpoints = run / CHECKPOINTS
-        self.writer = checkpoint.Writer(
+        self.writer = CheckpointWriter(
             self.checkpoints, communicator, keep=config.train.keep_checkpoints
         )
 

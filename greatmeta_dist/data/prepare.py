@@ -22,14 +22,11 @@ from scipy import sparse
 
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.encode import TrainingStatistics, encode_items, encode_tasks
+from greatmeta_dist.data.negatives import draw_negatives
 from greatmeta_dist.data.sources import Kind, Source, open_source
-from greatmeta_dist.data.split import (
-    PARTS,
-    draw_negatives,
-    held_out_items,
-    read_split,
-    split_by_recipe,
-)
+from greatmeta_dist.data.split import SPLITS as PARTS
+from greatmeta_dist.data.split import held_out_items, split_by_recipe
+from greatmeta_dist.data.split_file import read_split
 from greatmeta_dist.data.store import (
     FACTORS,
     FORMAT_VERSION,

@@ -120,7 +120,7 @@ def _write_items(path: Path, truth: Truth) -> None:
     ]
     ids = [f"item_{i}" for i in range(len(categories))]
     makers = [f"maker_{m}" for m in truth.item_maker.tolist()]
-    pq.write_table(pa.table({"id": ids, "category": categories, "collator": makers}), path)
+    pq.write_table(pa.table({"id": ids, "category": categories, "maker": makers}), path)
 
 
 def _user_table(

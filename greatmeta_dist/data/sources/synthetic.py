@@ -26,7 +26,7 @@ def open_synthetic(config: DataConfig, work: Path) -> Source:
         users=Table(_scan(folder / "users.parquet"), {"age": "token", "region": "token"}),
         items=Table(
             _scan(folder / "items.parquet", lists=("category",)),
-            {"category": "token_list", "collator": "token"},
+            {"category": "token_list", "maker": "token"},
         ),
         # No files: the fingerprint of the options is enough, and no file outlives ``work``.
         files=(),

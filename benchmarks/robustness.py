@@ -49,7 +49,7 @@ def scaled(folder: Path, *, rating: float = 1.0, feature: float = 1.0) -> DataCo
         users_path=str(folder / "users.parquet"),
         items_path=str(folder / "items.parquet"),
         user_features={"age": "token", "region": "token"},
-        item_features={"category": "token_list", "collator": "token", "price": "float"},
+        item_features={"category": "token_list", "maker": "token", "price": "float"},
     )
 
 

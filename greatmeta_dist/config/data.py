@@ -4,17 +4,7 @@ from dataclasses import dataclass, field
 
 from greatmeta_dist.config.checks import at_least, in_range, one_of
 from greatmeta_dist.errors import require
-
-SOURCES = (
-    "synthetic",
-    "recbole",
-    "movielens_100k",
-    "movielens_1m",
-    "movielens_csv",
-    "bookcrossing",
-    "csv",
-    "parquet",
-)
+from greatmeta_dist.extensions import SOURCES
 
 
 @dataclass
@@ -34,7 +24,7 @@ class DataConfig:
     """Where interactions come from and how they become tasks (``prepare``)."""
 
     source: str = "synthetic"
-    """One of the presets of the ``data`` group."""
+    """A preset of the ``data`` group, or a source that an installed package adds."""
     path: str | None = None
     """Folder (or, for csv and parquet, the interactions file) to read; local or a URL."""
     split: str | None = None
@@ -111,7 +101,7 @@ class DataConfig:
             self.valid_fraction >= 0 and self.test_fraction >= 0 and held_out < 1,
             f"data.valid_fraction + data.test_fraction is {held_out:g}; it must be below 1",
         )
-        require(self.source in SOURCES, f"data.source is '{self.source}'; choose data=<preset>")
+        one_of("data.source", self.source, tuple(SOURCES.names()))
         for name in ("valid_fraction", "test_fraction", "warm_fraction", "cold_item_fraction"):
             in_range(f"data.{name}", getattr(self, name), 0, 1, is_open_above=True)
         in_range("data.max_rejected_fraction", self.max_rejected_fraction, 0, 1)
@@ -158,18 +148,6 @@ class DataConfig:
             len(self.separator) == 1 and self.separator not in '"\r\n',
             f"data.separator is {self.separator!r}; expected one character, or \\t for a tab",
         )
-        require(
-            self.source != "synthetic" or self.path is None,
-            f"data.path={self.path} is set, and data=synthetic reads no files; take the preset of "
-            "that log, such as data=csv",
-        )
-        is_mapped = self.source in ("csv", "parquet")
-        for name in ("users_path", "items_path", "user_features", "item_features"):
-            require(
-                is_mapped or not getattr(self, name),
-                f"data.{name} is set, and data={self.source} does not read it; data=csv and "
-                "data=parquet do",
-            )
         require(bool(self.list_separator), "data.list_separator is empty; expected a character")
         require(
             self.max_interactions is None or self.max_interactions >= self.min_interactions,

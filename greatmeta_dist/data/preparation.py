@@ -28,15 +28,11 @@ from greatmeta_dist.data.manifest import (
     Manifest,
     write_manifest,
 )
+from greatmeta_dist.data.negatives import draw_negatives
 from greatmeta_dist.data.report import Report
 from greatmeta_dist.data.sources import Kind, Source, open_source
-from greatmeta_dist.data.split import (
-    PARTS,
-    draw_negatives,
-    held_out_items,
-    read_split,
-    split_by_recipe,
-)
+from greatmeta_dist.data.split import SPLITS, held_out_items, split_by_recipe
+from greatmeta_dist.data.split_file import read_split
 from greatmeta_dist.data.store import ITEMS, Store, shard_name
 from greatmeta_dist.data.validate import (
     REJECTS,
@@ -276,13 +272,13 @@ class Preparation:
 
         A bucket's training users are dealt evenly to its shards.
         """
-        shards = dict.fromkeys(PARTS, 0)
+        shards = dict.fromkeys(SPLITS, 0)
         names, group = self._known_groups()
         sizes = np.zeros(len(names), np.int64)
         for k, path in enumerate(buckets):
             self.progress("write tasks", 0.7 + 0.28 * k / len(buckets))
             bucket = pl.read_parquet(path, glob=False)
-            for split in PARTS:
+            for split in SPLITS:
                 rows = bucket.filter(pl.col("part") == split)
                 if not len(rows):
                     continue

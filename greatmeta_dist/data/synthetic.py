@@ -1,9 +1,10 @@
 """A synthetic log: preference groups of very unequal sizes, long tails, a known noise floor.
 
-A user belongs to one of a few groups (70/20/7/3 %), whose tastes over item categories differ; user
-and item add their own. Ratings are 0.5 to 5 stars: 0.5 + Binomial(9, p)/2 with p a logistic
-function of taste, so the best possible prediction 0.5 + 4.5p has a known error (the noise floor).
-Item popularity and user activity are long-tailed. Written in chunks of users: any size streams.
+A user belongs to one of four groups (70/20/7/3 %) whose tastes over item categories differ; each
+user strays from the group, and each item has an offset. Ratings are 0.5 to 5 stars: 0.5 +
+Binomial(9, p)/2, where p is a logistic function of taste. So the best possible prediction,
+0.5 + 4.5p, has a known error: the noise floor. Item popularity and user activity are long-tailed.
+Users are written chunk by chunk, so memory does not grow with their number.
 """
 
 from dataclasses import dataclass
@@ -21,36 +22,46 @@ LATENT_DIM = 6
 LEVELS = 9
 """Rating steps of half a star above 0.5."""
 OFFSET_SD, TASTE_SD, LATENT_SD = 0.35, 0.25, 0.12
-"""How far users stray from their group: in offset, tastes and latent features."""
+"""Standard deviations of users about their group, in logits: offset, tastes, latent features."""
 TASTE_SCALE = 0.7
+"""What tastes are multiplied by, so that offsets matter beside them."""
 CHUNK_USERS = 4096
 
 
 @dataclass(frozen=True)
 class Synthetic:
+    """A generated log."""
+
     folder: Path
+    """Has ``interactions.parquet``, ``users.parquet`` and ``items.parquet``."""
     noise_floor_rmse: float
     """RMSE of the best possible prediction over all interactions."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What users share: groups' tastes and items."""
+    """What all users share: the groups' tastes, and the items. Tastes and offsets are in logits."""
 
     group_taste: NDArray
     """[groups, categories]"""
     group_offset: NDArray
+    """[groups]"""
     item_category: NDArray
-    """[items, 2] distinct categories; the second −1 where there is one only."""
+    """[items, 2] distinct categories; the second is −1 where an item has one only."""
     item_maker: NDArray
+    """[items]"""
     maker_offset: NDArray
+    """[makers]"""
     item_offset: NDArray
+    """[items]"""
     item_latent: NDArray
+    """[items, latent features]"""
     popularity: NDArray
     """[items] probabilities."""
 
 
 def draw_truth(rng: np.random.Generator, num_items: int) -> Truth:
+    """Draw the groups and ``num_items`` items; the order of draws is part of what a seed means."""
     category = rng.integers(0, NUM_CATEGORIES, num_items)
     second = (category + rng.integers(1, NUM_CATEGORIES, num_items)) % NUM_CATEGORIES
     second[rng.random(num_items) < 0.4] = -1
@@ -70,7 +81,11 @@ def draw_truth(rng: np.random.Generator, num_items: int) -> Truth:
 def write_synthetic(
     folder: Path, *, users: int, items: int, mean_interactions: float, seed: int
 ) -> Synthetic:
-    """Write users, items and interactions as Parquet into ``folder``."""
+    """Write users, items and interactions as Parquet into ``folder``.
+
+    ``mean_interactions`` is the mean number of a user's interactions, before each number is kept
+    between 5 and half of the items.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([seed, 1])
     truth = draw_truth(rng, items)
@@ -87,6 +102,7 @@ def write_synthetic(
     ):
         for start in range(0, users, CHUNK_USERS):
             ids = np.arange(start, min(users, start + CHUNK_USERS))
+            # A chunk has draws of its own, so more users do not change those before them.
             rng = np.random.default_rng([seed, 2, start])
             group = rng.choice(len(GROUP_SHARES), len(ids), p=GROUP_SHARES)
             people.write_table(_user_table(rng, ids, group, user_schema))
@@ -102,15 +118,15 @@ def _write_items(path: Path, truth: Truth) -> None:
     categories = [
         [f"category_{c}" for c in pair if c >= 0] for pair in truth.item_category.tolist()
     ]
-    names = [f"item_{i}" for i in range(len(categories))]
+    ids = [f"item_{i}" for i in range(len(categories))]
     makers = [f"maker_{m}" for m in truth.item_maker.tolist()]
-    pq.write_table(pa.table({"id": names, "category": categories, "maker": makers}), path)
+    pq.write_table(pa.table({"id": ids, "category": categories, "maker": makers}), path)
 
 
 def _user_table(
     rng: np.random.Generator, ids: NDArray, group: NDArray, schema: pa.Schema
 ) -> pa.Table:
-    """Age leans a little on the group; region says nothing."""
+    """The chunk's users: age says a little about the group, region nothing."""
     age = np.clip(rng.normal(2.5 + 0.8 * group, 1.6), 0, 6).astype(int)
     region = rng.integers(0, 12, len(ids))
     columns = {"id": ids, "age": age, "region": region, "group": group}
@@ -127,23 +143,29 @@ def _interaction_table(
     mean_interactions: float,
     schema: pa.Schema,
 ) -> tuple[pa.Table, NDArray]:
-    """The chunk's interactions, and each rating's variance about its best prediction."""
+    """The chunk's interactions, and each rating's variance about its best prediction [rows].
+
+    ``ids`` and ``group`` are of the chunk's users [users].
+    """
     num_items = len(truth.popularity)
+    # A lognormal's mean is exp(mu + 0.6² / 2), hence − 0.18.
     counts = np.clip(
         rng.lognormal(np.log(mean_interactions) - 0.18, 0.6, len(ids)), 5, num_items // 2
     ).astype(np.int64)
-    # Gumbel top-k draws each user's items by popularity, without repeats.
+    # The k largest of log p + Gumbel noise are k draws by p without repeats (the Gumbel top-k
+    # trick), here for all users of the chunk at once.
     keys = np.log(truth.popularity) + rng.gumbel(size=(len(ids), num_items))
     ranked = np.argsort(-keys, axis=1)[:, : int(counts.max())]
-    item = ranked[np.arange(ranked.shape[1]) < counts[:, None]]
-    owner = np.repeat(np.arange(len(ids)), counts)
+    item = ranked[np.arange(ranked.shape[1]) < counts[:, None]]  # [rows]
+    user = np.repeat(np.arange(len(ids)), counts)  # [rows]
 
-    own_taste = rng.normal(0, TASTE_SD, (len(ids), NUM_CATEGORIES))
-    taste = np.concatenate((truth.group_taste[group] + own_taste, np.zeros((len(ids), 1))), 1)
+    user_taste = rng.normal(0, TASTE_SD, (len(ids), NUM_CATEGORIES))
+    # A last column of zeros, which the category −1 (none) then finds.
+    taste = np.concatenate((truth.group_taste[group] + user_taste, np.zeros((len(ids), 1))), 1)
     score = (
-        (truth.group_offset[group] + rng.normal(0, OFFSET_SD, len(ids)))[owner]
-        + taste[owner[:, None], truth.item_category[item]].sum(1) * TASTE_SCALE
-        + (rng.normal(0, LATENT_SD, (len(ids), LATENT_DIM))[owner] * truth.item_latent[item]).sum(1)
+        (truth.group_offset[group] + rng.normal(0, OFFSET_SD, len(ids)))[user]
+        + taste[user[:, None], truth.item_category[item]].sum(1) * TASTE_SCALE
+        + (rng.normal(0, LATENT_SD, (len(ids), LATENT_DIM))[user] * truth.item_latent[item]).sum(1)
         + truth.item_offset[item]
         + truth.maker_offset[truth.item_maker[item]]
     )
@@ -151,11 +173,12 @@ def _interaction_table(
     rating = 0.5 + rng.binomial(LEVELS, p) / 2
     table = pa.table(
         {
-            "user": [f"user_{u}" for u in ids[owner]],
+            "user": [f"user_{u}" for u in ids[user]],
             "item": [f"item_{i}" for i in item],
             "rating": rating.astype(np.float32),
             "timestamp": 1_600_000_000 + rng.integers(0, 10_000_000, len(item)),
         },
         schema,
     )
+    # Var(Binomial / 2) is a quarter of the binomial's variance.
     return table, LEVELS * p * (1 - p) / 4

@@ -1,8 +1,9 @@
 """Feature values → rows of one shared embedding space.
 
-All fields' ids are shuffled into one row space, so that contiguous blocks of rows are balanced
-(DESIGN.md section 4). Values that training has not seen, or at too few users or items, share
-their field's unknown row: a value of one user alone is that user's name, and is learnt by heart.
+All fields' rows are shuffled into one row space, so that contiguous blocks of rows are balanced
+(DESIGN.md section 4). Values that training has not seen, or has seen at too few users or items,
+share their field's unknown row: a value that one user alone has would be learnt as that user's
+name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,11 +21,11 @@ from greatmeta_dist.data.sources import Kind
 from greatmeta_dist.ragged import Ragged, offsets_of
 
 NUM_BINS = 32
-"""Quantile bins of a numeric feature, at most."""
+"""Most quantile bins of a numeric feature."""
 BIN = "bin_"
-"""Before a bin's number."""
+"""Prefix of a bin's token, before its number."""
 MAX_UNORDERED_SHARE = 0.1
-"""Values that may be no numbers where the others are."""
+"""Largest share of values that are no numbers for the values of a field to have an order."""
 
 
 @dataclass(frozen=True)
@@ -35,21 +36,26 @@ class Vocabulary:
     values: pl.Series
     """Distinct values seen in training, most frequent first."""
     counts: NDArray[np.int64]
+    """[values] training users, or rated items, of each value."""
     rows: NDArray[np.int32]
-    """One for each value, and the unknown row last; rare values have that, too."""
+    """[values + 1] each value's embedding row, and the unknown row last. Rare values have the
+    unknown row, too."""
 
     @property
     def num_frequent(self) -> int:
-        """Values with a row of their own, the first ones."""
+        """Number of values with a row of their own: the first ones."""
         return self.field.num_rows - 1
 
     @property
     def num_rare(self) -> int:
-        """Values without one."""
+        """Number of values that share the unknown row."""
         return len(self.values) - self.num_frequent
 
     def codes(self, column: pl.Series) -> Ragged:
-        """Places in ``values`` of every entity's; nothing known gives their number."""
+        """Each entity's values as indices into ``values``, or ``len(values)`` where unknown.
+
+        An entity with no value has one code, that of an unknown value.
+        """
         lookup = pl.DataFrame({"value": self.values, "code": np.arange(len(self.values))})
         frame = pl.DataFrame({"entity": np.arange(len(column)), "value": column})
         if self.field.is_list:
@@ -63,27 +69,27 @@ class Vocabulary:
         return Ragged(code, offsets_of(lengths))
 
     def encode(self, column: pl.Series) -> Ragged:
-        """Embedding rows of every entity's values; nothing known gives the unknown row."""
+        """Embedding rows of each entity's values, by the indices that ``codes`` returns."""
         codes = self.codes(column)
         return Ragged(self.rows[codes.values], codes.offsets)
 
     def numbers(self, column: pl.Series) -> NDArray[np.float64] | None:
-        """Every entity's value as a number, nan where it is none; None where values have no order.
+        """[entities] each value as a number, nan where it is none; None if values have no order.
 
-        They have one where nearly all of them are numbers, or bins of numbers.
+        Values have an order where nearly all of them are numbers, or bins of numbers.
         """
         if self.field.is_list:
             return None
-        known, given = (
+        known, numbers = (
             values.cast(pl.String).str.strip_prefix(BIN).cast(pl.Float64, strict=False)
             for values in (self.values, column)
         )
         if not len(known) or known.null_count() > MAX_UNORDERED_SHARE * len(known):
             return None
-        return given.fill_null(np.nan).to_numpy()
+        return numbers.fill_null(np.nan).to_numpy()
 
     def write(self, folder: Path) -> None:
-        """Write ``value`` (null for unknown), ``row`` and ``count``, one line for each value."""
+        """Write ``<field>.parquet`` into a folder; the unknown row is last, with value null."""
         columns = {
             "value": [*self.values.to_list(), None],
             "row": self.rows,
@@ -93,7 +99,11 @@ class Vocabulary:
 
 
 def bin_edges(values: pl.Series, *, min_count: int) -> NDArray[np.float64]:
-    """Inner edges of a numeric feature's quantile bins: as many as get 2 ``min_count`` numbers."""
+    """Inner edges [bins − 1 or fewer] of a numeric feature's quantile bins.
+
+    There are as many bins, up to ``NUM_BINS``, as get 2 ``min_count`` numbers each: with repeated
+    numbers bins differ in size, and those below ``min_count`` have no row of their own.
+    """
     numbers = values.cast(pl.Float64, strict=False).drop_nulls().to_numpy()
     if not len(numbers):
         return np.empty(0)
@@ -102,7 +112,7 @@ def bin_edges(values: pl.Series, *, min_count: int) -> NDArray[np.float64]:
 
 
 def binned(values: pl.Series, edges: NDArray[np.float64]) -> pl.Series:
-    """A numeric feature as the token of its bin; null where it is no number."""
+    """A numeric feature as tokens of bins; null where it is no number."""
     numbers = values.cast(pl.Float64, strict=False)
     bins = np.searchsorted(edges, numbers.fill_null(0).to_numpy(), side="right")
     tokens = pl.Series(bins).cast(pl.String)
@@ -110,7 +120,7 @@ def binned(values: pl.Series, edges: NDArray[np.float64]) -> pl.Series:
 
 
 def count_values(frame: pl.DataFrame, kinds: Mapping[str, Kind]) -> dict[str, pl.DataFrame]:
-    """How many entities hold each value of each feature: ``value``, ``count``."""
+    """How many entities have each value of each feature: ``value``, ``count`` by feature."""
     counts = {}
     for name, kind in kinds.items():
         values = frame.select(value=name)
@@ -123,21 +133,26 @@ def count_values(frame: pl.DataFrame, kinds: Mapping[str, Kind]) -> dict[str, pl
 def build_vocabularies(
     counted: Sequence[tuple[str, str, Kind, pl.DataFrame]], *, min_count: int, seed: int
 ) -> list[Vocabulary]:
-    """Give every (field, value) its row; takes (name, side, kind, ``value``/``count``) by field.
+    """Give each value of each field its embedding row.
 
-    Values of a smaller count than ``min_count`` share the unknown row, but for items' own.
+    ``counted`` has each field's name, side (``user`` or ``item``), kind and frame of ``value`` and
+    ``count``. Values with a count below ``min_count`` share the unknown row. Items' ids are
+    exempt: an item's own row is what ratings of it train, however few.
     """
+    # Ties are broken by value, so that rows do not depend on the order of a group-by.
     ordered = [c.sort(["count", "value"], descending=[True, False]) for *_, c in counted]
-    least = [1 if name == ITEM_ID else min_count for name, *_ in counted]
-    frequent = [int((c["count"] >= n).sum()) for c, n in zip(ordered, least, strict=True)]
+    min_counts = [1 if name == ITEM_ID else min_count for name, *_ in counted]
+    frequent = [int((c["count"] >= n).sum()) for c, n in zip(ordered, min_counts, strict=True)]
     total = sum(frequent) + len(frequent)
+    # [rows of all fields] each field takes the next ``num + 1`` of one shuffled order, the last of
+    # them as its unknown row.
     shuffled = np.random.default_rng([seed, 3]).permutation(total).astype(np.int32)
-    out, start = [], 0
+    vocabularies, start = [], 0
     for (name, side, kind, _), values, num in zip(counted, ordered, frequent, strict=True):
-        own, unknown = shuffled[start : start + num], shuffled[start + num]
-        rows = np.append(own, np.repeat(unknown, len(values) - num + 1))
+        frequent_rows, unknown = shuffled[start : start + num], shuffled[start + num]
+        rows = np.append(frequent_rows, np.repeat(unknown, len(values) - num + 1))
         field = Field(name, side, kind == "token_list", num + 1, int(unknown))
         count = values["count"].to_numpy().astype(np.int64)
-        out.append(Vocabulary(field, values["value"], count, rows))
+        vocabularies.append(Vocabulary(field, values["value"], count, rows))
         start += num + 1
-    return out
+    return vocabularies

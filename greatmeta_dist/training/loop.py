@@ -98,7 +98,7 @@ class Training:
         self.validation = Validation(scorer, self.store)
         self.nonfinite = NonfiniteUsers(config, communicator, display)
         self.checkpoints = run / CHECKPOINTS
-        self.writer = CheckpointWriter(
+        self.writer = CheckpointWriter.open(
             self.checkpoints, communicator, keep=config.train.keep_checkpoints
         )
 

@@ -1,0 +1,88 @@
+"""A given split: a TSV file ``part user_id role item_id``, a line for each interaction used."""
+
+from pathlib import Path
+
+import polars as pl
+
+from greatmeta_dist.data.split import ROLES, SPLITS
+from greatmeta_dist.data.text import TextFormat, scan_text
+from greatmeta_dist.errors import InputError, require
+
+COLUMNS = ["part", "user_id", "role", "item_id"]
+NAMES = (*SPLITS, "test")
+"""What ``part`` may be; ``test`` is another name of ``user_cold``."""
+
+
+def read_split(path: str, work: Path) -> pl.DataFrame:
+    """Read a split file: ``part`` (the split), ``user``, ``role``, ``item`` (tokens), ``line``.
+
+    Raises ``InputError`` on the first bad line, where a log's would be rejected and counted: a
+    split file is written on purpose, so a wrong line in it means that the split is not the one
+    meant.
+    """
+    frame = scan_text(path, TextFormat("\t"), work)
+    columns = frame.collect_schema().names()[:-4]  # without file, line, reason and text
+    require(columns == COLUMNS, f"{path} has columns {columns}; a split file has {COLUMNS}")
+    split = frame.collect()
+    name = Path(path).name
+    _require_valid_lines(split, name)
+    for role in ROLES:
+        require(
+            role in split.filter(part="train")["role"],
+            f"{path} names no {role} row of part train; training users need both roles",
+        )
+    _require_cold_users(split, name)
+    _require_untrained_queries(split, name)
+    part = pl.when(pl.col("part") == "test").then(pl.lit("user_cold")).otherwise(pl.col("part"))
+    return split.select(part=part, user="user_id", role="role", item="item_id", line="line")
+
+
+def _require_valid_lines(split: pl.DataFrame, name: str) -> None:
+    checks = [
+        (pl.col("reason").is_not_null(), "is malformed: {reason}"),
+        (~pl.col("part").is_in(NAMES), "has part '{part}'; expected one of " + ", ".join(NAMES)),
+        (~pl.col("role").is_in(ROLES), "has role '{role}'; expected support or query"),
+        (
+            pl.struct("part", "user_id", "item_id").is_duplicated(),
+            "repeats user {user_id}, item {item_id} in part {part}; name each once",
+        ),
+    ]
+    for is_bad, message in checks:
+        _refuse(split.filter(is_bad), name, message)
+
+
+def _require_cold_users(split: pl.DataFrame, name: str) -> None:
+    """Refuse training users in a split of users who are not trained on."""
+    trained = split.filter(part="train")["user_id"]
+    cold = pl.col("part").is_in(["valid", "test", "user_cold", "both_cold"])
+    _refuse(
+        split.filter(cold).filter(pl.col("user_id").is_in(trained.implode())),
+        name,
+        "puts user {user_id} in part {part}, who is a training user too; a cold user may not be "
+        "trained on",
+    )
+
+
+def _require_untrained_queries(split: pl.DataFrame, name: str) -> None:
+    """Refuse a warm query that training has, and a query of cold items that training has."""
+    is_train, is_query = pl.col("part") == "train", pl.col("role") == "query"
+    for parts, key, what in (
+        (["warm"], ["user_id", "item_id"], "interaction"),
+        (["item_cold", "both_cold"], ["item_id"], "item"),
+    ):
+        asked = split.filter(pl.col("part").is_in(parts) & is_query)
+        trained = split.filter(is_train).select(key).unique()
+        _refuse(
+            asked.join(trained, on=key, how="semi"),
+            name,
+            "asks for item {item_id} of user {user_id} in part {part}, and part train has that "
+            + what
+            + "; what is asked for may not be trained on",
+        )
+
+
+def _refuse(bad: pl.DataFrame, name: str, message: str) -> None:
+    """Raise ``InputError`` on the first of the bad lines, if there are any."""
+    if len(bad):
+        row = bad.row(0, named=True)
+        raise InputError(f"{name}, line {row['line']} " + message.format(**row))

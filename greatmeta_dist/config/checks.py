@@ -8,13 +8,13 @@ from greatmeta_dist.errors import require
 
 
 def choice(default: Any, allowed: Sequence[str] | Callable[[], Sequence[str]]) -> Any:
-    """A dataclass field that holds one of the ``allowed`` words, or a list of them.
+    """A dataclass field that holds one of the ``allowed`` words; with a tuple as default, a list.
 
     A function as ``allowed`` is called when the words are needed: those of a registry may come
     from installed packages, which are looked up late.
     """
     metadata = {"choices": allowed}
-    if isinstance(default, list):
+    if isinstance(default, tuple):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 

@@ -78,7 +78,7 @@ class DataConfig:
     """Training users, or items rated by them, that a feature value needs. A rarer value counts as
     unknown: the model would learn it by heart."""
     category: str | None = None
-    """Item feature whose shares make a user's preference profile; None takes the first list
+    """Item feature whose values make a user's preference profile. null takes the first list
     feature with at most 64 values."""
     num_groups: int = 8
     """Preference groups to cluster users into."""

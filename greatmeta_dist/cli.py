@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import greatmeta_dist
 from greatmeta_dist.config import Config
 from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.options.checks import check_folders, check_words
@@ -54,9 +55,7 @@ def _run(words: list[str]) -> None:
         print(help_text())
         return
     if words[0] == "--version":
-        from greatmeta_dist import __version__
-
-        print(__version__)
+        print(greatmeta_dist.__version__)
         return
     command, *options = words
     require(command in COMMANDS, f"no command '{command}'; {command_hint(command)}")

@@ -1,8 +1,6 @@
 """The command line as a user meets it: help, typos, wrong input, twice in a row."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -52,8 +50,8 @@ def test_command_help_documents_every_option_it_lists(capsys, command):
     "words, message",
     [
         (["trian"], "no command 'trian'; did you mean train?"),
-        (["train", "train.stepz=3"], "no option 'train.stepz'; did you mean train.steps?"),
-        (["train", "step=3"], "no option 'step'; did you mean inner.steps?"),
+        (["train", "train.stepz=3"], "no option 'train.stepz'; did you mean train.steps=3?"),
+        (["train", "step=3"], "no option 'step'; did you mean train.steps=3?"),
         (["train", "model=papr"], "no preset model=papr; did you mean paper?"),
         (["prepare", "data=movielens"], "no preset data=movielens; did you mean movielens_"),
         (["train", "train.steps=many"], "could not be converted to Integer"),
@@ -155,15 +153,6 @@ def test_published_form_trains_from_its_preset(capsys, tmp_path):
     config = (tmp_path / "run" / "config.yaml").read_text()
     assert "rate: 5.0e-06" in config
     assert "context: own" in config
-
-
-def test_importing_the_command_is_quick_and_silent():
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "greatmeta_dist", "--version"],
-        capture_output=True, text=True, check=True, timeout=60,
-    )  # fmt: skip
-    assert done.stderr == ""
-    assert done.stdout.strip()
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,13 @@ from typing import Any
 from greatmeta_dist.errors import require
 
 
-def choice(default: Any, allowed: Sequence[str] | Callable[[], Sequence[str]]) -> Any:
-    """A dataclass field that holds one of the ``allowed`` words; with a tuple as default, a list.
+def choice(default: str, allowed: Sequence[str] | Callable[[], Sequence[str]]) -> Any:
+    """A dataclass field that holds one of the ``allowed`` words.
 
     A function as ``allowed`` is called when the words are needed: those of a registry may come
     from installed packages, which are looked up late.
     """
-    metadata = {"choices": allowed}
-    if isinstance(default, tuple):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata={"choices": allowed})
 
 
 def choices_of(option: Field[Any]) -> tuple[str, ...]:

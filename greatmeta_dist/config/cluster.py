@@ -30,8 +30,8 @@ class ClusterConfig:
     """torch threads of each worker. null is torch's own choice, or 1 where ``cluster.workers`` is
     set."""
     precision: str = choice("float32", ("float32", "tf32", "bf16"))
-    """Precision of matrix products. ``tf32`` is faster than ``float32`` on GPUs, and rounds more. ``bf16``
-    computes the model, and only the model, in bfloat16."""
+    """Precision of matrix products. ``tf32`` is faster than ``float32`` on GPUs, and rounds more.
+    ``bf16`` computes the model, and only the model, in bfloat16."""
 
     def __post_init__(self) -> None:
         check_choices("cluster", self)

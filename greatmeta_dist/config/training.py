@@ -1,6 +1,6 @@
 """Options of meta-training: the scheduler and the loop."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from greatmeta_dist.config.checks import at_least, check_choices, choice, in_range
 from greatmeta_dist.errors import require
@@ -24,7 +24,7 @@ class SchedulerConfig:
     """mlp, lstm: what the magnitude factor is. ``loss``: the query loss after adaptation.
     ``norm``: the sum of the gradient's norms. ``balanced`` reads the losses before and after
     adaptation, whatever stands here."""
-    factors: list[str] = choice(FACTORS, FACTORS)
+    factors: list[str] = field(default_factory=lambda: list(FACTORS), metadata={"choices": FACTORS})
     """Which factors the scheduler reads. Only ``balanced`` reads ``context``."""
     balance_strength: float = 1.0
     """balanced: how much more rare and difficult groups count. With 1, such a group counts as if

@@ -56,8 +56,11 @@ def test_command_help_documents_every_option_it_lists(capsys, command):
         (["prepare", "data=movielens"], "no preset data=movielens; did you mean movielens_"),
         (["train", "train.steps=many"], "could not be converted to Integer"),
         (["train", "--steps", "3"], "'--steps' is no option; options read key=value"),
-        (["train", "run=x", "model.activation=sigmoid"], "expected one of none, relu, gelu, tanh"),
-        (["train", "run=x", "scheduler.max_weight_ratio=0.5"], "it must be above 1"),
+        (
+            ["train", "store=x", "run=x", "model.activation=sigmoid"],
+            "expected one of none, relu, gelu, tanh",
+        ),
+        (["train", "store=x", "run=x", "scheduler.max_weight_ratio=0.5"], "it must be above 1"),
         (["prepare", "data=recbole"], "store=DIR is not set"),
         (["prepare", "data=recbole", "store=x"], "data.path is not set"),
         (["train", "store=nowhere", "run=x"], "nowhere is not a prepared store"),
@@ -159,15 +162,21 @@ def test_published_form_trains_from_its_preset(capsys, tmp_path):
     "words, message",
     [
         (
-            ["train", "run=x", "train.learning_rate=0"],
+            ["train", "store=x", "run=x", "train.learning_rate=0"],
             "train.learning_rate is 0; it must be from above 0",
         ),
-        (["train", "run=x", "train.steps=0"], "train.steps is 0; it must be 1 or more"),
-        (["train", "run=x", "model.hidden=[0]"], "model.hidden is 0; it must be 1 or more"),
-        (["train", "run=x", "data.seed=1"], "data.seed is no option of train"),
+        (["train", "store=x", "run=x", "train.steps=0"], "train.steps is 0; it must be 1 or more"),
+        (
+            ["train", "store=x", "run=x", "model.hidden=[0]"],
+            "model.hidden is 0; it must be 1 or more",
+        ),
+        (["train", "store=x", "run=x", "data.seed=1"], "data.seed is no option of train"),
         (["evaluate", "run=x", "inner.steps=9"], "inner.steps is no option of evaluate"),
         (["evaluate", "-m", "run=a,b"], "-m sweeps over trainings"),
-        (["train", "-m", "run=x", "train.seed=0,one"], "could not be converted to Integer"),
+        (
+            ["train", "-m", "store=x", "run=x", "train.seed=0,one"],
+            "could not be converted to Integer",
+        ),
         (["train", "run="], "run= is empty"),
         (["prepare", "store=x", "data.warm_fraction=7"], "data.warm_fraction is 7"),
         (["prepare", "store=x", "data.rating_range=[5,1]"], "expected [lowest,highest]"),
@@ -185,9 +194,15 @@ def test_published_form_trains_from_its_preset(capsys, tmp_path):
         (["prepare", "store=x", "data=movielens_1m", "data.path=nowhere"], "is no folder here"),
         (["prepare", "store=x", "data=csv", "data.path=."], "is a folder; name the file"),
         (["prepare", "store=x", "data.path=log.csv"], "data=synthetic reads no files"),
-        (["train", "run=x", "model.hidden=64"], "a list is written [64,64]"),
-        (["train", "run=x", "inner.steps=1", "model.hidden=[64"], "in model.hidden=[64; check"),
-        (["train", "run=x", "inner.learning_rate=0.1,0.2"], "a sweep over values takes -m"),
+        (["train", "store=x", "run=x", "model.hidden=64"], "a list is written [64,64]"),
+        (
+            ["train", "store=x", "run=x", "inner.steps=1", "model.hidden=[64"],
+            "in model.hidden=[64; check",
+        ),
+        (
+            ["train", "store=x", "run=x", "inner.learning_rate=0.1,0.2"],
+            "a sweep over values takes -m",
+        ),
     ],
 )
 def test_more_wrong_usage_is_one_line_and_code_2(capsys, tmp_path, monkeypatch, words, message):

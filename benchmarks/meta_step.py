@@ -48,7 +48,7 @@ from greatmeta_dist.meta.gradients import MetaGradient
 from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.scheduler import Scheduler
 from greatmeta_dist.meta.step import MetaStep, StepSettings, UserWeighting
-from greatmeta_dist.options import compose_config, opened
+from greatmeta_dist.options.compose import compose_config
 from greatmeta_dist.training.run_folder import Setup, set_up
 
 RATE = 1e-3
@@ -380,7 +380,7 @@ def loading(users: list[int]) -> list[dict[str, float]]:
     Synthetic users of uneven activity, 107 interactions on average, the shipped configuration.
     """
     found = []
-    with tempfile.TemporaryDirectory() as folder, opened():
+    with tempfile.TemporaryDirectory() as folder:
         prepare(DataConfig(users=4000, items=1682, mean_interactions=107), Path(folder))
         for count in users:
             config = compose_config([f"store={folder}", f"train.users_per_batch={count}"])

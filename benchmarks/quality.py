@@ -37,7 +37,7 @@ from greatmeta_dist.data.tasks import TaskTable
 from greatmeta_dist.display import Display
 from greatmeta_dist.evaluation.baselines import Baselines
 from greatmeta_dist.evaluation.evaluate import Scored, evaluate, score_part
-from greatmeta_dist.options import compose_config, opened
+from greatmeta_dist.options.compose import compose_config
 from greatmeta_dist.training.loop import train
 from greatmeta_dist.training.run_folder import Setup, load_run, set_up
 
@@ -92,8 +92,7 @@ class Data:
 
     def ready(self) -> Store:
         if self.config is not None:
-            with opened():
-                prepare(self.config, self.store)
+            prepare(self.config, self.store)
         return Store(self.store)
 
 
@@ -232,7 +231,7 @@ def run_trained(data: Data, options: list[str], seed: int, threads: int) -> dict
 
     With a factorisation besides, its ``share``, and those of the model ``alone``, too.
     """
-    with opened(), tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         config = compose_config(
             [
                 f"store={data.store}",
@@ -262,8 +261,7 @@ def _scores(setup: Setup, others: _Others | None) -> dict[str, Any]:
 def run_others(data: Data, threads: int) -> dict[str, Any]:
     """Scores of everything that needs no training."""
     torch.set_num_threads(threads)
-    with opened():
-        config = compose_config([f"store={data.store}", *data.options])
+    config = compose_config([f"store={data.store}", *data.options])
     store = Store(data.store)
     start = time.monotonic()
     others = _Others(store)

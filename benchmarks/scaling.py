@@ -39,7 +39,7 @@ from greatmeta_dist.engine.checkpoint_writer import CheckpointWriter
 from greatmeta_dist.engine.communicator import START_PATIENCE, Communicator, DistributedCommunicator
 from greatmeta_dist.engine.embeddings import EmbeddingTable, block_size, fresh_rows
 from greatmeta_dist.meta.factors import FactorAverages
-from greatmeta_dist.options import compose_config, opened
+from greatmeta_dist.options.compose import compose_config
 from greatmeta_dist.training.run_folder import set_up
 
 SIZES = (1, 2)
@@ -100,8 +100,7 @@ def train_rounds(
     """A worker: takes a round of steps for every message from the parent."""
     communicator = join_group(rank, size or 1, rendezvous)
     rank, size = communicator.rank, communicator.size
-    with opened():
-        config = compose_config(words)
+    config = compose_config(words)
     setup = set_up(config, Store(Path(config.store or "")), communicator)
     lanes = Lanes.of(setup.store, setup.collator, setup.choice, config.train, rank=rank, size=size)
     setup.worker.host(lanes.places, lanes.num_users)
@@ -263,8 +262,7 @@ def memory(num_rows: int, folder: Path) -> dict[int, list[float]]:
 def checkpointing(folder: Path) -> dict[str, float]:
     """Seconds that training waits for a checkpoint, that writing takes, and of a step meanwhile."""
     prepare(SHAPES["ml-100k"], folder / "store")
-    with opened():
-        config = compose_config([f"store={folder / 'store'}", "cluster.threads=1"])
+    config = compose_config([f"store={folder / 'store'}", "cluster.threads=1"])
     setup = set_up(config, Store(folder / "store"))
     lanes = Lanes.of(setup.store, setup.collator, setup.choice, config.train, rank=0, size=1)
     setup.worker.host(lanes.places, lanes.num_users)

@@ -1,1 +1,28 @@
-"""Distributed, large-scale meta-training for cold-start recommendation."""
+"""Distributed, large-scale meta-training for cold-start recommendation.
+
+Names are imported when they are asked for, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__all__ = ["Predictor", "__version__", "evaluate", "prepare", "train"]
+_HOMES = {
+    "Predictor": "greatmeta_dist.predict",
+    "evaluate": "greatmeta_dist.evaluation.evaluate",
+    "prepare": "greatmeta_dist.data.prepare",
+    "train": "greatmeta_dist.training.loop",
+}
+"""The modules where public names live."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("greatmeta_dist")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

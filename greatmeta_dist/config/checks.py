@@ -1,11 +1,38 @@
 """Checks of single options, with the option's name in the message."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import Field, field, fields
 from typing import Any
 
 from greatmeta_dist.errors import require
 
 
-def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+def choice(default: str, allowed: Sequence[str] | Callable[[], Sequence[str]]) -> Any:
+    """A dataclass field that holds one of the ``allowed`` words.
+
+    A function as ``allowed`` is called when the words are needed: those of a registry may come
+    from installed packages, which are looked up late.
+    """
+    return field(default=default, metadata={"choices": allowed})
+
+
+def choices_of(option: Field[Any]) -> tuple[str, ...]:
+    """The words that an option allows; empty where it is no choice."""
+    allowed = option.metadata.get("choices", ())
+    return tuple(allowed() if callable(allowed) else allowed)
+
+
+def check_choices(section: str, config: Any) -> None:
+    """Check every choice of a section's dataclass; raises ``InputError``."""
+    for option in fields(config):
+        allowed = choices_of(option)
+        if allowed:
+            value = getattr(config, option.name)
+            for word in value if isinstance(value, list) else [value]:
+                one_of(f"{section}.{option.name}", word, allowed)
+
+
+def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
     require(value in allowed, f"{name} is '{value}'; expected one of {', '.join(allowed)}")
 
 
@@ -23,10 +50,10 @@ def in_range(
     is_open_above: bool = False,
 ) -> None:
     """``is_open`` leaves both ends out, ``is_open_above`` the upper one."""
-    above = value > lowest if is_open else value >= lowest
-    below = value < highest if is_open or is_open_above else value <= highest
+    is_above = value > lowest if is_open else value >= lowest
+    is_below = value < highest if is_open or is_open_above else value <= highest
     ends = (" above" if is_open else "", " below" if is_open or is_open_above else "")
     require(
-        above and below,
+        is_above and is_below,
         f"{name} is {value:g}; it must be from{ends[0]} {lowest:g} to{ends[1]} {highest:g}",
     )

@@ -1,38 +1,40 @@
-"""Options of who computes."""
+"""Options of the machines that train."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from greatmeta_dist.config.checks import at_least, one_of
+from greatmeta_dist.config.checks import at_least, check_choices, choice
 from greatmeta_dist.errors import require
 
 
 @dataclass
 class ClusterConfig:
-    """Who computes."""
+    """The workers of a training, and how they compute together."""
 
-    kind: str = "local"
-    """``local``: processes on this machine, without Ray. ``ray``: workers of a Ray cluster."""
+    kind: str = choice("local", ("local", "ray"))
+    """Where workers run. ``local``: as processes of this machine, without Ray. ``ray``: as workers
+    of a Ray cluster."""
     workers: Any = None
-    """Number of workers, or with Ray ``[fewest,most]``, between which it follows what the cluster
-    has; a power of two. None: this process alone, or one Ray worker."""
+    """Number of workers: a power of two. With ``cluster=ray`` it may be a range
+    ``[fewest,most]``; the group then grows and shrinks with the cluster. null is this process
+    alone, or one Ray worker."""
     address: str | None = None
-    """ray: address of a running cluster to join (``auto``: the one on this machine); None starts
-    one here."""
+    """ray: address of a running cluster to join. ``auto`` is the one of this machine. null starts
+    a cluster here, which ends with the command."""
     gpus_per_worker: float | None = None
-    """ray: GPUs of a worker; None is 1 where the cluster has any."""
-    reduction: str = "tree"
-    """How gradients of A are added over workers: along a ``tree``, the same bits with any number of
-    workers, or ``fast``, as the library likes."""
+    """ray: GPUs of each worker. null is 1 where the cluster has GPUs, and 0 elsewhere."""
+    reduction: str = choice("tree", ("tree", "fast"))
+    """How workers add their gradients. ``tree``: in a fixed order, so that any number of workers
+    gives the same bits. ``fast``: by a plain all-reduce, which does not promise this."""
     threads: int | None = None
-    """torch threads of a worker; None leaves torch's choice, and is 1 with ``cluster.workers``."""
-    precision: str = "float32"
-    """Matrix products in ``float32``, in ``tf32`` (a GPU's), or, inside the model, in ``bf16``."""
+    """torch threads of each worker. null is torch's own choice, or 1 where ``cluster.workers`` is
+    set."""
+    precision: str = choice("float32", ("float32", "tf32", "bf16"))
+    """Precision of matrix products. ``tf32`` is faster than ``float32`` on GPUs, and rounds more.
+    ``bf16`` computes the model, and only the model, in bfloat16."""
 
     def __post_init__(self) -> None:
-        one_of("cluster.kind", self.kind, ("local", "ray"))
-        one_of("cluster.precision", self.precision, ("float32", "tf32", "bf16"))
-        one_of("cluster.reduction", self.reduction, ("tree", "fast"))
+        check_choices("cluster", self)
         if self.threads is not None:
             at_least("cluster.threads", self.threads, 1)
         if self.gpus_per_worker is not None:
@@ -41,18 +43,22 @@ class ClusterConfig:
                 f"cluster.gpus_per_worker is {self.gpus_per_worker:g}; workers cannot share a GPU: "
                 "take 1 or more, or 0 for CPUs",
             )
-        given = list(self.workers) if isinstance(self.workers, (list, tuple)) else [self.workers]
+        self._check_workers()
+
+    def _check_workers(self) -> None:
+        is_range = isinstance(self.workers, (list, tuple))
+        counts = list(self.workers) if is_range else [self.workers]
         require(
             self.workers is None
             or (
-                len(given) in (1, 2)
-                and all(isinstance(n, int) and n >= 1 and n & (n - 1) == 0 for n in given)
-                and given == sorted(given)
+                len(counts) in (1, 2)
+                and all(isinstance(n, int) and n >= 1 and n & (n - 1) == 0 for n in counts)
+                and counts == sorted(counts)
             ),
             f"cluster.workers is {self.workers}; expected a power of two, or [fewest,most] of them",
         )
         require(
-            len(given) == 1 or self.kind == "ray",
+            len(counts) == 1 or self.kind == "ray",
             f"cluster.workers is {self.workers}, a range, which needs cluster=ray",
         )
 

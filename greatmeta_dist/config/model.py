@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from greatmeta_dist.config.checks import at_least, one_of
+from greatmeta_dist.config.checks import at_least, check_choices, choice
 from greatmeta_dist.errors import require
 
 
@@ -13,43 +13,45 @@ class ModelConfig:
     embedding_dim: int = 64
     """Width of every embedding row."""
     hidden: list[int] = field(default_factory=lambda: [64, 64])
-    """Widths of the predictor's hidden layers."""
-    activation: str = "tanh"
-    """After every hidden layer: ``none`` (the authors' form), ``relu``, ``gelu`` or ``tanh``."""
+    """Widths of the predictor's hidden layers, the first one first."""
+    activation: str = choice("tanh", ("none", "relu", "gelu", "tanh"))
+    """Function after every hidden layer. ``none`` is the authors' form."""
     has_encoder: bool = True
-    """Whether the personalized encoder modulates the hidden layers."""
-    context: str = "support"
-    """What the encoder reads: ``own`` (the set's own rows, the authors' form) or the rated
-    ``support`` set, for both sets."""
+    """Whether the personalized encoder scales and shifts the hidden layers for each user."""
+    context: str = choice("support", ("own", "support"))
+    """Which rows the encoder reads. ``support``: those of the user's support set, with their
+    ratings, for support and query alike. ``own``: those of the set that is predicted, without
+    ratings (the authors' form)."""
     is_film_residual: bool = True
-    """Whether the encoder's scales are 1 + γ."""
+    """Whether the encoder multiplies hidden layers by 1 + γ. With false it multiplies by γ (the
+    authors' form)."""
     has_item_id: bool = True
-    """Whether an item has an embedding of its own besides its features."""
-    list_pooling: str = "mean"
-    """Whether token lists are averaged; the authors sum them."""
-    target: str = "bias"
-    """What the model predicts: the ``rating`` (the authors' form), ``standardised`` over the
-    training ratings, or, in those units, the rest that a ``bias`` leaves: item mean and the user's
-    offset from the support, shrunk as the store's ratings suggest."""
+    """Whether each item has an embedding row of its own, besides the rows of its features."""
+    list_pooling: str = choice("mean", ("mean", "sum"))
+    """How the embedding rows of a token list become one vector. ``sum`` is the authors' form."""
+    target: str = choice("bias", ("rating", "standardised", "bias"))
+    """What the model learns to predict. ``rating``: the rating itself (the authors' form).
+    ``standardised``: the rating less the training mean, in training standard deviations.
+    ``bias``: the same less the item's shrunk mean and the user's shrunk offset, which the support
+    set gives. What was taken off is added to predictions again."""
     has_kernel: bool = True
-    """Whether predictions add a learnt kernel between an item and the rated support; needs the
-    ``support`` context."""
+    """Whether predictions add a learnt similarity of the item to the items that the user rated.
+    Needs ``model.context=support``."""
     embedding_std: float = 0.1
-    """Standard deviation of fresh embedding rows; best about 0.8 over the root of their width."""
-    item_init: str = "factors"
-    """Whether items' own rows start, besides, at the store's factors of the training ratings, as
-    long as a fresh row is expected to be."""
+    """Standard deviation of fresh embedding rows. About 0.8 over the root of
+    ``model.embedding_dim`` works best."""
+    item_init: str = choice("factors", ("factors", "random"))
+    """Where items' own embedding rows start. ``random``: at fresh rows. ``factors``: at fresh rows
+    plus the item factors of the training ratings, which are scaled to a fresh row's expected
+    length."""
     use_bayesian_mf: bool = True
-    """Whether the store's Bayesian factorisations of the training ratings have a part in what is
-    predicted of items that they hold: a half in training, where no gradient knows of them, and the
-    best step is chosen so; afterwards the share that suits the validation users."""
+    """Whether predictions are blended with those of a Bayesian matrix factorisation, for items
+    that it knows. Gradients do not see the blend. While training, the blend weight is a half, and
+    the best step is chosen with it. Afterwards it is the weight that suits the validation users
+    best."""
 
     def __post_init__(self) -> None:
-        one_of("model.activation", self.activation, ("none", "relu", "gelu", "tanh"))
-        one_of("model.context", self.context, ("own", "support"))
-        one_of("model.list_pooling", self.list_pooling, ("mean", "sum"))
-        one_of("model.item_init", self.item_init, ("factors", "random"))
-        one_of("model.target", self.target, ("rating", "standardised", "bias"))
+        check_choices("model", self)
         require(
             not self.has_kernel or (self.has_encoder and self.context == "support"),
             "model.has_kernel=true needs model.has_encoder=true and model.context=support",
@@ -65,12 +67,12 @@ class InnerConfig:
     """Adaptation to one user."""
 
     steps: int = 3
-    """T, inner steps."""
+    """T, inner steps: how often the model is moved towards a user's support set."""
     learning_rate: float = 0.02
-    """α, inner learning rate."""
+    """α, learning rate of the inner steps."""
     support_damping: float = 80.0
-    """Sums over a support set are divided by its rows and this many more, so that few rows move a
-    user less."""
+    """Support rows' worth of damping. A user's support gradient is a sum over n rows, divided by n
+    plus this number, so that few rows move the model less."""
 
     def __post_init__(self) -> None:
         at_least("inner.steps", self.steps, 0)

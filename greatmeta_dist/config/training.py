@@ -2,43 +2,43 @@
 
 from dataclasses import dataclass, field
 
-from greatmeta_dist.config.checks import at_least, in_range, one_of
+from greatmeta_dist.config.checks import at_least, check_choices, choice, in_range
 from greatmeta_dist.errors import require
+from greatmeta_dist.extensions import WEIGHTINGS
 
 FACTORS = ("magnitude", "gap", "agreement", "context")
 
 
 @dataclass
 class SchedulerConfig:
-    """The preference-aware scheduler."""
+    """The preference-aware scheduler: how much each user counts in a step."""
 
-    kind: str = "balanced"
-    """``balanced``: learns from a user's factors, running means over its visits, and the support's
-    context to weigh users as if those of rare and difficult preference groups were met more often.
-    ``mlp``, ``lstm``: the published forms, which learn by a look ahead. Without learning:
-    ``groups`` (all groups count the same), ``loss`` (every user as its query loss), ``uniform``
-    (all the same). Groups are clusters of the log, never labels."""
-    magnitude: str = "loss"
-    """mlp, lstm: the magnitude factor is the query ``loss`` after adaptation, or the sum of
-    gradient norms, ``norm``. ``balanced`` reads the losses before and after."""
-    factors: list[str] = field(default_factory=lambda: list(FACTORS))
-    """Which factors the scheduler sees; ``context`` is for ``balanced``."""
+    kind: str = choice("balanced", WEIGHTINGS.names)
+    """How users are weighed. ``balanced`` learns weights that let users of rare and difficult
+    preference groups count more; it reads a user's factors, their averages over earlier visits and
+    the support context. ``mlp`` and ``lstm`` are the published forms, which learn by a look-ahead
+    step. The others learn nothing: ``groups`` lets all preference groups count the same, ``loss``
+    weighs users by their query loss, ``uniform`` weighs all users the same. Preference groups are
+    clusters of the log, not labels."""
+    magnitude: str = choice("loss", ("loss", "norm"))
+    """mlp, lstm: what the magnitude factor is. ``loss``: the query loss after adaptation.
+    ``norm``: the sum of the gradient's norms. ``balanced`` reads the losses before and after
+    adaptation, whatever stands here."""
+    factors: list[str] = field(default_factory=lambda: list(FACTORS), metadata={"choices": FACTORS})
+    """Which factors the scheduler reads. Only ``balanced`` reads ``context``."""
     balance_strength: float = 1.0
-    """balanced: with 1, a rare and difficult group counts as much as one of an even share, 1/G;
-    more does more for such groups, at some cost to others; 0 leaves users as they come."""
+    """balanced: how much more rare and difficult groups count. With 1, such a group counts as if
+    it had an even share 1/G of the users. More favours it further, at some cost to others. With 0
+    all users count the same."""
     learning_rate: float = 5e-3
-    """Learning rate of φ."""
+    """Learning rate of φ, the scheduler's own parameters."""
     max_weight_ratio: float | None = 8.0
-    """No weight exceeds this many times another, so the effective sample size stays above
-    4r/(1+r)² of the batch; None leaves weights free, as published."""
+    """r: no user's weight exceeds r times another's, so that the effective sample size stays above
+    4r/(1+r)² of the batch. null leaves weights free, as published."""
 
     def __post_init__(self) -> None:
-        kinds = ("balanced", "mlp", "lstm", "groups", "loss", "uniform")
-        one_of("scheduler.kind", self.kind, kinds)
-        for factor in self.factors:
-            one_of("scheduler.factors", factor, FACTORS)
+        check_choices("scheduler", self)
         at_least("scheduler.balance_strength", self.balance_strength, 0)
-        one_of("scheduler.magnitude", self.magnitude, ("loss", "norm"))
         at_least("scheduler.learning_rate", self.learning_rate, 0)
         require(
             self.max_weight_ratio is None or self.max_weight_ratio > 1,
@@ -48,48 +48,50 @@ class SchedulerConfig:
 
 @dataclass
 class TrainConfig:
-    """Meta-training."""
+    """The loop of meta-training."""
 
     steps: int = 2000
-    """Outer steps in all; a finished run goes on when this grows."""
+    """Outer steps in all. A finished run goes on when this is raised."""
     users_per_batch: int = 32
-    """B, users of a global batch."""
+    """B, users of a step's global batch, over all workers."""
     lanes: int | None = None
-    """K, slices of the users that make every batch: a power of two. Any number of workers that
-    divides K gives the same result. None decides from the store, one for every 4,096 training
-    users; with ``cluster.workers`` at least 8, or, if more, the workers."""
+    """K, lanes: fixed slices of the training users, each of which gives B/K users to every batch.
+    A power of two. Any number of workers that divides K gives the same result. null takes one lane
+    for every 4,096 training users; where ``cluster.workers`` is set it takes at least 8, and at
+    least one for each worker."""
     learning_rate: float = 2e-3
-    """β, learning rate of θ."""
+    """β, learning rate of θ: of the outer steps."""
     resample_support: bool = True
-    """Whether each visit deals a training user's rows anew to support and query, so that every
-    rating is learnt from; False keeps the store's own split."""
+    """Whether a training user's rows are split anew into support and query at every visit, so that
+    every rating is learnt from. false keeps the split of the store."""
     short_support_rate: float = 0.25
-    """Share of visits, where support and query are dealt anew, with a shorter support: of 1 row to
-    all, log-uniformly."""
+    """Share of visits with a shortened support set, so that adapting to few rows is learnt. Its
+    length is drawn log-uniformly from 1 row to all. Needs ``train.resample_support=true``."""
     feature_mask_rate: float = 0.2
-    """Share of feature values replaced by their field's unknown row, so that cold users and items
-    meet one that has learnt; 0 for none."""
+    """Share of feature values that are replaced by their feature's unknown value, so that the
+    model learns what to do with new users and items. 0 replaces none."""
     ema_decay: float = 0.99
-    """d of the running mean of θ over steps, mean ← d·mean + (1 − d)·θ, that predictions use; 0
-    predicts with θ itself."""
+    """d: predictions use the moving average of θ over steps, mean ← d·mean + (1 − d)·θ. 0 predicts
+    with θ itself."""
     max_nonfinite_fraction: float = 0.01
-    """Users whose loss or gradient is not finite count nothing; past this share of the users met
-    since the last record, the training stops."""
-    row_update: str = "lazy"
-    """Adam on the embedding rows a step touches, ``lazy``, or on all of them, ``dense``."""
+    """Largest share of users whose loss or gradient may be infinite or not a number. Such users
+    count nothing. The training stops where their share since the last log point is larger."""
+    row_update: str = choice("lazy", ("lazy", "dense"))
+    """Which embedding rows a step's Adam update moves. ``lazy``: those that its users touch.
+    ``dense``: all of them (the authors' form)."""
     seed: int = 0
-    """Decides initial parameters and the order of users."""
+    """Decides the initial parameters and every random choice of the training."""
     valid_every: int = 100
-    """Steps between validations."""
+    """Outer steps between validations."""
     checkpoint_every: int = 100
-    """Steps between checkpoints; they are written while training goes on."""
+    """Outer steps between checkpoints. They are written while training goes on."""
     keep_checkpoints: int = 3
-    """Checkpoints kept besides the best."""
+    """Newest checkpoints to keep, besides the best one."""
     log_every: int = 20
-    """Steps between TensorBoard points."""
+    """Outer steps between points in TensorBoard."""
 
     def __post_init__(self) -> None:
-        one_of("train.row_update", self.row_update, ("lazy", "dense"))
+        check_choices("train", self)
         for name in (
             "steps",
             "users_per_batch",

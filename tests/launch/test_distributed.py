@@ -25,7 +25,7 @@ from greatmeta_dist.engine.worker import Sizes, Worker
 from greatmeta_dist.errors import InputError
 from greatmeta_dist.launch.local import launch
 from greatmeta_dist.meta.factors import VISITS_KEPT
-from greatmeta_dist.options import compose_config, opened
+from greatmeta_dist.options.compose import compose_config
 from greatmeta_dist.training.run_folder import set_up
 
 STEPS = 50
@@ -59,17 +59,16 @@ def uneven(tmp_path_factory) -> Path:
 
 
 def config_for(store: Path, workers: int, *options: str) -> Config:
-    with opened():
-        return compose_config(
-            [
-                f"store={store}",
-                f"cluster.workers={workers}",
-                f"train.steps={STEPS}",
-                "train.log_every=1",
-                "train.valid_every=25",
-                *options,
-            ]
-        )
+    return compose_config(
+        [
+            f"store={store}",
+            f"cluster.workers={workers}",
+            f"train.steps={STEPS}",
+            "train.log_every=1",
+            "train.valid_every=25",
+            *options,
+        ]
+    )
 
 
 def scalars(run: Path) -> dict[str, list[float]]:
@@ -113,10 +112,9 @@ def test_same_bits_with_1_2_4_and_8_workers_on_synthetic_data(tmp_path):
 @pytest.mark.data
 @pytest.mark.parametrize("scheduler", ["balanced", "mlp"])
 def test_same_bits_with_1_2_4_and_8_workers_on_ml_100k(ml100k, tmp_path, scheduler):
-    with opened():
-        config = compose_config(
-            ["data=recbole", f"data.path={ml100k}", f"data.split={ml100k}/split.tsv"]
-        )
+    config = compose_config(
+        ["data=recbole", f"data.path={ml100k}", f"data.split={ml100k}/split.tsv"]
+    )
     prepare(config.data, tmp_path / "store")
     same_at_every_size(tmp_path / "store", tmp_path, f"scheduler={scheduler}")
 
@@ -245,8 +243,7 @@ def test_more_workers_than_gpus_are_refused(uneven, tmp_path, monkeypatch):
 
 
 def test_optimizer_state_is_loaded_to_where_its_parameters_are():
-    with opened():
-        config = compose_config([])
+    config = compose_config([])
     sizes = Sizes(2, 3, 50)
     here, there = Worker(config, sizes, torch.device("cpu")), Worker(config, sizes, META)
     here.coordinator.step(torch.ones_like(here.layers.flat))

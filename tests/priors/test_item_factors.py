@@ -9,7 +9,7 @@ from scipy import sparse
 from greatmeta_dist.data import validate
 from greatmeta_dist.data.prepare import most_rated, prepare
 from greatmeta_dist.data.store import ITEM_ID, FeatureSpec, Store
-from greatmeta_dist.options import compose_config, opened
+from greatmeta_dist.options.compose import compose_config
 from greatmeta_dist.priors.item_factors import (
     NUM_FACTORS,
     PRIOR_RATINGS,
@@ -111,10 +111,9 @@ def test_items_own_rows_start_at_their_factors_and_no_other_row_does(tmp_path, w
 
     def rows(item_init):
         options = [f"model.embedding_dim={width}", f"model.item_init={item_init}"]
-        with opened():
-            config = compose_config(
-                [f"store={tmp_path / 'store'}", "model.embedding_std=0.5", *options]
-            )
+        config = compose_config(
+            [f"store={tmp_path / 'store'}", "model.embedding_std=0.5", *options]
+        )
         return set_up(config, store).worker.table.weight
 
     moved = rows("factors") - rows("random")

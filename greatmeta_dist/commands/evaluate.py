@@ -1,0 +1,44 @@
+"""``greatmeta evaluate``: run → a table and ``evaluation.json``."""
+
+from pathlib import Path
+from typing import Any
+
+from greatmeta_dist.data.store import Store
+from greatmeta_dist.display import Display
+from greatmeta_dist.errors import require
+from greatmeta_dist.evaluation.evaluate import evaluate
+from greatmeta_dist.files import write_json_atomically
+from greatmeta_dist.predict import Predictor
+
+
+def evaluate_run(run: Path, *, store: Path | None) -> None:
+    """Score a run in every scenario of its store, or of ``store`` where that has moved."""
+    display = Display()
+    predictor = Predictor.load(run, warn=display.say)
+    evaluation = _evaluate(predictor, predictor.open_store(store), display)
+    weight = predictor.blend_weight
+    if weight is not None:
+        evaluation = {"factorisation_share": weight, **evaluation}
+    evaluation = {"step": predictor.step, **evaluation}
+    write_json_atomically(run / "evaluation.json", evaluation)
+    display.results(evaluation)
+    if weight is not None:
+        display.say(
+            f"of items that the factorisation holds, {weight:.0%} of a prediction is its own"
+        )
+    display.say(f"parameters of step {predictor.step}; written to {run / 'evaluation.json'}")
+
+
+def _evaluate(predictor: Predictor, store: Store, display: Display) -> dict[str, Any]:
+    """Score all users of the scenarios, with a bar."""
+    splits = store.manifest.splits
+    total = sum(n for split, n in splits.items() if split not in ("train", "valid"))
+    require(total > 0, f"{store.folder} holds no scenario to evaluate, only training users")
+    with display.bar("evaluate", total, "users") as bar:
+        done: dict[str, int] = {}
+
+        def progress(split: str, count: int, users: int) -> None:
+            done[split] = count
+            bar.update(sum(done.values()), split)
+
+        return evaluate(predictor.scorer, store, others=predictor.baselines(), progress=progress)

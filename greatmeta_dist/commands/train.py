@@ -1,0 +1,25 @@
+"""``greatmeta train``: store → run."""
+
+from pathlib import Path
+
+from greatmeta_dist.config import Config
+from greatmeta_dist.display import Display
+from greatmeta_dist.launch.local import launch
+from greatmeta_dist.options.compose import with_changes
+from greatmeta_dist.training.run_folder import saved_config
+
+
+def train_run(config: Config, run: Path, *, overrides: list[str]) -> None:
+    """Train, or go on with a run: its own config holds but for what ``overrides`` name."""
+    saved = saved_config(run)
+    if saved is not None:
+        config = with_changes(saved, config, overrides)
+    display = Display()
+    metrics = launch(config, run, display)
+    best = metrics["best"]
+    if best:
+        display.say(f"best validation RMSE {best['rmse']:.4f} at step {best['step']}")
+    display.say(
+        f"run {run} is at step {metrics['step']}; evaluate it: greatmeta evaluate run={run}"
+    )
+    display.say(f"watch it: tensorboard --logdir {run}/tensorboard")

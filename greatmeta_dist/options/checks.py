@@ -1,0 +1,146 @@
+"""Checks of a command line's words, before anything heavy is imported.
+
+What they cannot tell (lists, ranges, options that do not go together) is checked when the config is
+composed.
+"""
+
+import re
+from pathlib import Path
+from types import NoneType
+
+from greatmeta_dist.errors import require
+from greatmeta_dist.options.hints import (
+    option_hint,
+    owners,
+    preset_groups,
+    preset_hint,
+    renamed_option,
+    word_hint,
+)
+from greatmeta_dist.options.names import (
+    COMMANDS,
+    MAPPINGS,
+    VERBATIM,
+    Option,
+    all_options,
+    options_of,
+    presets,
+)
+
+PLAIN = re.compile(r"[\w.+-]+")
+"""Values that mean themselves; lists, quotes and references are left to Hydra."""
+TRUTHS = ("true", "false", "yes", "no", "on", "off", "y", "n", "1", "0")
+"""What Hydra takes for true or false."""
+KINDS = {int: ("Integer", "a whole number"), float: ("Float", "a number")}
+"""Numbers, as Hydra calls them and as we do."""
+
+
+def check_words(command: str, words: list[str], *, is_sweep: bool = False) -> None:
+    """Check every word's form, option or preset, and value; raises ``InputError``.
+
+    With ``is_sweep`` a value may be a comma list.
+    """
+    for word in words:
+        if "=" not in word or word.startswith("-"):
+            hint = word_hint(word, command) or f"see greatmeta {command} --help"
+            require(False, f"'{word}' is no option; options read key=value: {hint}")
+        key, value = word.split("=", 1)
+        if key in presets():
+            _check_presets(command, key, value)
+        else:
+            option = _known_option(command, key, value)
+            if option.name not in (*VERBATIM, *MAPPINGS):
+                for single in value.split(",") if is_sweep else [value]:
+                    _check_value(option, single, command)
+
+
+def check_folders(command: str, words: list[str]) -> None:
+    """Check that the folders a command cannot do without are named; raises ``InputError``."""
+    values = dict(word.split("=", 1) for word in words)
+    run, store = (_folder(values, name) for name in ("run", "store"))
+    if command == "prepare":
+        require(store is not None, "store=DIR is not set; name the folder to prepare into")
+        return
+    purpose = "the folder of the training" if command == "train" else "a folder that train made"
+    require(run is not None, f"run=DIR is not set; name {purpose}")
+    if command == "train" and store is None:
+        require(
+            Path(run or "", "config.yaml").exists(),
+            f"store=DIR is not set, and {run} is no run to go on with; name the folder that "
+            "prepare made",
+        )
+
+
+def verbatim(key: str, value: str) -> str | None:
+    """The value of an option that is taken as it stands, without its quotes; ``null`` is None.
+
+    Raises ``InputError`` where a path is empty.
+    """
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        value = value[1:-1]
+    if key.endswith("separator"):
+        return value.replace("\\t", "\t").removeprefix("\\") or value
+    require(bool(value), f"{key}= is empty; name a path")
+    return None if value == "null" else value.removeprefix("file://")
+
+
+def _folder(values: dict[str, str], name: str) -> str | None:
+    return verbatim(name, values[name]) if name in values else None
+
+
+def _check_presets(command: str, group: str, value: str) -> None:
+    require(
+        group in COMMANDS[command].groups,
+        f"{group} is no option of {command}; it is an option of {' and '.join(owners(group))}",
+    )
+    for preset in value.split(","):
+        require(
+            preset in presets()[group],
+            f"no preset {group}={preset}; {preset_hint(group, preset, command)}",
+        )
+
+
+def _known_option(command: str, key: str, value: str) -> Option:
+    """The option that a key names; raises ``InputError`` unless the command reads it."""
+    mapping = next((name for name in MAPPINGS if key.startswith(f"{name}.")), None)
+    name, options = mapping or key, all_options()
+    if name not in options:
+        moved = renamed_option(key, value, command)
+        require(False, moved or f"no option '{key}'; {option_hint(key, value, command)}")
+    require(
+        name in options_of(command),
+        f"{key} is no option of {command}; it is an option of {' and '.join(owners(name))}",
+    )
+    return options[name]
+
+
+def _check_value(option: Option, value: str, command: str) -> None:
+    """Check a plain word against the option's type and choices."""
+    if not PLAIN.fullmatch(value) or (value == "null" and NoneType in option.types):
+        return
+    if option.is_list:
+        message, is_right = f"{option.name} is {value}; a list is written [{value},{value}]", False
+    elif option.choices:
+        message = f"{option.name} is '{value}'; expected one of {', '.join(option.choices)}"
+        is_right = value in option.choices
+    elif bool in option.types:
+        message = f"{option.name} is '{value}'; expected true or false"
+        is_right = value.lower() in TRUTHS
+    else:
+        kind = next((k for k in KINDS if k in option.types), None)
+        if kind is None:
+            return
+        name, words = KINDS[kind]
+        message = f"{option.name} is '{value}', which could not be converted to {name}; expected "
+        message += words + (" or null" if NoneType in option.types else "")
+        is_right = _converts(value, kind)
+    groups = [g for g in preset_groups(value, command) if g == option.section]
+    require(is_right, message + "".join(f"; did you mean {g}={value}?" for g in groups))
+
+
+def _converts(value: str, kind: type) -> bool:
+    try:
+        kind(value)
+    except ValueError:
+        return False
+    return True

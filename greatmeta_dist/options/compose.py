@@ -1,0 +1,152 @@
+"""Command-line words → a checked config, by way of Hydra: the only file that knows Hydra.
+
+Words have passed ``checks`` before; what is wrong here is in their values.
+"""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+
+import yaml
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from greatmeta_dist.config import ColumnsConfig, Config
+from greatmeta_dist.errors import InputError, require
+from greatmeta_dist.options.checks import verbatim
+from greatmeta_dist.options.hints import nearest
+from greatmeta_dist.options.names import CONFIGS, EXPERIMENT, MAPPINGS, VERBATIM
+
+
+def compose_config(words: list[str]) -> Config:
+    """The config that ``key=value`` words give; raises ``InputError`` in one line.
+
+    Paths, separators and column mappings are taken as they stand, outside Hydra's grammar: they
+    may hold ``=``, commas, brackets and letters of any script.
+    """
+    plain = [word for word in words if not _is_outside_grammar(word)]
+    try:
+        with _hydra_context():
+            composed = compose("config", plain)
+        for word in words:
+            if _is_outside_grammar(word):
+                _update(composed, *word.split("=", 1))
+        return OmegaConf.to_object(composed)  # type: ignore[return-value]
+    except InputError:
+        raise
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__ or error
+        # Both often say the same; repeated lines are dropped.
+        message = " ".join(dict.fromkeys((_first_line(error), _first_line(cause))))
+        raise InputError(message + _remedy(message, plain)) from error
+
+
+def with_changes(saved: Config, config: Config, words: list[str]) -> Config:
+    """A run's config with the options that the command line names.
+
+    A preset sets all of its section, and an experiment everything.
+    """
+    names = [_key(word) for word in words]
+    if EXPERIMENT in names:
+        return replace(config, store=config.store or saved.store)
+    merged, new = OmegaConf.structured(saved), OmegaConf.structured(config)
+    for name in names:
+        OmegaConf.update(merged, name, OmegaConf.select(new, name))
+    return OmegaConf.to_object(merged)  # type: ignore[return-value]
+
+
+def sweep(words: list[str]) -> list[list[str]]:
+    """The words of each job: every combination of comma lists.
+
+    Each job's run folder is numbered below ``run``.
+    """
+    parser = OverridesParser.create()
+    choices = []
+    for word in words:
+        override = None if _is_outside_grammar(word) else parser.parse_override(word)
+        if override is None or not override.is_sweep_override():
+            choices.append([word])
+        else:
+            values = override.sweep_string_iterator()
+            choices.append([f"{override.get_key_element()}={value}" for value in values])
+    jobs = itertools.product(*choices)
+    return [[_numbered(word, k) for word in job] for k, job in enumerate(jobs)]
+
+
+@contextmanager
+def _hydra_context() -> Iterator[None]:
+    """Lets Hydra find the schema and the presets of ``configs/``."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    with initialize_config_module(CONFIGS, version_base="1.3"):
+        yield
+
+
+def _numbered(word: str, number: int) -> str:
+    """``run=DIR`` as ``run=DIR/number``; other words as they are."""
+    key, value = word.split("=", 1)
+    return f"run={verbatim(key, value)}/{number}" if key == "run" else word
+
+
+def _is_outside_grammar(word: str) -> bool:
+    """Whether a word's value is taken as it stands."""
+    key = _key(word)
+    return key in VERBATIM or ".".join(key.split(".")[:2]) in MAPPINGS
+
+
+def _key(word: str) -> str:
+    return word.split("=", 1)[0]
+
+
+def _update(composed: DictConfig, key: str, value: str) -> None:
+    """Set, in place, an option that is outside Hydra's grammar."""
+    if key in VERBATIM:
+        OmegaConf.update(composed, key, verbatim(key, value))
+    elif key in MAPPINGS:
+        OmegaConf.update(composed, key, _mapping(key, value), force_add=True)
+    else:
+        section, option, name = key.split(".", 2)
+        entry = _mapping(f"{section}.{option}", f"{{{name}: {value}}}")
+        OmegaConf.update(composed, key, entry[name], force_add=True)
+
+
+def _mapping(key: str, value: str) -> dict[str, str | None]:
+    """``{user: uid, item: iid}`` in YAML, its words as they are written."""
+    try:
+        mapping = yaml.load(value, yaml.BaseLoader)
+    except yaml.YAMLError:
+        mapping = None
+    require(
+        isinstance(mapping, dict) and all(isinstance(k, str) for k in mapping),
+        f"{key}={value} is no mapping; expected '{key}={{name: value, name: value}}'",
+    )
+    assert isinstance(mapping, dict)
+    if key == "data.columns":
+        known = [f.name for f in fields(ColumnsConfig)]
+        for name in mapping:
+            require(name in known, f"{key} has no '{name}'; {nearest(name, known)}")
+    return {k: None if v in ("", "null", "~") else str(v) for k, v in mapping.items()}
+
+
+def _remedy(message: str, words: list[str]) -> str:
+    """What to do where Hydra only says what it does not like."""
+    if "not a ListConfig" in message:
+        return "; a list is written [64,64]"
+    if message.startswith("Ambiguous value"):
+        return "; a sweep over values takes -m"
+    parser = OverridesParser.create()
+    for word in words:
+        try:
+            parser.parse_override(word)
+        except HydraException:
+            return f" in {word}; check its brackets, quotes and commas"
+    return ""
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

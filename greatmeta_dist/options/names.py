@@ -1,0 +1,127 @@
+"""What a command line may name: commands, options and presets. Imports nothing heavy."""
+
+from collections.abc import Iterator
+from dataclasses import Field, dataclass, fields, is_dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+from greatmeta_dist.config import ColumnsConfig, Config
+from greatmeta_dist.config.checks import choices_of
+
+CONFIGS = "greatmeta_dist.configs"
+"""The package of presets: one folder for each group, one YAML file for each preset."""
+SECTIONS = tuple(f.name for f in fields(Config) if is_dataclass(f.default_factory))
+EXPERIMENT = "experiment"
+"""The group whose presets set several sections at once."""
+VERBATIM = (
+    "store",
+    "run",
+    "data.path",
+    "data.split",
+    "data.users_path",
+    "data.items_path",
+    "data.separator",
+    "data.list_separator",
+)
+"""Options whose values are taken as they stand: paths may hold ``=``, commas and brackets."""
+MAPPINGS = ("data.columns", "data.user_features", "data.item_features")
+"""Options that map names to names, in YAML. One entry: data.columns.user=uid."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command does and reads."""
+
+    purpose: str
+    folders: tuple[str, ...]
+    """Options that name a folder."""
+    sections: tuple[str, ...] = ()
+    """Sections of the config, each of them also a group of presets."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Groups whose presets it takes."""
+        return (*self.sections, EXPERIMENT) if self.sections else ()
+
+
+COMMANDS = {
+    "prepare": Command(
+        "logs → store: prepare data=<preset> data.path=<files> store=DIR", ("store",), ("data",)
+    ),
+    "train": Command(
+        "store → run: train store=DIR run=DIR [experiment=…]",
+        ("store", "run"),
+        tuple(name for name in SECTIONS if name != "data"),
+    ),
+    "evaluate": Command(
+        "run → table and evaluation.json: evaluate run=DIR [store=DIR]", ("store", "run")
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One ``section.option`` of the command line."""
+
+    name: str
+    field: Field[Any]
+    schema: type
+    """The dataclass that holds the field."""
+
+    @property
+    def section(self) -> str:
+        """The section it stands in; for a folder, its own name."""
+        return self.name.partition(".")[0]
+
+    @property
+    def default(self) -> Any:
+        factory = self.field.default_factory
+        return factory() if callable(factory) else self.field.default
+
+    @property
+    def types(self) -> tuple[Any, ...]:
+        """The types it accepts: (int, NoneType) for ``int | None``."""
+        kind = self.field.type
+        return get_args(kind) if isinstance(kind, UnionType) else (kind,)
+
+    @property
+    def is_list(self) -> bool:
+        return any(get_origin(kind) is list for kind in self.types)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words it accepts; empty where it is no choice."""
+        return choices_of(self.field)
+
+
+@cache
+def all_options() -> dict[str, Option]:
+    """Every option of every command, by name, in the order of the config."""
+    return {option.name: option for option in _leaves(Config, "")}
+
+
+def options_of(command: str) -> dict[str, Option]:
+    """The options that a command reads, folders first."""
+    reads = (*COMMANDS[command].folders, *COMMANDS[command].sections)
+    options = all_options().values()
+    return {o.name: o for section in reads for o in options if o.section == section}
+
+
+def _leaves(schema: type, prefix: str) -> Iterator[Option]:
+    for f in fields(schema):
+        nested = f.default_factory
+        if isinstance(nested, type) and is_dataclass(nested) and nested is not ColumnsConfig:
+            yield from _leaves(nested, f"{prefix}{f.name}.")
+        else:
+            yield Option(prefix + f.name, f, schema)
+
+
+@cache
+def presets() -> dict[str, list[str]]:
+    """Groups of ``configs/``, and the presets of each."""
+    folder = Path(str(import_module(CONFIGS).__file__)).parent
+    groups = {path.parent.name for path in folder.glob("*/*.yaml")}
+    return {g: sorted(p.stem for p in (folder / g).glob("*.yaml")) for g in sorted(groups)}

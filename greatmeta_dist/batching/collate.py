@@ -26,12 +26,12 @@ def build_batch(
     support_damping: float = 0.0,
     dtype: type = np.float32,
     feature_mask: FeatureMask | None = None,
-    balance: Floats | None = None,
-    place: Ints | None = None,
+    target_weight: Floats | None = None,
+    user_index: Ints | None = None,
 ) -> TaskBatch:
-    """The batch of the chosen tasks, which count ``balance`` [chosen], or 1.
+    """The batch of the chosen tasks, which should count ``target_weight`` [chosen], or 1.
 
-    ``place`` [chosen] is where they stand among the training users.
+    ``user_index`` [chosen] are their numbers among the training users.
 
     ``has_row_norms`` says whether norms of embedding gradients will be asked for, and
     ``has_support_gradient`` whether the query loss reaches the support rows' embeddings, as it does
@@ -78,10 +78,10 @@ def build_batch(
         query=sets[1],
         unpool=_unpool_plan((user_slots, item_slots), weights, rows),
         pairs=pairs,
-        balance=torch.from_numpy(
-            np.ones(len(chosen), dtype) if balance is None else balance.astype(dtype)
+        target_weight=torch.from_numpy(
+            np.ones(len(chosen), dtype) if target_weight is None else target_weight.astype(dtype)
         ),
-        place=None if place is None else torch.from_numpy(place),
+        user_index=None if user_index is None else torch.from_numpy(user_index),
     )
 
 
@@ -202,8 +202,8 @@ class Collator:
             has_row_norms=self.has_row_norms,
             support_damping=self.support_damping,
             feature_mask=feature_mask,
-            balance=None
+            target_weight=None
             if cluster is None or self.balance is None
             else self.balance[cluster[chosen]],
-            place=None if place is None else place[chosen],
+            user_index=None if place is None else place[chosen],
         )

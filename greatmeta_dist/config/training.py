@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from greatmeta_dist.config.checks import at_least, in_range, one_of
 from greatmeta_dist.errors import require
+from greatmeta_dist.extensions import WEIGHTINGS
 
 FACTORS = ("magnitude", "gap", "agreement", "context")
 
@@ -33,8 +34,7 @@ class SchedulerConfig:
     4r/(1+r)² of the batch; None leaves weights free, as published."""
 
     def __post_init__(self) -> None:
-        kinds = ("balanced", "mlp", "lstm", "groups", "loss", "uniform")
-        one_of("scheduler.kind", self.kind, kinds)
+        one_of("scheduler.kind", self.kind, tuple(WEIGHTINGS.names()))
         for factor in self.factors:
             one_of("scheduler.factors", factor, FACTORS)
         at_least("scheduler.balance_strength", self.balance_strength, 0)

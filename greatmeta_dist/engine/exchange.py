@@ -17,7 +17,7 @@ from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.layers import FlatLayers
 from greatmeta_dist.meta.batch import StepBatch
 from greatmeta_dist.meta.gradients import MetaGradient
-from greatmeta_dist.meta.step import UserStatistics
+from greatmeta_dist.meta.user_statistics import UserStatistics
 
 
 def tree_sum(parts: Iterable[list[Tensor]]) -> list[Tensor]:
@@ -257,8 +257,8 @@ class LaneExchange:
             self.is_stopping = any(flags)
         return [rows.index_select(0, at) for at in self._step.positions]
 
-    def sum(self, parts: Iterable[MetaGradient]) -> Callable[[], list[MetaGradient]]:
-        layers, rows = self._add_parts(parts)
+    def sum(self, gradients: Iterable[MetaGradient]) -> Callable[[], list[MetaGradient]]:
+        layers, rows = self._add_parts(gradients)
         found = self._begin_sum(layers, rows)
 
         def summed() -> list[MetaGradient]:
@@ -300,14 +300,15 @@ class LaneExchange:
 
         return found
 
-    def weigh(self, parts: list[UserStatistics]) -> list[Tensor]:
+    def compute_weights(self, user_statistics: list[UserStatistics]) -> list[Tensor]:
         return self._ask(
-            [part.columns() for part in parts],
-            self._coordinator.weigh if self._coordinator else None,
+            [users.columns() for users in user_statistics],
+            self._coordinator.compute_weights if self._coordinator else None,
         )
 
-    def learn(self, parts: list[Tensor]) -> list[Tensor]:
-        return self._ask(parts, self._coordinator.learn if self._coordinator else None)
+    def update_scheduler(self, weight_gradients: list[Tensor]) -> list[Tensor]:
+        update = self._coordinator.update_scheduler if self._coordinator else None
+        return self._ask(weight_gradients, update)
 
     def _ask(self, parts: list[Tensor], decide: Callable[[Tensor], Tensor] | None) -> list[Tensor]:
         """What the coordinator makes of all users' values: a number for each of each part's."""
@@ -318,8 +319,8 @@ class LaneExchange:
         weights = self._communicator.scatter(found, like, "weights")
         return list(weights.split([len(part) for part in parts]))
 
-    def apply(self, parts: Iterable[MetaGradient]) -> None:
-        layers, rows = self._add_parts(parts)
+    def apply(self, gradients: Iterable[MetaGradient]) -> None:
+        layers, rows = self._add_parts(gradients)
         given = [[piece] for piece in self._next]
         due: list[list[tuple[int, ...]]] = [[(n,)] for n in self._due]
         if self._communicator.is_fast:
@@ -356,7 +357,7 @@ class LaneExchange:
         """Sums over the lanes hosted here, within each lane first: of A, end to end, and zeros that
         make equal slices for all workers; of rows, at those of the batch."""
         each = self._terms(parts)
-        *layers, rows = tree_sum(tree_sum(itertools.islice(each, n)) for n in self._step.lanes)
+        *layers, rows = tree_sum(tree_sum(itertools.islice(each, n)) for n in self._step.buckets_per_lane)
         num_zeros = -sum(layer.numel() for layer in layers) % self._communicator.size
         zeros = rows.new_zeros(num_zeros)
         return torch.cat([*(layer.flatten() for layer in layers), zeros]), rows

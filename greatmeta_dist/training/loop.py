@@ -98,11 +98,11 @@ class _Training:
             rank=communicator.rank,
             size=communicator.size,
         )
-        self.setup.worker.host(self.lanes.places, self.lanes.num_users)
+        self.setup.worker.keep_averages(self.lanes.places, self.lanes.num_users)
         self.best: dict[str, Any] | None = None
         self.valid: dict[str, float] = {}
-        self.counts: list[torch.Tensor] = []
-        """[users] of each step since the last record, who counted; on rank 0."""
+        self.is_finite: list[torch.Tensor] = []
+        """[users] of each step since the last record, who was finite; on rank 0."""
         self.met: list[list[str]] = []
         """The users of each of these steps that are hosted here."""
         self.left_out: set[str] = set()
@@ -128,14 +128,9 @@ class _Training:
             f"{self.lanes.steps_per_epoch} steps an epoch, {self.lanes.count} lanes, "
             f"{self.communicator.size} worker{'s' if self.communicator.size > 1 else ''}, {worker.device.type}"
         )
-        balance = self.setup.collator.balance
-        if self.setup.config.scheduler.kind == "balanced" and balance is not None:
-            num = int((balance > balance.min()).sum())
-            self.display.say(
-                f"{num or 'none'} of {len(balance)} preference groups "
-                f"{'is' if num == 1 else 'are'} rare and difficult; "
-                f"{'their users weigh more' if num else 'all users weigh the same'}"
-            )
+        description = worker.weighting.describe(self.setup.collator.balance)
+        if description is not None:
+            self.display.say(description)
         try:
             with (
                 _stop_signals() as stop,
@@ -164,7 +159,7 @@ class _Training:
             self.run_folder / "tensorboard",
             purge_step=start + 1 if start else 0,
             hyperparameters=_flat(asdict(self.setup.config)),
-            sizes=self.setup.worker.sizes,
+            sizes=self.setup.worker.factor_sizes,
         )
 
     def _loop(
@@ -186,7 +181,7 @@ class _Training:
                 is_stopping=bool(stop) or self.is_stopped(),
             )
             if report is not None:
-                self.counts.append(report.counts)
+                self.is_finite.append(report.is_finite)
             self.met.append(tasks.user)
             self.writer.check()
             if step % self.config.log_every == 0 or step == steps:
@@ -241,7 +236,7 @@ class _Training:
                 **{f"perf/seconds/{k}": v / num_steps for k, v in traffic.seconds.items()},
             },
         )
-        loss = float(report.said.losses[report.counts, 0].mean())
+        loss = float(report.user_statistics.losses[report.is_finite, 0].mean())
         valid = f"  valid {self.valid['rmse']:.4f}" if self.valid else ""
         shown = f"loss {loss:.4f}" if is_click else f"rmse {(loss * scale) ** 0.5:.4f}"
         bar.update(step, f"{shown}{valid}  {rate:.0f} users/s")
@@ -253,8 +248,8 @@ class _Training:
         """
         is_out, met = None, self.met
         if self.communicator.is_first:
-            is_out = (~torch.stack(self.counts)).cpu()
-        self.counts, self.met = [], []
+            is_out = (~torch.stack(self.is_finite)).cpu()
+        self.is_finite, self.met = [], []
         if not self.communicator.broadcast_object(is_out is not None and bool(is_out.any())):
             return
         everyone = self.communicator.gather_objects(met)

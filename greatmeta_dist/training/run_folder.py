@@ -15,22 +15,21 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from greatmeta_dist.batching.collate import Collator
-from greatmeta_dist.batching.group_weights import difficulty_weights, equal_group_weights
 from greatmeta_dist.batching.lanes import dealt, shared_lanes
 from greatmeta_dist.batching.target_transform import TargetTransform
-from greatmeta_dist.config import Config, SchedulerConfig
+from greatmeta_dist.config import Config
 from greatmeta_dist.data.store import ITEM_ID, FeatureSpec, Store
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.communicator import Communicator
-from greatmeta_dist.engine.worker import RowStart, Sizes, Worker
+from greatmeta_dist.engine.worker import RowStart, Sizes, Worker, make_weighting
 from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.evaluation.evaluate import MAX_VALID_USERS, fit_blend_weight
 from greatmeta_dist.files import locked
+from greatmeta_dist.meta.weightings.base import GroupStatistics
 
 MAY_CHANGE = ("steps", "checkpoint_every", "keep_checkpoints", "log_every")
 """Options of ``train`` that a resumed run may set anew."""
@@ -73,16 +72,17 @@ def set_up(config: Config, store: Store, communicator: Communicator | None = Non
         f"model.has_item_id=false, and {store.folder} has no item features: nothing tells items "
         "apart; take model.has_item_id=true, or prepare with item features",
     )
+    weighting = make_weighting(config.scheduler)
+    factor_spec = weighting.factor_spec
     collator = Collator(
         store.item_features(choice),
         has_support_gradient=model.has_encoder and model.context == "support",
-        has_row_norms=config.scheduler.kind in ("mlp", "lstm")
-        and config.scheduler.magnitude == "norm",
+        has_row_norms=factor_spec is not None and factor_spec.magnitude.has_row_norms,
         target_transform=TargetTransform.of(
             store, model.target, use_bayesian_mf=model.use_bayesian_mf
         ),
         support_damping=config.inner.support_damping,
-        balance=_balance(store, config.scheduler),
+        balance=weighting.target_weights(_group_statistics(store)),
     )
     sizes = Sizes(
         len(store.fields("user", choice)),
@@ -108,13 +108,14 @@ def _keep_freed_memory() -> None:
         mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that older ones allow
 
 
-def _balance(store: Store, options: SchedulerConfig) -> NDArray[np.float64] | None:
-    """What a user of each cluster counts in training; None where that does not matter."""
-    if options.kind == "groups":
-        return equal_group_weights(store.manifest.clusters)
-    if options.kind == "balanced":
-        return difficulty_weights(store.manifest.clusters, options.balance_strength)
-    return None
+def _group_statistics(store: Store) -> GroupStatistics:
+    """What the manifest says of each preference group; one without users counts as of one user."""
+    groups = store.manifest.clusters
+    return GroupStatistics(
+        size=np.array([max(g.size, 1) for g in groups], np.float64),
+        difficulty=np.array([g.difficulty for g in groups]),
+        difficulty_error=np.array([g.difficulty_error for g in groups]),
+    )
 
 
 def _row_start(store: Store, choice: FeatureSpec) -> RowStart:

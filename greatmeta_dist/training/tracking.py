@@ -86,16 +86,16 @@ class TensorBoardTracker:
         ``scale`` turns losses into squared ratings; None where they are of clicks.
         """
         write = self._writer
-        chosen = report.counts.cpu()
+        chosen = report.is_finite.cpu()
         write.add_scalar("train/left_out_share", float((~chosen).double().mean()), step)
         if not chosen.any():
             return
-        losses = report.said.losses.cpu()[chosen]
+        losses = report.user_statistics.losses.cpu()[chosen]
         loss = float(losses[:, 0].mean())
         write.add_scalar("train/loss", loss, step)
         if scale is not None:
             write.add_scalar("train/rmse", (loss * scale) ** 0.5, step)
-        columns = report.said.factors.cpu()[chosen]
+        columns = report.user_statistics.factors.cpu()[chosen]
         if not columns.shape[1]:
             return
         write.add_scalar("train/loss_before", float(losses[:, 1].mean()), step)

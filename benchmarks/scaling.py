@@ -37,7 +37,7 @@ from greatmeta_dist.data.store import Store
 from greatmeta_dist.engine.checkpoint import Block, Writer, steps
 from greatmeta_dist.engine.communicator import START_PATIENCE, Communicator, DistributedCommunicator
 from greatmeta_dist.engine.embeddings import EmbeddingTable, block_size, fresh_rows
-from greatmeta_dist.meta.factors import FactorAverages
+from greatmeta_dist.meta.factor_averages import FactorAverages
 from greatmeta_dist.options import compose_config, opened
 from greatmeta_dist.training.run_folder import set_up
 
@@ -101,7 +101,7 @@ def train_rounds(rank: int, size: int, meet: Path, pipe: Connection, words: list
         config = compose_config(words)
     setup = set_up(config, Store(Path(config.store or "")), communicator)
     lanes = Lanes.of(setup.store, setup.collator, setup.choice, config.train, rank=rank, size=size)
-    setup.worker.host(lanes.places, lanes.num_users)
+    setup.worker.keep_averages(lanes.places, lanes.num_users)
     number, following = 0, lanes.step(0).batch
     pipe.send(sum(p.numel() for p in setup.worker.layers.values()))
     while pipe.recv():
@@ -258,7 +258,7 @@ def checkpointing(folder: Path) -> dict[str, float]:
         config = compose_config([f"store={folder / 'store'}", "cluster.threads=1"])
     setup = set_up(config, Store(folder / "store"))
     lanes = Lanes.of(setup.store, setup.collator, setup.choice, config.train, rank=0, size=1)
-    setup.worker.host(lanes.places, lanes.num_users)
+    setup.worker.keep_averages(lanes.places, lanes.num_users)
     batch = lanes.step(0).batch
 
     def step() -> float:
@@ -267,8 +267,10 @@ def checkpointing(folder: Path) -> dict[str, float]:
         return time.perf_counter() - start
 
     table = EmbeddingTable(torch.randn(ROWS_SAVED, WIDTH), rate=1e-3, ema_decay=0.99)
-    memory = FactorAverages(USERS_SAVED, setup.worker.sizes, torch.device("cpu"), first=0)
-    remembered = {"factors": memory.mean.normal_(), "visits": memory.visits}
+    averages = FactorAverages(
+        USERS_SAVED, setup.worker.factor_sizes, torch.device("cpu"), first_user=0
+    )
+    remembered = {"factors": averages.mean.normal_(), "visits": averages.visits}
     writer = Writer(folder / "checkpoints", Communicator(), keep=1)
     blocks = {
         "rows": Block(table.state(), 0, ROWS_SAVED),

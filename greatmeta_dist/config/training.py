@@ -18,7 +18,8 @@ class SchedulerConfig:
     context to weigh users as if those of rare and difficult preference groups were met more often.
     ``mlp``, ``lstm``: the published forms, which learn by a look ahead. Without learning:
     ``groups`` (all groups count the same), ``loss`` (every user as its query loss), ``uniform``
-    (all the same). Groups are clusters of the log, never labels."""
+    (all the same). Groups are clusters of the log, never labels. Installed packages add others
+    (``extensions.WEIGHTINGS``)."""
     magnitude: str = "loss"
     """mlp, lstm: the magnitude factor is the query ``loss`` after adaptation, or the sum of
     gradient norms, ``norm``. ``balanced`` reads the losses before and after."""

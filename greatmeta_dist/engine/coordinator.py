@@ -49,8 +49,8 @@ class Coordinator:
         scheduler_rate: float,
         ema_decay: float = 0.0,
     ):
-        """``scheduler`` is the weighting's φ. ``outer_rate`` and ``scheduler_rate`` are Adam's for A
-        and for φ; ``ema_decay`` is d of the running mean of A that predictions use, 0 for A itself.
+        """``scheduler`` is the weighting's φ; ``outer_rate`` and ``scheduler_rate`` are Adam's, for A
+        and for φ. ``ema_decay`` is d of the running mean of A that predictions use; 0 uses A.
         """
         self.layers = layers
         self.ema_decay = ema_decay

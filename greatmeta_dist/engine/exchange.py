@@ -357,7 +357,9 @@ class LaneExchange:
         """Sums over the lanes hosted here, within each lane first: of A, end to end, and zeros that
         make equal slices for all workers; of rows, at those of the batch."""
         each = self._terms(parts)
-        *layers, rows = tree_sum(tree_sum(itertools.islice(each, n)) for n in self._step.buckets_per_lane)
+        *layers, rows = tree_sum(
+            tree_sum(itertools.islice(each, n)) for n in self._step.buckets_per_lane
+        )
         num_zeros = -sum(layer.numel() for layer in layers) % self._communicator.size
         zeros = rows.new_zeros(num_zeros)
         return torch.cat([*(layer.flatten() for layer in layers), zeros]), rows

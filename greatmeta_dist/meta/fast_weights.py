@@ -149,10 +149,10 @@ class FastWeights:
 def _is_low_rank_cheaper(grad: LinearGradients, num_in: int, num_steps: int) -> bool:
     """Whether a layer's delta costs less as δ's and v's than as a copy of the layer for every user.
 
-    A fixed input has one Gram matrix for all T steps, r²·in multiplications in place of the
-    2T·r·in·out that forming and applying a copy take: r ≤ 2T·out. Applying it takes r²·out a step,
-    in place of r·in·out: r ≤ in. Other inputs add r rows a step: T·r·(out + in) numbers are kept, in
-    place of out·in.
+    A fixed input has one Gram matrix for all T steps: r²·in multiplications in place of the
+    2T·r·in·out that forming and applying a copy take, so r ≤ 2T·out. Applying it takes r²·out a
+    step in place of r·in·out, so r ≤ in. Other inputs add r rows a step: T·r·(out + in) numbers are
+    kept in place of out·in.
     """
     num_rows, num_out = grad.delta.shape[1:]
     if grad.inputs.is_fixed:

@@ -2,14 +2,16 @@
 
 **Why.** The method reads every user's gradient g_i: norms, cosines, inner products with a mean, and
 weighted sums (DESIGN.md section 2, steps 3 to 6). B copies of all parameters would not fit, nor be
-quick to make. But a linear layer's gradient for one user is Σ_r δ_r v_rᵀ, over the few rows r that
-the layer saw, of the gradient δ_r of its output and its input v_r. Backpropagation makes the δ's and
-v's anyway. Everything that is read from g_i can be had from them (section 3; *ghost* norms in
+quick to make.
+
+**How.** A linear layer's gradient for one user is Σ_r δ_r v_rᵀ: a sum over the few rows r that the
+layer saw, v_r its input and δ_r the gradient of its output. Backpropagation makes the δ's and v's
+anyway, and everything that is read from g_i follows from them (section 3; *ghost* norms in
 differentially private training are the same idea):
 
-- ‖g_i‖² and ⟨g_i, g⁰_i⟩: from the Gram matrices of the δ's and of the v's. ``LinearGradients.dots``.
-- ⟨g_i, G⟩ for one G and all users: Σ_r δ_r·(G v_r). ``LinearGradients.dot_shared``.
-- Σ_i w_i g_i: one matrix product (w ⊙ Δ)ᵀ V. ``LinearGradients.weighted_sum``.
+- ‖g_i‖² and ⟨g_i, g⁰_i⟩, from Gram matrices of the δ's and v's: ``LinearGradients.dots``.
+- ⟨g_i, G⟩ for one G and all users, Σ_r δ_r·(G v_r): ``LinearGradients.dot_shared``.
+- Σ_i w_i g_i, one matrix product (w ⊙ Δ)ᵀ V: ``LinearGradients.weighted_sum``.
 
 Embedding rows are no linear layer; ``row_gradients.py`` keeps the gradient of the features pooled
 from them. ``layer_input.py`` keeps the v's, ``fast_weights.py`` applies the same idea to adapted

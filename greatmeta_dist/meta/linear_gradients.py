@@ -1,8 +1,8 @@
 """Every user's gradient of one linear layer, from the layer's δ's and v's, never formed.
 
 ``gradients.py`` says why. A layer that maps rows v_r to z_r = W v_r + b has, for one user, the
-gradients ∂L/∂W = Σ_r δ_r v_rᵀ and ∂L/∂b = Σ_r δ_r, where δ_r = ∂L/∂z_r. This file reads norms, inner
-products and weighted sums from Δ = (δ_r) and V = (v_r).
+gradients ∂L/∂W = Σ_r δ_r v_rᵀ and ∂L/∂b = Σ_r δ_r, where δ_r = ∂L/∂z_r. This file reads norms,
+inner products and weighted sums from Δ, with rows δ_r, and V, with rows v_r.
 
 Shapes: B users, r rows that the layer saw, in and out its widths, S tensors stacked in the layer
 along its outputs.

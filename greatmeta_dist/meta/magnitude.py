@@ -6,7 +6,6 @@ Shapes: B users.
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-import torch
 from torch import Tensor
 
 from greatmeta_dist.meta.adapt import TaskResults

@@ -46,9 +46,9 @@ class Recommender:
     is_film_residual: bool = False
     """Whether scales are 1 + γ, so that a small encoder starts as the plain predictor."""
     has_kernel: bool = False
-    """Whether a prediction adds k·(x ⊙ m), where m is the label-weighted mean of the support's x and
-    k is learnt: a kernel between an item and the items that the user rated. Needs the ``support``
-    context."""
+    """Whether a prediction adds k·(x ⊙ m), m being the label-weighted mean of the support's x and k
+    learnt: a kernel between an item and those that the user rated. Needs the ``support`` context.
+    """
 
     @property
     def input_dim(self) -> int:

@@ -4,7 +4,8 @@ A user touches few of the U rows, so a [B, U, d] tensor would be nearly all zero
 the gradient of the *pooled* features: once a user for its own fields, once a query row for the
 item's fields. Sums over users go from there to the rows along the batch's index plans.
 
-Shapes: as in ``batch.py``, and s components of the context (1, or 2: plain and label-weighted mean).
+Shapes: as in ``batch.py``, and s components of the context: 1, the mean of rows,
+or 2, with the label-weighted mean.
 """
 
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ class RowGradients:
     query: Tensor
     """[B, n, Fi·d] gradient of the item features of the query's rows."""
     context: Tensor | None
-    """[B, s, Fi·d] gradient of the item columns of the context; None where no support row gets one."""
+    """[B, s, Fi·d] gradient of the context's item columns; None where it reaches no support row."""
     context_weights: Tensor | None
     """[B, s, n] weight c of each support row in the context."""
     batch: TaskBatch

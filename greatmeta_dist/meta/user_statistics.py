@@ -20,8 +20,8 @@ class UserStatistics:
     target_weight: Tensor
     """[B] as ``TaskBatch.target_weight``."""
     factors: Tensor
-    """[B, ·] as ``Factors.columns``, unscaled; means over a user's visits where a weighting asks for
-    them; no columns where no factors are read."""
+    """[B, ·] as ``Factors.columns``, unscaled; means over a user's visits where the weighting asks
+    for them; no columns where no factors are read."""
 
     def columns(self) -> Tensor:
         """[B, ·] everything side by side, to be sent."""
@@ -36,7 +36,7 @@ class UserStatistics:
 
     @cached_property
     def is_finite(self) -> Tensor:
-        """[B] False for a user whose loss, gradient or factors are not finite: it counts nothing."""
+        """[B] False for a user whose loss, gradient or factors are not finite: it weighs 0."""
         return (
             self.losses.isfinite().all(1)
             & self.target_weight.isfinite()
@@ -53,7 +53,7 @@ class UserStatistics:
 
     @cached_property
     def filled_factors(self) -> Tensor:
-        """[B, ·] factors, with the others' mean for a user who is not finite: φ must not see nan."""
+        """[B, ·] factors, the others' mean for a user who is not finite: φ must not see nan."""
         known = torch.where(self.is_finite.unsqueeze(1), self.factors, 0)
         mean = known.sum(0) / self.is_finite.sum().clamp(min=1)
         return torch.where(self.is_finite.unsqueeze(1), self.factors, mean)

@@ -109,10 +109,10 @@ def _keep_freed_memory() -> None:
 
 
 def _group_statistics(store: Store) -> GroupStatistics:
-    """What the manifest says of each preference group; one without users counts as of one user."""
+    """What the manifest says of each preference group."""
     groups = store.manifest.clusters
     return GroupStatistics(
-        size=np.array([max(g.size, 1) for g in groups], np.float64),
+        size=np.array([g.size for g in groups], np.float64),
         difficulty=np.array([g.difficulty for g in groups]),
         difficulty_error=np.array([g.difficulty_error for g in groups]),
     )

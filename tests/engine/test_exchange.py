@@ -16,6 +16,7 @@ from greatmeta_dist.engine.exchange import LaneExchange
 from greatmeta_dist.engine.layers import FlatLayers
 from greatmeta_dist.meta.batch import StepBatch
 from greatmeta_dist.meta.gradients import MetaGradient
+from greatmeta_dist.meta.weightings.uniform import Uniform
 
 USERS = ([0, 1, 2, 3], [4, 5, 6])
 
@@ -82,7 +83,7 @@ def make_worker(rank, inboxes, width):
     coordinator = None
     if rank == 0:
         coordinator = Coordinator(
-            layers, None, weighting="uniform", outer_rate=0.1, scheduler_rate=0.0
+            layers, None, weighting=Uniform(), outer_rate=0.1, scheduler_rate=0.0
         )
     generator = torch.Generator().manual_seed(rank)
     gradient = MetaGradient(

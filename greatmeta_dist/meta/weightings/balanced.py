@@ -21,7 +21,7 @@ from greatmeta_dist.meta.weightings.base import (
     UserWeighting,
     scheduled_weights,
 )
-from greatmeta_dist.meta.weightings.groups import equal_group_weights
+from greatmeta_dist.meta.weightings.groups import equal_group_weights, filled_sizes
 
 SURE_ERRORS = 3.0
 """Standard errors that a group must be more difficult by to count more."""
@@ -87,7 +87,7 @@ def difficulty_weights(groups: GroupStatistics, balance_strength: float) -> Floa
     a group is more difficult than users are on the whole: 0 up to ``SURE_ERRORS`` standard errors,
     1 from ``FULL_EXCESS`` beyond them. Where no group stands out, all users count 1.
     """
-    size = groups.size
+    size = filled_sizes(groups)
     excess = groups.difficulty - 1 - SURE_ERRORS * groups.difficulty_error
     exponent = balance_strength * (excess / FULL_EXCESS).clip(0, 1)
     weights = equal_group_weights(groups).clip(min=1) ** exponent

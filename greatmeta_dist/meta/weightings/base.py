@@ -26,7 +26,7 @@ class GroupStatistics:
     """What training rows say of the preference groups of users."""
 
     size: Float64Array
-    """[G] training users, at least 1."""
+    """[G] number of training users; may be 0."""
     difficulty: Float64Array
     """[G] squared error that item means and user offsets leave of the group's ratings, in the mean
     over its users, divided by that of all users."""

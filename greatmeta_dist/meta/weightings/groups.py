@@ -25,4 +25,10 @@ class EqualGroups(UserWeighting):
 
 def equal_group_weights(groups: GroupStatistics) -> Float64Array:
     """How much a user of each group counts where all groups count the same: [G], 1 on average."""
-    return groups.size.sum() / (len(groups.size) * groups.size)
+    size = filled_sizes(groups)
+    return size.sum() / (len(size) * size)
+
+
+def filled_sizes(groups: GroupStatistics) -> Float64Array:
+    """Users of each group [G]; one without users counts as one of a single user."""
+    return groups.size.clip(min=1)

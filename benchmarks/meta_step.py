@@ -41,9 +41,11 @@ from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.exchange import LaneExchange
 from greatmeta_dist.engine.layers import FlatLayers
-from greatmeta_dist.meta.adapt import InnerLoop, task_gradients
+from greatmeta_dist.meta.adapt import task_gradients
 from greatmeta_dist.meta.batch import StepBatch, TaskBatch, to_device
-from greatmeta_dist.meta.factors import FactorAverages, FactorSizes, Magnitude
+from greatmeta_dist.meta.factor_averages import FactorAverages
+from greatmeta_dist.meta.factors import FactorSizes
+from greatmeta_dist.meta.fast_weights import InnerLoop
 from greatmeta_dist.meta.gradients import MetaGradient
 from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.scheduler import Scheduler
@@ -52,6 +54,11 @@ from greatmeta_dist.options.compose import compose_config
 from greatmeta_dist.training.run_folder import Setup, set_up
 
 RATE = 1e-3
+WEIGHTINGS: dict[str, UserWeighting] = {
+    "paper": MlpLookAhead(magnitude="norm"),
+    "shipped": Balanced(),
+}
+"""Of each form."""
 PHASES = ("embed", "inner loop", "query", "factors", "scheduler", "outer update")
 
 
@@ -95,12 +102,12 @@ class Case:
         generator = torch.Generator().manual_seed(1)
         self.weight = 0.1 * torch.randn(shape.num_rows, shape.embedding_dim, generator=generator)
         self.device, self.precision = device, precision
-        self.weighting: UserWeighting = "balanced" if form == "shipped" else "look_ahead"
+        self.weighting = WEIGHTINGS[form]
 
     def ours(
         self, weighting: UserWeighting | None = None, *, is_compiled: bool = False
     ) -> Callable[[], Tensor]:
-        """With the form's own scheduler unless said otherwise."""
+        """With the form's own weighting where none is given."""
         table = EmbeddingTable(self.weight.to(self.device, copy=True), rate=RATE)
         return step_of(
             self.model,
@@ -146,7 +153,7 @@ class Case:
             model.has_kernel,
         )
         tables = [self.weight.clone() for _ in range(num_fields)]
-        sizes = FactorSizes.of(model, "loss", has_context=False)
+        sizes = FactorSizes.of(model, MlpLookAhead().factor_spec)
         scheduler = published(sizes, torch.device("cpu"))
         step = NaiveStep(tables, unstack(model, self.layers), scheduler, settings)
         users = naive_users(self.batch)
@@ -162,7 +169,7 @@ class Case:
 
 def published(sizes: FactorSizes, device: torch.device) -> Scheduler:
     torch.manual_seed(0)
-    return Scheduler("mlp", sizes).to(device)
+    return MlpLookAhead().make_scheduler(sizes).to(device)
 
 
 def step_of(
@@ -172,32 +179,26 @@ def step_of(
     table: EmbeddingTable,
     inner: InnerLoop,
     *,
-    weighting: UserWeighting = "look_ahead",
+    weighting: UserWeighting,
     precision: str = "float32",
     is_compiled: bool = False,
 ) -> Callable[[], Tensor]:
     """A whole step on a fixed batch: from distinct rows to updated θ and φ; the users' losses."""
     device = batch.rows.device
-    is_balanced = weighting == "balanced"
-    magnitude: Magnitude = "norm"
-    if model.has_support_gradient:
-        magnitude = "losses" if is_balanced else "loss"
-    scheduler = None
-    if weighting != "uniform":
-        torch.manual_seed(0)
-        sizes = FactorSizes.of(model, magnitude, has_context=is_balanced)
-        scheduler = Scheduler("balanced" if is_balanced else "mlp", sizes).to(device)
+    torch.manual_seed(0)
+    sizes = FactorSizes.of(model, weighting.factor_spec)
+    scheduler = weighting.make_scheduler(sizes)
     theta = FlatLayers({name: tensor.to(device) for name, tensor in layers.items()})
     coordinator = Coordinator(
-        theta, scheduler, weighting=weighting, outer_rate=RATE, scheduler_rate=RATE / 10
+        theta,
+        scheduler.to(device) if scheduler else None,
+        weighting=weighting,
+        outer_rate=RATE,
+        scheduler_rate=RATE / 10,
     )
-    settings = StepSettings(
-        batch.num_users, RATE, magnitude, weighting, is_balanced, is_bf16=precision == "bf16"
-    )
-    memory = None
-    if is_balanced:
-        memory = FactorAverages(batch.num_users, sizes, device, first=0)
-    step = MetaStep(model, inner, settings, memory)
+    settings = StepSettings(batch.num_users, RATE, is_bf16=precision == "bf16")
+    averages = make_averages(weighting, batch.num_users, sizes, device)
+    step = MetaStep(model, inner, weighting, settings, averages)
     planned = to_device(StepBatch.of([[batch]]), device)
     compiled = torch.compile(task_gradients, dynamic=False) if is_compiled else task_gradients
 
@@ -205,9 +206,18 @@ def step_of(
         exchange = LaneExchange(planned, table, theta, coordinator, Communicator())
         with mock.patch("greatmeta_dist.meta.step.task_gradients", compiled):
             step([batch], theta, exchange=exchange)
-        return coordinator.report.said.losses[:, 0]
+        return coordinator.report.user_statistics.losses[:, 0]
 
     return call
+
+
+def make_averages(
+    weighting: UserWeighting, num_users: int, sizes: FactorSizes, device: torch.device
+) -> FactorAverages | None:
+    spec = weighting.factor_spec
+    if spec is None or not spec.is_averaged:
+        return None
+    return FactorAverages(num_users, sizes, device, first_user=0)
 
 
 def compare(
@@ -215,9 +225,8 @@ def compare(
 ) -> dict[str, Any]:
     """One row of the table for each batch size; the references at theirs."""
     model = make_model(shape, options.form)
-    weighting: UserWeighting = "balanced" if options.form == "shipped" else "look_ahead"
-    flops = flops_per_user(shape, model, weighting)
-    work = flops / flops_per_user(shape, model, "uniform")
+    flops = flops_per_user(shape, model, WEIGHTINGS[options.form])
+    work = flops / flops_per_user(shape, model, Uniform())
     result: dict[str, Any] = {
         "shape": asdict(shape),
         "mflop_per_user": flops / 1e6,
@@ -230,7 +239,7 @@ def compare(
     result["naive_users_per_s"], result["loop_users_per_s"] = 8 / naive, 8 / loop
     for num_users in options.users:
         case = Case(shape, options.form, num_users, device, options.precision)
-        calls = [case.ours(), case.ours("uniform"), case.vmap()]
+        calls = [case.ours(), case.ours(Uniform()), case.vmap()]
         if options.compile:
             calls.append(case.ours(is_compiled=True))
         found = timed(calls, device, rounds=options.rounds)
@@ -280,7 +289,8 @@ def row_scaling(device: torch.device) -> list[dict[str, float]]:
         table = EmbeddingTable(
             0.1 * torch.randn(num_rows, shape.embedding_dim, device=device), rate=RATE
         )
-        calls.append(step_of(model, batch, layers, table, InnerLoop(shape.num_steps, RATE)))
+        inner = InnerLoop(shape.num_steps, RATE)
+        calls.append(step_of(model, batch, layers, table, inner, weighting=WEIGHTINGS["paper"]))
         calls[-1]()
         with PeakMemory(device) as peak:
             calls[-1]()
@@ -335,32 +345,29 @@ def accuracy(shape: Shape, form: str, device: torch.device) -> list[dict[str, An
         if kind == "float64":
             batch = to_device(make_batch(shape, case.model, 64, dtype=np.float64), device)
         layers = FlatLayers({k: v.to(device, dtype) for k, v in case.layers.items()})
-        magnitude: Magnitude = "losses" if form == "shipped" else "loss"
-        sizes = FactorSizes.of(case.model, magnitude, has_context=form == "shipped")
+        weighting = Balanced() if form == "shipped" else MlpLookAhead()
+        sizes = FactorSizes.of(case.model, weighting.factor_spec)
         torch.manual_seed(0)
-        scheduler = Scheduler("balanced" if form == "shipped" else "mlp", sizes)
+        scheduler = weighting.make_scheduler(sizes)
         for param in scheduler.parameters():  # the shipped form starts with equal weights
             torch.nn.init.normal_(param, std=0.1)
         scheduler.to(device, dtype)
         coordinator = Coordinator(
-            layers, scheduler, weighting=case.weighting, outer_rate=RATE, scheduler_rate=RATE / 10
+            layers, scheduler, weighting=weighting, outer_rate=RATE, scheduler_rate=RATE / 10
         )
         table = EmbeddingTable(case.weight.to(device, dtype), rate=RATE)
         exchange = _Recorder(StepBatch.of([[batch]]), table, layers, coordinator, Communicator())
-        settings = StepSettings(
-            64, RATE, magnitude, case.weighting, form == "shipped", is_bf16=kind == "bf16"
-        )
+        settings = StepSettings(64, RATE, is_bf16=kind == "bf16")
         torch.backends.cuda.matmul.allow_tf32 = kind in ("tf32", "bf16")
-        memory = None
-        if form == "shipped":
-            memory = FactorAverages(64, sizes, device, first=0)
-            memory.mean = memory.mean.to(dtype)
-        step = MetaStep(case.model, case.inner, settings, memory)
+        averages = make_averages(weighting, 64, sizes, device)
+        if averages is not None:
+            averages.mean = averages.mean.to(dtype)
+        step = MetaStep(case.model, case.inner, weighting, settings, averages)
         is_emulated = kind == "tf32" and device.type == "cpu"
         with _AsTF32() if is_emulated else nullcontext():
             step([batch], layers, exchange=exchange)
         report = coordinator.report
-        factors = report.said.factors.double()
+        factors = report.user_statistics.factors.double()
         found[kind] = exchange.total.double(), factors, report.weights.double()
     exact = found.pop("float64")
     return [
@@ -386,7 +393,7 @@ def loading(users: list[int]) -> list[dict[str, float]]:
             config = compose_config([f"store={folder}", f"train.users_per_batch={count}"])
             setup = set_up(config, Store(Path(folder)))
             lanes = Lanes.of(setup.store, setup.collator, setup.choice, config.train)
-            setup.worker.host(lanes.places, lanes.num_users)
+            setup.worker.keep_averages(lanes.places, lanes.num_users)
             numbers = range(min(lanes.steps_per_epoch, 24))
             kept = [lanes.step(k).batch for k in numbers]
             device = setup.worker.device

@@ -33,13 +33,13 @@ class User:
     support_label: list[float]
     query: list[list[list[int]]]
     query_label: list[float]
-    balance: float = 1.0
+    target_weight: float = 1.0
     support_logit: list[float] | None = None
     query_logit: list[float] | None = None
-    """Of clicks: the logit of what was expected of each row."""
+    """Of clicks: the logit of each row's prior probability."""
 
     def context_label(self) -> list[float]:
-        """What the rated support says: labels, or twice what of a click was not expected."""
+        """What each support row tells the context: its label, or twice a click's residual."""
         if self.support_logit is None:
             return self.support_label
         pairs = zip(self.support_label, self.support_logit, strict=True)
@@ -66,7 +66,7 @@ class Settings:
     """Support sums are divided by the rows and this."""
     is_balanced: bool = False
     """Whether φ learns from what the users should count, in place of the look ahead."""
-    is_remembering: bool = False
+    is_averaging: bool = False
     """Whether the scheduler sees means of a user's gradient factors over its visits."""
 
 
@@ -140,7 +140,7 @@ def loss_of(
     return share * F.binary_cross_entropy_with_logits(prediction, y, reduction="sum")
 
 
-def kernel_input(tables: list[Tensor], user: User, s: Settings) -> Tensor:
+def context_features(tables: list[Tensor], user: User, s: Settings) -> Tensor:
     """What the support says of a user: the label-weighted mean of its items' features, of each
     field the first 16."""
     width = tables[0].shape[1]
@@ -183,7 +183,7 @@ class NaiveStep:
         self.theta = torch.optim.Adam([*self.tables, *self.layers.values()], lr=settings.outer_rate)
         self.phi = torch.optim.Adam(scheduler.parameters(), lr=settings.scheduler_rate)
         self.visits: list[list[Tensor]] = []
-        """Gradient factors of each user's visits, where they are remembered."""
+        """Gradient factors of each user's visits, where they are averaged."""
 
     def __call__(self, users: list[User]) -> dict:
         s = self.s
@@ -223,14 +223,16 @@ class NaiveStep:
             ]
             magnitude = torch.stack(each)[:, None]
         kinds = [magnitude, torch.stack(gaps), torch.stack(agreement)]
-        if s.is_remembering:
+        if s.is_averaging:
             self.visits.append([torch.cat(own) for own in zip(*kinds, strict=True)])
             assert len(self.visits) <= 10  # from then on the mean moves by a tenth
             by_user = zip(*self.visits, strict=True)
             kinds = [torch.stack([sum(v) / len(v) for v in by_user])]
         if s.is_balanced and s.context == "support":
             with torch.no_grad():
-                kinds.append(torch.stack([kernel_input(self.tables, user, s) for user in users]))
+                kinds.append(
+                    torch.stack([context_features(self.tables, user, s) for user in users])
+                )
         columns = torch.cat(kinds, 1)
 
         params = [*self.tables, *self.layers.values()]
@@ -238,8 +240,8 @@ class NaiveStep:
         weights = self.scheduler(columns)
         self.phi.zero_grad()
         if s.is_balanced:
-            balance = torch.tensor([u.balance for u in users], dtype=columns.dtype)
-            total = -(balance / balance.sum() * weights.log()).sum()
+            target = torch.tensor([u.target_weight for u in users], dtype=columns.dtype)
+            total = -(target / target.sum() * weights.log()).sum()
         else:
             total = self._look_ahead(users, weights, grads, params)
         total.backward()

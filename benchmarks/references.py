@@ -15,12 +15,14 @@ from torch.func import grad, grad_and_value, vmap
 
 from benchmarks.naive import ACTIVATIONS, User
 from greatmeta_dist.engine.coordinator import GRADIENT_BOUND
-from greatmeta_dist.meta.adapt import InnerLoop, Layers, embed
 from greatmeta_dist.meta.batch import RowSet, SlotTable, TaskBatch
 from greatmeta_dist.meta.factors import COSINE_EPS, Factors
-from greatmeta_dist.meta.gradients import RowGradients
+from greatmeta_dist.meta.fast_weights import InnerLoop
+from greatmeta_dist.meta.gradients import Layers
 from greatmeta_dist.meta.model import Recommender
+from greatmeta_dist.meta.row_gradients import RowGradients
 from greatmeta_dist.meta.scheduler import Scheduler
+from greatmeta_dist.meta.set_input import embed
 
 Set = tuple[Tensor, Tensor, Tensor]
 """x [n, D], labels [n], shares [n] of one user's set."""
@@ -81,7 +83,7 @@ class _Reference:
         self.rows = torch.optim.SparseAdam([self.weight], lr=rate)
         self.phi = torch.optim.Adam(scheduler.parameters(), lr=scheduler_rate)
 
-    def _learn(self, loss: Tensor, columns: Tensor) -> Tensor:
+    def _update_scheduler(self, loss: Tensor, columns: Tensor) -> Tensor:
         """One Adam step on φ along the gradient of a loss; the new weights."""
         self.phi.zero_grad()
         loss.backward(inputs=list(self.scheduler.parameters()))
@@ -189,7 +191,7 @@ class LoopStep(_Reference):
         ]
         there = dict(zip(names, ahead, strict=False))
         total = torch.stack([self._loss(ahead[-1], there, user, "query") for user in users]).mean()
-        weights = self._learn(total, columns)
+        weights = self._update_scheduler(total, columns)
         *layers, rows = (_weighted(weights, parts) for parts in zip(*grads, strict=True))
         self._move(layers, torch.arange(len(rows)), rows)
         return torch.stack(losses)
@@ -259,7 +261,7 @@ class VmapStep(_Reference):
         weight_gradients = row_grads.dot_shared(total_rows).sum(1)
         for k, g in own.items():
             weight_gradients = weight_gradients + g.flatten(1) @ total[k].flatten()
-        final = self._learn(-self.rate * (weights * weight_gradients).mean(), columns)
+        final = self._update_scheduler(-self.rate * (weights * weight_gradients).mean(), columns)
         moves = [torch.tensordot(final, g, 1) for g in own.values()]
         self._move(moves, batch.rows, row_grads.weighted_sum(final))
         return loss

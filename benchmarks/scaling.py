@@ -103,7 +103,7 @@ def train_rounds(
     config = compose_config(words)
     setup = set_up(config, Store(Path(config.store or "")), communicator)
     lanes = Lanes.of(setup.store, setup.collator, setup.choice, config.train, rank=rank, size=size)
-    setup.worker.host(lanes.places, lanes.num_users)
+    setup.worker.keep_averages(lanes.places, lanes.num_users)
     number, following = 0, lanes.step(0).batch
     pipe.send(sum(p.numel() for p in setup.worker.layers.values()))
     while pipe.recv():
@@ -265,7 +265,7 @@ def checkpointing(folder: Path) -> dict[str, float]:
     config = compose_config([f"store={folder / 'store'}", "cluster.threads=1"])
     setup = set_up(config, Store(folder / "store"))
     lanes = Lanes.of(setup.store, setup.collator, setup.choice, config.train, rank=0, size=1)
-    setup.worker.host(lanes.places, lanes.num_users)
+    setup.worker.keep_averages(lanes.places, lanes.num_users)
     batch = lanes.step(0).batch
 
     def step() -> float:

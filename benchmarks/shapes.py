@@ -8,7 +8,7 @@ from greatmeta_dist.batching.collate import build_batch
 from greatmeta_dist.data.tasks import Features, TaskTable
 from greatmeta_dist.meta.batch import TaskBatch
 from greatmeta_dist.meta.model import Recommender
-from greatmeta_dist.meta.step import UserWeighting
+from greatmeta_dist.meta.weightings.base import UserWeighting
 from greatmeta_dist.ragged import Ragged, offsets_of
 
 
@@ -96,7 +96,7 @@ def make_batch(
         has_support_gradient=model.has_support_gradient,
         has_row_norms=True,
         dtype=dtype,
-        place=np.arange(num_users),
+        user_index=np.arange(num_users),
     )
 
 
@@ -121,9 +121,9 @@ def flops_per_user(shape: Shape, model: Recommender, weighting: UserWeighting) -
     unadapted = passes(shape.query_rows, weight_gradient=False, to_inputs=False)
     product = 2 * (shape.query_rows * sum(predictor.values()) + encoder)
     uniform = shape.num_steps * inner + adapted + product
-    if weighting == "uniform":
+    if weighting.factor_spec is None:
         return uniform
     # Besides: the unadapted pass, the sum ḡ, dot products with it and with g⁰; of the published
     # form also the pass at θ', the sums θ' and ∇L_φ, and dot products with the latter.
     factors = unadapted + (1 + 1) * product
-    return uniform + factors + (adapted + (2 + 1) * product if weighting == "look_ahead" else 0)
+    return uniform + factors + (adapted + (2 + 1) * product if weighting.looks_ahead else 0)

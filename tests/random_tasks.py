@@ -71,7 +71,7 @@ def make_tasks(
             labels[0][u],
             [[f[i] for f in item_fields] for i in sets[1][u]],
             labels[1][u],
-            balance=float(rng.uniform(0.5, 3)),
+            target_weight=float(rng.uniform(0.5, 3)),
         )
         for u in range(num_users)
     ]

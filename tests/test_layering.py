@@ -66,7 +66,7 @@ def test_meta_imports_torch_only():
         "typing",
         "math",
     }
-    for path in (PACKAGE / "meta").glob("*.py"):
+    for path in (PACKAGE / "meta").rglob("*.py"):
         for name in imports(path):
             assert name.split(".")[0] in allowed, f"{path} imports {name}"
 

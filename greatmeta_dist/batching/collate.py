@@ -25,12 +25,12 @@ def build_batch(
     support_damping: float = 0.0,
     dtype: type = np.float32,
     feature_mask: FeatureMask | None = None,
-    balance: Floats | None = None,
-    place: Ints | None = None,
+    target_weight: Floats | None = None,
+    user_index: Ints | None = None,
 ) -> TaskBatch:
-    """The batch of the chosen tasks, which count ``balance`` [chosen], or 1.
+    """The batch of the chosen tasks, which should count ``target_weight`` [chosen], or 1.
 
-    ``place`` [chosen] is where they stand among the training users.
+    ``user_index`` [chosen] are their numbers among the training users.
 
     ``has_row_norms`` says whether norms of embedding gradients will be asked for, and
     ``has_support_gradient`` whether the query loss reaches the support rows' embeddings, as it does
@@ -77,10 +77,10 @@ def build_batch(
         query=sets[1],
         unpool=_unpool_plan((user_slots, item_slots), weights, rows),
         pairs=pairs,
-        balance=torch.from_numpy(
-            np.ones(len(chosen), dtype) if balance is None else balance.astype(dtype)
+        target_weight=torch.from_numpy(
+            np.ones(len(chosen), dtype) if target_weight is None else target_weight.astype(dtype)
         ),
-        place=None if place is None else torch.from_numpy(place),
+        user_index=None if user_index is None else torch.from_numpy(user_index),
     )
 
 
@@ -175,7 +175,7 @@ class Collator:
     has_row_norms: bool
     target_transform: TargetTransform
     support_damping: float
-    balance: NDArray[np.float64] | None = None
+    target_weights: NDArray[np.float64] | None = None
     """[groups] what a user of each counts in training; None where all count 1."""
 
     def collate(
@@ -185,12 +185,12 @@ class Collator:
         *,
         is_training: bool = False,
         group: NDArray[np.int32] | None = None,
-        place: NDArray[np.int64] | None = None,
+        user_index: NDArray[np.int64] | None = None,
         feature_mask: FeatureMask | None = None,
     ) -> TaskBatch:
         """The batch of a table's chosen tasks, or of all.
 
-        ``group`` and ``place`` [tasks] and ``feature_mask`` are for training.
+        ``group`` and ``user_index`` [tasks] and ``feature_mask`` are for training.
         """
         chosen = np.arange(len(tasks)) if chosen is None else chosen
         return build_batch(
@@ -201,6 +201,8 @@ class Collator:
             has_row_norms=self.has_row_norms,
             support_damping=self.support_damping,
             feature_mask=feature_mask,
-            balance=None if group is None or self.balance is None else self.balance[group[chosen]],
-            place=None if place is None else place[chosen],
+            target_weight=None
+            if group is None or self.target_weights is None
+            else self.target_weights[group[chosen]],
+            user_index=None if user_index is None else user_index[chosen],
         )

@@ -210,7 +210,7 @@ class Lanes:
         if config.feature_mask_rate:
             feature_mask = FeatureMask(config.feature_mask_rate, rng)
         group = None
-        if self._collator.balance is not None:
+        if self._collator.target_weights is not None:
             group = self._grouping.found(users, is_training=True)
         by_length = np.argsort(tasks.support_item.lengths, kind="stable")
         lengths = tasks.support_item.lengths[by_length]
@@ -220,7 +220,7 @@ class Lanes:
                 by_length[bucket],
                 is_training=True,
                 group=group,
-                place=lane.first_user + chosen,
+                user_index=lane.first_user + chosen,
                 feature_mask=feature_mask,
             )
             for bucket in length_buckets(lengths)

@@ -1,4 +1,7 @@
-"""The coordinator: holds φ, its optimizer and the dense optimizer state (DESIGN.md section 4)."""
+"""The coordinator: holds φ, its optimizer and the dense optimizer state (DESIGN.md section 4).
+
+Shapes: B users of the global batch.
+"""
 
 from dataclasses import dataclass
 
@@ -6,9 +9,9 @@ import torch
 from torch import Tensor
 
 from greatmeta_dist.engine.layers import FlatLayers
-from greatmeta_dist.meta.factors import LEAST_LOSS
-from greatmeta_dist.meta.scheduler import Scheduler, likelihood_weight_gradients
-from greatmeta_dist.meta.step import UserStatistics, UserWeighting
+from greatmeta_dist.meta.scheduler import Scheduler
+from greatmeta_dist.meta.user_statistics import UserStatistics
+from greatmeta_dist.meta.weightings.base import UserWeighting
 
 GRADIENT_BOUND = 10.0
 """Entries of every outer gradient are clipped to ± this (DESIGN.md section 2, steps 5 and 6)."""
@@ -18,20 +21,23 @@ GRADIENT_BOUND = 10.0
 class StepReport:
     """What the coordinator knows of a step, for the records; all users of the global batch."""
 
-    said: UserStatistics
-    counts: Tensor
-    """[users] False for a user whose loss, gradient or factors are not finite: it weighs 0."""
+    user_statistics: UserStatistics
     weights: Tensor
-    """[users] w*, which moved θ."""
+    """[B] w*, which moved θ."""
     first_weights: Tensor
-    """[users] w, before φ moved."""
+    """[B] w, before φ moved."""
+
+    @property
+    def is_finite(self) -> Tensor:
+        """[B] False for a user whose loss, gradient or factors are not finite: it weighs 0."""
+        return self.user_statistics.is_finite
 
 
 class Coordinator:
-    """Turns what is said of all users into weights, learns to, and moves A."""
+    """Computes all users' weights, lets φ learn, and moves A."""
 
     report: StepReport
-    """Of the step at hand."""
+    """Of the step at hand, from ``compute_weights`` on."""
 
     def __init__(
         self,
@@ -43,7 +49,9 @@ class Coordinator:
         scheduler_rate: float,
         ema_decay: float = 0.0,
     ):
-        """``ema_decay`` is d of the running mean of A that predictions use, 0 for A itself."""
+        """``scheduler`` is the weighting's φ; ``outer_rate`` and ``scheduler_rate`` are Adam's, for A
+        and for φ. ``ema_decay`` is d of the running mean of A that predictions use; 0 uses A.
+        """
         self.layers = layers
         self.ema_decay = ema_decay
         self.mean = FlatLayers(layers) if ema_decay else layers
@@ -56,79 +64,61 @@ class Coordinator:
             else None
         )
 
-    def weigh(self, columns: Tensor) -> Tensor:
-        """Weights [users] from what is said of each, ``UserStatistics.columns``.
+    def compute_weights(self, columns: Tensor) -> Tensor:
+        """Weights [B] of all users, from ``UserStatistics.columns`` [B, ·] (section 2, step 4).
 
-        Where φ learns from the balance of the preference groups, it has learnt from it.
+        A φ that learns from the statistics themselves has learnt from these. One that learns by a
+        look ahead waits for ``update_scheduler``.
         """
-        said = UserStatistics.from_columns(columns, has_scheduler=self.scheduler is not None)
-        counts = columns.isfinite().all(1)
-        if self.scheduler is None:
-            weights = self._fixed_weights(said, counts)
-            self.report = StepReport(said, counts, weights, weights)
-            return weights
-        # Where nobody counts, all gradients are zeros, and any finite weights will do.
-        self._counts = counts | ~counts.any()
-        factors = _filled(said.factors, counts)
-        self.scheduler.observe(factors, counts)
-        self._seen = self.scheduler.read(factors)
-        self._weights = self.scheduler.weigh(self._seen, self._counts)
+        has_factors = self.weighting.factor_spec is not None
+        users = UserStatistics.from_columns(columns, has_factors=has_factors)
+        if self.scheduler is not None:
+            self.scheduler.observe(users.filled_factors, users.is_finite)
+        self._weights = self.weighting.compute_weights(users, self.scheduler)
         weights = self._weights.detach()
-        self.report = StepReport(said, counts, weights, weights)
-        if self.weighting == "balanced":
-            return self._learn(likelihood_weight_gradients(weights, said.balance.nan_to_num(0.0)))
-        return weights
+        self.report = StepReport(users, weights, weights)
+        weight_gradients = self.weighting.weight_gradients(weights, users)
+        return weights if weight_gradients is None else self._step_scheduler(weight_gradients)
 
-    def learn(self, weight_gradients: Tensor) -> Tensor:
-        """One Adam step on φ after a look ahead; the new weights [users].
+    def update_scheduler(self, weight_gradients: Tensor) -> Tensor:
+        """One Adam step on φ after a look ahead; the new weights [B] (section 2, step 5).
 
-        ``weight_gradients`` are those of the summed loss along ``weigh``'s weights [users]; L_φ is the mean.
+        ``weight_gradients`` [B] are those of the summed loss by the weights of ``compute_weights``;
+        L_φ is the mean over users.
         """
-        return self._learn(weight_gradients.masked_fill(~self._counts, 0) / len(weight_gradients))
+        is_weighed = self.report.user_statistics.is_weighed
+        weight_gradients = weight_gradients.masked_fill(~is_weighed, 0) / len(weight_gradients)
+        return self._step_scheduler(weight_gradients)
 
-    def _learn(self, weight_gradients: Tensor) -> Tensor:
-        """One Adam step on φ along ∂L_φ/∂w [users]."""
+    def _step_scheduler(self, weight_gradients: Tensor) -> Tensor:
+        """One Adam step on φ along ∂L_φ/∂w [B]; the weights [B] under the φ it moved."""
         assert self.scheduler is not None
         assert self.scheduler_optimizer is not None
         self.scheduler_optimizer.zero_grad()
-        weights = self._weights
-        # A slope common to all users moves nothing through a softmax; taking it out first keeps
-        # its rounding error out of φ's tiny gradients.
-        weights.backward(weight_gradients - (weights.detach() * weight_gradients).sum())
+        first = self.report
+        # What all users' gradients have in common moves nothing through a softmax. Taking it out
+        # first keeps its rounding error out of φ's tiny gradients.
+        common = (first.weights * weight_gradients).sum()
+        self._weights.backward(weight_gradients - common)
         torch.nn.utils.clip_grad_value_(self.scheduler.parameters(), GRADIENT_BOUND)
         self.scheduler_optimizer.step()
         with torch.no_grad():
-            moved = self.scheduler.weigh(self._seen, self._counts)
-        first = self.report
-        self.report = StepReport(first.said, first.counts, moved, first.weights)
-        return moved
-
-    def _fixed_weights(self, said: UserStatistics, counts: Tensor) -> Tensor:
-        """Weights [users] that nothing is learnt for, from the losses or the groups."""
-        score = torch.ones_like(said.balance)
-        if self.weighting == "loss":
-            score = said.losses[:, 0].clamp(min=LEAST_LOSS)
-        elif self.weighting == "groups":
-            score = said.balance
-        score = score.masked_fill(~counts, 0)
-        return score / score.sum().clamp(min=torch.finfo(score.dtype).tiny)
+            weights = self.weighting.compute_weights(first.user_statistics, self.scheduler)
+        self.report = StepReport(first.user_statistics, weights, first.weights)
+        return weights
 
     def step(self, gradient: Tensor) -> None:
-        """One Adam step on A, in place, along the gradients of its tensors end to end, which it
-        overwrites; zeros may follow them. ``average`` is due after it."""
+        """One Adam step on A, in place (section 2, step 6). ``average`` comes after it.
+
+        ``gradient`` has those of A's tensors end to end, and perhaps zeros after them; it is
+        overwritten.
+        """
         clipped = gradient.clamp_(-GRADIENT_BOUND, GRADIENT_BOUND)
         for name, own in self.layers.cut(clipped).items():
             self.layers[name].grad = own
         self.optimizer.step()
 
     def average(self) -> None:
-        """Take A, which has moved, into its running mean."""
+        """Take A, which has moved, into its running mean, in place."""
         if self.ema_decay:
             self.mean.flat.lerp_(self.layers.flat, 1 - self.ema_decay)
-
-
-def _filled(factors: Tensor, counts: Tensor) -> Tensor:
-    """Factors [users, ·] of users who do not count, replaced by the others' mean."""
-    known = torch.where(counts.unsqueeze(1), factors, 0)
-    mean = known.sum(0) / counts.sum().clamp(min=1)
-    return torch.where(counts.unsqueeze(1), factors, mean)

@@ -63,7 +63,7 @@ from greatmeta_dist.engine.routing import NextPlan, Piggyback, RoutingPlan
 from greatmeta_dist.engine.tree_sum import tree_sum
 from greatmeta_dist.meta.batch import StepBatch
 from greatmeta_dist.meta.gradients import MetaGradient
-from greatmeta_dist.meta.step import UserStatistics
+from greatmeta_dist.meta.user_statistics import UserStatistics
 
 
 class LaneExchange:
@@ -179,17 +179,17 @@ class LaneExchange:
         wait = self._plan.begin_sum(rows, "sum")
         return lambda: (flat, self._plan.return_sums(wait()[0], "sum")[0])
 
-    def weigh(self, buckets: list[UserStatistics]) -> list[Tensor]:
+    def compute_weights(self, buckets: list[UserStatistics]) -> list[Tensor]:
         """The coordinator's weights [B] of each bucket's users, from what is known of all users."""
         return self._ask_coordinator(
             [bucket.columns() for bucket in buckets],
-            self._coordinator.weigh if self._coordinator else None,
+            self._coordinator.compute_weights if self._coordinator else None,
         )
 
-    def learn(self, buckets: list[Tensor]) -> list[Tensor]:
+    def update_scheduler(self, buckets: list[Tensor]) -> list[Tensor]:
         """New weights [B] of each bucket's users, once φ has learnt from their ∂(Σ L)/∂w [B]."""
         return self._ask_coordinator(
-            buckets, self._coordinator.learn if self._coordinator else None
+            buckets, self._coordinator.update_scheduler if self._coordinator else None
         )
 
     def _ask_coordinator(
@@ -264,7 +264,8 @@ class LaneExchange:
         """
         terms = self._aligned_terms(buckets)
         *layers, rows = tree_sum(
-            tree_sum(itertools.islice(terms, num_buckets)) for num_buckets in self._step.lanes
+            tree_sum(itertools.islice(terms, num_buckets))
+            for num_buckets in self._step.buckets_per_lane
         )
         num_zeros = -sum(layer.numel() for layer in layers) % self._communicator.size
         zeros = rows.new_zeros(num_zeros)

@@ -1,25 +1,29 @@
-"""What a worker holds and does: its part of θ, steps on its lanes, predictions."""
+"""What a worker holds and does: its share of θ, steps on its lanes, predictions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from greatmeta_dist.config import Config
+from greatmeta_dist.config import Config, SchedulerConfig
 from greatmeta_dist.engine.checkpoint import Block
 from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.engine.coordinator import Coordinator, StepReport
 from greatmeta_dist.engine.embeddings import EmbeddingTable, block_size, fresh_rows
 from greatmeta_dist.engine.exchange import LaneExchange, RoutingPlan
 from greatmeta_dist.engine.layers import FlatLayers
-from greatmeta_dist.meta.adapt import InnerLoop, predict_query
+from greatmeta_dist.extensions import WEIGHTINGS
+from greatmeta_dist.meta.adapt import predict_query
 from greatmeta_dist.meta.batch import StepBatch, TaskBatch, to_device
-from greatmeta_dist.meta.factors import FactorAverages, FactorSizes, Magnitude
-from greatmeta_dist.meta.model import Loss, Recommender
-from greatmeta_dist.meta.scheduler import SCORERS, Scheduler
-from greatmeta_dist.meta.step import MetaStep, StepSettings, UserWeighting
+from greatmeta_dist.meta.factor_averages import FactorAverages
+from greatmeta_dist.meta.factors import FactorSizes
+from greatmeta_dist.meta.fast_weights import InnerLoop
+from greatmeta_dist.meta.losses import Loss
+from greatmeta_dist.meta.model import Recommender
+from greatmeta_dist.meta.step import MetaStep, StepSettings
+from greatmeta_dist.meta.weightings.base import UserWeighting
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,21 @@ class RowStart(NamedTuple):
     """[n, k] in units of a fresh row's expected length; the first of d columns where k is less."""
 
 
+def make_weighting(options: SchedulerConfig) -> UserWeighting:
+    """The user weighting that ``scheduler.kind`` names, built in or from another package."""
+    weighting: UserWeighting = WEIGHTINGS.get(options.kind)(
+        magnitude=options.magnitude,
+        factors=tuple(options.factors),
+        balance_strength=options.balance_strength,
+        max_weight_ratio=options.max_weight_ratio,
+    )
+    return weighting
+
+
 class Worker:
     """θ = (E, A): a block of E, all of A; on rank 0 φ and the dense optimizers; the meta step.
 
-    And of the users it hosts, once told of them, what the scheduler is to remember.
+    And the running means of the factors of the users it hosts, once ``keep_averages`` names them.
     """
 
     is_stopping: bool = False
@@ -98,14 +113,17 @@ class Worker:
             first=first,
             block=block,
         )
-        weighting, magnitude = _weighing(config)
-        self.sizes = FactorSizes.of(self.model, magnitude, has_context=weighting == "balanced")
+        self.weighting = make_weighting(config.scheduler)
+        self.factor_sizes = FactorSizes.of(self.model, self.weighting.factor_spec)
         self.coordinator = None
         if self.communicator.is_first:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.train.seed)
+                scheduler = self.weighting.make_scheduler(self.factor_sizes)
             self.coordinator = Coordinator(
                 self.layers,
-                _make_scheduler(config, self.sizes, device),
-                weighting=weighting,
+                scheduler.to(device) if scheduler else None,
+                weighting=self.weighting,
                 outer_rate=config.train.learning_rate,
                 scheduler_rate=config.scheduler.learning_rate,
                 ema_decay=config.train.ema_decay,
@@ -116,32 +134,41 @@ class Worker:
         self._step = MetaStep(
             self.model,
             self.inner,
+            self.weighting,
             StepSettings(
                 nominal_users=config.train.users_per_batch,
                 outer_rate=config.train.learning_rate,
-                magnitude=magnitude,
-                weighting=weighting,
-                has_context=self.sizes.context > 0,
                 is_bf16=config.cluster.precision == "bf16",
             ),
         )
 
-    def host(self, places: range, num_users: int) -> None:
-        """Before training: the places of the users hosted here, among ``num_users`` of all."""
-        if self._step.settings.weighting == "balanced":
-            memory = FactorAverages(len(places), self.sizes, self.device, first=places.start)
-            self._step, self._num_users = replace(self._step, memory=memory), num_users
+    @property
+    def _is_averaging(self) -> bool:
+        """Whether the weighting sees means of a user's factors over its visits."""
+        spec = self.weighting.factor_spec
+        return spec is not None and spec.is_averaged
+
+    def keep_averages(self, user_range: range, num_users: int) -> None:
+        """Before training: keep factor averages of the users hosted here, if the weighting asks.
+
+        ``user_range`` are their indices among all ``num_users`` training users.
+        """
+        if self._is_averaging:
+            averages = FactorAverages(
+                len(user_range), self.factor_sizes, self.device, first_user=user_range.start
+            )
+            self._step, self._num_users = replace(self._step, averages=averages), num_users
 
     def step(
         self, batch: StepBatch, following: StepBatch | None = None, *, is_stopping: bool = False
     ) -> StepReport | None:
-        """One meta step on the part of a global batch that is hosted here; the coordinator tells
-        of it.
+        """One meta step on the length buckets of a global batch that are hosted here.
 
-        ``following`` is the next batch, whose rows' places are exchanged on the way, where it is
-        known; all workers know it, or none. ``is_stopping`` asks all to stop: see the attribute.
+        Gives the coordinator's report, on its worker. ``following`` is the next batch, if it is
+        known: the plan for its rows is exchanged on the way; all workers know it, or none.
+        ``is_stopping`` asks all to stop: see the attribute.
         """
-        assert self._step.memory is not None or self._step.settings.weighting != "balanced"
+        assert self._step.averages is not None or not self._is_averaging
         here = to_device(batch, self.device)
         planned = self._planned if self._planned and self._planned[0] is batch else None
         exchange = LaneExchange(
@@ -154,7 +181,7 @@ class Worker:
             following=following.rows.to(self.device, non_blocking=True) if following else None,
             is_stopping=is_stopping,
         )
-        self._step(here.parts, self.layers, exchange=exchange)
+        self._step(here.buckets, self.layers, exchange=exchange)
         self._planned = (following, exchange.next_plan) if following else None
         self.is_stopping = exchange.is_stopping
         return self.coordinator.report if self.coordinator else None
@@ -170,8 +197,8 @@ class Worker:
     def predict(self, batch: TaskBatch | None) -> tuple[Tensor, Tensor] | None:
         """Predictions [B, n] for every user's query rows, unadapted and adapted.
 
-        From the running mean of θ. All workers call it together, for they hold each other's rows;
-        one that has nothing to ask gives None.
+        They are made with the running mean of θ. All workers call it together, for they hold each
+        other's rows; one without a batch passes None.
         """
         if batch is None:
             nothing = torch.empty(0, dtype=torch.int64, device=self.device)
@@ -201,21 +228,21 @@ class Worker:
         return state
 
     def blocks(self) -> dict[str, Block]:
-        """The own blocks: of the embedding rows and what goes with each, and of what is remembered
-        of training users."""
-        table, memory = self.table, self._step.memory
-        found = {"rows": Block(table.state(), table.first, self._num_rows)}
-        if memory is not None:
-            remembered = {"factors": memory.mean, "visits": memory.visits}
-            found["users"] = Block(remembered, memory.first, self._num_users)
-        return found
+        """This worker's blocks: of embedding rows with their optimizer's state, and, where they are
+        kept, of training users' factor averages."""
+        table, averages = self.table, self._step.averages
+        blocks = {"rows": Block(table.state(), table.first, self._num_rows)}
+        if averages is not None:
+            state = {"factors": averages.mean, "visits": averages.visits}
+            blocks["users"] = Block(state, averages.first_user, self._num_users)
+        return blocks
 
     def load(self, dense: dict[str, Tensor], tables: dict[str, dict[str, Tensor]]) -> None:
         """The inverse of ``dense_state`` and ``blocks``, in place; all workers together."""
         self.table.load_state(tables["rows"])
-        if self._step.memory is not None:
-            self._step.memory.mean.copy_(tables["users"]["factors"])
-            self._step.memory.visits.copy_(tables["users"]["visits"])
+        if self._step.averages is not None:
+            self._step.averages.mean.copy_(tables["users"]["factors"])
+            self._step.averages.visits.copy_(tables["users"]["visits"])
         coordinator = self.coordinator
         if coordinator is not None:
             with torch.no_grad():
@@ -232,27 +259,6 @@ class Worker:
                 _load_optimizer("phi", named, coordinator.scheduler_optimizer, dense)
         self.communicator.broadcast(self.layers.flat, "load")
         self.broadcast_averaged_params()
-
-
-def _weighing(config: Config) -> tuple[UserWeighting, Magnitude]:
-    kind = config.scheduler.kind
-    if kind in ("mlp", "lstm"):
-        return "look_ahead", "norm" if config.scheduler.magnitude == "norm" else "loss"
-    return cast(UserWeighting, kind), "losses"
-
-
-def _make_scheduler(config: Config, sizes: FactorSizes, device: torch.device) -> Scheduler | None:
-    kind = config.scheduler.kind
-    if kind not in SCORERS:
-        return None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.train.seed)
-        return Scheduler(
-            cast(Literal["mlp", "lstm", "balanced"], kind),
-            sizes,
-            max_weight_ratio=config.scheduler.max_weight_ratio,
-            reads=tuple(config.scheduler.factors),
-        ).to(device)
 
 
 def _optimizer_state(

@@ -1,9 +1,14 @@
-"""What the algorithm is given: the tasks of a lane, as padded tensors and index plans.
+"""The tasks of a step, as padded tensors and index plans.
 
-Built off the hot path by ``tasks/batch.py``; every sum over slots or rows that a step takes runs
-over a contiguous segment, in an order fixed here. Shapes in this package: B users of a batch, n
-rows of a set (padded), I distinct items of a batch, U distinct embedding rows of a batch, F feature
-fields (Fu of the user, Fi of the item), d embedding width, D = F·d input width, C context width.
+Built off the hot path by ``batching/collate.py``. Every sum over slots or rows that a step takes
+runs over a contiguous segment, in an order that is fixed here: so its bits are fixed too.
+
+Shapes, here and in all of this folder: B users of a batch, n rows of a set (padded to the longest
+of the batch), I distinct items of a batch, U distinct embedding rows of a batch, F feature fields
+(Fu of the user, Fi of the item), d embedding width, D = F·d input width, C context width.
+
+A *length bucket* is a batch of users with sets of like length: one lane's users are cut into a few,
+so that short sets are not padded to the longest. A step handles one ``TaskBatch`` a bucket.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,16 +30,18 @@ class RowSet:
     label: Tensor
     """[B, n] rating in the model's units, or click; 0 where padded."""
     context_label: Tensor
-    """[B, n] what a rated support says: the label itself; or, of a click, what was not expected."""
+    """[B, n] what a row tells the context: a rating's label; a click's residual, which is the label
+    less its prior probability."""
     logit: Tensor | None
-    """[B, n] of a click, the logit of what was expected, which predictions are added to."""
+    """[B, n] of clicks, the logit of the prior probability, to which the model's output is added;
+    None for ratings."""
     row_weight: Tensor
-    """[B, n] 1/(rows of the user, and a support's prior rows) for a row, 0 for padding: sums with
-    it are means over a set, shrunk where there is a prior."""
+    """[B, n] 1/(number of the user's rows + support damping) for a row, 0 for padding: a sum with
+    these weights is a mean over the set, shrunk towards 0 where there is damping."""
     by_item: Tensor
-    """[rows] places b·n + r of the rows, without padding, sorted by item."""
+    """[rows] flat positions b·n + r of the rows, without padding, sorted by item."""
     item_start: Tensor
-    """[I] first place in ``by_item`` of each item; an item may have none."""
+    """[I] first position in ``by_item`` of each item; an item may have none."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +75,11 @@ class UnpoolPlan:
 class PairPlan:
     """What per-user norms of embedding gradients need: a user's repeated rows added up first.
 
-    Atoms are counted through users [B, Fu], then query rows [B, n, Fi], then support rows
-    [B, n, Fi] (these only where the context is made of the support). A *pair* is one embedding row
-    as one user touches it: the sum of all its slots' atoms. M slots, P pairs, sorted by user,
-    field and row.
+    ‖a + b‖ needs a + b: the gradients that one user sends to one embedding row through several
+    slots must be added before they are squared. Atoms are numbered users [B, Fu] first, then query
+    rows [B, n, Fi], then support rows [B, n, Fi] (these only where the query loss reaches them). A
+    *pair* is one embedding row as one user touches it: the sum of all its slots' atoms. M slots,
+    P pairs, sorted by user, field and row.
     """
 
     atom: Tensor
@@ -86,7 +94,7 @@ class PairPlan:
 
 @dataclass(frozen=True)
 class TaskBatch:
-    """The tasks one lane contributes to one step."""
+    """The tasks of one length bucket of one lane, in one step."""
 
     rows: Tensor
     """[U] distinct embedding rows the batch touches, ascending."""
@@ -96,12 +104,12 @@ class TaskBatch:
     query: RowSet
     unpool: UnpoolPlan
     pairs: PairPlan | None
-    """None where no norms of embedding gradients are asked for."""
-    balance: Tensor
-    """[B] what each user should count for the sake of its preference group, 1 on average over the
-    training users."""
-    place: Tensor | None
-    """[B] where each user stands among the training users, lane by lane; None outside training."""
+    """None where nobody asks for norms of embedding gradients."""
+    target_weight: Tensor
+    """[B] how much each user should count for the sake of its preference group; 1 on average over
+    the training users. See ``weightings/base.py``."""
+    user_index: Tensor | None
+    """[B] number of each user among all training users, lane by lane; None outside training."""
 
     @property
     def num_users(self) -> int:
@@ -110,43 +118,44 @@ class TaskBatch:
 
 @dataclass(frozen=True)
 class StepBatch:
-    """All parts of a step hosted here, and the embedding rows they share."""
+    """All length buckets of a step hosted by one worker, and the embedding rows they touch."""
 
-    parts: list[TaskBatch]
-    lanes: list[int]
-    """Parts of each lane, in order."""
+    buckets: list[TaskBatch]
+    buckets_per_lane: list[int]
+    """Number of buckets of each hosted lane, in their order."""
     rows: Tensor
-    """[U] the parts' distinct embedding rows together, ascending."""
+    """[U] distinct embedding rows of all buckets together, ascending."""
     positions: list[Tensor]
-    """For each part, [U of the part] where its rows stand among ``rows``."""
+    """For each bucket, [U of the bucket] position of its rows among ``rows``."""
 
     @classmethod
     def of(cls, lanes: Sequence[Sequence[TaskBatch]]) -> "StepBatch":
-        """Plan a step of each lane's parts."""
-        parts = [part for lane in lanes for part in lane]
-        if len(parts) == 1:
-            return cls(parts, [1], parts[0].rows, [torch.arange(len(parts[0].rows))])
-        rows = torch.unique(torch.cat([part.rows for part in parts]))
-        positions = [torch.searchsorted(rows, part.rows) for part in parts]
-        return cls(parts, [len(lane) for lane in lanes], rows, positions)
+        """The step made of each lane's buckets."""
+        buckets = [bucket for lane in lanes for bucket in lane]
+        if len(buckets) == 1:
+            return cls(buckets, [1], buckets[0].rows, [torch.arange(len(buckets[0].rows))])
+        rows = torch.unique(torch.cat([bucket.rows for bucket in buckets]))
+        positions = [torch.searchsorted(rows, bucket.rows) for bucket in buckets]
+        return cls(buckets, [len(lane) for lane in lanes], rows, positions)
 
 
 def to_device(batch: T, device: torch.device) -> T:
-    """A batch on another device."""
-    return _map(batch, lambda t: t.to(device, non_blocking=True))
+    """A copy of a batch on another device."""
+    return _map_tensors(batch, lambda t: t.to(device, non_blocking=True))
 
 
 def pinned(batch: T) -> T:
-    """A batch in page-locked memory, from which a GPU copies while it computes."""
-    return _map(batch, torch.Tensor.pin_memory)
+    """A copy of a batch in page-locked memory, from which a GPU copies while it computes."""
+    return _map_tensors(batch, torch.Tensor.pin_memory)
 
 
-def _map(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
+def _map_tensors(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
     """The same nested dataclass with ``fn`` applied to its tensors."""
     if isinstance(value, Tensor):
         return fn(value)
     if isinstance(value, list):
-        return [_map(v, fn) for v in value]
+        return [_map_tensors(v, fn) for v in value]
     if not is_dataclass(value) or isinstance(value, type):
         return value
-    return replace(value, **{f.name: _map(getattr(value, f.name), fn) for f in fields(value)})
+    mapped = {f.name: _map_tensors(getattr(value, f.name), fn) for f in fields(value)}
+    return replace(value, **mapped)

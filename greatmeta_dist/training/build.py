@@ -4,20 +4,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from greatmeta_dist.batching.collate import Collator
-from greatmeta_dist.batching.group_weights import difficulty_weights, equal_group_weights
 from greatmeta_dist.batching.grouping import UserGrouping
 from greatmeta_dist.batching.target_transform import TargetTransform
-from greatmeta_dist.config import Config, ModelConfig, SchedulerConfig
+from greatmeta_dist.config import Config, ModelConfig
 from greatmeta_dist.data.manifest import ITEM_ID
 from greatmeta_dist.data.store import FeatureSpec, Store
 from greatmeta_dist.engine.communicator import Communicator
-from greatmeta_dist.engine.worker import RowStart, Sizes, Worker
+from greatmeta_dist.engine.worker import RowStart, Sizes, Worker, make_weighting
 from greatmeta_dist.errors import require
 from greatmeta_dist.evaluation.blend import Blend
 from greatmeta_dist.evaluation.scoring import Scorer
+from greatmeta_dist.meta.weightings.base import GroupStatistics
 from greatmeta_dist.priors.fit import Priors, rating_priors
 from greatmeta_dist.priors.item_factors import ItemFactorsPrior
 from greatmeta_dist.priors.user_groups import UserGroupsPrior
@@ -62,14 +61,15 @@ def build_model(
         model.target, manifest.ratings, priors["bias"].model, manifest.is_click
     )
     groups: UserGroupsPrior = priors["user_groups"]
+    weighting = make_weighting(config.scheduler)
+    factor_spec = weighting.factor_spec
     collator = Collator(
         catalogue.item_features(spec),
         has_support_gradient=model.has_encoder and model.context == "support",
-        has_row_norms=config.scheduler.kind in ("mlp", "lstm")
-        and config.scheduler.magnitude == "norm",
+        has_row_norms=factor_spec is not None and factor_spec.magnitude.has_row_norms,
         target_transform=transform,
         support_damping=config.inner.support_damping,
-        balance=_target_weights(groups, config.scheduler),
+        target_weights=weighting.target_weights(_group_statistics(groups)),
     )
     minority_share = config.priors.user_groups.minority_share
     sizes = Sizes(
@@ -89,13 +89,13 @@ def build_model(
     return Model(config, catalogue, priors, scorer)
 
 
-def _target_weights(prior: UserGroupsPrior, options: SchedulerConfig) -> NDArray[np.float64] | None:
-    """What a user of each group counts in training; None where that does not matter."""
-    if options.kind == "groups":
-        return equal_group_weights(prior.groups)
-    if options.kind == "balanced":
-        return difficulty_weights(prior.groups, options.balance_strength)
-    return None
+def _group_statistics(prior: UserGroupsPrior) -> GroupStatistics:
+    """What a weighting may know of the preference groups."""
+    return GroupStatistics(
+        size=np.array([g.size for g in prior.groups], np.float64),
+        difficulty=np.array([g.difficulty for g in prior.groups]),
+        difficulty_error=np.array([g.difficulty_error for g in prior.groups]),
+    )
 
 
 def _row_start(

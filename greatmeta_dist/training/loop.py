@@ -94,7 +94,7 @@ class Training:
             world_size=communicator.size,
         )
         self.worker = scorer.worker
-        self.worker.host(self.lanes.user_range, self.lanes.num_users)
+        self.worker.keep_averages(self.lanes.user_range, self.lanes.num_users)
         self.validation = Validation(scorer, self.store)
         self.nonfinite = NonfiniteUsers(config, communicator, display)
         self.checkpoints = run / CHECKPOINTS
@@ -155,7 +155,7 @@ class Training:
                 following.batch if following else None,
                 is_stopping=stop.is_received or self.is_stopped(),
             )
-            self.nonfinite.collect(report.counts if report else None, tasks.user)
+            self.nonfinite.collect(report.is_finite if report else None, tasks.user)
             self.writer.check()
             if step % options.log_every == 0 or is_last:
                 seconds = time.monotonic() - clock
@@ -209,7 +209,7 @@ class Training:
                 **{f"perf/seconds/{k}": v / num_steps for k, v in traffic.seconds.items()},
             },
         )
-        loss = float(report.said.losses[report.counts, 0].mean())
+        loss = float(report.user_statistics.losses[report.is_finite, 0].mean())
         shown = (
             f"loss {loss:.4f}" if loss_scale is None else f"rmse {(loss * loss_scale) ** 0.5:.4f}"
         )
@@ -302,7 +302,7 @@ class Training:
             self.run_folder / "tensorboard",
             purge_step=start + 1 if start else 0,
             hyperparameters={f"{s}.{k}": v for s in sections for k, v in config[s].items()},
-            sizes=self.worker.sizes,
+            sizes=self.worker.factor_sizes,
         )
 
     def _say_start(self) -> None:
@@ -312,11 +312,7 @@ class Training:
             f"{self.lanes.steps_per_epoch} steps an epoch, {self.lanes.count} lanes, "
             f"{size} worker{'s' if size > 1 else ''}, {self.worker.device.type}"
         )
-        weights = self.model.scorer.collator.balance
-        if self.config.scheduler.kind == "balanced" and weights is not None:
-            num = int((weights > weights.min()).sum())
-            self.display.say(
-                f"{num or 'none'} of {len(weights)} preference groups "
-                f"{'is' if num == 1 else 'are'} rare and difficult; "
-                f"{'their users weigh more' if num else 'all users weigh the same'}"
-            )
+        weighting, collator = self.worker.weighting, self.model.scorer.collator
+        description = weighting.describe(collator.target_weights)
+        if description is not None:
+            self.display.say(description)

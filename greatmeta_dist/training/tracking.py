@@ -208,7 +208,7 @@ class _FiniteUsers(NamedTuple):
 
 def _finite_users(report: StepReport) -> _FiniteUsers:
     """The only place here that knows the report's fields."""
-    statistics, is_finite = report.said, report.counts.cpu()
+    statistics, is_finite = report.user_statistics, report.is_finite.cpu()
     of_users = (statistics.losses, statistics.factors, report.weights)
     return _FiniteUsers(is_finite, *(values.cpu()[is_finite] for values in of_users))
 

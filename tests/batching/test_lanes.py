@@ -105,7 +105,7 @@ def test_a_step_is_a_function_of_seed_and_number(store):
     assert last.user == jumped.user
     assert all(
         (a.query.label == b.query.label).all()
-        for a, b in zip(last.batch.parts, jumped.batch.parts, strict=True)
+        for a, b in zip(last.batch.buckets, jumped.batch.buckets, strict=True)
     )
     assert last.user != other.step(14).user
 
@@ -116,7 +116,7 @@ def test_a_users_place_is_its_own_whoever_hosts_it(store):
         for lanes in all_lanes:
             for number in range(2 * lanes.steps_per_epoch):
                 step = lanes.step(number)
-                place = np.concatenate([part.place.numpy() for part in step.batch.parts])
+                place = np.concatenate([part.user_index.numpy() for part in step.batch.buckets])
                 assert all(p in lanes.places for p in place)
                 for user, own in zip(step.user, place.tolist(), strict=True):
                     assert found.setdefault(user, own) == own
@@ -245,7 +245,7 @@ def test_short_visits_keep_the_query_and_a_part_of_the_support(store):
     assert all(1 <= after[u] <= before[u] for u in before)
     assert 15 <= len(shorter) <= 45
     rows = [
-        sum(int((p.query.row_weight > 0).sum()) for p in step.batch.parts)
+        sum(int((p.query.row_weight > 0).sum()) for p in step.batch.buckets)
         for step in (whole, short)
     ]
     assert rows[0] == rows[1]
@@ -308,6 +308,6 @@ def test_a_worker_checks_the_shards_of_its_own_lanes_only(tmp_path):
         collator = Collator(features, True, True, TargetTransform.of(found, "bias"), 0.0)
         return Lanes.of(found, collator, CHOICE, config, rank=rank, size=2)
 
-    assert lanes_of(0).step(0).batch.parts
+    assert lanes_of(0).step(0).batch.buckets
     with pytest.raises(InputError, match="does not match its checksum"):
         lanes_of(1)

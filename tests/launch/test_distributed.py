@@ -13,7 +13,6 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.chaos import digest, disturb
-from greatmeta_dist.batching.group_weights import difficulty_weights
 from greatmeta_dist.batching.lanes import Lanes
 from greatmeta_dist.config import ClusterConfig, Config, DataConfig
 from greatmeta_dist.data.prepare import prepare
@@ -102,10 +101,8 @@ def test_same_bits_with_1_2_4_and_8_workers_on_synthetic_data(tmp_path):
     prepare(DataConfig(users=500, items=300), tmp_path / "store")
     store = Store(tmp_path / "store")
     assert "item_id" in [field.name for field in store.fields("item", FeatureSpec(True, False))]
-    balance = difficulty_weights(
-        store.manifest.clusters, config_for(store.folder, 1).scheduler.balance_strength
-    )
-    assert (balance != 1).any()  # the scheduler has something to learn
+    target_weights = set_up(config_for(store.folder, 1), store).collator.balance
+    assert (target_weights != 1).any()  # the scheduler has something to learn
     same_at_every_size(tmp_path / "store", tmp_path)
 
 
@@ -197,7 +194,7 @@ def visits(store: Path, config: Config) -> torch.Tensor:
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, lanes=8))
     setup = set_up(config, Store(store))
     lanes = Lanes.of(setup.store, setup.collator, setup.choice, config.train)
-    met = [part.place for step in range(STEPS) for part in lanes.step(step).batch.parts]
+    met = [part.user_index for step in range(STEPS) for part in lanes.step(step).batch.buckets]
     return torch.bincount(torch.cat(met), minlength=lanes.num_users).clamp(max=VISITS_KEPT)
 
 

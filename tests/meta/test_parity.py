@@ -15,11 +15,11 @@ from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.exchange import LaneExchange
 from greatmeta_dist.engine.layers import FlatLayers
-from greatmeta_dist.meta.adapt import InnerLoop
+from greatmeta_dist.extensions import WEIGHTINGS
 from greatmeta_dist.meta.batch import StepBatch
 from greatmeta_dist.meta.factors import Factors, FactorSizes
+from greatmeta_dist.meta.fast_weights import InnerLoop
 from greatmeta_dist.meta.model import Recommender
-from greatmeta_dist.meta.scheduler import Scheduler
 from greatmeta_dist.meta.step import MetaStep, StepSettings
 from greatmeta_dist.ragged import Ragged, offsets_of
 
@@ -98,8 +98,8 @@ class RecordedWeights(Coordinator):
 
     recorded: torch.Tensor
 
-    def learn(self, weight_gradients):
-        super().learn(weight_gradients)
+    def update_scheduler(self, weight_gradients):
+        super().update_scheduler(weight_gradients)
         return self.recorded
 
 
@@ -130,8 +130,9 @@ class Run:
             }
         )
         self.model = model
-        sizes = FactorSizes.of(model, magnitude, has_context=False)
-        self.scheduler = Scheduler(kind, sizes).to(dtype)
+        weighting = WEIGHTINGS.get(kind)(magnitude=magnitude)
+        sizes = FactorSizes.of(model, weighting.factor_spec)
+        self.scheduler = weighting.make_scheduler(sizes).to(dtype)
         self.scheduler.load_state_dict(scheduler_state(trace, "init"))
         self.table = EmbeddingTable(
             torch.from_numpy(np.concatenate(self.tables)).to(dtype), rate=2e-3, update="dense"
@@ -139,11 +140,11 @@ class Run:
         coordinator = coordinator_type(
             self.layers,
             self.scheduler,
-            weighting="look_ahead",
+            weighting=weighting,
             outer_rate=2e-3,
             scheduler_rate=2e-3,
         )
-        step = MetaStep(model, InnerLoop(3, 2e-3), StepSettings(16, 2e-3, magnitude, "look_ahead"))
+        step = MetaStep(model, InnerLoop(3, 2e-3), weighting, StepSettings(16, 2e-3))
         tasks, items = load_tasks(trace, first_row)
         self.loss, first, final, factors = [], [], [], []
         offsets = trace["batch_offsets"]
@@ -164,10 +165,10 @@ class Run:
             )
             step([batch], self.layers, exchange=exchange)
             report = coordinator.report
-            self.loss.append(float(report.said.losses[:, 0].double().sum()))
+            self.loss.append(float(report.user_statistics.losses[:, 0].double().sum()))
             first.append(report.first_weights)
             final.append(report.weights)
-            factors.append(report.said.factors)
+            factors.append(report.user_statistics.factors)
         self.first_weights, self.weights = torch.cat(first), torch.cat(final)
         self.factors = Factors.from_columns(torch.cat(factors), sizes)
 

@@ -16,13 +16,14 @@ from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.exchange import LaneExchange
 from greatmeta_dist.engine.layers import FlatLayers
+from greatmeta_dist.extensions import WEIGHTINGS
 from greatmeta_dist.meta import factors
 from greatmeta_dist.meta import step as step_module
-from greatmeta_dist.meta.adapt import InnerLoop
 from greatmeta_dist.meta.batch import StepBatch
-from greatmeta_dist.meta.factors import FactorAverages, FactorSizes
+from greatmeta_dist.meta.factor_averages import FactorAverages
+from greatmeta_dist.meta.factors import FactorSizes
+from greatmeta_dist.meta.fast_weights import InnerLoop
 from greatmeta_dist.meta.model import CONTEXT_COLUMNS, Recommender
-from greatmeta_dist.meta.scheduler import Scheduler
 from greatmeta_dist.meta.step import MetaStep, StepSettings
 
 CASES = list(
@@ -66,55 +67,56 @@ def test_step_with_balanced_weights_equals_naive_loop(form, lanes):
         check((form, "balanced", "losses", loss), lanes, has_kernel=form[0] == "support")
 
 
-def test_step_that_remembers_factors_equals_naive_loop():
+def test_step_with_factor_averages_equals_naive_loop():
     for loss in ("mse", "bce"):
         case = (("support", True), "balanced", "losses", loss)
-        check(case, [2, 1], has_kernel=True, is_remembering=True)
+        check(case, [2, 1], has_kernel=True, is_averaging=True)
 
 
-def test_step_with_balanced_weights_equals_naive_loop_where_rows_are_wider_than_a_taste():
+def test_step_with_balanced_weights_equals_naive_loop_where_rows_are_wider_than_context_features():
     case = (("support", True), "balanced", "losses", "mse")
     check(case, [2, 1], has_kernel=True, embedding_dim=CONTEXT_COLUMNS + 2)
 
 
 @pytest.mark.parametrize("form", [("own", False), ("own", True), ("support", True)])
 @pytest.mark.parametrize("kind, magnitude", [("balanced", "losses"), ("mlp", "norm")])
-def test_step_on_clicks_beside_what_was_expected_equals_naive_loop(form, kind, magnitude):
+def test_step_on_clicks_with_prior_logits_equals_naive_loop(form, kind, magnitude):
     is_support = form[0] == "support"
     check((form, kind, magnitude, "bce"), [2, 1], has_kernel=is_support, has_logits=True)
 
 
-@pytest.mark.parametrize("weighting", ["uniform", "loss", "groups"])
-def test_fixed_weights_are_what_they_say(weighting):
+@pytest.mark.parametrize("kind", ["uniform", "loss", "groups"])
+def test_fixed_weights_are_what_they_say(kind):
     tasks = make_tasks(np.random.default_rng(0))
     model = Recommender(2, 3, embedding_dim=4, hidden=(6,))
     layers = FlatLayers(model.init_layers(torch.Generator().manual_seed(0)))
     table = EmbeddingTable(torch.randn(tasks.num_rows, 4), rate=0.01)
-    balance = np.arange(1.0, 8.0)
+    target_weight = np.arange(1.0, 8.0)
     batch = build_batch(
         tasks.table, tasks.items, np.arange(7),
-        has_support_gradient=False, has_row_norms=False, balance=balance,
+        has_support_gradient=False, has_row_norms=False, target_weight=target_weight,
     )  # fmt: skip
+    weighting = WEIGHTINGS.get(kind)()
     coordinator = Coordinator(
         layers, None, weighting=weighting, outer_rate=0.01, scheduler_rate=0.0
     )
-    step = MetaStep(model, InnerLoop(3, 0.02), StepSettings(7, 0.01, "loss", weighting))
+    step = MetaStep(model, InnerLoop(3, 0.02), weighting, StepSettings(7, 0.01))
     exchange = LaneExchange(StepBatch.of([[batch]]), table, layers, coordinator, Communicator())
     step([batch], layers, exchange=exchange)
     report = coordinator.report
-    losses = report.said.losses[:, 0]
+    losses = report.user_statistics.losses[:, 0]
     expected = {
         "uniform": torch.full((7,), 1 / 7),
         "loss": losses.clamp(min=1e-6) / losses.clamp(min=1e-6).sum(),
-        "groups": torch.tensor(balance / balance.sum(), dtype=torch.float32),
+        "groups": torch.tensor(target_weight / target_weight.sum(), dtype=torch.float32),
     }
-    torch.testing.assert_close(report.weights, expected[weighting])
-    assert not report.said.factors.numel()
+    torch.testing.assert_close(report.weights, expected[kind])
+    assert not report.user_statistics.factors.numel()
 
 
 @pytest.mark.parametrize("is_support", [True, False])
-@pytest.mark.parametrize("weighting", ["uniform", "loss", "groups", "balanced", "look_ahead"])
-def test_user_whose_loss_is_not_finite_counts_nothing(weighting, is_support):
+@pytest.mark.parametrize("kind", ["uniform", "loss", "groups", "balanced", "mlp"])
+def test_user_whose_loss_is_not_finite_counts_nothing(kind, is_support):
     tasks = make_tasks(np.random.default_rng(0))
     given = tasks.table
     lengths = np.minimum(given.support_label.lengths, given.query_label.lengths)
@@ -124,25 +126,24 @@ def test_user_whose_loss_is_not_finite_counts_nothing(weighting, is_support):
     side.values[side.offsets[nonfinite]] = np.inf
     context = {"has_encoder": True, "context": "support", "has_kernel": True}
     model = Recommender(2, 3, embedding_dim=4, hidden=(6,), **context)
-    magnitude = "losses" if weighting == "balanced" else "norm"
-    sizes = FactorSizes.of(model, magnitude, has_context=weighting == "balanced")
-    kind = {"balanced": "balanced", "look_ahead": "mlp"}.get(weighting)
+    weighting = WEIGHTINGS.get(kind)(magnitude="norm")
+    sizes = FactorSizes.of(model, weighting.factor_spec)
     weight = 0.2 * torch.randn(tasks.num_rows, 4, generator=torch.Generator().manual_seed(1))
     found = {}
     for name, chosen in (("all", list(range(7))), ("others", others)):
         torch.manual_seed(0)
         layers = FlatLayers(model.init_layers(torch.Generator().manual_seed(0)))
-        scheduler = Scheduler(kind, sizes) if kind else None
+        scheduler = weighting.make_scheduler(sizes)
         batch = build_batch(
             given, tasks.items, np.array(chosen),
-            has_support_gradient=True, has_row_norms=True, balance=np.arange(1.0, 8.0)[chosen],
+            has_support_gradient=True, has_row_norms=True,
+            target_weight=np.arange(1.0, 8.0)[chosen],
         )  # fmt: skip
         coordinator = Coordinator(
             layers, scheduler, weighting=weighting, outer_rate=0.01, scheduler_rate=0.01
         )
         table = EmbeddingTable(weight.clone(), rate=0.01)
-        settings = StepSettings(7, 0.01, magnitude, weighting, weighting == "balanced")
-        step = MetaStep(model, InnerLoop(3, 0.02), settings)
+        step = MetaStep(model, InnerLoop(3, 0.02), weighting, StepSettings(7, 0.01))
         for _ in range(2):
             planned = StepBatch.of([[batch]])
             step(
@@ -152,14 +153,14 @@ def test_user_whose_loss_is_not_finite_counts_nothing(weighting, is_support):
             )
         found[name] = coordinator.report, layers, table.weight, scheduler
     (report, layers, rows, scheduler), (expected, *theta) = found["all"], found["others"]
-    assert report.counts.tolist() == [k != nonfinite for k in range(7)]
+    assert report.is_finite.tolist() == [k != nonfinite for k in range(7)]
     assert report.weights[nonfinite] == 0
     for name, param in layers.items():
         assert param.isfinite().all(), name
     assert rows.isfinite().all()
     if scheduler is not None:
         assert all(t.isfinite().all() for t in scheduler.state_dict().values())
-    if weighting != "look_ahead":  # whose factors are standardised over all users of the batch
+    if not weighting.looks_ahead:  # whose factors are standardised over all users of the batch
         torch.testing.assert_close(report.weights[others], expected.weights, rtol=1e-4, atol=1e-6)
         for name, param in layers.items():
             torch.testing.assert_close(param, theta[0][name], rtol=1e-4, atol=1e-5)
@@ -176,7 +177,7 @@ def check(
     has_kernel=False,
     support_damping=0.0,
     has_logits=False,
-    is_remembering=False,
+    is_averaging=False,
 ):
     (context, has_encoder), kind, magnitude, loss = case
     rate = 5e-3 if has_kernel else 0.02
@@ -201,19 +202,18 @@ def check(
         tasks.num_rows, embedding_dim, dtype=torch.float64
     )
     is_balanced = kind == "balanced"
-    weighting = "balanced" if is_balanced else "look_ahead"
-    sizes = FactorSizes.of(model, magnitude, has_context=is_balanced)
-    schedulers = [
-        Scheduler(kind, sizes, max_weight_ratio=ratio).double()
-        for ratio in (None if seed % 2 else 4.0,) * 2
-    ]
+    weighting = WEIGHTINGS.get(kind)(
+        magnitude=magnitude, max_weight_ratio=None if seed % 2 else 4.0
+    )
+    sizes = FactorSizes.of(model, weighting.factor_spec)
+    schedulers = [weighting.make_scheduler(sizes).double() for _ in range(2)]
     if is_balanced:  # it starts with equal scores, where most gradients of φ are nothing
         torch.nn.init.normal_(schedulers[0].scorer.mlp[-1].weight)
     schedulers[1].load_state_dict(schedulers[0].state_dict())
     settings = naive.Settings(
         3, rate, 0.01, 0.02, 8, magnitude, loss, context, has_encoder, model.hidden,
         model.activation, model.is_film_residual, tasks.is_mean, has_kernel, support_damping,
-        is_balanced, is_remembering,
+        is_balanced, is_averaging,
     )  # fmt: skip
     reference = naive.NaiveStep(
         [weight.clone()] * 5, unstack(model, layers), schedulers[1], settings
@@ -223,14 +223,13 @@ def check(
     coordinator = Coordinator(
         layers, schedulers[0], weighting=weighting, outer_rate=0.01, scheduler_rate=0.02
     )
-    memory = None
-    if is_remembering:
-        memory = FactorAverages(len(tasks.users), sizes, torch.device("cpu"), first=100)
-        memory.mean = memory.mean.double()
-    stated = StepSettings(8, 0.01, magnitude, weighting, is_balanced)
-    step = MetaStep(model, InnerLoop(3, rate, loss), stated, memory)
-    for _ in range(3 if is_remembering else 2):
-        parts = [
+    averages = None
+    if is_averaging:
+        averages = FactorAverages(len(tasks.users), sizes, torch.device("cpu"), first_user=100)
+        averages.mean = averages.mean.double()
+    step = MetaStep(model, InnerLoop(3, rate, loss), weighting, StepSettings(8, 0.01), averages)
+    for _ in range(3 if is_averaging else 2):
+        buckets = [
             build_batch(
                 tasks.table,
                 tasks.items,
@@ -239,19 +238,19 @@ def check(
                 has_row_norms=True,
                 support_damping=support_damping,
                 dtype=np.float64,
-                balance=np.array([u.balance for u in tasks.users])[chosen],
-                place=100 + chosen,
+                target_weight=np.array([u.target_weight for u in tasks.users])[chosen],
+                user_index=100 + chosen,
             )
             for chosen in np.array_split(np.arange(len(tasks.users)), sum(lanes))
         ]
-        in_order = iter(parts)
+        in_order = iter(buckets)
         batch = StepBatch.of([list(itertools.islice(in_order, n)) for n in lanes])
         exchange = LaneExchange(batch, table, layers, coordinator, Communicator())
-        step(parts, layers, exchange=exchange)
+        step(buckets, layers, exchange=exchange)
         report = coordinator.report
         expected = reference(tasks.users)
-        assert_close(report.said.losses[:, 0], expected["loss"])
-        assert_close(report.said.factors, expected["columns"])
+        assert_close(report.user_statistics.losses[:, 0], expected["loss"])
+        assert_close(report.user_statistics.factors, expected["columns"])
         assert_close(report.first_weights, expected["first_weights"])
         assert_close(report.weights, expected["weights"])
     for name, param in unstack(model, layers).items():
@@ -264,23 +263,23 @@ def check(
             assert_close(ours, theirs)
 
 
-def test_own_dots_are_taken_while_the_mean_gradient_is_on_its_way(monkeypatch):
+def test_gradient_dots_are_taken_while_the_mean_gradient_is_on_its_way(monkeypatch):
     events = []
 
-    class Told(LaneExchange):
-        def sum(self, parts):
-            found = super().sum(parts)
-            events.append("open_run")
-            return lambda: events.append("awaited") or found()
+    class RecordedExchange(LaneExchange):
+        def sum(self, gradients):
+            await_sum = super().sum(gradients)
+            events.append("begun")
+            return lambda: events.append("awaited") or await_sum()
 
-    def dots(tasks):
+    def dots(results):
         events.append("dots")
-        return factors.own_dots(tasks)
+        return factors.gradient_dots(results)
 
-    monkeypatch.setattr(sys.modules[__name__], "LaneExchange", Told)
-    monkeypatch.setattr(step_module, "own_dots", dots)
+    monkeypatch.setattr(sys.modules[__name__], "LaneExchange", RecordedExchange)
+    monkeypatch.setattr(step_module, "gradient_dots", dots)
     check((("support", True), "balanced", "losses", "mse"), [2, 1])
-    assert events[:5] == ["open_run", "dots", "dots", "dots", "awaited"]
+    assert events[:5] == ["begun", "dots", "dots", "dots", "awaited"]
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:

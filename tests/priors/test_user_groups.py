@@ -5,7 +5,6 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.oracle import Oracle
-from greatmeta_dist.batching.group_weights import difficulty_weights, equal_group_weights
 from greatmeta_dist.batching.target_transform import TargetTransform
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.prepare import prepare
@@ -111,28 +110,6 @@ def test_tally_is_of_all_portions_and_says_nothing_of_lone_users():
         error = own.std(ddof=1) / len(own) ** 0.5 / left.mean()
         assert found[number].difficulty_error == pytest.approx(error)
     assert found[3:] == [Cluster(0, 1.0, 0.0), Cluster(1, 1.0, 0.0)]
-
-
-def test_all_groups_count_the_same():
-    clusters = [Cluster(size, 1.0, 0.0) for size in (70, 20, 10)]
-    assert equal_group_weights(clusters) * [0.7, 0.2, 0.1] == pytest.approx([1 / 3] * 3)
-
-
-def test_rare_and_difficult_groups_count_more_and_no_others():
-    easy, rare_easy = Cluster(700, 0.9, 0.02), Cluster(50, 0.8, 0.02)
-    frequent, rare = Cluster(400, 1.5, 0.02), Cluster(50, 1.5, 0.02)
-    unsure, little = Cluster(50, 1.5, 0.17), Cluster(50, 1.185, 0.02)
-    clusters = [easy, rare_easy, frequent, rare, unsure, little]
-    balance = difficulty_weights(clusters, 1.0)
-    sizes = np.array([c.size for c in clusters])
-    assert balance @ sizes == pytest.approx(sizes.sum())
-    rarity = sizes.sum() / (6 * 50)
-    assert balance / balance[0] == pytest.approx([1, 1, 1, rarity, 1, rarity**0.5])
-    assert (difficulty_weights([easy, rare_easy, unsure], 1.5) == 1).all()
-    assert (difficulty_weights(clusters, 0.0) == 1).all()
-    twice = difficulty_weights(clusters, 2.0)
-    assert twice[3] / twice[0] == pytest.approx(rarity**2)
-    assert (difficulty_weights([Cluster(3, 1.0, 0.0), Cluster(0, 1.0, 0.0)], 1.5) == 1).all()
 
 
 def test_the_oracle_is_between_the_noise_floor_and_the_baselines(store):

@@ -1,0 +1,160 @@
+"""Every user's adapted A_i, as the shared A and how far each layer has moved from it.
+
+The gradient of an inner step is Σ_r δ_r v_rᵀ (``gradients.py``), so after T steps a user's layer is
+W + Σ −α δ vᵀ over the rows of all steps: a *low-rank delta*, kept as its δ's and v's. Applied to an
+input x it gives W x + Σ (−α δ)(v·x): the shared layer's output, for all users in one product, and a
+Gram matrix of inputs times δ's. Where the rows are many and the layer small, its own copy for every
+user is the smaller form, a *dense delta*; ``_is_low_rank_cheaper`` decides.
+
+Shapes: B users, r rows that a layer saw, in and out its widths, T inner steps at rate α.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from greatmeta_dist.meta.gradients import Layers
+from greatmeta_dist.meta.layer_input import LayerInput
+from greatmeta_dist.meta.linear_gradients import LinearGradients
+from greatmeta_dist.meta.losses import Loss
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """How a user adapts: T steps of gradient descent at rate α on the support loss."""
+
+    num_steps: int
+    learning_rate: float
+    loss: Loss = "mse"
+
+
+class SharedWeights:
+    """A, the same for all users."""
+
+    def __init__(self, layers: Layers):
+        self.layers = layers
+        self._outputs: dict[str, list[tuple[LayerInput, Tensor]]] = {}
+        """By layer: the fixed inputs it was applied to, and what it made of them."""
+
+    def apply(self, name: str, value: LayerInput) -> Tensor:
+        """[B, r, in] → [B, r, out]; of a fixed input computed once for all inner steps."""
+        for known, out in self._outputs.get(name, ()):
+            if known is value:
+                return out
+        out = value.linear(self.layers[f"{name}.weight"], self.layers.get(f"{name}.bias"))
+        if value.is_fixed:
+            self._outputs.setdefault(name, []).append((value, out))
+        return out
+
+    def vjp(self, name: str, value: LayerInput, delta: Tensor, delta_sum: Tensor) -> LayerInput:
+        """As ``passes.Weights.vjp``."""
+        return value.vjp(self.layers[f"{name}.weight"], delta, delta_sum)
+
+
+@dataclass(frozen=True)
+class LowRankDelta:
+    """How far every user's layer has moved, Σ_r (−α δ_r) v_rᵀ, not formed."""
+
+    scaled_delta: Tensor
+    """[B, r, out] −α δ_r"""
+    inputs: LayerInput
+    """[B, r, in] v_r"""
+    has_bias: bool
+
+
+@dataclass(frozen=True)
+class DenseDelta:
+    """Every user's own copy of a layer, moved."""
+
+    weight: Tensor
+    """[B, out, in]"""
+    bias: Tensor | None
+    """[B, out]"""
+
+
+class FastWeights:
+    """Every user's A_i: the shared A, and by layer how far it has moved (nothing: not at all)."""
+
+    def __init__(self, shared: SharedWeights, deltas: dict[str, LowRankDelta | DenseDelta]):
+        self.shared = shared
+        self.deltas = deltas
+
+    def apply(self, name: str, value: LayerInput) -> Tensor:
+        """[B, r, in] → [B, r, out]: W x + b + Σ (−α δ)(v·x + 1 with a bias)."""
+        moved = self.deltas.get(name)
+        if isinstance(moved, DenseDelta):
+            return value.linear(moved.weight, moved.bias)
+        out = self.shared.apply(name, value)
+        if moved is None:
+            return out
+        gram = value.gram(moved.inputs, has_bias=moved.has_bias)
+        return torch.baddbmm(out, gram, moved.scaled_delta)
+
+    def vjp(self, name: str, value: LayerInput, delta: Tensor, delta_sum: Tensor) -> LayerInput:
+        """As ``passes.Weights.vjp``: Wᵀ δ + Σ ((−α δ')·δ) v'."""
+        moved = self.deltas.get(name)
+        if isinstance(moved, DenseDelta):
+            return value.vjp(moved.weight, delta, delta_sum)
+        through_shared = self.shared.vjp(name, value, delta, delta_sum)
+        if moved is None:
+            return through_shared
+        through_delta = moved.inputs.combine(delta @ moved.scaled_delta.mT)
+        rows = through_shared.rows + through_delta.rows
+        if through_shared.shared is None or through_delta.shared is None:
+            return LayerInput(rows)
+        return LayerInput(rows, through_shared.shared + through_delta.shared)
+
+    def sgd_step(self, grads: dict[str, LinearGradients], inner: InnerLoop) -> "FastWeights":
+        """One inner step for every user: A_i − α g_i."""
+        return FastWeights(
+            self.shared, {name: self._moved(name, grad, inner) for name, grad in grads.items()}
+        )
+
+    def _moved(
+        self, name: str, grad: LinearGradients, inner: InnerLoop
+    ) -> LowRankDelta | DenseDelta:
+        """A layer's delta after one more step."""
+        before = self.deltas.get(name)
+        num_in = self.shared.layers[f"{name}.weight"].shape[1]
+        if not _is_low_rank_cheaper(grad, num_in, inner.num_steps):
+            return self._dense_moved(name, grad, before, inner.learning_rate)
+        scaled_delta, inputs = -inner.learning_rate * grad.delta, grad.inputs
+        if isinstance(before, LowRankDelta):
+            if before.inputs is inputs:  # a fixed input: Σ_t δ_t vᵀ, the rank stays r
+                scaled_delta = before.scaled_delta + scaled_delta
+            else:
+                scaled_delta = torch.cat((before.scaled_delta, scaled_delta), 1)
+                inputs = LayerInput(torch.cat((before.inputs.rows, inputs.rows), 1))
+        return LowRankDelta(scaled_delta, inputs, grad.has_bias)
+
+    def _dense_moved(
+        self,
+        name: str,
+        grad: LinearGradients,
+        before: LowRankDelta | DenseDelta | None,
+        rate: float,
+    ) -> DenseDelta:
+        if isinstance(before, DenseDelta):
+            weight, bias = before.weight, before.bias
+        else:
+            weight = self.shared.layers[f"{name}.weight"].expand(len(grad.delta), -1, -1)
+            bias = self.shared.layers.get(f"{name}.bias")
+        weight = torch.add(weight, grad.form(), alpha=-rate)
+        return DenseDelta(
+            weight, None if bias is None else torch.add(bias, grad.delta_sum, alpha=-rate)
+        )
+
+
+def _is_low_rank_cheaper(grad: LinearGradients, num_in: int, num_steps: int) -> bool:
+    """Whether a layer's delta costs less as δ's and v's than as a copy of the layer for every user.
+
+    A fixed input has one Gram matrix for all T steps: r²·in multiplications in place of the
+    2T·r·in·out that forming and applying a copy take, so r ≤ 2T·out. Applying it takes r²·out a
+    step in place of r·in·out, so r ≤ in. Other inputs add r rows a step: T·r·(out + in) numbers are
+    kept in place of out·in.
+    """
+    num_rows, num_out = grad.delta.shape[1:]
+    if grad.inputs.is_fixed:
+        return num_rows <= min(num_in, 2 * num_steps * num_out)
+    return num_steps * num_rows * (num_out + num_in) < num_out * num_in

@@ -1,0 +1,168 @@
+"""The recommender forward and backward, as pure functions, for all users at once.
+
+Nothing here goes through autograd: ``backward`` gives each layer's output gradients δ, which with
+the layer's inputs are all that a per-user gradient is made of (``gradients.py``). A is given as
+``Weights``, so that the same code runs at the shared A and at every user's own A_i
+(``fast_weights.py``).
+
+Shapes as in ``batch.py``; r rows that a layer sees, h width of a hidden layer.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from greatmeta_dist.meta.activations import ACTIVATIONS
+from greatmeta_dist.meta.layer_input import LayerInput
+from greatmeta_dist.meta.linear_gradients import LinearGradients
+from greatmeta_dist.meta.model import Recommender
+from greatmeta_dist.meta.set_input import InputGradients, SetInput, add_kernel_gradients
+
+
+class Weights(Protocol):
+    """The linear layers of A, the same for all users or each user's own."""
+
+    def apply(self, name: str, value: LayerInput) -> Tensor:
+        """[B, r, in] → [B, r, out]."""
+
+    def vjp(self, name: str, value: LayerInput, delta: Tensor, delta_sum: Tensor) -> LayerInput:
+        """Gradient of a layer's input from that of its output: δ [B, r, out], Σ_r δ [B, out]."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a forward pass keeps for the backward pass."""
+
+    given: SetInput
+    inputs: dict[str, LayerInput]
+    """What each layer saw."""
+    scales: list[Tensor]
+    """[B, 1, h] γ of each hidden layer; empty without encoder."""
+    linear: list[Tensor]
+    """[B, n, h] output of each hidden layer, before its modulation."""
+    modulated: list[Tensor]
+    """[B, n, h] after it."""
+    hidden: list[Tensor]
+    """[B, n, h] after the activation."""
+    prediction: Tensor
+    """[B, n]"""
+
+
+def forward(model: Recommender, given: SetInput, weights: Weights) -> Pass:
+    """Score every row of every user."""
+    activation = ACTIVATIONS[model.activation]
+    inputs: dict[str, LayerInput] = {}
+
+    def apply(name: str, value: LayerInput) -> Tensor:
+        inputs[name] = value
+        return weights.apply(name, value)
+
+    scales, shifts = [], []
+    if model.has_encoder:
+        assert given.context is not None
+        film = apply("film", LayerInput(apply("encoder", given.context)))
+        stacked = film.split(model.layers["film"].splits, 2)
+        scales, shifts = list(stacked[0::2]), list(stacked[1::2])
+        if model.is_film_residual:
+            scales = [1 + scale for scale in scales]
+    linear, modulated, hidden = [], [], []
+    value = given.x
+    for k in range(len(model.hidden)):
+        z = apply(f"hidden_{k + 1}", value)
+        linear.append(z)
+        if scales:
+            z = torch.addcmul(shifts[k], scales[k], z)
+        h = activation.forward(z)
+        modulated.append(z)
+        hidden.append(h)
+        value = LayerInput(h)
+    prediction = apply("output", value).squeeze(2)
+    if given.kernel_input is not None:
+        prediction = prediction + apply("kernel", given.kernel_input).squeeze(2)
+    return Pass(given, inputs, scales, linear, modulated, hidden, prediction)
+
+
+def backward(
+    model: Recommender, seen: Pass, d_prediction: Tensor, weights: Weights, *, to_inputs: bool
+) -> tuple[dict[str, LinearGradients], InputGradients | None]:
+    """Every layer's gradients by user, from ∂loss/∂prediction [B, n].
+
+    With ``to_inputs`` also the gradients of the set's features and context, else None.
+    """
+    walk = _BackwardWalk(model, seen, weights, d_prediction.dtype)
+    delta = d_prediction.unsqueeze(2)
+    delta_sum = delta.sum(1)
+    walk.keep("output", delta, delta_sum)
+    if model.has_kernel:
+        walk.keep("kernel", delta, delta_sum)
+    d_film, d_x = walk.through_hidden_layers(
+        walk.vjp("output", delta, delta_sum).rows, to_inputs=to_inputs
+    )
+    d_context = walk.through_encoder(d_film, to_inputs=to_inputs) if model.has_encoder else None
+    grads = {name: walk.grads[name] for name in model.layers}
+    if d_x is None:
+        return grads, None
+    found = InputGradients(d_x, d_context)
+    if model.has_kernel:
+        d_kernel_input = walk.vjp("kernel", delta, d_prediction.sum(1, keepdim=True))
+        found = add_kernel_gradients(model, seen.given, d_kernel_input, found)
+    return grads, found
+
+
+class _BackwardWalk:
+    """A backward pass under way: keeps the gradients of the layers it came through."""
+
+    def __init__(self, model: Recommender, seen: Pass, weights: Weights, dtype: torch.dtype):
+        self.model, self.seen, self.weights, self.dtype = model, seen, weights, dtype
+        self.grads: dict[str, LinearGradients] = {}
+
+    def vjp(self, name: str, delta: Tensor, delta_sum: Tensor) -> LayerInput:
+        return self.weights.vjp(name, self.seen.inputs[name], delta, delta_sum)
+
+    def keep(self, name: str, delta: Tensor, delta_sum: Tensor) -> None:
+        """Note a layer's gradients.
+
+        Under autocast the pass is in low precision; what is read from it is not.
+        """
+        self.grads[name] = LinearGradients(
+            delta.to(self.dtype),
+            delta_sum.to(self.dtype),
+            self.seen.inputs[name].to(self.dtype),
+            self.model.layers[name].has_bias,
+            self.model.layers[name].splits,
+        )
+
+    def through_hidden_layers(
+        self, d_hidden: Tensor, *, to_inputs: bool
+    ) -> tuple[list[Tensor], LayerInput | None]:
+        """From ∂L/∂h of the last [B, n, h]: ∂L/∂(γ₁, β₁, γ₂, …) [B, h] each, and ∂L/∂x."""
+        seen, backward = self.seen, ACTIVATIONS[self.model.activation].backward
+        d_film: list[Tensor] = []
+        d_x = None
+        for k in reversed(range(len(self.model.hidden))):
+            name = f"hidden_{k + 1}"
+            delta = backward(d_hidden, seen.modulated[k], seen.hidden[k])
+            delta_sum = delta.sum(1)
+            if seen.scales:
+                d_film = [(delta * seen.linear[k]).sum(1), delta_sum, *d_film]
+                delta = delta * seen.scales[k]
+                delta_sum = delta_sum * seen.scales[k].squeeze(1)
+            self.keep(name, delta, delta_sum)
+            if k > 0:
+                d_hidden = self.vjp(name, delta, delta_sum).rows
+            elif to_inputs:
+                d_x = self.vjp(name, delta, delta_sum)
+        return d_film, d_x
+
+    def through_encoder(self, d_film: list[Tensor], *, to_inputs: bool) -> Tensor | None:
+        """Through FiLM and encoder, which see one row a user: ∂L/∂context [B, C]."""
+        delta_sum = torch.cat(d_film, 1)
+        self.keep("film", delta_sum.unsqueeze(1), delta_sum)
+        delta = self.vjp("film", delta_sum.unsqueeze(1), delta_sum).rows
+        delta_sum = delta.squeeze(1)
+        self.keep("encoder", delta, delta_sum)
+        if not to_inputs:
+            return None
+        return self.vjp("encoder", delta, delta_sum).rows.squeeze(1)

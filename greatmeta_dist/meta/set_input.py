@@ -1,0 +1,159 @@
+"""From embedding rows to what a set gives the model, and back from gradients to gradients.
+
+Features x of every row, the context that the encoder reads, and the kernel's input. Shapes as in
+``batch.py``; s components of the context: 1, the mean of rows, or 2, with the label-weighted mean.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from greatmeta_dist.meta.batch import RowSet, TaskBatch
+from greatmeta_dist.meta.layer_input import LayerInput
+from greatmeta_dist.meta.model import CONTEXT_COLUMNS, Recommender
+from greatmeta_dist.meta.row_gradients import RowGradients, gather_items, pool_slots
+
+
+@dataclass(frozen=True)
+class SetInput:
+    """What a set gives the model; the same in every pass."""
+
+    x: LayerInput
+    """[B, n, D] features of its rows; the user's fields are the shared columns."""
+    context: LayerInput | None
+    """[B, 1, C] what the encoder reads, C = s·D; None without encoder."""
+    kernel_input: LayerInput | None
+    """[B, n, D] what the kernel reads; None without kernel."""
+
+
+@dataclass(frozen=True)
+class InputGradients:
+    """Gradients of a set's features and of its context."""
+
+    x: LayerInput
+    """[B, n, D]"""
+    context: Tensor | None
+    """[B, C]; None without encoder."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """A batch's feature vectors x [B, n, D], looked up and pooled."""
+
+    support: LayerInput
+    query: LayerInput
+
+
+def embed(batch: TaskBatch, rows: Tensor) -> Features:
+    """Look up and pool a batch's features from its distinct embedding rows [U, d]."""
+    user = pool_slots(rows, batch.user_slots)
+    item = pool_slots(rows, batch.item_slots)
+    return Features(
+        LayerInput(gather_items(item, batch.support.item), user, is_fixed=True),
+        LayerInput(gather_items(item, batch.query.item), user, is_fixed=True),
+    )
+
+
+def set_inputs(model: Recommender, batch: TaskBatch, rows: Tensor) -> tuple[SetInput, SetInput]:
+    """What the support and the query sets give the model, from the distinct rows [U, d]."""
+    x = embed(batch, rows)
+    if not model.has_encoder:
+        return SetInput(x.support, None, None), SetInput(x.query, None, None)
+    of_support = of_query = make_context(model, x.support, batch.support)
+    if model.context == "own":
+        of_query = make_context(model, x.query, batch.query)
+
+    def joined(x: LayerInput, context: LayerInput) -> SetInput:
+        return SetInput(x, context, kernel_input(model, x, context) if model.has_kernel else None)
+
+    return joined(x.support, of_support), joined(x.query, of_query)
+
+
+def context_weights(model: Recommender, rows: RowSet) -> Tensor:
+    """[B, s, n] weight of each row in each component of the context."""
+    if model.context == "own":
+        return rows.row_weight.unsqueeze(1)
+    return torch.stack((rows.row_weight, rows.row_weight * rows.context_label), dim=1)
+
+
+def make_context(model: Recommender, x: LayerInput, rows: RowSet) -> LayerInput:
+    """The context [B, 1, C] that a set makes: weighted means of its rows' x."""
+    weights = context_weights(model, rows)
+    assert x.shared is not None
+    common = weights.sum(2, keepdim=True) * x.shared.unsqueeze(1)
+    context = torch.cat((common, weights @ x.rows), 2)
+    return LayerInput(context.flatten(1).unsqueeze(1), is_fixed=True)
+
+
+def kernel_input(model: Recommender, x: LayerInput, context: LayerInput) -> LayerInput:
+    """x times the label-weighted mean of the support's x: [B, n, D]."""
+    assert x.shared is not None
+    mean = context.rows[:, :, model.input_dim :]
+    num_shared = x.shared.shape[1]
+    return LayerInput(
+        x.rows * mean[:, :, num_shared:], x.shared * mean[:, 0, :num_shared], is_fixed=True
+    )
+
+
+def context_features(model: Recommender, support: SetInput) -> Tensor | None:
+    """What the scheduler sees of the support's context: [B, ``context_feature_dim``].
+
+    The first columns of every item field in its label-weighted half: which items the user liked.
+    None where the model makes no context of a rated support.
+    """
+    if not model.has_support_gradient or support.context is None:
+        return None
+    start = model.input_dim + model.num_user_fields * model.embedding_dim
+    fields = support.context.rows[:, 0, start:].unflatten(
+        1, (model.num_item_fields, model.embedding_dim)
+    )
+    return fields[:, :, :CONTEXT_COLUMNS].flatten(1)
+
+
+def add_kernel_gradients(
+    model: Recommender, query: SetInput, d_kernel_input: LayerInput, found: InputGradients
+) -> InputGradients:
+    """The gradients of x and of the context, with what comes through the kernel's input added.
+
+    d(x ⊙ m) = dx ⊙ m + x ⊙ dm; the row-wise products are summed over a user's rows.
+    """
+    assert query.context is not None
+    assert found.context is not None
+    x, d_x, d_context = query.x, found.x, found.context
+    assert x.shared is not None
+    assert d_kernel_input.shared is not None
+    assert d_x.shared is not None
+    num_shared = x.shared.shape[1]
+    mean = query.context.rows[:, 0, model.input_dim :]
+    d_x = LayerInput(
+        torch.addcmul(d_x.rows, d_kernel_input.rows, mean[:, None, num_shared:]),
+        torch.addcmul(d_x.shared, d_kernel_input.shared, mean[:, :num_shared]),
+    )
+    d_mean_shared, d_mean = d_context[:, model.input_dim :].tensor_split([num_shared], 1)
+    columns = (
+        d_context[:, : model.input_dim],
+        d_mean_shared + d_kernel_input.shared * x.shared,
+        d_mean + (d_kernel_input.rows * x.rows).sum(1),
+    )
+    return InputGradients(d_x, torch.cat(columns, 1))
+
+
+def row_gradients(model: Recommender, batch: TaskBatch, found: InputGradients) -> RowGradients:
+    """From gradients of the query's features and context to those of pooled features.
+
+    The inverse way of ``set_inputs``: what reached the context goes on to the rows it was made of.
+    """
+    dtype = batch.query.row_weight.dtype  # that of parameters, also after a pass in bf16
+    assert found.x.shared is not None
+    user, query = found.x.shared.to(dtype), found.x.rows.to(dtype)
+    if found.context is None:
+        return RowGradients(user, query, None, None, batch)
+    is_own = model.context == "own"
+    weights = context_weights(model, batch.query if is_own else batch.support)
+    by_component = found.context.to(dtype).view(batch.num_users, weights.shape[1], model.input_dim)
+    to_user, to_item = by_component.split((user.shape[1], query.shape[2]), 2)
+    user = user + (weights.sum(2, keepdim=True) * to_user).sum(1)
+    if is_own:
+        return RowGradients(user, query + (weights.mT @ to_item).to(dtype), None, None, batch)
+    return RowGradients(user, query, to_item, weights, batch)

@@ -19,9 +19,9 @@ from greatmeta_dist.files import sha256
 from greatmeta_dist.priors.base import Prior, Progress, RatingPrior, TrainingRows
 
 VERSION = 1
-"""Raise it whenever the same options on the same rows give other numbers."""
-BUILT_IN = ("bias", "item_factors", "bayesian_mf", "user_groups")
-"""Fitted for every store, in this order."""
+"""Of the required priors' fits. Raise it whenever the same options and rows give other numbers."""
+REQUIRED = ("bias", "item_factors", "bayesian_mf", "user_groups")
+"""The priors that a model is built from, in the order of their fits."""
 MANIFEST = "priors.json"
 
 Priors = Mapping[str, Any]
@@ -29,25 +29,25 @@ Priors = Mapping[str, Any]
 
 
 def prior_names(options: PriorsConfig) -> list[str]:
-    """The priors that are fitted, in order."""
-    return [*BUILT_IN, *(name for name in options.extra if name not in BUILT_IN)]
+    """The priors that are fitted, in order: the required ones, then ``priors.extra``."""
+    return [*REQUIRED, *(name for name in options.extra if name not in REQUIRED)]
 
 
 def fit_priors(rows: TrainingRows, options: PriorsConfig, progress: Progress) -> Priors:
-    """Fit every prior to the training rows; ``progress`` is told the share of all of them."""
+    """Fit every prior to the training rows; ``progress`` is told how much of all is done."""
     priors: dict[str, Any] = {}
     names = prior_names(options)
     for number, name in enumerate(names):
 
-        def of_all(stage: str, share: float, number: int = number) -> None:
-            progress(stage, (number + share) / len(names))
+        def overall(stage: str, fraction: float, number: int = number) -> None:
+            progress(stage, (number + fraction) / len(names))
 
-        priors[name] = PRIORS.get(name).fit(rows, options, fitted=priors, progress=of_all)
+        priors[name] = PRIORS.get(name).fit(rows, options, fitted=priors, progress=overall)
     return priors
 
 
 def rating_priors(priors: Priors, *, use_bayesian_mf: bool) -> list[RatingPrior]:
-    """Those whose predictions are averaged and blended with the model's."""
+    """The priors whose predictions are averaged and blended with the model's."""
     return [
         prior
         for name, prior in priors.items()
@@ -56,29 +56,39 @@ def rating_priors(priors: Priors, *, use_bayesian_mf: bool) -> list[RatingPrior]
 
 
 def priors_key(store_identity: str, options: PriorsConfig) -> str:
-    """What the priors are a function of: the store, the options, this version of the fits."""
-    basis = {"store": store_identity, "options": asdict(options), "version": VERSION}
+    """A hash of all that decides the priors' bits: store, options, and the fits' versions."""
+    versions = {name: PRIORS.get(name).version for name in options.extra}
+    basis = {
+        "store": store_identity,
+        "options": asdict(options),
+        "version": VERSION,
+        "extra": versions,
+    }
     return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_priors(folder: Path, priors: Mapping[str, Prior], key: str) -> None:
-    """Write priors into an existing folder; its manifest, with a hash of each file, last."""
+    """Write priors into an existing folder: arrays and details of each, then ``priors.json``.
+
+    That one comes last and has a hash of every other file.
+    """
     hashes = {}
     for name, prior in priors.items():
         arrays, details = prior.state()
-        path = folder / f"{name}.safetensors"
-        # safetensors takes the bytes that follow an array's start: a view's would be others.
+        # safetensors takes the bytes that follow an array's start in memory. Those of a view that
+        # is not contiguous, such as a transpose, are other numbers.
         dense = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-        path.write_bytes(safetensors_bytes(dense))
-        (folder / f"{name}.json").write_text(json.dumps(details))
-        for written in (path, folder / f"{name}.json"):
-            hashes[written.name] = sha256(written)
+        arrays_path, details_path = folder / f"{name}.safetensors", folder / f"{name}.json"
+        arrays_path.write_bytes(safetensors_bytes(dense))
+        details_path.write_text(json.dumps(details))
+        for path in (arrays_path, details_path):
+            hashes[path.name] = sha256(path)
     manifest = {"key": key, "names": list(priors), "hashes": hashes}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
 
 def read_key(folder: Path) -> str | None:
-    """The key of the priors in a folder; None where there are none, or not all."""
+    """The key of the priors in a folder; None where there are none, or not all were written."""
     try:
         key: str = json.loads((folder / MANIFEST).read_text())["key"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -2,15 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as safetensors_bytes
+from threadpoolctl import threadpool_limits
 
 from greatmeta_dist.config.priors import PriorsConfig
 from greatmeta_dist.errors import InputError
@@ -34,16 +37,40 @@ def prior_names(options: PriorsConfig) -> list[str]:
 
 
 def fit_priors(rows: TrainingRows, options: PriorsConfig, progress: Progress) -> Priors:
-    """Fit every prior to the training rows; ``progress`` is told how much of all is done."""
+    """Fit every prior to the training rows; ``progress`` is told how much of all is done.
+
+    The same bits with any number of threads.
+    """
     priors: dict[str, Any] = {}
     names = prior_names(options)
-    for number, name in enumerate(names):
+    with _one_thread():
+        for number, name in enumerate(names):
 
-        def overall(stage: str, fraction: float, number: int = number) -> None:
-            progress(stage, (number + fraction) / len(names))
+            def overall(stage: str, fraction: float, number: int = number) -> None:
+                progress(stage, (number + fraction) / len(names))
 
-        priors[name] = PRIORS.get(name).fit(rows, options, fitted=priors, progress=overall)
+            priors[name] = PRIORS.get(name).fit(rows, options, fitted=priors, progress=overall)
     return priors
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute with one thread, then with as many as before.
+
+    The order of sums in products, decompositions and k-means depends on the number of threads, and
+    so do their bits. Little is lost by one thread, for most of the work runs on one anyway.
+    """
+    # The limit binds libraries that are loaded when it is set: scikit-learn's must be.
+    import sklearn  # noqa: F401
+
+    num_threads = torch.get_num_threads()
+    # torch's first work in a thread sets OpenMP's threads to its own number, over any limit.
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def rating_priors(priors: Priors, *, use_bayesian_mf: bool) -> list[RatingPrior]:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fitted import OPTIONS, fit_all, untold
 from logs import csv_config, write_log
 from low_rank import write_low_rank_log
 from stores import CHOICE
+from threadpoolctl import threadpool_info
 
 from greatmeta_dist.config import Config, DataConfig, PriorsConfig
 from greatmeta_dist.config.priors import BayesianMFConfig
@@ -225,17 +227,37 @@ write_priors(Path(sys.argv[2]), priors, "k")
 """
 
 
-def test_one_and_two_threads_give_the_same_bits(tmp_path, store, monkeypatch):
+def test_one_and_two_threads_give_the_same_bits(tmp_path, monkeypatch):
+    # Large enough for BLAS to share its work among threads.
+    prepare(DataConfig(users=1200), tmp_path / "store")
     hashes = []
     for threads in ("1", "2"):
         for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             monkeypatch.setenv(variable, threads)
         folder = tmp_path / threads
         folder.mkdir()
-        arguments = [str(store.folder), str(folder), threads]
+        arguments = [str(tmp_path / "store"), str(folder), threads]
         subprocess.run([sys.executable, "-c", WITH_THREADS, *arguments], check=True)
         hashes.append(json.loads((folder / MANIFEST).read_text())["hashes"])
     assert hashes[0] == hashes[1]
+
+
+def test_threads_are_as_before_once_priors_are_fitted(store):
+    def threads() -> dict[str, int]:
+        return {pool["filepath"]: pool["num_threads"] for pool in threadpool_info()}
+
+    num_threads, during = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        before = threads()
+        fit_priors(
+            store.training_rows(), OPTIONS, lambda *_: during.append(torch.get_num_threads())
+        )
+        assert set(during) == {1}
+        assert torch.get_num_threads() == 2
+        assert threads() | before == threads()
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 POPULARITY = '''
@@ -293,7 +315,7 @@ def popularity_package(tmp_path, monkeypatch):
 def test_a_package_adds_a_prior_by_one_file_and_one_entry_point(
     popularity_package, store, tmp_path, monkeypatch
 ):
-    with pytest.raises(InputError, match=r"priors.extra names 'popularitas'; there is bias, .*popu"):
+    with pytest.raises(InputError, match=r"extra names 'popularitas'; there is .*, popularity"):
         PriorsConfig(extra=["popularitas"])
     options = PriorsConfig(extra=["popularity"])
     priors = fit_all(store, options)

@@ -9,7 +9,7 @@ Each pass updates all users given the items, then all items given the users, the
 variances and the noise. Users are never stored: a block of them is updated, added to the items'
 sums and dropped.
 
-Shapes and symbols as in ``bayesian_mf``; P = D(D + 1)/2 entries of a packed symmetric matrix.
+Shapes and symbols as in ``bayesian_mf_model``; P = D(D + 1)/2 entries of a packed symmetric matrix.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +20,7 @@ from scipy import sparse
 
 from greatmeta_dist.config.priors import BayesianMFConfig, PriorsConfig
 from greatmeta_dist.priors.base import Progress, TrainingRows, most_rated, ratings_per_item
-from greatmeta_dist.priors.bayesian_mf import BayesianMF
+from greatmeta_dist.priors.bayesian_mf_model import BayesianMF
 from greatmeta_dist.priors.mixture import Floats, Mixture, Moments, inverse
 
 USERS_PER_BLOCK = 16_384

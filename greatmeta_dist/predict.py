@@ -4,7 +4,7 @@ Everything it needs is in the run's folder. The store may be gone.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from greatmeta_dist.config import Config
 from greatmeta_dist.data.store import FeatureSpec, Store
-from greatmeta_dist.data.tasks import TaskTable
+from greatmeta_dist.data.tasks import Features, TaskTable
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.errors import require
 from greatmeta_dist.evaluation.baselines import Baselines
 from greatmeta_dist.evaluation.scoring import Scorer
+from greatmeta_dist.ragged import Ragged
 from greatmeta_dist.training.build import Model, build_model
 from greatmeta_dist.training.run_folder import CHECKPOINTS, require_same_store, saved_config
 from greatmeta_dist.training.saved_model import SavedModel
@@ -71,6 +72,37 @@ class Predictor:
         The model is adapted to each user's support first.
         """
         return self.scorer.predict(tasks)["adapted"]
+
+    def one_user(self, ratings: Mapping[str, float], items: Sequence[str]) -> TaskTable:
+        """A new user's known ratings by item, and the items to predict, as tasks for ``score``.
+
+        Items are named as in the log. The user's features are taken as unknown. Raises
+        ``InputError`` for an item that is not in the catalogue.
+        """
+        index = {token: k for k, token in enumerate(self.catalogue.item_tokens())}
+        unknown = [item for item in (*ratings, *items) if item not in index]
+        require(
+            not unknown,
+            f"{self.run} does not know item {unknown[0] if unknown else ''}; ask for items of its "
+            "catalogue",
+        )
+
+        def one_list(values: Sequence[float], kind: type) -> Ragged:
+            return Ragged(np.array(values, kind), np.array([0, len(values)]))
+
+        fields = self.catalogue.fields("user", self.feature_spec)
+        features = Features(
+            tuple(one_list([f.unknown_row], np.int32) for f in fields),
+            tuple(False for _ in fields),
+            tuple(f.unknown_row for f in fields),
+        )
+        return TaskTable(
+            features,
+            one_list([index[item] for item in ratings], np.int32),
+            one_list(list(ratings.values()), np.float32),
+            one_list([index[item] for item in items], np.int32),
+            one_list([0.0] * len(items), np.float32),
+        )
 
     @property
     def scorer(self) -> Scorer:

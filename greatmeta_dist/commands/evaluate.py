@@ -11,11 +11,17 @@ from greatmeta_dist.files import write_json_atomically
 from greatmeta_dist.predict import Predictor
 
 
-def evaluate_run(run: Path, *, store: Path | None) -> None:
-    """Score a run in every scenario of its store, or of ``store`` where that has moved."""
-    display = Display()
+def evaluate_run(
+    run: str | Path, *, store: str | Path | None = None, display: Display | None = None
+) -> dict[str, Any]:
+    """Score a run in every scenario of its store, or of ``store`` where that has moved.
+
+    Returns what ``evaluation.json`` holds. Raises ``InputError`` where the run or the store cannot
+    be read, or where the store holds no scenario.
+    """
+    run, display = Path(run), display or Display()
     predictor = Predictor.load(run, warn=display.say)
-    evaluation = _evaluate(predictor, predictor.open_store(store), display)
+    evaluation = _evaluate(predictor, predictor.open_store(Path(store) if store else None), display)
     weight = predictor.blend_weight
     if weight is not None:
         evaluation = {"factorisation_share": weight, **evaluation}
@@ -27,6 +33,7 @@ def evaluate_run(run: Path, *, store: Path | None) -> None:
             f"of items that the factorisation holds, {weight:.0%} of a prediction is its own"
         )
     display.say(f"parameters of step {predictor.step}; written to {run / 'evaluation.json'}")
+    return evaluation
 
 
 def _evaluate(predictor: Predictor, store: Store, display: Display) -> dict[str, Any]:

@@ -39,8 +39,14 @@ GRACE_S = 10.0
 """How long the others have to notice that a worker died, before they are ended."""
 
 
-def launch(config: Config, run: Path, display: Display) -> dict[str, Any]:
-    """Train as ``config.cluster`` says; what ``metrics.json`` holds."""
+def launch(config: Config, run: str | Path, display: Display | None = None) -> dict[str, Any]:
+    """Train as ``config.cluster`` says; returns what ``metrics.json`` holds.
+
+    Goes on with the run if the folder holds one of the same config. Raises ``InputError`` where the
+    options or the store do not allow it, ``RuntimeError`` where the training failed, and
+    ``KeyboardInterrupt`` where it was stopped, after a checkpoint.
+    """
+    run, display = Path(run), display or Display()
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started > 1:
         require(

@@ -29,6 +29,7 @@ from greatmeta_dist.display import Bar, Display, Silent
 from greatmeta_dist.engine.communicator import START_PATIENCE, PeerLost, join
 from greatmeta_dist.errors import InputError
 from greatmeta_dist.launch.restart import Outcome, RestartPolicy, attempt
+from greatmeta_dist.processors import available_processors
 from greatmeta_dist.training.device import local_device
 from greatmeta_dist.training.loop import train
 from greatmeta_dist.training.run_folder import open_run
@@ -197,7 +198,7 @@ def _scaling(config: Config, display: Display) -> ScalingConfig:
     gpus = cluster.gpus_per_worker
     if gpus is None:
         gpus = 1.0 if found.get("GPU", 0) >= 1 else 0.0
-    resources = {"CPU": float(cluster.threads or 1)} | ({"GPU": gpus} if gpus else {})
+    resources = {"CPU": float(cluster.threads)} | ({"GPU": gpus} if gpus else {})
     workers = cluster.workers
     is_elastic = isinstance(workers, (list, tuple))
     fewest = workers[0] if is_elastic else cluster.most_workers
@@ -245,11 +246,10 @@ def _cluster(config: Config, display: Display) -> Iterator[None]:
             ray.init(address=cluster.address, **common)
         else:
             display.say("starting a local Ray")
-            threads = cluster.threads or 1
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
             ray.init(
                 address="local",
-                num_cpus=max(os.cpu_count() or 1, cluster.most_workers * threads),
+                num_cpus=max(available_processors(), cluster.most_workers * cluster.threads),
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 _node_ip_address="127.0.0.1",

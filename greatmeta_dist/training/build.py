@@ -49,7 +49,7 @@ def build_model(
     ``communicator`` joins it to a group of workers. Raises ``InputError`` where the model has
     nothing to tell items by.
     """
-    configure_torch(config.cluster, is_in_group=communicator is not None)
+    configure_torch(config.cluster)
     model, manifest = config.model, catalogue.manifest
     spec = FeatureSpec(model.has_item_id, model.list_pooling)
     require(

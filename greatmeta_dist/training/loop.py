@@ -25,6 +25,7 @@ from greatmeta_dist.engine.coordinator import StepReport
 from greatmeta_dist.files import locked, write_json_atomically
 from greatmeta_dist.signals import StopRequest, noted_stop_signals
 from greatmeta_dist.training.build import build_model
+from greatmeta_dist.training.device import rare_garbage_collection
 from greatmeta_dist.training.nonfinite import NonfiniteUsers
 from greatmeta_dist.training.run_folder import CHECKPOINTS, open_run, require_same_store
 from greatmeta_dist.training.saved_model import SavedModel
@@ -130,6 +131,7 @@ class Training:
         try:
             with (
                 noted_stop_signals() as stop,
+                rare_garbage_collection(),
                 self.display.bar("train", steps, "steps", done=start) as bar,
                 Loader.suited(self.lanes, range(start, steps), device) as loader,
             ):

@@ -29,10 +29,11 @@ def write_small_log(path: Path) -> None:
 parser = argparse.ArgumentParser()
 parser.add_argument("log", type=Path, nargs="?")
 parser.add_argument("--work", type=Path, default=Path("runs/own-csv"))
-log, work = vars(parser.parse_args()).values()
+parser.add_argument("--steps", type=int, default=200)
+log, work, steps = vars(parser.parse_args()).values()
 if log is None:
     work.mkdir(parents=True, exist_ok=True)
     write_small_log(log := work / "log.csv")
 prepare(DataConfig(source="csv", path=str(log), columns=COLUMNS), work / "store")
-train(Config(store=str(work / "store"), train=TrainConfig(steps=200)), work / "run")
+train(Config(store=str(work / "store"), train=TrainConfig(steps=steps)), work / "run")
 evaluate(work / "run")

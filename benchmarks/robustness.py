@@ -39,6 +39,8 @@ SWEEPS = {
     "inner.learning_rate": (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2),
 }
 
+Sweeps = dict[str, tuple[float, ...]]
+"""Learning rates by option."""
 Point = tuple[str, str, float]
 """Data set, option and learning rate."""
 
@@ -63,8 +65,8 @@ def main() -> None:
         key = run_key(name, option or "as shipped", 0)
         return Run(key, stores[name], words, run_trained, (data[name], words, 0, threads))
 
-    swept = [name for name in ("plain", "ml-100k") if name in data]
-    sweeps = {name: r[:2] if options.quick else r for name, r in SWEEPS.items()}
+    swept: list[str] = [name for name in ("plain", "ml-100k") if name in data]
+    sweeps: Sweeps = {name: r[:2] if options.quick else r for name, r in SWEEPS.items()}
     shipped = {name: run_of(name, None) for name in data}
     points: dict[Point, Run] = {
         (name, option, rate): run_of(name, f"{option}={rate:g}")
@@ -150,7 +152,7 @@ def bias_rmse(store: Store, options: list[str]) -> float:
 def draw(
     path: Path,
     errors: dict[Point, float],
-    sweeps: dict[str, tuple[float, ...]],
+    sweeps: Sweeps,
     swept: list[str],
 ) -> None:
     """Write a figure of RMSE by learning rate, a panel for each; the shipped one is marked."""

@@ -4,12 +4,15 @@
 ``metrics.json``; held by a lock while a training writes it.
 """
 
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 
 from greatmeta_dist.batching.lanes import checked_lane_sizes, group_lanes
@@ -17,8 +20,9 @@ from greatmeta_dist.config import Config
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
+from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.errors import InputError, require
-from greatmeta_dist.files import locked, write_text_atomically
+from greatmeta_dist.files import locked, write_json_atomically, write_text_atomically
 from greatmeta_dist.training.saved_model import MODEL, SavedModel, write_model
 
 CHECKPOINTS = "checkpoints"
@@ -75,6 +79,14 @@ def require_same_store(identity: str, store: Store, run: Path) -> None:
         f"{run} was trained on another store than {store.folder} now is (its data was prepared "
         "anew); prepare that data as before, or start a new run=DIR",
     )
+
+
+def write_workers(run: Path, communicator: Communicator, device: torch.device) -> None:
+    """Write ``workers.json``: where each worker runs. All workers call it together."""
+    here = {"host": socket.gethostname(), "pid": os.getpid(), "device": str(device)}
+    by_worker = communicator.gather_objects(here)
+    if by_worker is not None:
+        write_json_atomically(run / "workers.json", by_worker)
 
 
 def _decide_lanes(config: Config, run: Path, store: Store) -> int | None:

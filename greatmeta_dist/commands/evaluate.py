@@ -30,7 +30,7 @@ def evaluate_run(
     display.results(evaluation)
     if weight is not None:
         display.say(
-            f"of items that the factorisation holds, {weight:.0%} of a prediction is its own"
+            f"{weight:.0%} of a prediction is the priors', where they know the item"
         )
     display.say(f"parameters of step {predictor.step}; written to {run / 'evaluation.json'}")
     return evaluation

@@ -50,11 +50,12 @@ def train(
     if communicator is None:
         with open_run(config, run, display) as config:
             return Training.open(config, run, display, Communicator()).run(is_stopped)
-    # Workers that were taken for dead may still be writing.
-    is_taken = f"a worker of an earlier training still writes {run}"
-    is_first = communicator.is_first
+    # Rank 0 of an earlier group, which was taken for dead, may still be writing.
+    taken = f"a worker of an earlier training still writes {run}"
     with (
-        locked(run / ".writer", is_taken, patience_s=LOCK_PATIENCE_S) if is_first else nullcontext()
+        locked(run / ".writer", taken, patience_s=LOCK_PATIENCE_S)
+        if communicator.is_first
+        else nullcontext()
     ):
         return Training.open(config, run, display, communicator).run(is_stopped)
 
@@ -132,10 +133,9 @@ class Training:
     def _train(self, start: int, is_stopped: Callable[[], bool]) -> int:
         """Train from step ``start`` on, until all steps are done or a stop; the last step done."""
         steps = self.config.train.steps
+        tracker = open_tracker(self.run_folder, self.config, self.worker, start=start)
         with (
-            closing(
-                open_tracker(self.run_folder, self.config, self.worker, start=start)
-            ) as tracker,
+            closing(tracker),
             noted_stop_signals() as stop,
             rare_garbage_collection(),
             self.display.bar("train", steps, "steps", done=start) as bar,

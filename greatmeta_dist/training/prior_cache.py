@@ -1,7 +1,7 @@
 """Priors are fitted once for a store and its options, and kept beside the store.
 
-So a sweep of ten runs fits them once. They are in ``STORE.priors/<key>/``, where the key is a hash of
-the store, the options and the version of the fits.
+So a sweep of ten runs fits them once. They are in ``STORE.priors/<key>/``, where the key is a hash
+of the store, the options and the version of the fits.
 """
 
 import math
@@ -15,7 +15,6 @@ from greatmeta_dist.display import Display
 from greatmeta_dist.errors import InputError
 from greatmeta_dist.files import locked, published_folder
 from greatmeta_dist.priors.fit import fit_priors, priors_key, read_key, read_priors, write_priors
-from greatmeta_dist.signals import noted_stop_signals
 
 
 def cache_folder(store: Path) -> Path:
@@ -39,7 +38,7 @@ def write_cached_priors(target: Path, store: Store, options: PriorsConfig, displ
 
     Of several processes that ask for the same priors one fits them, and the others wait for it.
     Where the folder beside the store cannot be written, they are fitted for ``target`` alone.
-    Returns their key. Ctrl-C and SIGTERM raise ``KeyboardInterrupt`` and leave nothing unfinished.
+    Returns their key.
     """
     key = priors_key(store.identity, options)
     cached = cache_folder(store.folder.resolve()) / key
@@ -47,11 +46,7 @@ def write_cached_priors(target: Path, store: Store, options: PriorsConfig, displ
     def fit(folder: Path) -> None:
         _fit_and_write(folder, store, options, key, display)
 
-    # By default SIGTERM would end the process at once, and an unfinished folder would stay.
-    with noted_stop_signals(_interrupt):
-        if holds_priors(cached, key):
-            shutil.copytree(cached, target, dirs_exist_ok=True)
-            return key
+    if not holds_priors(cached, key):
         try:
             cached.parent.mkdir(parents=True, exist_ok=True)
             lock = cached.with_name(f"{key}.lock")
@@ -64,7 +59,7 @@ def write_cached_priors(target: Path, store: Store, options: PriorsConfig, displ
             fit(target)
             return key
         _fill_cache(cached, key, lock, fit, display)
-        shutil.copytree(cached, target, dirs_exist_ok=True)
+    shutil.copytree(cached, target, dirs_exist_ok=True)
     return key
 
 
@@ -94,7 +89,3 @@ def _fit_and_write(
         )
         write_priors(folder, priors, key)
         bar.update(100, "written")
-
-
-def _interrupt() -> None:
-    raise KeyboardInterrupt

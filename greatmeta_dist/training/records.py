@@ -34,15 +34,11 @@ def open_tracker(run: Path, config: Config, worker: Worker, *, start: int) -> Tr
     """Where the numbers of a training go that begins after step ``start``."""
     if not worker.communicator.is_first:
         return NullTracker()
-    sections = asdict(config)
+    options = asdict(config)
     return TensorBoardTracker(
         run / "tensorboard",
         purge_step=start + 1 if start else 0,
-        hyperparameters={
-            f"{name}.{key}": value
-            for name in HYPERPARAMETERS
-            for key, value in sections[name].items()
-        },
+        hyperparameters={f"{s}.{k}": v for s in HYPERPARAMETERS for k, v in options[s].items()},
         sizes=worker.factor_sizes,
     )
 

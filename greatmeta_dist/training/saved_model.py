@@ -1,4 +1,4 @@
-"""``RUN/model/``: what a run needs to predict besides its parameters, so that the store may be gone.
+"""``RUN/model/``: what a run needs to predict besides its parameters; the store may be gone.
 
 ``catalogue/`` is the store without its tasks, ``priors/`` what was fitted on its training rows, and
 ``model.json`` says which store and priors these are. The three are written together, before
@@ -15,6 +15,7 @@ from greatmeta_dist.display import Display
 from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.files import published_folder, write_json_atomically
 from greatmeta_dist.priors.fit import Priors, priors_key, read_priors
+from greatmeta_dist.signals import noted_stop_signals
 from greatmeta_dist.training.prior_cache import holds_priors, write_cached_priors
 
 VERSION = 1
@@ -37,8 +38,8 @@ class SavedModel:
         path = folder / MODEL_JSON
         require(
             path.is_file(),
-            f"{run} has no {MODEL}/{MODEL_JSON}: it was trained by an older version, or no training "
-            "of it began; train anew with another run=DIR",
+            f"{run} has no {MODEL}/{MODEL_JSON}: it was trained by an older version, or no "
+            "training of it began; train anew with another run=DIR",
         )
         try:
             saved = json.loads(path.read_text())
@@ -76,11 +77,13 @@ class SavedModel:
 def write_model(run: Path, store: Store, options: PriorsConfig, display: Display) -> None:
     """Write a run's model folder, and fit its priors unless they are cached.
 
-    A whole folder that is already there for the same store and options stays.
+    A whole folder that is already there for the same store and options stays. Ctrl-C and SIGTERM
+    raise ``KeyboardInterrupt`` and leave nothing unfinished.
     """
     if _is_written(run, store, options):
         return
-    with published_folder(run / MODEL) as partial:
+    # By default SIGTERM ends a process at once, and its unfinished folders would stay.
+    with noted_stop_signals(_interrupt), published_folder(run / MODEL) as partial:
         (partial / "catalogue").mkdir()
         (partial / "priors").mkdir()
         write_catalogue(store, partial / "catalogue")
@@ -99,3 +102,7 @@ def _is_written(run: Path, store: Store, options: PriorsConfig) -> bool:
     key = priors_key(store.identity, options)
     is_same = (saved.store_identity, saved.priors_key) == (store.identity, key)
     return is_same and holds_priors(saved.folder / "priors", key)
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt

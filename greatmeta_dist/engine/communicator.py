@@ -26,7 +26,7 @@ from torch import Tensor
 PATIENCE = timedelta(seconds=30)
 """While training, a worker that sends nothing for this long counts as dead."""
 START_PATIENCE = timedelta(seconds=180)
-"""The same while workers start, load data and read checkpoints, which takes some longer."""
+"""The same while workers start, load data and read checkpoints, which takes longer."""
 
 WorkerTensors = Sequence[Sequence[Tensor]]
 """[W] a few tensors to, or from, each worker."""
@@ -69,7 +69,7 @@ class Traffic:
 class Communicator:
     """A lone worker, and the operations that every communicator has.
 
-    Rank 0 hosts the coordinator. Operations that take the library's network can raise ``PeerLost``.
+    Rank 0 hosts the coordinator. With several workers every operation can raise ``PeerLost``.
     """
 
     rank: int = 0

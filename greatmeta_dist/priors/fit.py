@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,15 @@ def fit_priors(rows: TrainingRows, options: PriorsConfig, progress: Progress) ->
     priors: dict[str, Any] = {}
     names = prior_names(options)
     torch.set_num_threads(1)
+    import_module(
+        "sklearn.cluster"
+    )  # brings an OpenMP of its own, which must be there to be limited
     for number, name in enumerate(names):
 
         def of_all(stage: str, share: float, number: int = number) -> None:
             progress(stage, (number + share) / len(names))
 
-        with threadpool_limits(1):  # of BLAS and OpenMP libraries, as loaded by now
+        with threadpool_limits(1):
             priors[name] = PRIORS.get(name).fit(rows, options, fitted=priors, progress=of_all)
     return priors
 

@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 def catalogue_summary(
     scorer: Scorer, store: Store, split: str, *, others: Predicts
 ) -> dict[str, dict[str, float]]:
-    """``{model: {hr@k, ndcg@k}}``: clicked query items ranked among all that the user does not know.
+    """``{model: {hr@k, ndcg@k}}``: clicked query items ranked among all that users do not know.
 
     A user knows the items of the support set, but not those drawn because the log has no click.
     """

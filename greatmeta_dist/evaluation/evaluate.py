@@ -25,8 +25,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """``{"scenarios": {name: {"users", "models", "chance", "groups"}}}``, in the ratings' units.
 
-    A scenario of clicks also has ``catalogue``. ``others``, such as ``Baselines``, are scored beside
-    the model. ``progress`` is called with a scenario and the number of its users scored so far.
+    A scenario of clicks also has ``catalogue``. ``others``, such as ``Baselines``, are scored
+    beside the model. ``progress`` is called with a scenario and the number of its users scored.
     """
     scenarios = {}
     for split in SCENARIOS:

@@ -9,6 +9,7 @@ PACKAGE = ROOT / "greatmeta_dist"
 LEVELS = {
     "errors": 0,
     "ragged": 0,
+    "processors": 0,
     "extensions": 1,
     "config": 2,
     "files": 2,

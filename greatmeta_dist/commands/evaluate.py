@@ -29,9 +29,7 @@ def evaluate_run(
     write_json_atomically(run / "evaluation.json", evaluation)
     display.results(evaluation)
     if weight is not None:
-        display.say(
-            f"{weight:.0%} of a prediction is the priors', where they know the item"
-        )
+        display.say(f"{weight:.0%} of a prediction is the priors', where they know the item")
     display.say(f"parameters of step {predictor.step}; written to {run / 'evaluation.json'}")
     return evaluation
 

@@ -52,9 +52,11 @@ from greatmeta_dist.training import prior_cache
 
 fit = prior_cache.fit_priors
 
-def slow_fit(*arguments):
-    time.sleep(float(sys.argv.pop()))
-    return fit(*arguments)
+def slow_fit(rows, options, progress):
+    for _ in range(10 * int(sys.argv.pop())):
+        time.sleep(0.1)
+        progress("slowly", 0)
+    return fit(rows, options, progress)
 
 prior_cache.fit_priors = slow_fit
 sys.exit(main(sys.argv[1:-1]))

@@ -26,11 +26,13 @@ from greatmeta_dist.training import prior_cache
 
 fit, marker, seconds = prior_cache.fit_priors, sys.argv[1], float(sys.argv[2])
 
-def slow_fit(*arguments):
+def slow_fit(rows, options, progress):
     with open(marker, "a") as file:
         print(os.getpid(), file=file)
-    time.sleep(seconds)
-    return fit(*arguments)
+    for _ in range(int(10 * seconds)):
+        time.sleep(0.1)
+        progress("slowly", 0)
+    return fit(rows, options, progress)
 
 prior_cache.fit_priors = slow_fit
 sys.exit(main(sys.argv[3:]))

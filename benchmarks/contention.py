@@ -8,6 +8,7 @@ its own users/s, without the first steps. Busy loops run before it starts and un
 """
 
 import argparse
+import itertools
 import os
 import re
 import signal
@@ -35,6 +36,7 @@ from benchmarks.checkout import (
 )
 from benchmarks.environment import write_result
 from benchmarks.unchanged.compare import read_scalar
+from greatmeta_dist.display import Display
 
 LOADS = (0, 1, 2)
 """Busy loops."""
@@ -95,22 +97,17 @@ def measure(programs: list[Program], work: Path, options: argparse.Namespace) ->
         # Fits what is fitted once, and reads all code and data from disk.
         first_run = work / f"first-{program.name}"
         program.run("train", f"store={store}", f"run={first_run}", "train.steps=1", log=log)
+    turns = list(itertools.product(range(options.rounds), LOADS, programs))
     measurements = []
-    for number in range(options.rounds):
-        for num_loops in LOADS:
-            for program in programs:
-                run = work / f"run-{program.name}-{num_loops}-{number}"
-                store = work / f"store-{program.name}"
-                rates = train_beside(program, store, run, num_loops, options.seconds)
-                measurements.append(
-                    Measurement(
-                        program.name,
-                        num_loops,
-                        number,
-                        statistics.harmonic_mean(rates),
-                        len(rates) * LOG_EVERY,
-                    )
-                )
+    with Display(Console(stderr=True)).bar("contention", len(turns), "trainings") as bar:
+        for number, num_loops, program in turns:
+            run = work / f"run-{program.name}-{num_loops}-{number}"
+            store = work / f"store-{program.name}"
+            rates = train_beside(program, store, run, num_loops, options.seconds)
+            rate, num_steps = statistics.harmonic_mean(rates), len(rates) * LOG_EVERY
+            measurements.append(Measurement(program.name, num_loops, number, rate, num_steps))
+            detail = f"{program.name} beside {num_loops}: {rate:.0f} users/s"
+            bar.update(len(measurements), detail)
     return measurements
 
 

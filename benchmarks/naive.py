@@ -151,7 +151,7 @@ def loss_of(
 
 
 def context_features(tables: list[Tensor], user: User, s: Settings) -> Tensor:
-    """The label-weighted mean of the support items' features, of each field the first 16 numbers."""
+    """The label-weighted mean of the support items' features: each field's first 16 columns."""
     width = tables[0].shape[1]
     num_fields = len(tables) - len(user.user_fields)
     if not user.support:

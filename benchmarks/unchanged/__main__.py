@@ -157,7 +157,7 @@ class Comparison:
 
 def show(rows: list[Row], moved: dict[str, int], commit: str) -> None:
     """Print the table."""
-    columns = ("data", "priors", "workers", "equal tensors", "largest difference", "losses equal",
+    columns = ("data", "priors", "workers", "equal tensors", "largest difference", "in", "losses equal",
                "RMSE difference", "seconds old", "new", "as expected")  # fmt: skip
     table = Table(*columns, box=SIMPLE, title=f"this version against {commit}")
     for row in rows:
@@ -168,13 +168,14 @@ def show(rows: list[Row], moved: dict[str, int], commit: str) -> None:
             row.priors,
             str(row.workers),
             f"{difference.tensors - len(difference.unequal)} of {difference.tensors}",
-            f"{difference.largest:.1e} {difference.largest_in}".strip(),
+            f"{difference.largest:.1e}",
+            difference.largest_in,
             "yes" if difference.are_losses_equal else "no",
             f"{difference.rmse:.1e}",
             *seconds,
             "yes" if row.is_as_expected else "NO",
         )
-    console = Console(width=120)
+    console = Console(width=160)
     console.print(table)
     for data, num_users in moved.items():
         if num_users:

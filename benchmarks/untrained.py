@@ -10,7 +10,7 @@ from greatmeta_dist.display import Silent
 from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.priors.fit import read_priors
 from greatmeta_dist.training.build import Model, build_model
-from greatmeta_dist.training.prior_cache import write_fitted_priors
+from greatmeta_dist.training.prior_cache import write_cached_priors
 
 
 def untrained_model(
@@ -18,7 +18,7 @@ def untrained_model(
 ) -> Model:
     """As a training starts with; ``communicator`` joins it to a group of workers."""
     with tempfile.TemporaryDirectory() as folder:
-        write_fitted_priors(Path(folder), store, config.priors, Silent())
+        write_cached_priors(Path(folder), store, config.priors, Silent())
         priors = read_priors(Path(folder))
     return build_model(config, store, priors, communicator)
 

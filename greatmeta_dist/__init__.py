@@ -8,12 +8,12 @@ from typing import Any
 
 __all__ = ["Predictor", "__version__", "evaluate", "prepare", "train"]
 _HOMES = {
-    "Predictor": "greatmeta_dist.predict",
-    "evaluate": "greatmeta_dist.evaluation.evaluate",
-    "prepare": "greatmeta_dist.data.prepare",
-    "train": "greatmeta_dist.training.loop",
+    "Predictor": ("greatmeta_dist.predict", "Predictor"),
+    "evaluate": ("greatmeta_dist.commands.evaluate", "evaluate_run"),
+    "prepare": ("greatmeta_dist.data.prepare", "prepare"),
+    "train": ("greatmeta_dist.launch.local", "launch"),
 }
-"""The modules where public names live."""
+"""The module of each public name, and its name there."""
 
 
 def __getattr__(name: str) -> Any:
@@ -21,7 +21,8 @@ def __getattr__(name: str) -> Any:
         return import_module("importlib.metadata").version("greatmeta_dist")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    module, attribute = _HOMES[name]
+    return getattr(import_module(module), attribute)
 
 
 def __dir__() -> list[str]:

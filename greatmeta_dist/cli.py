@@ -33,8 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         remedy = "choose another folder, or change who may read and write it"
         return _fail(f"{error.filename}: permission denied; {remedy}", 2)
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{place}{error.strerror or error}", 1)
+        prefix = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{prefix}{error.strerror or error}", 1)
     except KeyboardInterrupt:
         return _fail("interrupted; run the same command again to go on", 1)
     return 0

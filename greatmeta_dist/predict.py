@@ -4,7 +4,7 @@ Everything it needs is in the run's folder. The store may be gone.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from greatmeta_dist.config import Config
 from greatmeta_dist.data.store import FeatureSpec, Store
-from greatmeta_dist.data.tasks import TaskTable
+from greatmeta_dist.data.tasks import Features, TaskTable
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.errors import require
 from greatmeta_dist.evaluation.baselines import Baselines
 from greatmeta_dist.evaluation.scoring import Scorer
+from greatmeta_dist.ragged import Ragged
 from greatmeta_dist.training.build import Model, build_model
 from greatmeta_dist.training.run_folder import CHECKPOINTS, require_same_store, saved_config
 from greatmeta_dist.training.saved_model import SavedModel
@@ -28,7 +29,7 @@ FOR_PREDICTIONS: checkpoint.Wanted = {"rows": None}
 
 @dataclass(frozen=True)
 class Predictor:
-    """A run's best parameters, with priors and blend weight."""
+    """A run's best parameters, with its priors and its blend weight."""
 
     run: Path
     step: int
@@ -40,8 +41,9 @@ class Predictor:
     def load(cls, run: str | Path, *, warn: Callable[[str], None] = warnings.warn) -> "Predictor":
         """Load a run; nobody is scored for it, and its store is not needed.
 
-        ``warn`` is told in one line of what is not as it should be, such as a damaged checkpoint.
-        Raises ``InputError`` where the folder holds no run, none of this version, or no checkpoint.
+        ``warn`` is called with one line for each thing that is not as it should be, such as a
+        damaged checkpoint. Raises ``InputError`` where the folder holds no run, a run of another
+        version, or no checkpoint.
         """
         run = Path(run)
         config = saved_config(run)
@@ -54,15 +56,7 @@ class Predictor:
         model = build_model(config, saved.catalogue(), saved.priors())
         parameters = _best_checkpoint(run, warn)
         model.worker.load(parameters.dense, parameters.tables)
-        weight = saved.blend_weight(parameters.step)
-        if weight is not None:
-            model = replace(model, scorer=model.scorer.with_blend_weight(weight))
-        elif model.scorer.blend.priors:
-            warn(
-                f"{run} was not trained to its end and has no blend weight for step "
-                f"{parameters.step}; taking {model.scorer.blend.weight:g}. "
-                f"greatmeta train run={run} goes on"
-            )
+        model = replace(model, scorer=_weighted(model.scorer, saved, parameters.step, run, warn))
         return cls(run, parameters.step, model, saved.store_identity)
 
     def score(self, tasks: TaskTable) -> NDArray[np.float64]:
@@ -72,9 +66,40 @@ class Predictor:
         """
         return self.scorer.predict(tasks)["adapted"]
 
+    def one_user(self, ratings: Mapping[str, float], items: Sequence[str]) -> TaskTable:
+        """A new user's known ratings by item, and the items to predict, as tasks for ``score``.
+
+        Items are named as in the log. The user's features are taken as unknown. Raises
+        ``InputError`` for an item that is not in the catalogue.
+        """
+        index = {token: k for k, token in enumerate(self.catalogue.item_tokens())}
+        unknown = [item for item in (*ratings, *items) if item not in index]
+        require(
+            not unknown,
+            f"{self.run} does not know item {unknown[0] if unknown else ''}; ask for items of its "
+            "catalogue",
+        )
+
+        def one_list(values: Sequence[float], kind: type) -> Ragged:
+            return Ragged(np.array(values, kind), np.array([0, len(values)]))
+
+        fields = self.catalogue.fields("user", self.feature_spec)
+        features = Features(
+            tuple(one_list([f.unknown_row], np.int32) for f in fields),
+            tuple(False for _ in fields),
+            tuple(f.unknown_row for f in fields),
+        )
+        return TaskTable(
+            features,
+            one_list([index[item] for item in ratings], np.int32),
+            one_list(list(ratings.values()), np.float32),
+            one_list([index[item] for item in items], np.int32),
+            one_list([0.0] * len(items), np.float32),
+        )
+
     @property
     def scorer(self) -> Scorer:
-        """Unadapted predictions, and those of the model alone, too."""
+        """Predicts as ``score`` does, and also unadapted, and without the blend."""
         return self.model.scorer
 
     @property
@@ -88,16 +113,16 @@ class Predictor:
 
     @property
     def feature_spec(self) -> FeatureSpec:
-        """How tasks must be read from a store for this model."""
+        """How tasks for this model are read from a store."""
         return self.scorer.feature_spec
 
     @property
     def blend_weight(self) -> float | None:
-        """Share of a prediction that is the rating priors'; None without such priors."""
+        """The share of a prediction that is the rating priors'; None where there are none."""
         return self.scorer.blend.weight if self.scorer.blend.priors else None
 
     def baselines(self) -> Baselines:
-        """Means, offsets and the factorisation, from the run's own priors."""
+        """What people would use instead of the model, made of the run's own priors."""
         priors = self.model.priors
         return Baselines.of(self.scorer.collator.target_transform, priors["bayesian_mf"])
 
@@ -113,6 +138,21 @@ class Predictor:
         require_same_store(self.store_identity, store, self.run)
         store.check()
         return store
+
+
+def _weighted(
+    scorer: Scorer, saved: SavedModel, step: int, run: Path, warn: Callable[[str], None]
+) -> Scorer:
+    """The scorer with the blend weight that was fitted for the parameters of a step."""
+    weight = saved.blend_weight(step)
+    if weight is not None:
+        return scorer.with_blend_weight(weight)
+    if scorer.blend.priors:
+        warn(
+            f"{run} was not trained to its end and has no blend weight for step {step}; taking "
+            f"{scorer.blend.weight:g}. greatmeta train run={run} goes on"
+        )
+    return scorer
 
 
 def _best_checkpoint(run: Path, warn: Callable[[str], None]) -> checkpoint.Checkpoint:
@@ -131,10 +171,10 @@ def _best_checkpoint(run: Path, warn: Callable[[str], None]) -> checkpoint.Check
     best = newest.state["best"]
     if not best or best["step"] == newest.step:
         return newest
-    found = checkpoint.load(folder, best["step"], wanted=FOR_PREDICTIONS)
-    if found is None:
+    of_best = checkpoint.load(folder, best["step"], wanted=FOR_PREDICTIONS)
+    if of_best is None:
         warn(
             f"the best checkpoint, of step {best['step']}, is damaged or gone; "
             f"taking step {newest.step}"
         )
-    return found or newest
+    return of_best or newest

@@ -1,11 +1,13 @@
-"""Small logs for tests, and stores made of them."""
+"""Small logs for tests, and how to open and configure them."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from greatmeta_dist.config import ColumnsConfig, DataConfig
+from greatmeta_dist.data.sources import Source, open_source
 
 COLUMNS = ColumnsConfig("u", "i", "r", "t")
 
@@ -24,3 +26,27 @@ def write_log(folder: Path, *, num_users: int = 60, num_items: int = 50, seed: i
 
 def csv_config(path: Path, **options: Any) -> DataConfig:
     return DataConfig(source="csv", path=str(path), columns=COLUMNS, **options)
+
+
+def open_files(tmp_path: Path, source: str, files: dict[str, bytes], **options) -> Source:
+    """Write files into a folder ``data``, and open them; ``{folder}`` in options is that folder."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    work = tmp_path / "work"
+    work.mkdir()
+    options = {k: v.format(folder=folder) if isinstance(v, str) else v for k, v in options.items()}
+    return open_source(DataConfig(source=source, **{"path": str(folder), **options}), work)
+
+
+def rows(frame: pl.LazyFrame, *columns: str) -> list[tuple]:
+    """The well-formed rows of a source's frame."""
+    return frame.filter(pl.col("reason").is_null()).select(columns).collect().rows()
+
+
+def bad(frame: pl.LazyFrame) -> list[tuple]:
+    """The malformed rows of a source's frame: file, line, reason, text."""
+    malformed = frame.filter(pl.col("reason").is_not_null())
+    return malformed.select("file", "line", "reason", "text").collect().rows()

@@ -7,6 +7,7 @@ PACKAGE = Path(__file__).parent.parent / "greatmeta_dist"
 LEVELS = {
     "errors": 0,
     "ragged": 0,
+    "processors": 0,
     "extensions": 1,
     "config": 2,
     "files": 2,

@@ -10,18 +10,20 @@ import torch
 
 from greatmeta_dist.batching.lanes import Lanes, Step
 from greatmeta_dist.meta.batch import pinned
+from greatmeta_dist.processors import available_processors
 
 STEPS_AHEAD = 2
 
 
 def is_core_free(device: torch.device) -> bool:
-    """Whether the step leaves a core to build the next one on.
+    """Whether the step leaves a core to build the next batch on.
 
     A thread more than there are cores makes torch's own wait for each other: measured on two
     cores, a step then takes twice as long, and building between steps a tenth more.
     """
     workers_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return device.type != "cpu" or torch.get_num_threads() * workers_here < (os.cpu_count() or 1)
+    num_threads = torch.get_num_threads() * workers_here
+    return device.type != "cpu" or num_threads < available_processors()
 
 
 class Loader:

@@ -11,11 +11,17 @@ from greatmeta_dist.files import write_json_atomically
 from greatmeta_dist.predict import Predictor
 
 
-def evaluate_run(run: Path, *, store: Path | None) -> None:
-    """Score a run in every scenario of its store, or of ``store`` where that has moved."""
-    display = Display()
+def evaluate_run(
+    run: str | Path, *, store: str | Path | None = None, display: Display | None = None
+) -> dict[str, Any]:
+    """Score a run in every scenario of its store, or of ``store`` where that has moved.
+
+    Returns what ``evaluation.json`` holds. Raises ``InputError`` where the run or the store cannot
+    be read, or where the store holds no scenario.
+    """
+    run, display = Path(run), display or Display()
     predictor = Predictor.load(run, warn=display.say)
-    evaluation = _evaluate(predictor, predictor.open_store(store), display)
+    evaluation = _evaluate(predictor, predictor.open_store(Path(store) if store else None), display)
     weight = predictor.blend_weight
     if weight is not None:
         evaluation = {"factorisation_share": weight, **evaluation}
@@ -23,10 +29,9 @@ def evaluate_run(run: Path, *, store: Path | None) -> None:
     write_json_atomically(run / "evaluation.json", evaluation)
     display.results(evaluation)
     if weight is not None:
-        display.say(
-            f"of items that the factorisation holds, {weight:.0%} of a prediction is its own"
-        )
+        display.say(f"{weight:.0%} of a prediction is the priors', where they know the item")
     display.say(f"parameters of step {predictor.step}; written to {run / 'evaluation.json'}")
+    return evaluation
 
 
 def _evaluate(predictor: Predictor, store: Store, display: Display) -> dict[str, Any]:
@@ -35,10 +40,10 @@ def _evaluate(predictor: Predictor, store: Store, display: Display) -> dict[str,
     total = sum(n for split, n in splits.items() if split not in ("train", "valid"))
     require(total > 0, f"{store.folder} holds no scenario to evaluate, only training users")
     with display.bar("evaluate", total, "users") as bar:
-        done: dict[str, int] = {}
+        by_split: dict[str, int] = {}
 
-        def progress(split: str, count: int, users: int) -> None:
-            done[split] = count
-            bar.update(sum(done.values()), split)
+        def progress(split: str, num_scored: int) -> None:
+            by_split[split] = num_scored
+            bar.update(sum(by_split.values()), split)
 
         return evaluate(predictor.scorer, store, others=predictor.baselines(), progress=progress)

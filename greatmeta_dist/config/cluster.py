@@ -26,17 +26,16 @@ class ClusterConfig:
     reduction: str = choice("tree", ("tree", "fast"))
     """How workers add their gradients. ``tree``: in a fixed order, so that any number of workers
     gives the same bits. ``fast``: by a plain all-reduce, which does not promise this."""
-    threads: int | None = None
-    """torch threads of each worker. null is torch's own choice, or 1 where ``cluster.workers`` is
-    set."""
+    threads: int = 1
+    """torch threads of each worker. More workers use more cores better than more threads do, and
+    threads are slow beside other busy processes."""
     precision: str = choice("float32", ("float32", "tf32", "bf16"))
     """Precision of matrix products. ``tf32`` is faster than ``float32`` on GPUs, and rounds more.
     ``bf16`` computes the model, and only the model, in bfloat16."""
 
     def __post_init__(self) -> None:
         check_choices("cluster", self)
-        if self.threads is not None:
-            at_least("cluster.threads", self.threads, 1)
+        at_least("cluster.threads", self.threads, 1)
         if self.gpus_per_worker is not None:
             require(
                 self.gpus_per_worker == 0 or self.gpus_per_worker >= 1,

@@ -209,7 +209,7 @@ class Preparation:
         self.rejects.require_few(self.report.read, self.config, self.store)
 
     def _require_trainable(self, log: CheckedLog) -> None:
-        """Raises ``InputError`` where nothing, or nothing that can be learnt, is left to train on."""
+        """Raise ``InputError`` where nothing that can be learnt is left to train on."""
         usable = log.num_read - self.report.rejected - log.num_unrated
         remedy = (
             "check data.split"

@@ -23,13 +23,14 @@ WORK = ".preparing"
 
 
 def prepare(
-    config: DataConfig, store: Path, progress: Progress = lambda stage, share: None
+    config: DataConfig, store: str | Path, progress: Progress = lambda stage, share: None
 ) -> Report:
     """Prepare a log into ``store``; a store already made the same way is left as it is.
 
     Raises ``InputError`` for unreadable or malformed input, for too many rejected rows (which are
     then in ``rejects.parquet``), for a store made otherwise, and for a folder of other things.
     """
+    store = Path(store)
     is_new = not store.exists()
     require(
         is_new or _is_own(store),

@@ -81,6 +81,7 @@ def _assign_users(log: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
     if config.max_interactions is not None:
         too_many = pl.col("count") > config.max_interactions
     users = counts.filter((pl.col("count") >= config.min_interactions) & ~too_many)
+    # The purpose is hashed, so that another name for it would be another split.
     draw = uniform_hash(users["user"], config.seed, "part")
     kind = np.select(
         [draw < config.test_fraction, draw < config.test_fraction + config.valid_fraction],

@@ -102,7 +102,7 @@ def write_synthetic(
     ):
         for start in range(0, users, CHUNK_USERS):
             ids = np.arange(start, min(users, start + CHUNK_USERS))
-            # A chunk has draws of its own, so more users do not change those before them.
+            # A generator of its own for each chunk, so a full chunk is the same whatever follows.
             rng = np.random.default_rng([seed, 2, start])
             group = rng.choice(len(GROUP_SHARES), len(ids), p=GROUP_SHARES)
             people.write_table(_user_table(rng, ids, group, user_schema))

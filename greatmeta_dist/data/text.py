@@ -64,7 +64,7 @@ def local_copy(path: str, work: Path) -> Path:
         not path.endswith(".zst") or "zstd" in fsspec.available_compressions(),
         f"cannot read {path} without zstandard; pip install zstandard, or unpack the file",
     )
-    # The hash of the whole path parts files of one name from different folders.
+    # The hash of the whole path tells files of one name in different folders apart.
     target = work / f"fetched-{zlib.crc32(path.encode()):08x}-{Path(path).name}"
     try:
         with fsspec.open(path, "rb", compression="infer") as source, target.open("wb") as sink:

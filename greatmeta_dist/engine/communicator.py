@@ -26,7 +26,7 @@ from torch import Tensor
 PATIENCE = timedelta(seconds=30)
 """While training, a worker that sends nothing for this long counts as dead."""
 START_PATIENCE = timedelta(seconds=180)
-"""The same while workers start, load data and read checkpoints, which takes some longer."""
+"""The same while workers start, load data and read checkpoints, which takes longer."""
 
 WorkerTensors = Sequence[Sequence[Tensor]]
 """[W] a few tensors to, or from, each worker."""
@@ -69,7 +69,7 @@ class Traffic:
 class Communicator:
     """A lone worker, and the operations that every communicator has.
 
-    Rank 0 hosts the coordinator. Operations that take the library's network can raise ``PeerLost``.
+    Rank 0 hosts the coordinator. With several workers every operation can raise ``PeerLost``.
     """
 
     rank: int = 0
@@ -150,6 +150,9 @@ class Communicator:
         Called once training begins, when all workers keep step and silence means death.
         """
 
+    def use_long_timeout(self) -> None:
+        """The inverse, once training has ended: checkpoints are read again."""
+
 
 class DistributedCommunicator(Communicator):
     """One of several workers, joined by torch.distributed."""
@@ -164,9 +167,10 @@ class DistributedCommunicator(Communicator):
         with self._counted("control"):
             # Control messages are few and small, and their values are wanted by Python: they go
             # between the hosts' memories even where tensors go between GPUs.
-            self._control = dist.new_group(ranks, backend="gloo", timeout=START_PATIENCE)
+            self._long_control = dist.new_group(ranks, backend="gloo", timeout=START_PATIENCE)
             self._short_control = dist.new_group(ranks, backend="gloo", timeout=PATIENCE)
             self._data = dist.new_group(ranks, timeout=PATIENCE)
+        self._control = self._long_control
 
     def all_reduce(self, value: Tensor, phase: str) -> Tensor:
         with self._counted(phase, value):
@@ -262,6 +266,9 @@ class DistributedCommunicator(Communicator):
 
     def use_short_timeout(self) -> None:
         self._control = self._short_control
+
+    def use_long_timeout(self) -> None:
+        self._control = self._long_control
 
     @contextmanager
     def _counted(self, phase: str, *sent: Tensor) -> Iterator[None]:

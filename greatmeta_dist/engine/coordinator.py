@@ -49,8 +49,9 @@ class Coordinator:
         scheduler_rate: float,
         ema_decay: float = 0.0,
     ):
-        """``scheduler`` is the weighting's φ; ``outer_rate`` and ``scheduler_rate`` are Adam's, for A
-        and for φ. ``ema_decay`` is d of the running mean of A that predictions use; 0 uses A.
+        """``scheduler`` is the weighting's φ. ``outer_rate`` is Adam's rate for A, and
+        ``scheduler_rate`` for φ. ``ema_decay`` is d of the running mean of A that predictions use;
+        with 0 they use A.
         """
         self.layers = layers
         self.ema_decay = ema_decay
@@ -114,8 +115,8 @@ class Coordinator:
         overwritten.
         """
         clipped = gradient.clamp_(-GRADIENT_BOUND, GRADIENT_BOUND)
-        for name, own in self.layers.cut(clipped).items():
-            self.layers[name].grad = own
+        for name, layer_gradient in self.layers.cut(clipped).items():
+            self.layers[name].grad = layer_gradient
         self.optimizer.step()
 
     def average(self) -> None:

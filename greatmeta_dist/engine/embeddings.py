@@ -6,6 +6,7 @@ embedding width.
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,9 +53,10 @@ def _generator_of(run: int, generator: torch.Generator) -> torch.Generator:
     """The random generator of a run of fresh rows."""
     if run == 0:
         return generator
-    # TODO: torch's CPU generator uses the low 32 bits of a seed alone, so all runs but the first
-    # draw the same rows. Another seed would change the bits of tables above ROWS_PER_DRAW rows.
-    return torch.Generator().manual_seed((generator.initial_seed() + (run << 32)) % 2**63)
+    # torch's CPU generator reads the low 32 bits of a seed alone: seeds that differ above these
+    # draw the same rows. SeedSequence mixes both numbers into 32 bits.
+    mixed = np.random.SeedSequence([generator.initial_seed(), run]).generate_state(1)
+    return torch.Generator().manual_seed(int(mixed[0]))
 
 
 class EmbeddingTable:

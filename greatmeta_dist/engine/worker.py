@@ -280,8 +280,8 @@ def _load_optimizer(
 ) -> None:
     for name, param in named.items():
         start = f"{prefix}.{name}."
-        own = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
-        optimizer.state[param] = {k: v.to(param.device, copy=True) for k, v in own.items()}
+        of_param = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+        optimizer.state[param] = {k: v.to(param.device, copy=True) for k, v in of_param.items()}
 
 
 def _add_start(rows: Tensor, start: RowStart, first: int, std: float) -> None:

@@ -51,9 +51,9 @@ def adapt(
     """T inner steps for every user at once, on the support sets (step 1)."""
     weights = FastWeights(shared, {})
     for _ in range(inner.num_steps):
-        seen = forward(model, support, weights)
-        d_prediction = loss_gradient(seen.prediction, batch.support, inner.loss)
-        grads, _ = backward(model, seen, d_prediction, weights, to_inputs=False)
+        record = forward(model, support, weights)
+        d_prediction = loss_gradient(record.prediction, batch.support, inner.loss)
+        grads, _ = backward(model, record, d_prediction, weights, to_inputs=False)
         weights = weights.sgd_step(grads, inner)
     return weights
 
@@ -77,16 +77,16 @@ def task_gradients(
     with record_function("meta/inner loop"):
         fast = adapt(model, batch, support, shared, inner)
     with record_function("meta/query"):
-        seen = forward(model, query, fast)
-        adapted = _query_gradients(model, batch, seen, fast, inner.loss)
-        loss = set_loss(seen.prediction, batch.query, inner.loss)
+        record = forward(model, query, fast)
+        adapted = _query_gradients(model, batch, record, fast, inner.loss)
+        loss = set_loss(record.prediction, batch.query, inner.loss)
         features = context_features(model, support)
         if not has_unadapted:
             return _zero_nonfinite(TaskResults(loss.unsqueeze(1), adapted, None, features))
-        seen = forward(model, query, shared)
-        d_prediction = loss_gradient(seen.prediction, batch.query, inner.loss)
-        unadapted, _ = backward(model, seen, d_prediction, shared, to_inputs=False)
-        loss_before = set_loss(seen.prediction, batch.query, inner.loss)
+        record = forward(model, query, shared)
+        d_prediction = loss_gradient(record.prediction, batch.query, inner.loss)
+        unadapted, _ = backward(model, record, d_prediction, shared, to_inputs=False)
+        loss_before = set_loss(record.prediction, batch.query, inner.loss)
     losses = torch.stack((loss, loss_before), 1)
     return _zero_nonfinite(TaskResults(losses, adapted, unadapted, features))
 
@@ -97,9 +97,9 @@ def query_gradients(
     """Every user's ∇_θ L(Q_i; θ), without adaptation; zeros where it is not finite."""
     _, query = set_inputs(model, batch, rows)
     shared = SharedWeights(layers)
-    found = _query_gradients(model, batch, forward(model, query, shared), shared, loss)
-    is_nonfinite = ~found.is_finite()
-    return found.zero_users(is_nonfinite) if _may_be_any(is_nonfinite) else found
+    gradients = _query_gradients(model, batch, forward(model, query, shared), shared, loss)
+    is_nonfinite = ~gradients.is_finite()
+    return gradients.zero_users(is_nonfinite) if _may_be_any(is_nonfinite) else gradients
 
 
 def predict_query(
@@ -113,10 +113,10 @@ def predict_query(
 
 
 def _query_gradients(
-    model: Recommender, batch: TaskBatch, seen: Pass, weights: Weights, loss: Loss
+    model: Recommender, batch: TaskBatch, record: Pass, weights: Weights, loss: Loss
 ) -> TaskGradients:
-    d_prediction = loss_gradient(seen.prediction, batch.query, loss)
-    grads, d_inputs = backward(model, seen, d_prediction, weights, to_inputs=True)
+    d_prediction = loss_gradient(record.prediction, batch.query, loss)
+    grads, d_inputs = backward(model, record, d_prediction, weights, to_inputs=True)
     assert d_inputs is not None
     return TaskGradients(grads, row_gradients(model, batch, d_inputs))
 

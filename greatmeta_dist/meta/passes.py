@@ -35,7 +35,7 @@ class Weights(Protocol):
 class Pass:
     """What a forward pass keeps for the backward pass."""
 
-    given: SetInput
+    set_input: SetInput
     inputs: dict[str, LayerInput]
     """What each layer saw."""
     scales: list[Tensor]
@@ -50,7 +50,7 @@ class Pass:
     """[B, n]"""
 
 
-def forward(model: Recommender, given: SetInput, weights: Weights) -> Pass:
+def forward(model: Recommender, set_input: SetInput, weights: Weights) -> Pass:
     """Score every row of every user."""
     activation = ACTIVATIONS[model.activation]
     inputs: dict[str, LayerInput] = {}
@@ -61,14 +61,14 @@ def forward(model: Recommender, given: SetInput, weights: Weights) -> Pass:
 
     scales, shifts = [], []
     if model.has_encoder:
-        assert given.context is not None
-        film = apply("film", LayerInput(apply("encoder", given.context)))
+        assert set_input.context is not None
+        film = apply("film", LayerInput(apply("encoder", set_input.context)))
         stacked = film.split(model.layers["film"].splits, 2)
         scales, shifts = list(stacked[0::2]), list(stacked[1::2])
         if model.is_film_residual:
             scales = [1 + scale for scale in scales]
     linear, modulated, hidden = [], [], []
-    value = given.x
+    value = set_input.x
     for k in range(len(model.hidden)):
         z = apply(f"hidden_{k + 1}", value)
         linear.append(z)
@@ -79,19 +79,19 @@ def forward(model: Recommender, given: SetInput, weights: Weights) -> Pass:
         hidden.append(h)
         value = LayerInput(h)
     prediction = apply("output", value).squeeze(2)
-    if given.kernel_input is not None:
-        prediction = prediction + apply("kernel", given.kernel_input).squeeze(2)
-    return Pass(given, inputs, scales, linear, modulated, hidden, prediction)
+    if set_input.kernel_input is not None:
+        prediction = prediction + apply("kernel", set_input.kernel_input).squeeze(2)
+    return Pass(set_input, inputs, scales, linear, modulated, hidden, prediction)
 
 
 def backward(
-    model: Recommender, seen: Pass, d_prediction: Tensor, weights: Weights, *, to_inputs: bool
+    model: Recommender, record: Pass, d_prediction: Tensor, weights: Weights, *, to_inputs: bool
 ) -> tuple[dict[str, LinearGradients], InputGradients | None]:
     """Every layer's gradients by user, from ∂loss/∂prediction [B, n].
 
     With ``to_inputs`` also the gradients of the set's features and context, else None.
     """
-    walk = _BackwardWalk(model, seen, weights, d_prediction.dtype)
+    walk = _BackwardWalk(model, record, weights, d_prediction.dtype)
     delta = d_prediction.unsqueeze(2)
     delta_sum = delta.sum(1)
     walk.keep("output", delta, delta_sum)
@@ -104,22 +104,22 @@ def backward(
     grads = {name: walk.grads[name] for name in model.layers}
     if d_x is None:
         return grads, None
-    found = InputGradients(d_x, d_context)
+    d_inputs = InputGradients(d_x, d_context)
     if model.has_kernel:
         d_kernel_input = walk.vjp("kernel", delta, d_prediction.sum(1, keepdim=True))
-        found = add_kernel_gradients(model, seen.given, d_kernel_input, found)
-    return grads, found
+        d_inputs = add_kernel_gradients(model, record.set_input, d_kernel_input, d_inputs)
+    return grads, d_inputs
 
 
 class _BackwardWalk:
     """A backward pass under way: keeps the gradients of the layers it came through."""
 
-    def __init__(self, model: Recommender, seen: Pass, weights: Weights, dtype: torch.dtype):
-        self.model, self.seen, self.weights, self.dtype = model, seen, weights, dtype
+    def __init__(self, model: Recommender, record: Pass, weights: Weights, dtype: torch.dtype):
+        self.model, self.record, self.weights, self.dtype = model, record, weights, dtype
         self.grads: dict[str, LinearGradients] = {}
 
     def vjp(self, name: str, delta: Tensor, delta_sum: Tensor) -> LayerInput:
-        return self.weights.vjp(name, self.seen.inputs[name], delta, delta_sum)
+        return self.weights.vjp(name, self.record.inputs[name], delta, delta_sum)
 
     def keep(self, name: str, delta: Tensor, delta_sum: Tensor) -> None:
         """Note a layer's gradients.
@@ -129,7 +129,7 @@ class _BackwardWalk:
         self.grads[name] = LinearGradients(
             delta.to(self.dtype),
             delta_sum.to(self.dtype),
-            self.seen.inputs[name].to(self.dtype),
+            self.record.inputs[name].to(self.dtype),
             self.model.layers[name].has_bias,
             self.model.layers[name].splits,
         )
@@ -138,17 +138,17 @@ class _BackwardWalk:
         self, d_hidden: Tensor, *, to_inputs: bool
     ) -> tuple[list[Tensor], LayerInput | None]:
         """From ∂L/∂h of the last [B, n, h]: ∂L/∂(γ₁, β₁, γ₂, …) [B, h] each, and ∂L/∂x."""
-        seen, backward = self.seen, ACTIVATIONS[self.model.activation].backward
+        record, backward = self.record, ACTIVATIONS[self.model.activation].backward
         d_film: list[Tensor] = []
         d_x = None
         for k in reversed(range(len(self.model.hidden))):
             name = f"hidden_{k + 1}"
-            delta = backward(d_hidden, seen.modulated[k], seen.hidden[k])
+            delta = backward(d_hidden, record.modulated[k], record.hidden[k])
             delta_sum = delta.sum(1)
-            if seen.scales:
-                d_film = [(delta * seen.linear[k]).sum(1), delta_sum, *d_film]
-                delta = delta * seen.scales[k]
-                delta_sum = delta_sum * seen.scales[k].squeeze(1)
+            if record.scales:
+                d_film = [(delta * record.linear[k]).sum(1), delta_sum, *d_film]
+                delta = delta * record.scales[k]
+                delta_sum = delta_sum * record.scales[k].squeeze(1)
             self.keep(name, delta, delta_sum)
             if k > 0:
                 d_hidden = self.vjp(name, delta, delta_sum).rows

@@ -98,7 +98,7 @@ class RowGradients:
             atoms.append(self.context_weights.mT @ self.context)
         by_pair = F.embedding_bag(
             pairs.atom,
-            torch.cat([each.reshape(-1, width) for each in atoms]),
+            torch.cat([atom.reshape(-1, width) for atom in atoms]),
             pairs.pair_start,
             mode="sum",
             per_sample_weights=pairs.weight,

@@ -112,15 +112,15 @@ def context_features(model: Recommender, support: SetInput) -> Tensor | None:
 
 
 def add_kernel_gradients(
-    model: Recommender, query: SetInput, d_kernel_input: LayerInput, found: InputGradients
+    model: Recommender, query: SetInput, d_kernel_input: LayerInput, d_inputs: InputGradients
 ) -> InputGradients:
     """The gradients of x and of the context, with what comes through the kernel's input added.
 
     d(x ⊙ m) = dx ⊙ m + x ⊙ dm; the row-wise products are summed over a user's rows.
     """
     assert query.context is not None
-    assert found.context is not None
-    x, d_x, d_context = query.x, found.x, found.context
+    assert d_inputs.context is not None
+    x, d_x, d_context = query.x, d_inputs.x, d_inputs.context
     assert x.shared is not None
     assert d_kernel_input.shared is not None
     assert d_x.shared is not None
@@ -139,19 +139,21 @@ def add_kernel_gradients(
     return InputGradients(d_x, torch.cat(columns, 1))
 
 
-def row_gradients(model: Recommender, batch: TaskBatch, found: InputGradients) -> RowGradients:
+def row_gradients(model: Recommender, batch: TaskBatch, d_inputs: InputGradients) -> RowGradients:
     """From gradients of the query's features and context to those of pooled features.
 
     The inverse way of ``set_inputs``: what reached the context goes on to the rows it was made of.
     """
     dtype = batch.query.row_weight.dtype  # that of parameters, also after a pass in bf16
-    assert found.x.shared is not None
-    user, query = found.x.shared.to(dtype), found.x.rows.to(dtype)
-    if found.context is None:
+    assert d_inputs.x.shared is not None
+    user, query = d_inputs.x.shared.to(dtype), d_inputs.x.rows.to(dtype)
+    if d_inputs.context is None:
         return RowGradients(user, query, None, None, batch)
     is_own = model.context == "own"
     weights = context_weights(model, batch.query if is_own else batch.support)
-    by_component = found.context.to(dtype).view(batch.num_users, weights.shape[1], model.input_dim)
+    by_component = d_inputs.context.to(dtype).view(
+        batch.num_users, weights.shape[1], model.input_dim
+    )
     to_user, to_item = by_component.split((user.shape[1], query.shape[2]), 2)
     user = user + (weights.sum(2, keepdim=True) * to_user).sum(1)
     if is_own:

@@ -25,6 +25,8 @@ from greatmeta_dist.meta.weightings.base import UserWeighting
 
 @dataclass(frozen=True)
 class StepSettings:
+    """Numbers of a step that neither the model nor the weighting has."""
+
     nominal_users: int
     """B of ḡ = (1/B) Σ g: the size of a full global batch."""
     outer_rate: float
@@ -53,7 +55,7 @@ class MetaStep:
         with record_function("meta/factors"):
             user_statistics = self._user_statistics(buckets, tasks, exchange)
         with record_function("meta/scheduler"):
-            # Step 4: how much every user counts.
+            # Step 4: how much every user counts. A φ that needs no look ahead has learnt by then.
             weights = exchange.compute_weights(user_statistics)
             # Step 5: where a step with these weights would lead, and what φ learns from it.
             if self.weighting.looks_ahead:
@@ -71,9 +73,9 @@ class MetaStep:
         with self._precision(rows[0]):
             return [
                 task_gradients(
-                    self.model, batch, own_rows, layers, self.inner, has_unadapted=has_unadapted
+                    self.model, batch, bucket_rows, layers, self.inner, has_unadapted=has_unadapted
                 )
-                for batch, own_rows in zip(buckets, rows, strict=True)
+                for batch, bucket_rows in zip(buckets, rows, strict=True)
             ]
 
     def _user_statistics(
@@ -102,15 +104,15 @@ class MetaStep:
         )
         dots = [gradient_dots(t) for t in tasks]  # while the sums are on their way
         columns = [
-            read_factors(t, own_dots, mean, spec).columns()
-            for t, own_dots, mean in zip(tasks, dots, await_means(), strict=True)
+            read_factors(t, bucket_dots, mean, spec).columns()
+            for t, bucket_dots, mean in zip(tasks, dots, await_means(), strict=True)
         ]
         if self.averages is None:
             return columns
         averaged = []
-        for batch, own_columns in zip(buckets, columns, strict=True):
+        for batch, bucket_columns in zip(buckets, columns, strict=True):
             assert batch.user_index is not None
-            averaged.append(self.averages.update(batch.user_index, own_columns))
+            averaged.append(self.averages.update(batch.user_index, bucket_columns))
         return averaged
 
     def _gradient_ahead(
@@ -124,13 +126,15 @@ class MetaStep:
         """∇ of all users' summed query loss at θ' = θ − β Σ w g, without adaptation."""
         rate = self.settings.outer_rate
         layers = {name: p - rate * outer_gradient[0].layers[name] for name, p in layers.items()}
-        rows = [own - rate * g.rows for own, g in zip(rows, outer_gradient, strict=True)]
+        rows = [values - rate * g.rows for values, g in zip(rows, outer_gradient, strict=True)]
         with self._precision(rows[0]):
             ahead = [
-                query_gradients(self.model, batch, own_rows, layers, self.inner.loss)
-                for batch, own_rows in zip(buckets, rows, strict=True)
+                query_gradients(self.model, batch, bucket_rows, layers, self.inner.loss)
+                for batch, bucket_rows in zip(buckets, rows, strict=True)
             ]
-        ones = [own.new_ones(batch.num_users) for batch, own in zip(buckets, rows, strict=True)]
+        ones = [
+            values.new_ones(batch.num_users) for batch, values in zip(buckets, rows, strict=True)
+        ]
         return exchange.sum(g.weighted_sum(w) for g, w in zip(ahead, ones, strict=True))()
 
     def _weight_gradients(

@@ -63,12 +63,15 @@ def with_changes(saved: Config, config: Config, words: list[str]) -> Config:
 def sweep(words: list[str]) -> list[list[str]]:
     """The words of each job: every combination of comma lists.
 
-    Each job's run folder is numbered below ``run``.
+    Each job's run folder is numbered below ``run``. Raises ``InputError`` in one line.
     """
     parser = OverridesParser.create()
     choices = []
     for word in words:
-        override = None if _is_outside_grammar(word) else parser.parse_override(word)
+        try:
+            override = None if _is_outside_grammar(word) else parser.parse_override(word)
+        except HydraException as error:
+            raise InputError(_first_line(error) + _remedy("", [word])) from error
         if override is None or not override.is_sweep_override():
             choices.append([word])
         else:

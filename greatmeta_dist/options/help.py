@@ -49,7 +49,7 @@ SPECIAL = set("{}|*?&;<>()'\"\\ ")
 def help_text() -> str:
     """What the program is, its commands, and the groups of presets."""
     commands = "\n".join(f"  {name:<10}{command.purpose}" for name, command in COMMANDS.items())
-    groups = "\n".join(f"  {name}={'|'.join(found)}" for name, found in presets().items())
+    groups = "\n".join(f"  {group}={'|'.join(names)}" for group, names in presets().items())
     return (
         "greatmeta: meta-training for cold-start recommendation\n\n"
         "usage: greatmeta <command> [group=preset] [section.option=value] …\n\n"

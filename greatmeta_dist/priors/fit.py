@@ -4,13 +4,16 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as safetensors_bytes
+from threadpoolctl import threadpool_limits
 
 from greatmeta_dist.config.priors import PriorsConfig
 from greatmeta_dist.errors import InputError
@@ -34,15 +37,23 @@ def prior_names(options: PriorsConfig) -> list[str]:
 
 
 def fit_priors(rows: TrainingRows, options: PriorsConfig, progress: Progress) -> Priors:
-    """Fit every prior to the training rows; ``progress`` is told the share of all of them."""
+    """Fit every prior to the training rows; ``progress`` is told the share of all of them.
+
+    On one thread: waiting threads spin, which is slow beside other busy processes.
+    """
     priors: dict[str, Any] = {}
     names = prior_names(options)
+    torch.set_num_threads(1)
+    import_module(
+        "sklearn.cluster"
+    )  # brings an OpenMP of its own, which must be there to be limited
     for number, name in enumerate(names):
 
         def of_all(stage: str, share: float, number: int = number) -> None:
             progress(stage, (number + share) / len(names))
 
-        priors[name] = PRIORS.get(name).fit(rows, options, fitted=priors, progress=of_all)
+        with threadpool_limits(1):
+            priors[name] = PRIORS.get(name).fit(rows, options, fitted=priors, progress=of_all)
     return priors
 
 

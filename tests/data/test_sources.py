@@ -1,60 +1,18 @@
 """Every source reads a small file in its own exact format, quirks included."""
 
-import gzip
-from pathlib import Path
+import sys
 
 import polars as pl
 import pytest
+from logs import COLUMNS, bad, csv_config, open_files, rows, write_log
+from stores import tasks_of
 
 from greatmeta_dist.config import ColumnsConfig, DataConfig
-from greatmeta_dist.data.sources import Source, open_source
-from greatmeta_dist.data.text import TextFormat, scan_text
+from greatmeta_dist.data.prepare import prepare
+from greatmeta_dist.data.store import Store
 from greatmeta_dist.errors import InputError
 
-
-def open_files(tmp_path: Path, source: str, files: dict[str, bytes], **options) -> Source:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for name, content in files.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(content)
-    work = tmp_path / "work"
-    work.mkdir()
-    options = {k: v.format(folder=folder) if isinstance(v, str) else v for k, v in options.items()}
-    return open_source(DataConfig(source=source, **{"path": str(folder), **options}), work)
-
-
-def rows(frame: pl.LazyFrame, *columns: str) -> list[tuple]:
-    return frame.filter(pl.col("reason").is_null()).select(columns).collect().rows()
-
-
-def bad(frame: pl.LazyFrame) -> list[tuple]:
-    found = frame.filter(pl.col("reason").is_not_null())
-    return found.select("file", "line", "reason", "text").collect().rows()
-
-
 LOG = ("user", "item", "rating", "timestamp")
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        (gzip.compress(b"u,i,r\n1,2,3\n"), "is gzip data; end its name in .gz"),
-        ("u,i,r\n1,2,3\n".encode("utf-16"), "is UTF-16 text; convert it to UTF-8"),
-        (b"u,i,r\n1,2,\0\n", "is no text"),
-        (b"", "is empty"),
-    ],
-)
-def test_what_is_no_text_is_said_to_be_none(tmp_path, content, message):
-    columns = ColumnsConfig("u", "i", "r", None)
-    with pytest.raises(InputError, match=message):
-        open_files(tmp_path, "csv", {"x.csv": content}, path="{folder}/x.csv", columns=columns)
-
-
-def test_a_folder_in_place_of_a_file_shows_what_it_holds(tmp_path):
-    columns = ColumnsConfig("u", "i", "r", None)
-    with pytest.raises(InputError, match=r"is a folder; name the file; the folder holds x.csv"):
-        open_files(tmp_path, "csv", {"x.csv": b"u,i,r\n1,2,3\n"}, columns=columns)
 
 
 def test_recbole_atomic(tmp_path):
@@ -262,19 +220,6 @@ def test_files_of_one_name_are_not_mistaken(tmp_path):
     assert rows(source.items.frame, "id", "kind") == [("x", "new")]
 
 
-@pytest.mark.parametrize("ending", ["gz", "bz2", "xz", "zip"])
-def test_a_damaged_archive_is_an_input_error(tmp_path, ending):
-    (tmp_path / f"log.csv.{ending}").write_bytes(b"no archive at all")
-    with pytest.raises(InputError, match="cannot read"):
-        open_files(
-            tmp_path,
-            "csv",
-            {},
-            path=f"{tmp_path}/log.csv.{ending}",
-            columns=ColumnsConfig("u", "i", "r"),
-        )
-
-
 @pytest.mark.parametrize(
     "columns, features, message",
     [
@@ -344,19 +289,93 @@ def test_wrong_column_mapping_says_what_there_is(tmp_path):
         )
 
 
-def test_missing_file_names_what_the_folder_holds(tmp_path):
-    with pytest.raises(InputError, match=r"u\.data does not exist.*the folder holds ratings\.csv"):
-        open_files(tmp_path, "movielens_100k", {"ratings.csv": b"x"})
+def test_parquet_times_may_be_dates_and_a_folder_is_read_whole(tmp_path):
+    log = pl.read_csv(write_log(tmp_path))
+    (tmp_path / "log").mkdir()
+    dated = log.with_columns(t=pl.from_epoch("t"), row=pl.lit(1))
+    dated[:500].write_parquet(tmp_path / "log" / "a.parquet")
+    dated[500:].write_parquet(tmp_path / "log" / "b.parquet")
+    config = DataConfig(source="parquet", path=str(tmp_path / "log"), columns=COLUMNS)
+    report = prepare(config, tmp_path / "store")
+    assert (report.read, report.rejected) == (len(log), 0)
+    by_csv = prepare(csv_config(tmp_path / "log.csv"), tmp_path / "other")
+    assert report.tasks == by_csv.tasks
 
 
-def test_every_malformed_line_keeps_its_number_and_text(tmp_path):
-    path = tmp_path / "log.tsv"
-    path.write_bytes(b"1\t2\t3\r\n\n1\t2\n1\t2\t3\t4\n\xff\t2\t3\n9\t8\t7")
-    frame = scan_text(str(path), TextFormat("\t", ("a", "b", "c")), tmp_path)
-    assert rows(frame, "a", "b", "c", "line") == [("1", "2", "3", 1), ("9", "8", "7", 6)]
-    assert bad(frame) == [
-        ("log.tsv", 2, "blank line", ""),
-        ("log.tsv", 3, "expected 3 fields, found 2", "1\t2"),
-        ("log.tsv", 4, "expected 3 fields, found 4", "1\t2\t3\t4"),
-        ("log.tsv", 5, "not valid utf-8", "�\t2\t3"),
-    ]
+USERS_SOURCE = '''
+"""Logs that write "user likes item: rating"."""
+
+from pathlib import Path
+
+from greatmeta_dist.data.sources.base import Source, interactions_of
+from greatmeta_dist.data.text import TextFormat, scan_text
+
+
+def open_sentences(config, work):
+    names = ("user", "verb", "item", "rating")
+    frame = scan_text(config.path, TextFormat(" ", names), work)
+    columns = {"user": "user", "item": "item", "rating": "rating"}
+    return Source(interactions_of(frame, columns), False, None, None, (Path(config.path),))
+'''
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """An installed package that adds a source: one module, and one entry point."""
+    folder = tmp_path / "site-packages"
+    info = folder / "sentence_logs-1.0.dist-info"
+    info.mkdir(parents=True)
+    (folder / "sentence_logs.py").write_text(USERS_SOURCE)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sentence-logs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[greatmeta_dist.sources]\n"
+        "sentences = sentence_logs:open_sentences\n"
+        "broken = sentence_logs:no_such_function\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    yield
+    sys.modules.pop("sentence_logs", None)
+
+
+def test_a_package_adds_a_source_by_one_module_and_one_entry_point(tmp_path, package):
+    log = pl.read_csv(write_log(tmp_path))
+    path = tmp_path / "log.txt"
+    path.write_text("".join(f"{u} likes {i} {r}\n" for u, i, r, _ in log.iter_rows()) + "oops\n")
+    report = prepare(DataConfig(source="sentences", path=str(path)), tmp_path / "store")
+    assert report.reasons == {"expected 4 fields, found 1": 1}
+    by_csv = prepare(csv_config(tmp_path / "log.csv"), tmp_path / "other")
+    assert report.tasks == by_csv.tasks
+    store, other = Store(tmp_path / "store"), Store(tmp_path / "other")
+    assert store.manifest.recipe["source"] == "sentences"
+    for split in store.manifest.splits:
+        assert tasks_of(store, split) == tasks_of(other, split)
+
+
+def test_a_source_that_cannot_be_imported_is_named(tmp_path, package):
+    with pytest.raises(InputError, match="cannot import sentence_logs:no_such_function for source"):
+        prepare(DataConfig(source="broken", path="x"), tmp_path / "store")
+
+
+def test_an_unknown_source_is_refused_with_those_there_are(package):
+    with pytest.raises(InputError, match=r"data.source is 'sentence'; expected .*csv.*sentences"):
+        DataConfig(source="sentence")
+
+
+@pytest.mark.parametrize(
+    "source, options, message",
+    [
+        ("synthetic", {"path": "x"}, "data.path=x is set, and data=synthetic reads no files"),
+        ("synthetic", {"users_path": "x"}, "users_path is set, and data=synthetic does not read"),
+        ("recbole", {"path": "x", "items_path": "y"}, "data=recbole does not read it; data=csv"),
+        ("recbole", {"path": "x", "item_features": {"a": "token"}}, "data.item_features is set"),
+        ("sentences", {"path": "x", "users_path": "y"}, "data=sentences does not read it"),
+        ("sentences", {}, "data.path is not set; data=sentences needs data.path="),
+        ("csv", {}, "data.path is not set; data=csv needs data.path="),
+    ],
+)
+def test_options_that_a_source_does_not_read_are_refused(
+    tmp_path, package, source, options, message
+):
+    with pytest.raises(InputError, match=message):
+        prepare(DataConfig(source=source, **options), tmp_path / "store")
+    assert not (tmp_path / "store").exists()

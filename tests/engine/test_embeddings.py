@@ -81,6 +81,12 @@ def test_rows_of_blocks_have_the_bits_of_rows_of_one_table(update):
     assert torch.equal(torch.cat(means), whole.lookup_mean(torch.arange(101)))
 
 
+def test_no_run_of_fresh_rows_repeats_another(monkeypatch):
+    monkeypatch.setattr(embeddings, "ROWS_PER_DRAW", 8)
+    rows = fresh_rows(64, 2, 0.1, torch.Generator().manual_seed(5), first=0, last=64)
+    assert len({tuple(row) for row in rows.tolist()}) == 64
+
+
 def test_fresh_rows_are_the_same_whoever_draws_them(monkeypatch):
     monkeypatch.setattr(embeddings, "ROWS_PER_DRAW", 8)
 

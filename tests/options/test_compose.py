@@ -41,6 +41,11 @@ def test_a_sweep_takes_every_combination_and_numbers_the_runs():
     assert jobs[1] == ["run=r/1", "train.seed=0", "model=default", "store=a,b"]
 
 
+def test_a_sweep_over_words_that_hydra_cannot_read_is_said_in_one_line():
+    with pytest.raises(InputError, match=r"in model\.hidden=\[64; check its brackets"):
+        sweep(["run=r", "model.hidden=[64"])
+
+
 @pytest.mark.parametrize(
     "word, expected",
     [

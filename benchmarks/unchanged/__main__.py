@@ -157,8 +157,8 @@ class Comparison:
 
 def show(rows: list[Row], moved: dict[str, int], commit: str) -> None:
     """Print the table."""
-    columns = ("data", "priors", "workers", "equal tensors", "largest difference", "in", "losses equal",
-               "RMSE difference", "seconds old", "new", "as expected")  # fmt: skip
+    columns = ("data", "priors", "workers", "equal tensors", "largest difference", "in",
+               "losses equal", "RMSE difference", "seconds old", "new", "as expected")  # fmt: skip
     table = Table(*columns, box=SIMPLE, title=f"this version against {commit}")
     for row in rows:
         difference = row.difference

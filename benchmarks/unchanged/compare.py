@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
-    EventAccumulator,
-)
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from greatmeta_dist.engine import checkpoint

@@ -9,7 +9,6 @@ its own users/s, without the first steps. Busy loops run before it starts and un
 
 import argparse
 import itertools
-import os
 import re
 import signal
 import statistics
@@ -31,6 +30,7 @@ from benchmarks.checkout import (
     BEFORE,
     Program,
     check_out,
+    kill_group,
     this_program,
     without_thread_variables,
 )
@@ -126,13 +126,13 @@ def train_beside(
             wait_until_measured(process, run, log, seconds)
             process.send_signal(signal.SIGTERM)
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill_group(process)
             raise
     # It stops after a step, and writes its records, now undisturbed.
     try:
         process.wait(MAX_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+    except BaseException:
+        kill_group(process)
         raise
     rates = [rate for step, rate in read_scalar(run, "perf/users_per_s") if step > WARM_UP_STEPS]
     if not rates:

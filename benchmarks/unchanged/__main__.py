@@ -87,8 +87,8 @@ def main() -> None:
                     rows += comparison.rows(workers)
                     bar.update(len(rows) // 2, f"{case.name}, {workers} workers")
     show(rows, moved, options.commit)
-    found = [{**asdict(row), "is_as_expected": row.is_as_expected} for row in rows]
-    write_result(options.json, options, {"rows": found, "users_in_other_groups": moved})
+    entries = [{**asdict(row), "is_as_expected": row.is_as_expected} for row in rows]
+    write_result(options.json, options, {"rows": entries, "users_in_other_groups": moved})
     sys.exit(not all(row.is_as_expected for row in rows))
 
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from fitted import fit_named, transform_of
 from logs import csv_config, write_log
 from stores import CHOICE
 
-from greatmeta_dist.batching.target_transform import TargetTransform
 from greatmeta_dist.config import ColumnsConfig, DataConfig
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store
@@ -24,12 +24,12 @@ def test_no_rating_column_needs_clicks():
         DataConfig(source="csv", path="x", columns=ColumnsConfig("u", "i", None))
 
 
-def test_chances_are_expected_ones_where_the_model_adds_nothing(tmp_path):
+def test_chances_are_prior_means_where_the_model_adds_nothing(tmp_path):
     prepare(csv_config(write_log(tmp_path), label="click"), tmp_path / "store")
     store = Store(tmp_path / "store")
     tasks = store.split("user_cold", CHOICE).tasks
-    labels = TargetTransform.of(store, "bias")
-    _, expected = labels.expected(tasks, is_training=False)
-    found = labels.to_rating(tasks)(np.zeros(len(expected)))
-    assert found == pytest.approx(np.clip(expected, 0.02, 0.98))
-    assert (labels.to_rating(tasks)(np.ones(len(expected))) > found).all()
+    transform = transform_of(store, fit_named(store.training_rows(), "bias"))
+    _, prior_mean = transform.prior_means(tasks, is_training=False)
+    chance = transform.to_rating(tasks)(np.zeros(len(prior_mean)))
+    assert chance == pytest.approx(np.clip(prior_mean, 0.02, 0.98))
+    assert (transform.to_rating(tasks)(np.ones(len(prior_mean))) > chance).all()

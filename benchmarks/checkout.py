@@ -2,11 +2,13 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import tarfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,13 +46,25 @@ class Program:
     def run(self, *words: str, log: Path) -> float:
         """Run a command to its end; its seconds. Raises ``RuntimeError`` where it fails."""
         start = time.monotonic()
-        code = self.start(*words, log=log).wait()
+        process = self.start(*words, log=log)
+        try:
+            code = process.wait()
+        except BaseException:  # Ctrl-C does not reach another session
+            kill_group(process)
+            raise
         if code:
             raise RuntimeError(
                 f"{self.name}: greatmeta {' '.join(words)} ended with {code}: "
                 f"{log.read_text()[-2000:]}"
             )
         return time.monotonic() - start
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """End a started command, and whatever it started in its group."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def this_program(environ: Mapping[str, str] | None = None) -> Program:

@@ -85,8 +85,12 @@ def main() -> None:
         print("\n" + markdown([option, *(f"{rate:g}" for rate in rates)], rows))
     if options.plot:
         draw(options.plot, errors, sweeps, swept)
-    found = [{"data": d, "option": o, "rate": r, "rmse": e} for (d, o, r), e in errors.items()]
-    write_result(options.json, options, {"bias": bias, "as_shipped": as_shipped, "sweeps": found})
+    swept_points = [
+        {"data": d, "option": o, "rate": r, "rmse": e} for (d, o, r), e in errors.items()
+    ]
+    write_result(
+        options.json, options, {"bias": bias, "as_shipped": as_shipped, "sweeps": swept_points}
+    )
 
 
 def data_sets(work: Path, ml_100k: Path | None, *, is_quick: bool) -> dict[str, DataSet]:

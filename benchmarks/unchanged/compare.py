@@ -86,4 +86,4 @@ def _distance(a: Tensor, b: Tensor) -> float:
 def _adapted_rmse(run: Path) -> dict[str, float]:
     """By scenario."""
     scenarios = json.loads((run / "evaluation.json").read_text())["scenarios"]
-    return {name: found["models"]["adapted"]["rmse"] for name, found in scenarios.items()}
+    return {name: scores["models"]["adapted"]["rmse"] for name, scores in scenarios.items()}

@@ -31,7 +31,8 @@ def train_as_member(config: Config, run: Path, display: Display) -> dict[str, An
             with _others_waiting(communicator):
                 config = stack.enter_context(open_run(config, run, display))
         except BaseException as error:
-            communicator.broadcast_object(2 if isinstance(error, InputError) else 1)
+            with suppress(PeerLost):  # what happened first is what counts
+                communicator.broadcast_object(2 if isinstance(error, InputError) else 1)
             raise
         communicator.broadcast_object(config)
         return train(config, run, display, communicator=communicator)

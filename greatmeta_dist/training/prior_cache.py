@@ -11,10 +11,12 @@ from pathlib import Path
 
 from greatmeta_dist.config import PriorsConfig
 from greatmeta_dist.data.store import Store
-from greatmeta_dist.display import Display
+from greatmeta_dist.display import Bar, Display
 from greatmeta_dist.errors import InputError
 from greatmeta_dist.files import locked, published_folder
+from greatmeta_dist.priors.base import Progress
 from greatmeta_dist.priors.fit import fit_priors, priors_key, read_key, read_priors, write_priors
+from greatmeta_dist.signals import StopRequest
 
 
 def cache_folder(store: Path) -> Path:
@@ -33,18 +35,30 @@ def holds_priors(folder: Path, key: str) -> bool:
     return True
 
 
-def write_cached_priors(target: Path, store: Store, options: PriorsConfig, display: Display) -> str:
+def write_cached_priors(
+    target: Path,
+    store: Store,
+    options: PriorsConfig,
+    display: Display,
+    *,
+    stop: StopRequest | None = None,
+) -> str:
     """Write a store's priors into an existing folder, and fit them unless they are cached.
 
     Of several processes that ask for the same priors one fits them, and the others wait for it.
     Where the folder beside the store cannot be written, they are fitted for ``target`` alone.
-    Returns their key.
+    Once ``stop`` is received a fit ends with ``KeyboardInterrupt``. Returns the priors' key.
     """
     key = priors_key(store.identity, options)
     cached = cache_folder(store.folder.resolve()) / key
 
     def fit(folder: Path) -> None:
-        _fit_and_write(folder, store, options, key, display)
+        with display.bar("fit priors", 100, "%") as bar:
+            priors = fit_priors(
+                store.training_rows(), options, _progress(bar, stop or StopRequest())
+            )
+            write_priors(folder, priors, key)
+            bar.update(100, "written")
 
     if not holds_priors(cached, key):
         try:
@@ -78,14 +92,14 @@ def _fill_cache(
                 fit(partial)
 
 
-def _fit_and_write(
-    folder: Path, store: Store, options: PriorsConfig, key: str, display: Display
-) -> None:
-    with display.bar("fit priors", 100, "%") as bar:
-        priors = fit_priors(
-            store.training_rows(),
-            options,
-            lambda stage, share: bar.update(int(100 * share), stage),
-        )
-        write_priors(folder, priors, key)
-        bar.update(100, "written")
+def _progress(bar: Bar, stop: StopRequest) -> Progress:
+    """Shows how far a fit is, and ends one that was asked to stop."""
+
+    def show(stage: str, share: float) -> None:
+        # The signal has raised KeyboardInterrupt already, but libraries may have swallowed it:
+        # pyarrow does where it looks for pandas.
+        if stop.is_received:
+            raise KeyboardInterrupt
+        bar.update(int(100 * share), stage)
+
+    return show

@@ -83,11 +83,11 @@ def write_model(run: Path, store: Store, options: PriorsConfig, display: Display
     if _is_written(run, store, options):
         return
     # By default SIGTERM ends a process at once, and its unfinished folders would stay.
-    with noted_stop_signals(_interrupt), published_folder(run / MODEL) as partial:
+    with noted_stop_signals(_interrupt) as stop, published_folder(run / MODEL) as partial:
         (partial / "catalogue").mkdir()
         (partial / "priors").mkdir()
         write_catalogue(store, partial / "catalogue")
-        key = write_cached_priors(partial / "priors", store, options, display)
+        key = write_cached_priors(partial / "priors", store, options, display, stop=stop)
         content = {"version": VERSION, "store": store.identity, "priors": key}
         (partial / MODEL_JSON).write_text(json.dumps(content, indent=1))
 

@@ -153,13 +153,16 @@ class PriorsConfig:
             f"priors.content.penalties is {self.content.penalties}; expected numbers above 0",
         )
         at_least("priors.content.num_folds", self.content.num_folds, 2)
+        # Cross-validation needs an item for each fold.
+        for name in ("min_items", "max_tuned_items"):
+            at_least(f"priors.content.{name}", getattr(self.content, name), self.content.num_folds)
         in_range("priors.user_groups.minority_share", self.user_groups.minority_share, 0, 1)
         in_range(
             "priors.bayesian_mf.min_variance", self.bayesian_mf.min_variance, 0, 1, is_open=True
         )
         counts = {
-            "content": ("min_items", "max_tuned_items", "tree_iterations", "tree_max_values",
-                        "tree_min_items", "tree_min_value_items"),
+            "content": ("tree_iterations", "tree_max_values", "tree_min_items",
+                        "tree_min_value_items"),
             "item_factors": ("num_factors", "num_passes", "max_items", "max_ratings"),
             "bayesian_mf": ("num_factors", "num_passes", "num_single", "num_starts",
                             "num_components", "min_component_users", "max_clustered",

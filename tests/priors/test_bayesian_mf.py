@@ -13,6 +13,7 @@ from greatmeta_dist.config import Config, ModelConfig
 from greatmeta_dist.config.priors import BayesianMFConfig
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store
+from greatmeta_dist.data.tasks import TaskTable
 from greatmeta_dist.evaluation.blend import Blend
 from greatmeta_dist.priors.bayesian_mf import BayesianMFPrior
 from greatmeta_dist.priors.bayesian_mf_fit import factorise
@@ -54,6 +55,10 @@ def test_what_is_loaded_is_what_was_saved():
             assert np.array_equal(getattr(one.users, name), getattr(other.users, name))
 
 
+def blended(blend: Blend, tasks: TaskTable, rating):
+    return blend.apply(tasks, {"model": rating})["model"]
+
+
 @pytest.mark.parametrize("label", ["rating", "click"])
 def test_predictions_are_of_both_but_of_unknown_items_the_models(tmp_path, label):
     prepare(csv_config(write_log(tmp_path), label=label), tmp_path / "store")
@@ -79,11 +84,9 @@ def test_predictions_are_of_both_but_of_unknown_items_the_models(tmp_path, label
         ],
         axis=0,
     )
-    assert plain.apply(tasks, {"adapted": alone})["adapted"] == pytest.approx(alone)
-    assert both.apply(tasks, {"adapted": alone})["adapted"] == pytest.approx(
-        (alone + of_factors) / 2
-    )
-    mostly = replace(both, weight=0.9).apply(tasks, {"adapted": alone})["adapted"]
+    assert blended(plain, tasks, alone) == pytest.approx(alone)
+    assert blended(both, tasks, alone) == pytest.approx((alone + of_factors) / 2)
+    mostly = blended(replace(both, weight=0.9), tasks, alone)
     assert mostly == pytest.approx(0.1 * alone + 0.9 * of_factors)
     low, high = store.manifest.ratings.lowest, store.manifest.ratings.highest
     assert of_factors == pytest.approx(np.clip(by_hand, low, high))
@@ -104,12 +107,10 @@ def test_predictions_are_of_both_but_of_unknown_items_the_models(tmp_path, label
         )
         for start in prior.starts
     ]
-    blended = replace(both, priors=[BayesianMFPrior(fewer)]).apply(tasks, {"adapted": alone})[
-        "adapted"
-    ]
+    rating = blended(replace(both, priors=[BayesianMFPrior(fewer)]), tasks, alone)
     is_asked = tasks.query_item.values == unknown
-    assert np.array_equal(blended[is_asked], alone[is_asked])
-    assert not np.array_equal(blended[~is_asked], alone[~is_asked])
+    assert np.array_equal(rating[is_asked], alone[is_asked])
+    assert not np.array_equal(rating[~is_asked], alone[~is_asked])
 
 
 def test_targets_of_training_know_nothing_of_it(tmp_path):

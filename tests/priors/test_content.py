@@ -8,9 +8,10 @@ import pytest
 from fitted import fit_named
 from logs import csv_config, write_log
 
-from greatmeta_dist.config.priors import ContentConfig
+from greatmeta_dist.config.priors import ContentConfig, PriorsConfig
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store
+from greatmeta_dist.errors import InputError
 from greatmeta_dist.priors.base import ItemFeature
 from greatmeta_dist.priors.content import content_means
 from greatmeta_dist.ragged import Ragged, offsets_of
@@ -69,6 +70,16 @@ def test_few_rated_items_all_get_the_mean():
     few = predict(features, count, total, ContentConfig(min_items=num_rated + 1))
     assert np.array_equal(few, np.full(len(count), mean))
     assert predict(features, count, total, ContentConfig(min_items=num_rated)).std() > 0.3
+
+
+@pytest.mark.parametrize("name", ["min_items", "max_tuned_items"])
+def test_items_that_do_not_fill_the_folds_are_refused_with_the_options(name):
+    with pytest.raises(InputError, match=rf"priors.content.{name} is 4; it must be 5 or more"):
+        PriorsConfig(content=ContentConfig(**{name: 4}))
+    rng = np.random.default_rng(0)
+    features, count, total, _ = items_with(rng, np.zeros(3), spread=1.0, num_items=5)
+    options = PriorsConfig(content=ContentConfig(**{name: 5})).content
+    assert np.isfinite(predict(features, np.maximum(count, 1), total, options)).all()
 
 
 def test_unrated_items_are_expected_to_be_like_those_people_rate():

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from greatmeta_dist.batching.gradient_plans import pair_plan, unpool_plan
 from greatmeta_dist.batching.target_transform import TargetTransform
-from greatmeta_dist.data.tasks import FeatureMask, Features, Floats, Slots, TaskTable
+from greatmeta_dist.data.tasks import FeatureMask, Features, Floats, Slots, TaskTable, slot_starts
 from greatmeta_dist.meta.batch import RowSet, SlotTable, TaskBatch
-from greatmeta_dist.ragged import Grouped, Ints, Ragged, offsets_of, stable_order
+from greatmeta_dist.ragged import Grouped, Ints, Ragged, stable_order
 
 CLICK_CONTEXT_SCALE = 2.0
 """A click's residual times this is of about unit size, as a rating's target is."""
@@ -100,8 +100,8 @@ def _number_rows(user_slots: Slots, item_slots: Slots) -> tuple[tuple[Slots, Slo
 
 
 def _slot_table(slots: Slots, weight: Floats) -> SlotTable:
-    start = offsets_of(slots.length.ravel())[:-1].reshape(slots.length.shape)
-    return SlotTable(*(torch.from_numpy(a) for a in (slots.row, weight, start)))
+    arrays = (slots.row, weight, slot_starts(slots.length))
+    return SlotTable(*(torch.from_numpy(array) for array in arrays))
 
 
 def _padded_positions(lengths: Ints) -> tuple[Ints, Ints]:

@@ -55,7 +55,7 @@ class Lane:
             return base[(e * num_left_out + np.arange(num_left_out)) % len(self)]
 
         rng = np.random.default_rng([self.seed, 13, self.number, epoch])
-        # Users are sorted by a random rank of their shard plus a random fraction: shard by shard, so
+        # Users are sorted by a random rank of their shard plus a random fraction: by shard, so
         # that reading stays nearly sequential, and shuffled within a shard.
         rank = rng.permutation(len(self.batches))[self.shard] + rng.random(len(self))
         if epoch > 0:

@@ -7,14 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from greatmeta_dist.config import Config, SchedulerConfig
+from greatmeta_dist.config import Config
 from greatmeta_dist.engine.checkpoint import Block
 from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.engine.coordinator import Coordinator, StepReport
 from greatmeta_dist.engine.embeddings import EmbeddingTable, block_size, fresh_rows
-from greatmeta_dist.engine.exchange import LaneExchange, RoutingPlan
+from greatmeta_dist.engine.lane_exchange import LaneExchange
 from greatmeta_dist.engine.layers import FlatLayers
-from greatmeta_dist.extensions import WEIGHTINGS
+from greatmeta_dist.engine.routing import RoutingPlan
+from greatmeta_dist.engine.weighting import make_weighting
 from greatmeta_dist.meta.adapt import predict_query
 from greatmeta_dist.meta.batch import StepBatch, TaskBatch, to_device
 from greatmeta_dist.meta.factor_averages import FactorAverages
@@ -23,7 +24,6 @@ from greatmeta_dist.meta.fast_weights import InnerLoop
 from greatmeta_dist.meta.losses import Loss
 from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.step import MetaStep, StepSettings
-from greatmeta_dist.meta.weightings.base import UserWeighting
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,6 @@ class RowStart(NamedTuple):
     """[n] distinct, ascending."""
     values: Tensor
     """[n, k] in units of a fresh row's expected length; the first of d columns where k is less."""
-
-
-def make_weighting(options: SchedulerConfig) -> UserWeighting:
-    """The user weighting that ``scheduler.kind`` names, built in or from another package."""
-    weighting: UserWeighting = WEIGHTINGS.get(options.kind)(
-        magnitude=options.magnitude,
-        factors=tuple(options.factors),
-        balance_strength=options.balance_strength,
-        max_weight_ratio=options.max_weight_ratio,
-    )
-    return weighting
 
 
 class Worker:
@@ -136,8 +125,8 @@ class Worker:
             self.inner,
             self.weighting,
             StepSettings(
-                nominal_users=config.train.users_per_batch,
-                outer_rate=config.train.learning_rate,
+                users_per_batch=config.train.users_per_batch,
+                look_ahead_rate=config.train.learning_rate,
                 is_bf16=config.cluster.precision == "bf16",
             ),
         )

@@ -26,8 +26,9 @@ class LayerInput:
     shared: Tensor | None = None
     """[B, k] columns that all rows of a user share; None if k is 0."""
     is_fixed: bool = False
-    """Whether it is the same in every inner step, as the features of a set are; then its Gram
-    matrix is kept."""
+    """Whether it is the same in every inner step, as the features of a set are. Then its Gram
+    matrix is kept here, ``SharedWeights`` keeps what the shared layer makes of it, and a low-rank
+    delta of several steps has no more rows than that of one (``fast_weights.py``)."""
     _own_gram: dict[bool, Tensor] = field(default_factory=dict, repr=False)
     """V Vᵀ [B, r, r] of a fixed input, by whether a column of ones was added."""
 
@@ -37,8 +38,14 @@ class LayerInput:
         return self.rows.shape[2] + (0 if self.shared is None else self.shared.shape[1])
 
     def to(self, dtype: torch.dtype) -> "LayerInput":
-        """The same input in that precision; itself if it has it already."""
-        return self if self.rows.dtype == dtype else LayerInput(self.rows.to(dtype))
+        """The same input in that precision; itself if it has it already.
+
+        Only outputs of hidden layers come in low precision: features are pooled in full precision.
+        """
+        if self.rows.dtype == dtype:
+            return self
+        assert self.shared is None
+        return LayerInput(self.rows.to(dtype))
 
     def linear(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """V Wᵀ + b: [B, r, out], for one layer [out, in] or for one of each user [B, out, in]."""
@@ -88,10 +95,12 @@ class LayerInput:
         common = delta_sum.unsqueeze(1) @ weight[..., :num_shared]
         return LayerInput(delta @ weight[..., num_shared:], common.squeeze(1))
 
-    def combine(self, coefficients: Tensor) -> "LayerInput":
-        """Linear combinations of a user's rows: coefficients [B, m, r] → m rows.
+    def low_rank_vjp(self, coefficients: Tensor) -> "LayerInput":
+        """Gradient of a layer's input of m rows, through a low-rank delta that has this V.
 
-        Shared columns come back summed over the m rows, as those of a ``vjp`` do.
+        The delta is Σ_r c_r v_rᵀ (``fast_weights.py``), so the gradient of row m is
+        Σ_r (c_r·δ_m) v_r: ``coefficients`` [B, m, r] are the c_r·δ_m. The gradient of shared
+        columns is summed over the m rows, as in ``vjp``.
         """
         rows = coefficients @ self.rows
         if self.shared is None:
@@ -104,7 +113,11 @@ class LayerInput:
         return norms if self.shared is None else norms + user_norms(self.shared)
 
     def zero_users_in_place(self, users: Tensor) -> None:
-        """Make the rows of the users [B] where True zeros, for all who hold this input."""
+        """Make the rows of the users [B] where True zeros, for all who hold this input.
+
+        In place, because the adapted and the unadapted gradients hold the same input, and
+        ``LinearGradients.dots`` needs one Gram matrix only as long as it is the very same object.
+        """
         self.rows = zero_users(self.rows, users)
         self.shared = None if self.shared is None else zero_users(self.shared, users)
         self._own_gram = {k: zero_users(gram, users) for k, gram in self._own_gram.items()}

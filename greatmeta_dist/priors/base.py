@@ -125,7 +125,7 @@ class Prior(ABC):
 
     version: ClassVar[int] = 1
     """Raise it whenever the same options and rows give other numbers: cached fits are then not
-    taken. Only that of priors named by ``priors.extra`` is read."""
+    taken."""
 
     @classmethod
     @abstractmethod

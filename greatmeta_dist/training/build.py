@@ -15,7 +15,8 @@ from greatmeta_dist.config import Config, ModelConfig
 from greatmeta_dist.data.manifest import ITEM_ID
 from greatmeta_dist.data.store import FeatureSpec, Store
 from greatmeta_dist.engine.communicator import Communicator
-from greatmeta_dist.engine.worker import RowStart, Sizes, Worker, make_weighting
+from greatmeta_dist.engine.weighting import make_weighting
+from greatmeta_dist.engine.worker import RowStart, Sizes, Worker
 from greatmeta_dist.errors import require
 from greatmeta_dist.evaluation.blend import Blend
 from greatmeta_dist.evaluation.scoring import Scorer

@@ -11,7 +11,8 @@ from random_tasks import make_tasks
 
 from greatmeta_dist.batching.collate import build_batch
 from greatmeta_dist.config import Config, SchedulerConfig
-from greatmeta_dist.engine.worker import Sizes, Worker, make_weighting
+from greatmeta_dist.engine.weighting import make_weighting
+from greatmeta_dist.engine.worker import Sizes, Worker
 from greatmeta_dist.errors import InputError
 from greatmeta_dist.extensions import WEIGHTINGS
 from greatmeta_dist.meta.batch import StepBatch

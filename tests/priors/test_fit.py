@@ -23,6 +23,7 @@ from greatmeta_dist.data.store import Store
 from greatmeta_dist.errors import InputError
 from greatmeta_dist.extensions import PRIORS
 from greatmeta_dist.priors.base import Prior, RatingPrior
+from greatmeta_dist.priors.bias import BiasPrior
 from greatmeta_dist.priors.fit import (
     MANIFEST,
     REQUIRED,
@@ -186,7 +187,7 @@ def test_the_key_is_of_store_options_and_versions(monkeypatch):
         priors_key("store", PriorsConfig(seed=1)),
         priors_key("store", PriorsConfig(bayesian_mf=BayesianMFConfig(num_passes=21))),
     ]
-    monkeypatch.setattr("greatmeta_dist.priors.fit.VERSION", 999)
+    monkeypatch.setattr(BiasPrior, "version", 999)
     others.append(priors_key("store", PriorsConfig()))
     assert len({key, *others}) == 5
 

@@ -11,7 +11,7 @@ from greatmeta_dist.cli import main
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.evaluation import catalogue
-from greatmeta_dist.evaluation.metrics.catalogue import ranking
+from greatmeta_dist.evaluation.metrics.ranking import ranking
 from greatmeta_dist.predict import Predictor
 
 TINY = ["train.steps=20", "train.users_per_batch=8", "model.hidden=[8]", "train.valid_every=10"]

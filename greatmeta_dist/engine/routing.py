@@ -38,7 +38,7 @@ class Piggyback:
     """
 
     outgoing: list[list[Tensor]]
-    """[W] to each worker; each gets the same number of tensors."""
+    """[W] what goes to each worker: the same number of tensors, of the same dtypes, for each."""
     incoming_shapes: list[list[Shape]]
     """[W] shapes of what each worker sends here."""
 
@@ -67,12 +67,13 @@ class RoutingPlan:
     num_from_owner: list[int]
     """[W] how many of the batch's U rows each worker owns."""
     requests: list[Tensor]
-    """[W] the rows of this worker's block that each worker's batch touches, ascending."""
+    """[W] the rows of this worker's block that each worker's batch touches, as positions in the
+    block; ascending."""
     requested: Tensor
-    """[V] all of these together: distinct, ascending."""
+    """[V] all of these together, as positions in the block: distinct, ascending."""
     positions: list[Tensor]
-    """[W] where each worker's requests stand among ``requested``; empty for a lone worker, whose
-    only request is ``requested``."""
+    """[W] where each worker's requests stand in ``requested``; empty for a lone worker, whose only
+    request is ``requested``."""
 
     @classmethod
     def of(cls, rows: Tensor, table: EmbeddingTable, communicator: Communicator) -> "RoutingPlan":
@@ -146,8 +147,10 @@ class RoutingPlan:
     def return_sums(
         self, sums: Tensor, phase: str, piggyback: Piggyback | None = None
     ) -> tuple[Tensor, Received]:
-        """Send ``begin_sum``'s sums [V, d] to all who touch the rows; those of the batch's rows,
-        [U, d]. One message."""
+        """Send the sums of ``begin_sum`` [V, d] to every worker whose batch touches their rows.
+
+        Returns the sums at the rows of this worker's own batch, [U, d]. One message.
+        """
         if self.communicator.size == 1:
             return sums, list(piggyback.outgoing) if piggyback else []
         by_requester = [sums.index_select(0, at) for at in self.positions]

@@ -79,8 +79,8 @@ class Factors:
     """[B, P] cos(g_i,p , g⁰_i,p): does adapting to the support change what the query asks for?"""
     agreement: Tensor
     """[B, F + P] of g_i with the batch's mean gradient ḡ: dot products for fields, cosines for A,
-    as the authors' code has them. A cosine for a field would need ‖g_i,f‖, a sum over pairs of user
-    and embedding row (``PairPlan``), which most weightings do not pay for."""
+    as published (DESIGN.md section 2, step 3). A cosine for a field would also need ‖g_i,f‖, a sum
+    over pairs of user and embedding row (``PairPlan``) that is dear, and otherwise not taken."""
     context: Tensor
     """[B, ``context_feature_dim`` or 0] what the support set says of the user's preferences. It is
     no factor in the paper's sense, as it comes from no gradient. Must stay the last field:

@@ -16,7 +16,7 @@ from greatmeta_dist.data.manifest import ITEM_ID
 from greatmeta_dist.data.store import FeatureSpec, Store
 from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.engine.weighting import make_weighting
-from greatmeta_dist.engine.worker import RowStart, Sizes, Worker
+from greatmeta_dist.engine.worker import RowStart, StoreFacts, Worker
 from greatmeta_dist.errors import require
 from greatmeta_dist.evaluation.blend import Blend
 from greatmeta_dist.evaluation.scoring import Scorer
@@ -76,7 +76,7 @@ def build_model(
         target_weights=weighting.target_weights(_group_statistics(groups)),
     )
     minority_share = config.priors.user_groups.minority_share
-    sizes = Sizes(
+    sizes = StoreFacts(
         len(catalogue.fields("user", spec)),
         len(catalogue.fields("item", spec)),
         manifest.num_rows,

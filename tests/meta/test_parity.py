@@ -135,7 +135,7 @@ class Run:
         self.scheduler = weighting.make_scheduler(sizes).to(dtype)
         self.scheduler.load_state_dict(scheduler_state(trace, "init"))
         self.table = EmbeddingTable(
-            torch.from_numpy(np.concatenate(self.tables)).to(dtype), rate=2e-3, update="dense"
+            torch.from_numpy(np.concatenate(self.tables)).to(dtype), rate=2e-3, is_lazy=False
         )
         coordinator = coordinator_type(
             self.layers,

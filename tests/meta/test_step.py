@@ -219,7 +219,7 @@ def check(
         [weight.clone()] * 5, unstack(model, layers), schedulers[1], settings
     )
 
-    table = EmbeddingTable(weight.clone(), rate=0.01, update="dense")
+    table = EmbeddingTable(weight.clone(), rate=0.01, is_lazy=False)
     coordinator = Coordinator(
         layers, schedulers[0], weighting=weighting, outer_rate=0.01, scheduler_rate=0.02
     )

@@ -25,7 +25,7 @@ def lane_sizes(store: Store, num_lanes: int) -> list[int]:
     return [sum(store.train_sizes[lane::num_lanes]) for lane in range(num_lanes)]
 
 
-def group_lanes(store: Store, users_per_batch: int, num_workers: int) -> int:
+def lanes_for_workers(store: Store, users_per_batch: int, num_workers: int) -> int:
     """K for a group of workers.
 
     It is that of ``default_lanes``, but at least the number of workers, and at least 8 where users

@@ -41,9 +41,10 @@ class RowStart(NamedTuple):
     """Where some embedding rows start, besides the noise that all start with."""
 
     rows: Tensor
-    """[n] distinct, ascending."""
+    """[n] rows of the whole table, distinct, ascending."""
     values: Tensor
-    """[n, k] in units of a fresh row's expected length; the first of d columns where k is less."""
+    """[n, k] what is added to the rows' first columns, min(k, d) of them; in units of the length
+    that a fresh row is expected to have."""
 
 
 class Worker:

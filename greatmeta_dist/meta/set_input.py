@@ -114,7 +114,9 @@ def context_features(model: Recommender, support: SetInput) -> Tensor | None:
 def add_kernel_gradients(
     model: Recommender, query: SetInput, d_kernel_input: LayerInput, d_inputs: InputGradients
 ) -> InputGradients:
-    """The gradients of x and of the context, with what comes through the kernel's input added.
+    """Add to the gradients ``d_inputs`` of x and the context what reaches them through the kernel.
+
+    The kernel's input is x ⊙ m, m the label-weighted half of the context.
 
     d(x ⊙ m) = dx ⊙ m + x ⊙ dm; the row-wise products are summed over a user's rows.
     """

@@ -118,7 +118,10 @@ State = tuple[dict[str, NDArray], dict[str, Any]]
 
 
 class Prior(ABC):
-    """Something fitted on training rows. Register it in ``extensions.PRIORS``.
+    """Something fitted on training rows.
+
+    Register it in ``extensions.PRIORS``, or by another package's entry point, and let the option
+    ``priors.extra`` name it.
 
     One that predicts ratings is a ``RatingPrior``: its predictions are blended with the model's.
     """

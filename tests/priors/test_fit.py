@@ -358,6 +358,6 @@ def test_priors_of_a_package_that_is_gone_are_refused_in_one_line(
     folder.mkdir()
     write_priors(folder, fit_all(store, PriorsConfig(extra=["popularity"])), "k")
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(tmp_path)])
-    with pytest.raises(InputError, match="no priors is called 'popularity'; there is bias, ") as no:
+    with pytest.raises(InputError, match="no prior is called 'popularity'; there is bias, ") as no:
         read_priors(folder)
     assert "\n" not in str(no.value)

@@ -22,7 +22,7 @@ class Ragged:
         return self.offsets[1:] - self.offsets[:-1]
 
     def positions(self, rows: Ints) -> tuple[Ints, Ints]:
-        """Positions in ``values`` of chosen lists' values, end to end; and the lists' lengths."""
+        """Positions in ``values`` of the chosen lists, end to end; and the lists' lengths."""
         lengths = self.lengths[rows]
         ends = lengths.cumsum()
         # Position − (index in the result) is the same for all values of a list.

@@ -80,7 +80,7 @@ class Lane:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepTasks:
     """A step's tasks and whose they are: lane by lane, bucket by bucket."""
 
     batch: StepBatch
@@ -123,7 +123,7 @@ class Lanes:
         self._grouping, self._config = grouping, config
         self._orders: tuple[int, list[NDArray[np.int64]]] = (-1, [])
 
-    def step(self, number: int) -> Step:
+    def step(self, number: int) -> StepTasks:
         """A step's tasks: a function of its number alone."""
         epoch, step_of_epoch = divmod(number, self.steps_per_epoch)
         first = step_of_epoch * self.users_per_lane
@@ -135,7 +135,7 @@ class Lanes:
             tokens += [users.user[k] for k in by_length]
             groups.append(self._grouping.recorded(users, is_training=True)[by_length])
             support_lengths.append(lengths)
-        return Step(
+        return StepTasks(
             StepBatch.of(lanes), tokens, np.concatenate(groups), np.concatenate(support_lengths)
         )
 

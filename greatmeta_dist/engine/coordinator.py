@@ -1,6 +1,6 @@
 """The coordinator: holds φ, its optimizer and the dense optimizer state (DESIGN.md section 4).
 
-Shapes: B users of the global batch.
+Shapes: B users of the global batch, N numbers of A end to end.
 """
 
 from dataclasses import dataclass
@@ -116,7 +116,7 @@ class Coordinator:
     def step_layers(self, gradient: Tensor) -> None:
         """One Adam step on A, in place (section 2, step 6). ``average`` comes after it.
 
-        ``gradient`` [P] has the gradients of A's tensors end to end, and perhaps zeros after them;
+        ``gradient`` [N] has the gradients of A's tensors end to end, and perhaps zeros after them;
         it is overwritten.
         """
         clipped = gradient.clamp_(-GRADIENT_BOUND, GRADIENT_BOUND)

@@ -59,7 +59,7 @@ users' own inner products while ḡ is summed (``meta/step.py``), and rows, runn
 plan while A's new values are broadcast.
 
 Shapes: B users of a length bucket, U distinct rows that the buckets hosted here touch together, V
-rows of this worker's block that any worker touches, d embedding width, P numbers of A end to end,
+rows of this worker's block that any worker touches, d embedding width, N numbers of A end to end,
 padded to a multiple of W.
 """
 
@@ -142,7 +142,7 @@ class LaneExchange:
         return wait_for_sum
 
     def _begin_sum(self, flat: Tensor, rows: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
-        """Start adding the workers' own sums: of A [P], and of rows [U, d]."""
+        """Start adding the workers' own sums: of A [N], and of rows [U, d]."""
         if self._communicator.is_fast:
             return self._begin_fast_sum(flat, rows)
         if self._communicator.size == 2:
@@ -152,8 +152,8 @@ class LaneExchange:
     def _begin_sliced_sum(self, flat: Tensor, rows: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
         """Each worker adds a slice of A as it adds its own rows: two messages, there and back.
 
-        Were all of A added by one worker, it would receive W times P numbers while the others
-        idle. In slices each link carries about P there and P back, as in the best all-reduces.
+        Were all of A added by one worker, it would receive W times N numbers while the others
+        idle. In slices each link carries about N there and N back, as in the best all-reduces.
         A lone worker comes here too: its only slice is all of A, and no message leaves it.
         """
         size, plan = self._communicator.size, self._plan
@@ -173,7 +173,7 @@ class LaneExchange:
     def _begin_sum_of_two(self, flat: Tensor, rows: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
         """Two workers tell each other everything and both add it: one message.
 
-        As many bytes as in slices, P to the other and P from it, and one latency less. The other's
+        As many bytes as in slices, N to the other and N from it, and one latency less. The other's
         sum is added to one's own, on rank 1 in the reverse order: a + b and b + a are the same
         bits, so both have the tree's.
         """
@@ -243,9 +243,9 @@ class LaneExchange:
     def _sum_for_update(
         self, flat: Tensor, rows: Tensor
     ) -> tuple[Tensor | None, Tensor, list[Tensor]]:
-        """Add the workers' own sums, of A [P] and of rows [U, d], to where θ is updated.
+        """Add the workers' own sums, of A [N] and of rows [U, d], to where θ is updated.
 
-        Returns A's sum [P] on rank 0, None elsewhere; the sums at the rows requested of this worker
+        Returns A's sum [N] on rank 0, None elsewhere; the sums at the rows requested of this worker
         [V, d]; and the next batch's requests [W].
         """
         communicator, piggyback = self._communicator, self._next_requests
@@ -266,7 +266,7 @@ class LaneExchange:
         return communicator.gather(slice_sum, "outer update"), row_sums, requests
 
     def _slices_for_update(self, flat: Tensor) -> tuple[Tensor, ...]:
-        """The slice of A's sum [P] that each worker is to add.
+        """The slice of A's sum [N] that each worker is to add.
 
         Only the coordinator needs the sum. With two workers it adds all of A itself: slices would
         have to be gathered by one more message.
@@ -278,7 +278,7 @@ class LaneExchange:
     def _sum_hosted_lanes(self, gradients: Iterable[MetaGradient]) -> tuple[Tensor, Tensor]:
         """Add gradients over each lane's length buckets, and then over the lanes hosted here.
 
-        Returns the sums of A end to end [P], with zeros behind them so that all workers' slices
+        Returns the sums of A end to end [N], with zeros behind them so that all workers' slices
         are equally long, and of the rows [U, d].
         """
         terms = self._aligned_terms(gradients)

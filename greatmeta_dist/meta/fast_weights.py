@@ -91,7 +91,7 @@ class FastWeights:
         out = self.shared.apply(name, value)
         if moved is None:
             return out
-        gram = value.gram(moved.inputs, has_bias=moved.has_bias)
+        gram = value.gram(moved.inputs, with_ones=moved.has_bias)
         return torch.baddbmm(out, gram, moved.scaled_delta)
 
     def vjp(self, name: str, value: LayerInput, delta: Tensor, delta_sum: Tensor) -> LayerInput:

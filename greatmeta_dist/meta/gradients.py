@@ -48,6 +48,7 @@ class TaskGradients:
     """Every user's gradient of θ = (E, A), not formed."""
 
     layers: dict[str, LinearGradients]
+    """By layer: ``encoder``, ``film``, ``hidden_1``, …, ``output``, ``kernel``."""
     rows: RowGradients
 
     def weighted_sum(self, weights: Tensor) -> MetaGradient:

@@ -19,6 +19,7 @@ class LayerInput:
     """The rows V that a linear layer sees, by user.
 
     Compared by identity: a layer that sees the very same object again can reuse what it computed.
+    The gradient of such rows has the same form and is held as one, too (``vjp``).
     """
 
     rows: Tensor
@@ -64,23 +65,24 @@ class LayerInput:
             common = common + bias.unsqueeze(2)
         return torch.baddbmm(common.mT, self.rows, weight[:, :, num_shared:].mT)
 
-    def gram(self, other: "LayerInput", *, has_bias: bool) -> Tensor:
+    def gram(self, other: "LayerInput", *, with_ones: bool) -> Tensor:
         """Inner products V V'ᵀ with another input's r' rows: [B, r, r'].
 
-        ``has_bias`` adds 1 to each: a bias is the weight of a column of ones.
+        ``with_ones`` appends a column of ones to both, which adds 1 to each product: a bias is the
+        weight of such a column.
         """
         is_kept = self.is_fixed and other is self
-        if is_kept and has_bias in self._own_gram:
-            return self._own_gram[has_bias]
+        if is_kept and with_ones in self._own_gram:
+            return self._own_gram[with_ones]
         assert (self.shared is None) == (other.shared is None)
         if self.shared is None or other.shared is None:
             gram = self.rows @ other.rows.mT
-            gram = gram.add_(1) if has_bias else gram
+            gram = gram.add_(1) if with_ones else gram
         else:
-            common = (self.shared * other.shared).sum(1)[:, None, None] + float(has_bias)
+            common = (self.shared * other.shared).sum(1)[:, None, None] + float(with_ones)
             gram = torch.baddbmm(common, self.rows, other.rows.mT)
         if is_kept:
-            self._own_gram[has_bias] = gram
+            self._own_gram[with_ones] = gram
         return gram
 
     def vjp(self, weight: Tensor, delta: Tensor, delta_sum: Tensor) -> "LayerInput":

@@ -66,7 +66,7 @@ class LinearGradients:
         """Inner products of the inputs of both, [B, 2, r, 2, r]; [B, 1, r, 1, r] if they are the
         same, as they are in a layer whose input does not depend on A."""
         if self.inputs is other.inputs:
-            return self.inputs.gram(self.inputs, has_bias=False)[:, None, :, None, :]
+            return self.inputs.gram(self.inputs, with_ones=False)[:, None, :, None, :]
         assert self.inputs.shared is None
         rows = torch.cat((self.inputs.rows, other.inputs.rows), 1)
         num_rows = self.delta.shape[1]

@@ -51,24 +51,24 @@ class MetaStep:
         """One step on the global batch of which ``buckets`` are hosted here; moves θ in place."""
         rows = exchange.fetch_rows()
         # Steps 1 and 2: adapt to every user; its gradients at the adapted and unadapted points.
-        tasks = self._task_results(buckets, rows, layers)
+        results = self._task_results(buckets, rows, layers)
         # Step 3: what is read from a user's gradients.
         with record_function("meta/factors"):
-            user_statistics = self._user_statistics(buckets, tasks, exchange)
+            user_statistics = self._user_statistics(buckets, results, exchange)
         with record_function("meta/scheduler"):
             # Step 4: how much every user counts. A φ that needs no look ahead has learnt by then.
             weights = exchange.compute_weights(user_statistics)
             # Step 5: where a step with these weights would lead, and what φ learns from it.
             if self.weighting.looks_ahead:
-                outer_gradient = exchange.sum(weighted_sums(tasks, weights))()
+                outer_gradient = exchange.sum(weighted_sums(results, weights))()
                 gradient_ahead = self._gradient_ahead(
                     buckets, rows, layers, outer_gradient, exchange
                 )
-                weight_gradients = self._weight_gradients(tasks, gradient_ahead)
+                weight_gradients = self._weight_gradients(results, gradient_ahead)
                 weights = exchange.update_scheduler(weight_gradients)
         # Step 6: move θ along the weighted gradients, which are still those of step 2.
         with record_function("meta/outer update"):
-            exchange.apply(weighted_sums(tasks, weights))
+            exchange.apply(weighted_sums(results, weights))
 
     def _task_results(
         self, buckets: Sequence[TaskBatch], rows: list[Tensor], layers: Layers
@@ -83,32 +83,34 @@ class MetaStep:
             ]
 
     def _user_statistics(
-        self, buckets: Sequence[TaskBatch], tasks: list[TaskResults], exchange: Exchange
+        self, buckets: Sequence[TaskBatch], results: list[TaskResults], exchange: Exchange
     ) -> list[UserStatistics]:
         spec = self.weighting.factor_spec
-        factors = [t.losses[:, :0] for t in tasks]  # [B, 0]: none are read
+        factors = [result.losses[:, :0] for result in results]  # [B, 0]: none are read
         if spec is not None:
-            factors = self._factor_columns(buckets, tasks, spec, exchange)
+            factors = self._factor_columns(buckets, results, spec, exchange)
         return [
-            UserStatistics(t.losses, batch.target_weight, columns)
-            for batch, t, columns in zip(buckets, tasks, factors, strict=True)
+            UserStatistics(result.losses, batch.target_weight, columns)
+            for batch, result, columns in zip(buckets, results, factors, strict=True)
         ]
 
     def _factor_columns(
         self,
         buckets: Sequence[TaskBatch],
-        tasks: list[TaskResults],
+        results: list[TaskResults],
         spec: FactorSpec,
         exchange: Exchange,
     ) -> list[Tensor]:
         """[B, ·] of each bucket's users: ``Factors.columns``, or means of them over visits."""
-        equal_weights = [torch.full_like(t.loss, 1 / self.settings.users_per_batch) for t in tasks]
-        await_mean_gradient = exchange.sum(weighted_sums(tasks, equal_weights))
-        dots = [gradient_dots(t) for t in tasks]  # while the sums are on their way
+        equal_weights = [
+            torch.full_like(result.loss, 1 / self.settings.users_per_batch) for result in results
+        ]
+        await_mean_gradient = exchange.sum(weighted_sums(results, equal_weights))
+        dots = [gradient_dots(result) for result in results]  # while the sums are on their way
         columns = [
-            read_factors(t, bucket_dots, mean_gradient, spec).columns()
-            for t, bucket_dots, mean_gradient in zip(
-                tasks, dots, await_mean_gradient(), strict=True
+            read_factors(result, bucket_dots, mean_gradient, spec).columns()
+            for result, bucket_dots, mean_gradient in zip(
+                results, dots, await_mean_gradient(), strict=True
             )
         ]
         if self.averages is None:
@@ -151,19 +153,19 @@ class MetaStep:
         return exchange.sum(g.weighted_sum(w) for g, w in zip(gradients, ones, strict=True))()
 
     def _weight_gradients(
-        self, tasks: list[TaskResults], gradient_ahead: list[MetaGradient]
+        self, results: list[TaskResults], gradient_ahead: list[MetaGradient]
     ) -> list[Tensor]:
         """∂(Σ L(θ'))/∂w_i = −β ⟨∇Σ L(θ'), g_i⟩ [B]: one number a user is all that travels."""
         rate = self.settings.look_ahead_rate
         return [
-            -rate * t.gradients.dots_with(gradient).sum(1)
-            for t, gradient in zip(tasks, gradient_ahead, strict=True)
+            -rate * result.gradients.dots_with(gradient).sum(1)
+            for result, gradient in zip(results, gradient_ahead, strict=True)
         ]
 
     def _precision(self, like: Tensor) -> torch.autocast:
         return torch.autocast(like.device.type, torch.bfloat16, enabled=self.settings.is_bf16)
 
 
-def weighted_sums(tasks: list[TaskResults], weights: list[Tensor]) -> Iterator[MetaGradient]:
+def weighted_sums(results: list[TaskResults], weights: list[Tensor]) -> Iterator[MetaGradient]:
     """Σ_i w_i g_i of each bucket's users, each made when it is asked for."""
-    return (t.gradients.weighted_sum(w) for t, w in zip(tasks, weights, strict=True))
+    return (result.gradients.weighted_sum(w) for result, w in zip(results, weights, strict=True))

@@ -26,7 +26,7 @@ def lane_sizes(store: Store, num_lanes: int) -> list[int]:
 
 
 def lanes_for_workers(store: Store, users_per_batch: int, num_workers: int) -> int:
-    """K for a group of workers.
+    """K for a run of several workers.
 
     It is that of ``default_lanes``, but at least the number of workers, and at least 8 where users
     and shards allow, so that up to 8 workers give one result.

@@ -51,7 +51,8 @@ outer update  always               A's new values to all
 ============  ===================  ===============================  ===============================
 
 Two workers send each other all of A and all rows that the other needs, so that a sum needs no
-message back (``_begin_sum_of_two``). A slice of A is then all of it.
+message back (``_begin_sum_of_two``; not with ``cluster.reduction=fast``). A slice of A is then all
+of it.
 
 Each message costs its latency however little is in it, so whatever else must be sent by then is
 piggybacked on a message of rows. While a message travels, there is work that does not need it: the

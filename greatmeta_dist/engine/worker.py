@@ -50,7 +50,7 @@ class RowStart(NamedTuple):
 class Worker:
     """θ = (E, A): a block of E, all of A; on rank 0 φ and the dense optimizers; the meta step.
 
-    And the running means of the factors of the users it hosts, once ``keep_averages`` names them.
+    After ``keep_averages`` also the averaged factors of the users that it hosts.
     """
 
     is_stopping: bool = False

@@ -1,4 +1,6 @@
-"""What can be added without changing anything else: one new file, and one line here.
+"""What can be added by one new file and one line here.
+
+A prior from another package also needs to be named by ``priors.extra``; otherwise it is not fitted.
 
 A registry names implementations as ``module:object`` and imports one when it is asked for, so that
 listing what there is costs nothing. Other packages add theirs by an entry point of the same form:
@@ -17,9 +19,12 @@ from greatmeta_dist.errors import require
 class Registry:
     """Implementations of one kind, by name."""
 
-    def __init__(self, group: str, built_in: dict[str, str]):
-        """``group`` is the entry points' group below ``greatmeta_dist.``."""
-        self.group = group
+    def __init__(self, noun: str, built_in: dict[str, str]):
+        """``noun`` is what one is called; the entry points' group is ``greatmeta_dist.<noun>s``.
+
+        ``built_in`` says where each of this package's own stands, as ``module:object``.
+        """
+        self._noun = noun
         self._built_in = built_in
 
     def names(self) -> list[str]:
@@ -31,26 +36,27 @@ class Registry:
 
         Raises ``InputError`` where there is none, or where it cannot be imported.
         """
-        found = self._built_in.get(name) or self._added().get(name)
+        target = self._built_in.get(name) or self._added().get(name)
         require(
-            found is not None,
-            f"no {self.group} is called '{name}'; there is {', '.join(self.names())}",
+            target is not None,
+            f"no {self._noun} is called '{name}'; there is {', '.join(self.names())}",
         )
-        assert found is not None
-        module, _, attribute = found.partition(":")
+        assert target is not None
+        module, _, attribute = target.partition(":")
         try:
             return getattr(import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             if name in self._built_in:
                 raise
-            require(False, f"cannot import {found} for {self.group} '{name}': {error}")
+            require(False, f"cannot import {target} for the {self._noun} '{name}': {error}")
 
     def _added(self) -> dict[str, str]:
-        return {e.name: e.value for e in entry_points(group=f"greatmeta_dist.{self.group}")}
+        """Those of installed packages."""
+        return {e.name: e.value for e in entry_points(group=f"greatmeta_dist.{self._noun}s")}
 
 
 WEIGHTINGS = Registry(
-    "weightings",
+    "weighting",
     {
         "balanced": "greatmeta_dist.meta.weightings.balanced:Balanced",
         "mlp": "greatmeta_dist.meta.weightings.look_ahead:MlpLookAhead",
@@ -63,7 +69,7 @@ WEIGHTINGS = Registry(
 """How users are weighed in a step: ``scheduler.kind``; see ``meta/weightings/base.py``."""
 
 PRIORS = Registry(
-    "priors",
+    "prior",
     {
         "bias": "greatmeta_dist.priors.bias:BiasPrior",
         "item_factors": "greatmeta_dist.priors.item_factors:ItemFactorsPrior",
@@ -71,10 +77,10 @@ PRIORS = Registry(
         "user_groups": "greatmeta_dist.priors.user_groups:UserGroupsPrior",
     },
 )
-"""What is fitted before meta-training, in this order; see ``priors/base.py``."""
+"""What can be fitted before meta-training; ``priors/fit.py`` says what is, and in what order."""
 
 SOURCES = Registry(
-    "sources",
+    "source",
     {
         "synthetic": "greatmeta_dist.data.sources.synthetic:open_synthetic",
         "recbole": "greatmeta_dist.data.sources.recbole:open_recbole",
@@ -89,7 +95,7 @@ SOURCES = Registry(
 """Forms of logs: ``data.source``; see ``data/sources/base.py``."""
 
 METRICS = Registry(
-    "metrics",
+    "metric",
     {
         "mae": "greatmeta_dist.evaluation.metrics.errors:MAE",
         "rmse": "greatmeta_dist.evaluation.metrics.errors:RMSE",

@@ -14,7 +14,7 @@ from benchmarks.meta_step.shapes import Shape, make_batch
 from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
-from greatmeta_dist.engine.exchange import LaneExchange
+from greatmeta_dist.engine.lane_exchange import LaneExchange
 from greatmeta_dist.engine.layers import FlatLayers
 from greatmeta_dist.meta.batch import StepBatch, to_device
 from greatmeta_dist.meta.factors import FactorSizes

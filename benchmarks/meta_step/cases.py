@@ -15,9 +15,9 @@ from benchmarks.naive import NaiveStep, Settings, unstack
 from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
-from greatmeta_dist.engine.exchange import LaneExchange
+from greatmeta_dist.engine.lane_exchange import LaneExchange
 from greatmeta_dist.engine.layers import FlatLayers
-from greatmeta_dist.meta.adapt import task_gradients
+from greatmeta_dist.meta.adapt import task_results
 from greatmeta_dist.meta.batch import StepBatch, TaskBatch, to_device
 from greatmeta_dist.meta.factor_averages import FactorAverages
 from greatmeta_dist.meta.factors import FactorSizes
@@ -157,11 +157,11 @@ def make_step(
     averages = make_averages(weighting, batch.num_users, sizes, device)
     step = MetaStep(model, inner, weighting, settings, averages)
     step_batch = to_device(StepBatch.of([[batch]]), device)
-    compiled = torch.compile(task_gradients, dynamic=False) if is_compiled else task_gradients
+    compiled = torch.compile(task_results, dynamic=False) if is_compiled else task_results
 
     def call() -> Tensor:
         exchange = LaneExchange(step_batch, table, theta, coordinator, Communicator())
-        with mock.patch("greatmeta_dist.meta.step.task_gradients", compiled):
+        with mock.patch("greatmeta_dist.meta.step.task_results", compiled):
             step([batch], theta, exchange=exchange)
         return coordinator.report.user_statistics.losses[:, 0]
 

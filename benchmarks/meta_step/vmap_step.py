@@ -71,7 +71,7 @@ class VmapStep(ReferenceStep):
         }
         rows = self.weight.detach()[batch.rows] - self.rate * row_grads.weighted_sum(detached)
         total, total_rows = self._gradient_ahead(batch, layers, rows)
-        weight_gradients = row_grads.dot_shared(total_rows).sum(1)
+        weight_gradients = row_grads.dots_with(total_rows).sum(1)
         for k, g in task.layers.items():
             weight_gradients = weight_gradients + g.flatten(1) @ total[k].flatten()
         return -self.rate * (weights * weight_gradients).mean()
@@ -150,7 +150,7 @@ def _factors(task: TaskGradient, rows: RowGradients, equal: Tensor) -> Factors:
     with_mean = torch.stack([g.flatten(1) @ mean[k].flatten() for k, g in grads.items()], 1)
     mean_norms = torch.stack([m.norm() for m in mean.values()])
     row_norms = rows.squared_norms().sqrt()
-    row_dots = rows.dot_shared(rows.weighted_sum(equal))
+    row_dots = rows.dots_with(rows.weighted_sum(equal))
     agreement = torch.cat((row_dots, with_mean / (own_norms * mean_norms)), 1)
     magnitude = row_norms.sum(1) + own_norms.sum(1)
     gap = mixed / (own_norms * norms(unadapted))

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.scaling.workers import LONE_PAIR, SIZES, Workers, join_group
 from benchmarks.untrained import training_lanes, untrained_model
-from greatmeta_dist.batching.lane_counts import group_lanes
+from greatmeta_dist.batching.lane_counts import lanes_for_workers
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store
@@ -42,7 +42,7 @@ def measure(data: DataConfig, users: int, rounds: int, folder: Path) -> dict[str
     """Medians over rounds of all groups."""
     store = folder / "store"
     prepare(data, store)
-    lanes = group_lanes(Store(store), users, max(SIZES))
+    lanes = lanes_for_workers(Store(store), users, max(SIZES))
     words = [
         f"store={store}",
         f"train.users_per_batch={users}",

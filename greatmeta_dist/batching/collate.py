@@ -4,6 +4,7 @@ Shapes, as in ``meta/batch.py``: B users, n rows of a set (padded), I distinct i
 embedding rows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,9 +13,9 @@ from numpy.typing import NDArray
 
 from greatmeta_dist.batching.gradient_plans import pair_plan, unpool_plan
 from greatmeta_dist.batching.target_transform import TargetTransform
-from greatmeta_dist.data.tasks import FeatureMask, Features, Floats, Slots, TaskTable
+from greatmeta_dist.data.tasks import FeatureMask, Features, Floats, Slots, TaskTable, slot_starts
 from greatmeta_dist.meta.batch import RowSet, SlotTable, TaskBatch
-from greatmeta_dist.ragged import Grouped, Ints, Ragged, offsets_of, stable_order
+from greatmeta_dist.ragged import Grouped, Ints, Ragged, stable_order
 
 CLICK_CONTEXT_SCALE = 2.0
 """A click's residual times this is of about unit size, as a rating's target is."""
@@ -40,10 +41,9 @@ def build_batch(
     will be asked for. ``target_weight`` [B] is how much each user should count (1 where None) and
     ``user_index`` [B] its number among the training users.
     """
-    support, query = tasks.support_item.take(chosen), tasks.query_item.take(chosen)
-    num_support = len(support.values)
     # Distinct items are looked up and pooled once a batch, however many rows are about them.
-    items_of_rows = Grouped.of(np.concatenate((support.values, query.values)).astype(np.int64))
+    item_lists = tasks.support_item.take(chosen), tasks.query_item.take(chosen)
+    items_of_rows = Grouped.of(np.concatenate([ls.values for ls in item_lists]).astype(np.int64))
     # A batch without rows still has an item, for its padding to point to.
     item = items_of_rows.distinct if len(items_of_rows.distinct) else np.zeros(1, np.int64)
     slots, rows = _number_rows(
@@ -53,29 +53,19 @@ def build_batch(
         slots[0].weight(tasks.features.is_mean, dtype),
         slots[1].weight(items.is_mean, dtype),
     )
-
-    def values_of(values: NDArray | None, offsets: Ints) -> Floats | None:
-        """Of the chosen tasks' rows, those that a row-wise array of all tasks has."""
-        return None if values is None else Ragged(values, offsets).take(chosen).values.astype(dtype)
-
-    def row_set(
-        rows: Ragged, item_index: Ints, label: Ragged, logit: NDArray | None, damping: float
-    ) -> RowSet:
-        labels: Floats = label.take(chosen).values.astype(dtype)
-        logits = values_of(logit, label.offsets)
-        return _row_set(rows.offsets, item_index, labels, logits, len(item), damping)
-
-    support_index, query_index = np.split(items_of_rows.index, [num_support])
-    support_set = row_set(
-        support, support_index, tasks.support_label, tasks.support_logit, support_damping
+    support_set, query_set = _support_and_query(
+        tasks,
+        chosen,
+        np.split(items_of_rows.index, [len(item_lists[0].values)]),
+        num_items=len(item),
+        support_damping=support_damping,
+        dtype=dtype,
     )
-    query_set = row_set(query, query_index, tasks.query_label, tasks.query_logit, 0.0)
     pairs = None
     if has_row_norms:
         reached = [query_set, support_set] if has_support_gradient else [query_set]
         pairs = pair_plan(slots, weights, reached, num_rows=len(rows.distinct))
-    if target_weight is None:
-        target_weight = np.ones(len(chosen))
+    target_weight = np.ones(len(chosen)) if target_weight is None else target_weight
     return TaskBatch(
         rows=torch.from_numpy(rows.distinct),
         user_slots=_slot_table(slots[0], weights[0]),
@@ -100,8 +90,8 @@ def _number_rows(user_slots: Slots, item_slots: Slots) -> tuple[tuple[Slots, Slo
 
 
 def _slot_table(slots: Slots, weight: Floats) -> SlotTable:
-    start = offsets_of(slots.length.ravel())[:-1].reshape(slots.length.shape)
-    return SlotTable(*(torch.from_numpy(a) for a in (slots.row, weight, start)))
+    arrays = (slots.row, weight, slot_starts(slots.length))
+    return SlotTable(*(torch.from_numpy(array) for array in arrays))
 
 
 def _padded_positions(lengths: Ints) -> tuple[Ints, Ints]:
@@ -109,6 +99,33 @@ def _padded_positions(lengths: Ints) -> tuple[Ints, Ints]:
     user = np.arange(len(lengths)).repeat(lengths)
     row = np.arange(len(user)) - (lengths.cumsum() - lengths).repeat(lengths)
     return user, row
+
+
+def _support_and_query(
+    tasks: TaskTable,
+    chosen: Ints,
+    item_index: Sequence[Ints],
+    *,
+    num_items: int,
+    support_damping: float,
+    dtype: type,
+) -> tuple[RowSet, RowSet]:
+    """Both sets of the chosen tasks; ``item_index`` has each set's as ``_row_set`` takes it."""
+
+    def row_set(label: Ragged, logit: NDArray | None, index: Ints, damping: float) -> RowSet:
+        labels = label.take(chosen)
+        logits: Floats | None = None
+        if logit is not None:
+            logits = Ragged(logit, label.offsets).take(chosen).values.astype(dtype)
+        return _row_set(
+            labels.offsets, index, labels.values.astype(dtype), logits, num_items, damping
+        )
+
+    support_index, query_index = item_index
+    return (
+        row_set(tasks.support_label, tasks.support_logit, support_index, support_damping),
+        row_set(tasks.query_label, tasks.query_logit, query_index, 0.0),
+    )
 
 
 def _row_set(

@@ -25,8 +25,8 @@ def lane_sizes(store: Store, num_lanes: int) -> list[int]:
     return [sum(store.train_sizes[lane::num_lanes]) for lane in range(num_lanes)]
 
 
-def group_lanes(store: Store, users_per_batch: int, num_workers: int) -> int:
-    """K for a group of workers.
+def lanes_for_workers(store: Store, users_per_batch: int, num_workers: int) -> int:
+    """K for a run of several workers.
 
     It is that of ``default_lanes``, but at least the number of workers, and at least 8 where users
     and shards allow, so that up to 8 workers give one result.

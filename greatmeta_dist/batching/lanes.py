@@ -32,13 +32,13 @@ class Lane:
         """``first_user`` is the number of the lane's first user among those of all lanes."""
         self.number, self.seed, self.first_user = number, seed, first_user
         shards = range(number, store.manifest.shards["train"], num_lanes)
-        self.batches: list[pa.RecordBatch] = [store.shard("train", s) for s in shards]
-        sizes = [b.num_rows for b in self.batches]
-        self.shard = np.repeat(np.arange(len(sizes)), sizes)
-        self.row = np.concatenate([np.arange(n) for n in sizes])
+        self.shards: list[pa.RecordBatch] = [store.shard("train", s) for s in shards]
+        sizes = [shard.num_rows for shard in self.shards]
+        self.shard_of_user = np.repeat(np.arange(len(sizes)), sizes)
+        self.row_in_shard = np.concatenate([np.arange(n) for n in sizes])
 
     def __len__(self) -> int:
-        return len(self.row)
+        return len(self.row_in_shard)
 
     def order(self, epoch: int, length: int) -> NDArray[np.int64]:
         """The ``length`` users of an epoch: a function of (seed, epoch, lane) alone.
@@ -55,19 +55,20 @@ class Lane:
             return base[(e * num_left_out + np.arange(num_left_out)) % len(self)]
 
         rng = np.random.default_rng([self.seed, 13, self.number, epoch])
-        # Users are sorted by a random rank of their shard plus a random fraction: shard by shard,
-        # so that reading stays nearly sequential, and shuffled within a shard.
-        rank = rng.permutation(len(self.batches))[self.shard] + rng.random(len(self))
+        # Users are sorted by a random rank of their shard plus a random fraction: by shard, so
+        # that reading stays nearly sequential, and shuffled within a shard.
+        rank = rng.permutation(len(self.shards))[self.shard_of_user] + rng.random(len(self))
         if epoch > 0:
-            rank[left_out(epoch - 1)] -= len(self.batches) + 1
+            rank[left_out(epoch - 1)] -= len(self.shards) + 1
         rank[left_out(epoch)] = np.inf
         return np.argsort(rank, kind="stable")[:length]
 
     def read(self, users: NDArray[np.int64], store: Store, feature_spec: FeatureSpec) -> UserTasks:
         """The tasks of the chosen users, in that order; only their rows are read."""
-        shard = self.shard[users]
+        shard = self.shard_of_user[users]
         by_shard = [
-            self.batches[s].take(pa.array(self.row[users[shard == s]])) for s in np.unique(shard)
+            self.shards[s].take(pa.array(self.row_in_shard[users[shard == s]]))
+            for s in np.unique(shard)
         ]
         joined = join_batches(by_shard)
         if (np.diff(shard) < 0).any():
@@ -79,7 +80,7 @@ class Lane:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepTasks:
     """A step's tasks and whose they are: lane by lane, bucket by bucket."""
 
     batch: StepBatch
@@ -109,32 +110,34 @@ class Lanes:
 
         Raises ``InputError`` where the users do not suffice for the lanes that the options ask for.
         """
-        lengths = checked_lane_sizes(store, config.lanes, config.users_per_batch, world_size)
-        self.count, self.num_users = len(lengths), sum(lengths)
+        sizes = checked_lane_sizes(store, config.lanes, config.users_per_batch, world_size)
+        self.count, self.num_users = len(sizes), sum(sizes)
         self.users_per_lane = config.users_per_batch // self.count
         hosted = range(rank * self.count // world_size, (rank + 1) * self.count // world_size)
-        first = offsets_of(np.array(lengths)).tolist()
+        first = offsets_of(np.array(sizes)).tolist()
         self.user_range = range(first[hosted.start], first[hosted.stop])
         """Numbers of the users hosted here, among ``num_users`` of all lanes."""
         self.lanes = [Lane(store, k, self.count, config.seed, first_user=first[k]) for k in hosted]
-        self.steps_per_epoch = min(lengths) // self.users_per_lane
+        self.steps_per_epoch = min(sizes) // self.users_per_lane
         self._store, self._collator, self._feature_spec = store, collator, feature_spec
         self._grouping, self._config = grouping, config
         self._orders: tuple[int, list[NDArray[np.int64]]] = (-1, [])
 
-    def step(self, number: int) -> Step:
+    def step(self, number: int) -> StepTasks:
         """A step's tasks: a function of its number alone."""
         epoch, step_of_epoch = divmod(number, self.steps_per_epoch)
         first = step_of_epoch * self.users_per_lane
-        lanes, tokens, groups, sizes = [], [], [], []
+        lanes, tokens, groups, support_lengths = [], [], [], []
         for lane, order in zip(self.lanes, self._orders_of(epoch), strict=True):
             chosen = order[first : first + self.users_per_lane]
             users, buckets, by_length, lengths = self._lane_batches(lane, chosen, number)
             lanes.append(buckets)
             tokens += [users.user[k] for k in by_length]
             groups.append(self._grouping.recorded(users, is_training=True)[by_length])
-            sizes.append(lengths)
-        return Step(StepBatch.of(lanes), tokens, np.concatenate(groups), np.concatenate(sizes))
+            support_lengths.append(lengths)
+        return StepTasks(
+            StepBatch.of(lanes), tokens, np.concatenate(groups), np.concatenate(support_lengths)
+        )
 
     def _orders_of(self, epoch: int) -> list[NDArray[np.int64]]:
         """Each lane's order of users in an epoch; the last epoch's is kept."""
@@ -146,9 +149,10 @@ class Lanes:
     def _lane_batches(
         self, lane: Lane, chosen: NDArray[np.int64], number: int
     ) -> tuple[UserTasks, list[TaskBatch], NDArray[np.int64], NDArray[np.int64]]:
-        """A lane's users in a step, and their batches by length bucket.
+        """A lane's users in a step, and a batch of each length bucket of them.
 
-        Also the order of the users in the buckets, and their support sizes in that order.
+        Returns the users in the order of ``chosen``; the batches, which have them by support
+        length; that order [users]; and the numbers of support rows [users], in that order.
         """
         config = self._config
         users = lane.read(chosen, self._store, self._feature_spec)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from greatmeta_dist.batching.lanes import Lanes, Step
+from greatmeta_dist.batching.lanes import Lanes, StepTasks
 from greatmeta_dist.meta.batch import pinned
 from greatmeta_dist.processors import available_processors
 
@@ -36,7 +36,7 @@ class Loader:
 
     def __init__(self, lanes: Lanes, steps: range, *, is_ahead: bool, is_pinned: bool = False):
         self._lanes, self._steps, self._is_pinned = lanes, steps, is_pinned
-        self._ready: queue.Queue[Step | BaseException] = queue.Queue(STEPS_AHEAD)
+        self._ready: queue.Queue[StepTasks | BaseException] = queue.Queue(STEPS_AHEAD)
         self._is_closed = threading.Event()
         self._thread = (
             threading.Thread(target=self._build_all, name="loader", daemon=True)
@@ -64,7 +64,7 @@ class Loader:
             except queue.Empty:
                 continue
 
-    def __iter__(self) -> Iterator[Step]:
+    def __iter__(self) -> Iterator[StepTasks]:
         for number in self._steps:
             step = self._build(number) if self._thread is None else self._ready.get()
             if isinstance(step, BaseException):
@@ -81,14 +81,14 @@ class Loader:
         except BaseException as error:
             self._ready.put(error)
 
-    def _build(self, number: int) -> Step:
+    def _build(self, number: int) -> StepTasks:
         step = self._lanes.step(number)
         return replace(step, batch=pinned(step.batch)) if self._is_pinned else step
 
 
-def with_following(steps: Iterable[Step]) -> Iterator[tuple[Step, Step | None]]:
+def with_following(steps: Iterable[StepTasks]) -> Iterator[tuple[StepTasks, StepTasks | None]]:
     """Each step with the one after it, None after the last."""
-    previous: Step | None = None
+    previous: StepTasks | None = None
     for step in steps:
         if previous is not None:
             yield previous, step

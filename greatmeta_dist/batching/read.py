@@ -24,9 +24,8 @@ def read_split(
     Of a split of more than ``max_users`` users about that many are read: the same fraction of every
     shard, in which users stand in no order that matters.
 
-    Of ``world_size`` workers, worker ``rank`` gets batches ``rank``, ``rank + world_size``, ….
-    Every worker gets as many values, so that all can do each batch's exchanges together; the last
-    is None where there is no batch left for it.
+    Reader r of W (``rank`` of ``world_size``) gets batches r, r + W, …. None pads the last round,
+    so that all readers get equally many values and can do each batch's exchanges together.
     """
     number = 0
     num_users = store.manifest.splits.get(split, 0)

@@ -18,6 +18,13 @@ class BiasConfig:
     max_ratings: int = 100_000_000
     """Ratings that the users' damping is estimated from: those of the first training users."""
 
+    def __post_init__(self) -> None:
+        require(
+            0 < self.min_damping < self.max_damping,
+            f"priors.bias.min_damping is {self.min_damping:g} and max_damping "
+            f"{self.max_damping:g}; expected 0 < min_damping < max_damping",
+        )
+
 
 @dataclass
 class ContentConfig:
@@ -44,6 +51,24 @@ class ContentConfig:
     tree_min_value_items: int = 10
     """Rated items that must have such a value."""
 
+    def __post_init__(self) -> None:
+        require(
+            bool(self.penalties) and min(self.penalties) > 0,
+            f"priors.content.penalties is {self.penalties}; expected numbers above 0",
+        )
+        at_least("priors.content.num_folds", self.num_folds, 2)
+        for name in (
+            "min_items",
+            "max_tuned_items",
+            "tree_iterations",
+            "tree_max_values",
+            "tree_min_items",
+            "tree_min_value_items",
+        ):
+            at_least(f"priors.content.{name}", getattr(self, name), 1)
+        at_least("priors.content.tree_leaves", self.tree_leaves, 2)
+        in_range("priors.content.tree_learning_rate", self.tree_learning_rate, 0, 1, is_open=True)
+
 
 @dataclass
 class ItemFactorsConfig:
@@ -61,6 +86,12 @@ class ItemFactorsConfig:
     """Items that get factors: the most rated ones."""
     max_ratings: int = 20_000_000
     """Ratings that are read: those of the first training users."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_factors", "num_passes", "max_items", "max_ratings"):
+            at_least(f"priors.item_factors.{name}", getattr(self, name), 1)
+        at_least("priors.item_factors.num_spare", self.num_spare, 0)
+        at_least("priors.item_factors.damping", self.damping, 0)
 
 
 @dataclass
@@ -96,6 +127,25 @@ class BayesianMFConfig:
     min_variance: float = 1e-6
     """Smallest variance, as a share of the ratings' variance."""
 
+    def __post_init__(self) -> None:
+        in_range("priors.bayesian_mf.min_variance", self.min_variance, 0, 1, is_open=True)
+        for name in (
+            "num_factors",
+            "num_passes",
+            "num_single",
+            "num_starts",
+            "num_components",
+            "min_component_users",
+            "max_clustered",
+            "max_ratings",
+            "max_items",
+            "min_item_ratings",
+            "max_start_ratings",
+        ):
+            at_least(f"priors.bayesian_mf.{name}", getattr(self, name), 1)
+        at_least("priors.bayesian_mf.num_warm_up", self.num_warm_up, 0)
+        at_least("priors.bayesian_mf.component_damping", self.component_damping, 0)
+
 
 @dataclass
 class UserGroupsConfig:
@@ -116,6 +166,12 @@ class UserGroupsConfig:
     """Ratings' worth of prior of how much a user likes a category."""
     minority_share: float = 0.2
     """Minority groups are the smallest ones that together hold at most this share of users."""
+
+    def __post_init__(self) -> None:
+        in_range("priors.user_groups.minority_share", self.minority_share, 0, 1)
+        for name in ("max_categories", "num_groups", "num_starts", "max_users"):
+            at_least(f"priors.user_groups.{name}", getattr(self, name), 1)
+        at_least("priors.user_groups.liking_damping", self.liking_damping, 0)
 
 
 @dataclass
@@ -142,42 +198,3 @@ class PriorsConfig:
                     name in known,
                     f"priors.extra names '{name}'; there is {', '.join(known)}",
                 )
-        bias = self.bias
-        require(
-            0 < bias.min_damping < bias.max_damping,
-            f"priors.bias.min_damping is {bias.min_damping:g} and max_damping "
-            f"{bias.max_damping:g}; expected 0 < min_damping < max_damping",
-        )
-        require(
-            bool(self.content.penalties) and min(self.content.penalties) > 0,
-            f"priors.content.penalties is {self.content.penalties}; expected numbers above 0",
-        )
-        at_least("priors.content.num_folds", self.content.num_folds, 2)
-        # Cross-validation needs an item for each fold.
-        for name in ("min_items", "max_tuned_items"):
-            at_least(f"priors.content.{name}", getattr(self.content, name), self.content.num_folds)
-        in_range("priors.user_groups.minority_share", self.user_groups.minority_share, 0, 1)
-        in_range(
-            "priors.bayesian_mf.min_variance", self.bayesian_mf.min_variance, 0, 1, is_open=True
-        )
-        counts = {
-            "content": ("tree_iterations", "tree_max_values", "tree_min_items",
-                        "tree_min_value_items"),
-            "item_factors": ("num_factors", "num_passes", "max_items", "max_ratings"),
-            "bayesian_mf": ("num_factors", "num_passes", "num_single", "num_starts",
-                            "num_components", "min_component_users", "max_clustered",
-                            "max_ratings", "max_items", "min_item_ratings", "max_start_ratings"),
-            "user_groups": ("max_categories", "num_groups", "num_starts", "max_users"),
-        }  # fmt: skip
-        for section, names in counts.items():
-            for name in names:
-                at_least(f"priors.{section}.{name}", getattr(getattr(self, section), name), 1)
-        at_least("priors.content.tree_leaves", self.content.tree_leaves, 2)
-        in_range(
-            "priors.content.tree_learning_rate", self.content.tree_learning_rate, 0, 1, is_open=True
-        )
-        at_least("priors.item_factors.num_spare", self.item_factors.num_spare, 0)
-        at_least("priors.item_factors.damping", self.item_factors.damping, 0)
-        at_least("priors.bayesian_mf.num_warm_up", self.bayesian_mf.num_warm_up, 0)
-        at_least("priors.bayesian_mf.component_damping", self.bayesian_mf.component_damping, 0)
-        at_least("priors.user_groups.liking_damping", self.user_groups.liking_damping, 0)

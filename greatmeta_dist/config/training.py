@@ -7,6 +7,8 @@ from greatmeta_dist.errors import require
 from greatmeta_dist.extensions import WEIGHTINGS
 
 FACTORS = ("magnitude", "gap", "agreement", "context")
+"""The same as ``FACTOR_KINDS`` in ``meta/factors.py``, which would import torch: options are read,
+and help is shown, without it."""
 
 
 @dataclass

@@ -43,7 +43,7 @@ class Features:
     def all_slots(self) -> "Slots":
         """The slots of every entity; made once, since every batch takes from them."""
         length = np.stack([ragged.lengths for ragged in self.fields], 1)
-        start = _starts(length)
+        start = slot_starts(length)
         row = np.empty(length.sum(), np.int32)
         for f, ragged in enumerate(self.fields):
             shift = start[:, f] - ragged.offsets[:-1]
@@ -61,7 +61,7 @@ class Features:
         return slots if feature_mask is None else slots.masked(feature_mask, np.array(self.unknown))
 
 
-def _starts(length: Ints) -> Ints:
+def slot_starts(length: Ints) -> Ints:
     """[entities, fields] index of each field's first slot, from the numbers of slots."""
     return offsets_of(length.ravel())[:-1].reshape(length.shape)
 
@@ -101,7 +101,7 @@ class Slots:
         length = np.where(is_masked, 1, self.length)
         row = np.empty(length.sum(), np.int64)
         row[is_kept.repeat(length.ravel())] = self.row[is_kept.repeat(self.length.ravel())]
-        row[_starts(length)[is_masked]] = np.broadcast_to(unknown, length.shape)[is_masked]
+        row[slot_starts(length)[is_masked]] = np.broadcast_to(unknown, length.shape)[is_masked]
         return Slots(row, length)
 
     def weight(self, is_mean: tuple[bool, ...], dtype: type) -> Floats:

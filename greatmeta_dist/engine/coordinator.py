@@ -1,6 +1,6 @@
 """The coordinator: holds φ, its optimizer and the dense optimizer state (DESIGN.md section 4).
 
-Shapes: B users of the global batch.
+Shapes: B users of the global batch, N numbers of A end to end.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,10 @@ class StepReport:
 
 
 class Coordinator:
-    """Computes all users' weights, lets φ learn, and moves A."""
+    """Computes all users' weights, lets φ learn, and moves A.
+
+    Holds what is needed for that on one worker, rank 0.
+    """
 
     report: StepReport
     """Of the step at hand, from ``compute_weights`` on."""
@@ -55,7 +58,7 @@ class Coordinator:
         """
         self.layers = layers
         self.ema_decay = ema_decay
-        self.mean = FlatLayers(layers) if ema_decay else layers
+        self.averaged_layers = FlatLayers(layers) if ema_decay else layers
         self.weighting = weighting
         self.scheduler = scheduler
         self.optimizer = torch.optim.Adam(list(layers.values()), lr=outer_rate, fused=True)
@@ -68,8 +71,9 @@ class Coordinator:
     def compute_weights(self, columns: Tensor) -> Tensor:
         """Weights [B] of all users, from ``UserStatistics.columns`` [B, ·] (section 2, step 4).
 
-        A φ that learns from the statistics themselves has learnt from these. One that learns by a
-        look ahead waits for ``update_scheduler``.
+        Where the weighting gives ``weight_gradients``, φ first learns from these statistics, and
+        the weights are those of the φ it moved. A φ that looks ahead learns in
+        ``update_scheduler``.
         """
         has_factors = self.weighting.factor_spec is not None
         users = UserStatistics.from_columns(columns, has_factors=has_factors)
@@ -78,6 +82,7 @@ class Coordinator:
         self._weights = self.weighting.compute_weights(users, self.scheduler)
         weights = self._weights.detach()
         self.report = StepReport(users, weights, weights)
+        # φ learns here and now if the statistics alone tell how.
         weight_gradients = self.weighting.weight_gradients(weights, users)
         return weights if weight_gradients is None else self._step_scheduler(weight_gradients)
 
@@ -108,11 +113,11 @@ class Coordinator:
         self.report = StepReport(first.user_statistics, weights, first.weights)
         return weights
 
-    def step(self, gradient: Tensor) -> None:
+    def step_layers(self, gradient: Tensor) -> None:
         """One Adam step on A, in place (section 2, step 6). ``average`` comes after it.
 
-        ``gradient`` has those of A's tensors end to end, and perhaps zeros after them; it is
-        overwritten.
+        ``gradient`` [N] has the gradients of A's tensors end to end, and perhaps zeros after them;
+        it is overwritten.
         """
         clipped = gradient.clamp_(-GRADIENT_BOUND, GRADIENT_BOUND)
         for name, layer_gradient in self.layers.cut(clipped).items():
@@ -122,4 +127,4 @@ class Coordinator:
     def average(self) -> None:
         """Take A, which has moved, into its running mean, in place."""
         if self.ema_decay:
-            self.mean.flat.lerp_(self.layers.flat, 1 - self.ema_decay)
+            self.averaged_layers.flat.lerp_(self.layers.flat, 1 - self.ema_decay)

@@ -4,8 +4,6 @@ Shapes: R rows of the whole table, n rows of a worker's block, U distinct rows o
 embedding width.
 """
 
-from typing import Literal
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -62,9 +60,9 @@ def _generator_of(run: int, generator: torch.Generator) -> torch.Generator:
 class EmbeddingTable:
     """A worker's block [n, d] of the rows [R, d] of all features, with the optimizer's state.
 
-    ``update`` says which rows Adam (Kingma and Ba) moves. ``lazy`` moves and ages only the rows
-    that a step touches, so a step costs the same however many rows there are. ``dense`` is the
-    authors' form: momentum goes on moving the other rows too.
+    ``is_lazy`` says which rows Adam (Kingma and Ba) moves. A lazy update moves and ages only the
+    rows that a step touches, so a step costs the same however many rows there are. The other form,
+    the authors', is dense: momentum goes on moving the other rows too.
 
     Predictions use a running mean of each row over steps: mean ← decay·mean + (1 − decay)·row. A
     row that is not touched keeps its value, so after k more steps its mean is
@@ -85,7 +83,7 @@ class EmbeddingTable:
         weight: Tensor,
         *,
         rate: float,
-        update: Literal["lazy", "dense"] = "lazy",
+        is_lazy: bool = True,
         ema_decay: float = 0.0,
         first: int = 0,
         block: int | None = None,
@@ -98,7 +96,7 @@ class EmbeddingTable:
         """
         self.weight = weight
         self.first, self._block = first, block
-        self.rate, self.update, self.ema_decay = rate, update, ema_decay
+        self.rate, self.is_lazy, self.ema_decay = rate, is_lazy, ema_decay
         self.num_steps = 0
         self._first_moment = torch.zeros_like(weight)
         self._second_moment = torch.zeros_like(weight)
@@ -116,7 +114,7 @@ class EmbeddingTable:
         """The rows as training has them: [U] → [U, d]."""
         return self.weight.index_select(0, rows)
 
-    def lookup_mean(self, rows: Tensor) -> Tensor:
+    def lookup_averaged(self, rows: Tensor) -> Tensor:
         """The rows' running means, which predictions use: [U] → [U, d]."""
         weight = self.lookup(rows)
         if self._mean is None:
@@ -129,12 +127,12 @@ class EmbeddingTable:
     def update_rows(self, rows: Tensor, gradient: Tensor) -> None:
         """One Adam step, in place, on distinct ascending rows [U] along their gradient [U, d].
 
-        With ``update="dense"`` all rows take it, those not in ``rows`` with a gradient of zero.
+        Where the update is not lazy, all rows take it, others than ``rows`` with a zero gradient.
         """
-        if self.update == "dense":
+        if not self.is_lazy:
             gradient = torch.zeros_like(self.weight).index_copy_(0, rows, gradient)
             rows = torch.arange(len(self.weight), device=rows.device)
-        mean = self.lookup_mean(rows) if self._mean is not None else None
+        mean = self.lookup_averaged(rows) if self._mean is not None else None
         self.num_steps += 1
         weight = self.lookup(rows).sub_(self._adam_move(rows, gradient))
         self.weight.index_copy_(0, rows, weight)

@@ -1,6 +1,6 @@
 """A, the dense part of θ, as one flat tensor.
 
-Shapes: P numbers of A.
+Shapes: N numbers of A.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class FlatLayers(dict[str, Tensor]):
-    """The tensors of A by name, all of them views of one tensor ``flat`` [P], end to end.
+    """The tensors of A by name, all of them views of one tensor ``flat`` [N], end to end.
 
     So A is sent and received as one message, without a copy. Change the tensors in place: a tensor
     assigned to a name would not be part of ``flat``.
@@ -23,9 +23,9 @@ class FlatLayers(dict[str, Tensor]):
         self.update(self.cut(self.flat))
 
     def cut(self, values: Tensor) -> dict[str, Tensor]:
-        """Views of values [P or more], by name and of the shapes of A's tensors.
+        """Views of values [N or more], by name and of the shapes of A's tensors.
 
-        Values behind the first P are ignored.
+        Values behind the first N are ignored.
         """
         sizes = [tensor.numel() for tensor in self.values()]
         views = values[: sum(sizes)].split(sizes)

@@ -26,7 +26,7 @@ from greatmeta_dist.engine.tree_sum import tree_sum
 
 Shape = tuple[int, ...]
 Received = list[list[Tensor]]
-"""[W] the piggybacked tensors that came from each worker."""
+"""[W] the piggybacked tensors that came from each worker, in the order they were given there."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Piggyback:
     """
 
     outgoing: list[list[Tensor]]
-    """[W] to each worker; each gets the same number of tensors."""
+    """[W] what goes to each worker: the same number of tensors, of the same dtypes, for each."""
     incoming_shapes: list[list[Shape]]
     """[W] shapes of what each worker sends here."""
 
@@ -67,12 +67,13 @@ class RoutingPlan:
     num_from_owner: list[int]
     """[W] how many of the batch's U rows each worker owns."""
     requests: list[Tensor]
-    """[W] the rows of this worker's block that each worker's batch touches, ascending."""
+    """[W] the rows of this worker's block that each worker's batch touches, as positions in the
+    block; ascending."""
     requested: Tensor
-    """[V] all of these together: distinct, ascending."""
+    """[V] all of these together, as positions in the block: distinct, ascending."""
     positions: list[Tensor]
-    """[W] where each worker's requests stand among ``requested``; empty for a lone worker, whose
-    only request is ``requested``."""
+    """[W] where each worker's requests stand in ``requested``; empty for a lone worker, whose only
+    request is ``requested``."""
 
     @classmethod
     def of(cls, rows: Tensor, table: EmbeddingTable, communicator: Communicator) -> "RoutingPlan":
@@ -146,8 +147,10 @@ class RoutingPlan:
     def return_sums(
         self, sums: Tensor, phase: str, piggyback: Piggyback | None = None
     ) -> tuple[Tensor, Received]:
-        """Send ``begin_sum``'s sums [V, d] to all who touch the rows; those of the batch's rows,
-        [U, d]. One message."""
+        """Send the sums of ``begin_sum`` [V, d] to every worker whose batch touches their rows.
+
+        Returns the sums at the rows of this worker's own batch, [U, d]. One message.
+        """
         if self.communicator.size == 1:
             return sums, list(piggyback.outgoing) if piggyback else []
         by_requester = [sums.index_select(0, at) for at in self.positions]
@@ -172,10 +175,7 @@ class RoutingPlan:
         other = 1 - rank
         split = values.split(self.num_from_owner)
         at_own_rows, at_others_rows = split[rank], split[other]
-        own_positions, requested_positions = self.positions[rank], self.positions[other]
-        zeros = values.new_zeros(len(self.requested), width)
-        for_requester = zeros.index_copy(0, own_positions, at_own_rows)
-        for_requester = for_requester.index_select(0, requested_positions)
+        for_requester = self._at_requests(at_own_rows, source=rank, target=other)
         # What is meant for the other stands in this worker's own entry too, which goes nowhere.
         piggyback = Piggyback(
             [[for_requester, *rest] for rest in piggyback.outgoing],
@@ -186,14 +186,21 @@ class RoutingPlan:
 
         def wait_for_sums() -> tuple[Tensor, Received]:
             received, piggybacked = wait()
-            # The other's values at this worker's rows, then taken where this worker's batch is.
-            others_values = zeros.index_copy_(0, requested_positions, received[other])
-            own_sums = at_own_rows + others_values.index_select(0, own_positions)
+            own_sums = at_own_rows + self._at_requests(received[other], source=other, target=rank)
             others_sums = at_others_rows + piggybacked[other][0]
             by_owner = (others_sums, own_sums) if rank else (own_sums, others_sums)
             return torch.cat(by_owner), [rest for _, *rest in piggybacked]
 
         return wait_for_sums
+
+    def _at_requests(self, values: Tensor, *, source: int, target: int) -> Tensor:
+        """Values at the requests of worker ``source`` [n, d], taken at those of ``target`` [m, d].
+
+        Zero at the rows that only ``target`` requests.
+        """
+        at_requested = values.new_zeros(len(self.requested), values.shape[1])  # [V, d]
+        at_requested.index_copy_(0, self.positions[source], values)
+        return at_requested.index_select(0, self.positions[target])
 
     def _send_to_requesters(
         self, values: Sequence[Tensor], phase: str, piggyback: Piggyback | None

@@ -7,10 +7,10 @@ its brackets stand. Here they always stand as in ::
     ((lane 0 + lane 1) + (lane 2 + lane 3)) + ((lane 4 + lane 5) + (lane 6 + lane 7))
 
 With K lanes and W workers, both powers of two, each worker hosts K/W neighbouring lanes. These are
-the leaves of one whole subtree: two workers of eight lanes host lanes 0–3 and 4–7, the two halves
-above. So a worker's own sum is a number of that tree, whatever W is, and adding the workers' sums
-by the same rule, in rank order, gives the rest of it. One worker takes all the additions by itself;
-many take the same ones, on the same numbers, in different places.
+the leaves of one whole subtree: with eight lanes, two workers host lanes 0–3 and 4–7, the two
+halves above. So a worker's own sum is a node of that tree, whatever W is. Adding the workers' sums
+by the same rule, in rank order, gives the rest of the tree. One worker takes all the additions by
+itself; several take the same ones, on the same numbers, in different places.
 """
 
 from collections.abc import Iterable
@@ -22,9 +22,10 @@ from torch import Tensor
 def tree_sum(terms: Iterable[list[Tensor]]) -> list[Tensor]:
     """Add lists of tensors along a binary tree over their order, neighbours first.
 
-    Each term lists the same tensors, which are added entry by entry. Adds in place: the result
-    stands in the tensors of the first term, and the other terms' are overwritten. Terms are taken
-    one at a time, and of n no more than log₂ n + 1 are held at once.
+    Each term is a list of tensors; all terms have the same number of them, of the same shapes, and
+    the sum is taken tensor by tensor. Adds in place: the sum stands in the tensors of the first
+    term, and those of other terms are overwritten. Terms are taken one at a time, and of n terms no
+    more than log₂ n + 1 are held at once.
     """
     # Finished subtrees from left to right, each with its height; heights only fall. As in a binary
     # counter, two neighbours of the same height are added as soon as the right one is finished.

@@ -7,14 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from greatmeta_dist.config import Config, SchedulerConfig
+from greatmeta_dist.config import Config, ModelConfig
 from greatmeta_dist.engine.checkpoint import Block
 from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.engine.coordinator import Coordinator, StepReport
 from greatmeta_dist.engine.embeddings import EmbeddingTable, block_size, fresh_rows
-from greatmeta_dist.engine.exchange import LaneExchange, RoutingPlan
+from greatmeta_dist.engine.lane_exchange import LaneExchange
 from greatmeta_dist.engine.layers import FlatLayers
-from greatmeta_dist.extensions import WEIGHTINGS
+from greatmeta_dist.engine.routing import RoutingPlan
+from greatmeta_dist.engine.weighting import make_weighting
 from greatmeta_dist.meta.adapt import predict_query
 from greatmeta_dist.meta.batch import StepBatch, TaskBatch, to_device
 from greatmeta_dist.meta.factor_averages import FactorAverages
@@ -23,11 +24,10 @@ from greatmeta_dist.meta.fast_weights import InnerLoop
 from greatmeta_dist.meta.losses import Loss
 from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.step import MetaStep, StepSettings
-from greatmeta_dist.meta.weightings.base import UserWeighting
 
 
 @dataclass(frozen=True)
-class Sizes:
+class StoreFacts:
     """What the model must know of a store."""
 
     num_user_fields: int
@@ -41,26 +41,16 @@ class RowStart(NamedTuple):
     """Where some embedding rows start, besides the noise that all start with."""
 
     rows: Tensor
-    """[n] distinct, ascending."""
+    """[n] rows of the whole table, distinct, ascending."""
     values: Tensor
-    """[n, k] in units of a fresh row's expected length; the first of d columns where k is less."""
-
-
-def make_weighting(options: SchedulerConfig) -> UserWeighting:
-    """The user weighting that ``scheduler.kind`` names, built in or from another package."""
-    weighting: UserWeighting = WEIGHTINGS.get(options.kind)(
-        magnitude=options.magnitude,
-        factors=tuple(options.factors),
-        balance_strength=options.balance_strength,
-        max_weight_ratio=options.max_weight_ratio,
-    )
-    return weighting
+    """[n, k] what is added to the rows' first columns, min(k, d) of them; in units of the length
+    that a fresh row is expected to have."""
 
 
 class Worker:
     """θ = (E, A): a block of E, all of A; on rank 0 φ and the dense optimizers; the meta step.
 
-    And the running means of the factors of the users it hosts, once ``keep_averages`` names them.
+    After ``keep_averages`` also the averaged factors of the users that it hosts.
     """
 
     is_stopping: bool = False
@@ -69,77 +59,75 @@ class Worker:
     def __init__(
         self,
         config: Config,
-        sizes: Sizes,
+        facts: StoreFacts,
         device: torch.device,
         communicator: Communicator | None = None,
         start: RowStart | None = None,
     ):
         """``communicator`` is that of a lone worker where not given."""
-        m = config.model
+        train = config.train
         self.device = device
         self.communicator = communicator or Communicator()
-        self.model = Recommender(
-            sizes.num_user_fields,
-            sizes.num_item_fields,
-            embedding_dim=m.embedding_dim,
-            hidden=tuple(m.hidden),
-            activation=m.activation,
-            has_encoder=m.has_encoder,
-            context="support" if m.context == "support" else "own",
-            is_film_residual=m.is_film_residual,
-            has_kernel=m.has_kernel,
-        )
-        self.inner = InnerLoop(config.inner.steps, config.inner.learning_rate, sizes.loss)
-        generator = torch.Generator().manual_seed(config.train.seed)
+        self.model = _make_recommender(config.model, facts)
+        self.inner = InnerLoop(config.inner.steps, config.inner.learning_rate, facts.loss)
+        # Both draw from one generator, the layers first.
+        generator = torch.Generator().manual_seed(train.seed)
         layers = self.model.init_layers(generator)
         self.layers = FlatLayers({name: tensor.to(device) for name, tensor in layers.items()})
-        block = block_size(sizes.num_rows, self.communicator.size)
-        first = min(self.communicator.rank * block, sizes.num_rows)
+        self.table = self._make_table(config, facts.num_rows, generator, start)
+        self.weighting = make_weighting(config.scheduler)
+        self.factor_sizes = FactorSizes.of(self.model, self.weighting.factor_spec)
+        self.coordinator = self._make_coordinator(config) if self.communicator.is_first else None
+        self._averaged_layers = self.layers
+        self._num_rows, self._num_users = facts.num_rows, 0
+        self._planned: tuple[StepBatch, RoutingPlan] | None = None
+        settings = StepSettings(
+            users_per_batch=train.users_per_batch,
+            look_ahead_rate=train.learning_rate,
+            is_bf16=config.cluster.precision == "bf16",
+        )
+        self._step = MetaStep(self.model, self.inner, self.weighting, settings)
+
+    def _make_table(
+        self, config: Config, num_rows: int, generator: torch.Generator, start: RowStart | None
+    ) -> EmbeddingTable:
+        """This worker's block of the fresh embedding rows [``num_rows``, d]."""
+        model, train = config.model, config.train
+        block = block_size(num_rows, self.communicator.size)
+        first = min(self.communicator.rank * block, num_rows)
         rows = fresh_rows(
-            sizes.num_rows,
-            m.embedding_dim,
-            m.embedding_std,
+            num_rows,
+            model.embedding_dim,
+            model.embedding_std,
             generator,
             first=first,
-            last=min(first + block, sizes.num_rows),
+            last=min(first + block, num_rows),
         )
         if start is not None:
-            _add_start(rows, start, first, m.embedding_std)
-        self.table = EmbeddingTable(
-            rows.to(device),
-            rate=config.train.learning_rate,
-            update="dense" if config.train.row_update == "dense" else "lazy",
-            ema_decay=config.train.ema_decay,
+            _add_start_in_place(rows, start, first, model.embedding_std)
+        return EmbeddingTable(
+            rows.to(self.device),
+            rate=train.learning_rate,
+            is_lazy=train.row_update == "lazy",
+            ema_decay=train.ema_decay,
             first=first,
             block=block,
         )
-        self.weighting = make_weighting(config.scheduler)
-        self.factor_sizes = FactorSizes.of(self.model, self.weighting.factor_spec)
-        self.coordinator = None
-        if self.communicator.is_first:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(config.train.seed)
-                scheduler = self.weighting.make_scheduler(self.factor_sizes)
-            self.coordinator = Coordinator(
-                self.layers,
-                scheduler.to(device) if scheduler else None,
-                weighting=self.weighting,
-                outer_rate=config.train.learning_rate,
-                scheduler_rate=config.scheduler.learning_rate,
-                ema_decay=config.train.ema_decay,
-            )
-        self._mean = self.layers
-        self._num_rows, self._num_users = sizes.num_rows, 0
-        self._planned: tuple[StepBatch, RoutingPlan] | None = None
-        self._step = MetaStep(
-            self.model,
-            self.inner,
-            self.weighting,
-            StepSettings(
-                nominal_users=config.train.users_per_batch,
-                outer_rate=config.train.learning_rate,
-                is_bf16=config.cluster.precision == "bf16",
-            ),
+
+    def _make_coordinator(self, config: Config) -> Coordinator:
+        """The coordinator, with a fresh φ."""
+        # A fresh φ is drawn from torch's global generator. It is seeded for this, and then put back
+        # as it was, so that building a worker changes no random number of the process.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.train.seed)
+            scheduler = self.weighting.make_scheduler(self.factor_sizes)
+        return Coordinator(
+            self.layers,
+            scheduler.to(self.device) if scheduler else None,
+            weighting=self.weighting,
+            outer_rate=config.train.learning_rate,
+            scheduler_rate=config.scheduler.learning_rate,
+            ema_decay=config.train.ema_decay,
         )
 
     @property
@@ -188,11 +176,13 @@ class Worker:
 
     def broadcast_averaged_params(self) -> None:
         """Before predictions: give all workers the running mean of A."""
+        # The other workers receive it into a copy of A's tensors: A itself must stay as training
+        # has it.
         if self.coordinator is not None:
-            self._mean = self.coordinator.mean
-        elif self._mean is self.layers:
-            self._mean = FlatLayers(self.layers)
-        self.communicator.broadcast(self._mean.flat, "predictions")
+            self._averaged_layers = self.coordinator.averaged_layers
+        elif self._averaged_layers is self.layers:
+            self._averaged_layers = FlatLayers(self.layers)
+        self.communicator.broadcast(self._averaged_layers.flat, "predictions")
 
     def predict(self, batch: TaskBatch | None) -> tuple[Tensor, Tensor] | None:
         """Predictions [B, n] for every user's query rows, unadapted and adapted.
@@ -203,13 +193,13 @@ class Worker:
         if batch is None:
             nothing = torch.empty(0, dtype=torch.int64, device=self.device)
             RoutingPlan.of(nothing, self.table, self.communicator).fetch(
-                self.table.lookup_mean, "predictions"
+                self.table.lookup_averaged, "predictions"
             )
             return None
         batch = to_device(batch, self.device)
         plan = RoutingPlan.of(batch.rows, self.table, self.communicator)
-        rows, _ = plan.fetch(self.table.lookup_mean, "predictions")
-        return predict_query(self.model, batch, rows, self._mean, self.inner)
+        rows, _ = plan.fetch(self.table.lookup_averaged, "predictions")
+        return predict_query(self.model, batch, rows, self._averaged_layers, self.inner)
 
     def dense_state(self) -> dict[str, Tensor]:
         """Everything but the embedding rows: A, φ and their optimizers' state, by name; on the
@@ -219,7 +209,7 @@ class Worker:
             return {}
         state = {f"theta.{k}": v.detach() for k, v in self.layers.items()}
         if coordinator.ema_decay:
-            state |= {f"mean.{k}": v for k, v in coordinator.mean.items()}
+            state |= {f"mean.{k}": v for k, v in coordinator.averaged_layers.items()}
         state |= _optimizer_state("theta", self.layers, coordinator.optimizer)
         if coordinator.scheduler is not None and coordinator.scheduler_optimizer is not None:
             named = dict(coordinator.scheduler.named_parameters())
@@ -238,7 +228,7 @@ class Worker:
         return blocks
 
     def load(self, dense: dict[str, Tensor], tables: dict[str, dict[str, Tensor]]) -> None:
-        """The inverse of ``dense_state`` and ``blocks``, in place; all workers together."""
+        """The inverse of ``dense_state`` and ``blocks``, in place. All workers call it together."""
         self.table.load_state(tables["rows"])
         if self._step.averages is not None:
             self._step.averages.mean.copy_(tables["users"]["factors"])
@@ -249,7 +239,7 @@ class Worker:
                 for name, param in self.layers.items():
                     param.copy_(dense[f"theta.{name}"])
                     if coordinator.ema_decay:
-                        coordinator.mean[name].copy_(dense[f"mean.{name}"])
+                        coordinator.averaged_layers[name].copy_(dense[f"mean.{name}"])
                 scheduler = coordinator.scheduler
                 named = dict(scheduler.named_parameters()) if scheduler else {}
                 for name, tensor in scheduler.state_dict().items() if scheduler else ():
@@ -259,6 +249,21 @@ class Worker:
                 _load_optimizer("phi", named, coordinator.scheduler_optimizer, dense)
         self.communicator.broadcast(self.layers.flat, "load")
         self.broadcast_averaged_params()
+
+
+def _make_recommender(options: ModelConfig, facts: StoreFacts) -> Recommender:
+    """The model's form."""
+    return Recommender(
+        facts.num_user_fields,
+        facts.num_item_fields,
+        embedding_dim=options.embedding_dim,
+        hidden=tuple(options.hidden),
+        activation=options.activation,
+        has_encoder=options.has_encoder,
+        context="support" if options.context == "support" else "own",
+        is_film_residual=options.is_film_residual,
+        has_kernel=options.has_kernel,
+    )
 
 
 def _optimizer_state(
@@ -284,9 +289,10 @@ def _load_optimizer(
         optimizer.state[param] = {k: v.to(param.device, copy=True) for k, v in of_param.items()}
 
 
-def _add_start(rows: Tensor, start: RowStart, first: int, std: float) -> None:
-    """Move a worker's fresh rows [n, d], the whole table's from ``first`` on, to their start."""
+def _add_start_in_place(rows: Tensor, start: RowStart, first: int, std: float) -> None:
+    """Add to fresh rows [n, d], those of the whole table from ``first`` on, where they start."""
     width = min(rows.shape[1], start.values.shape[1])
+    # ``start.rows`` ascend, so those of this block are one slice of them.
     here = slice(*torch.searchsorted(start.rows, torch.tensor([first, first + len(rows)])).tolist())
     values = start.values[here, :width] * (std * rows.shape[1] ** 0.5)
     rows[start.rows[here] - first, :width] += values

@@ -20,7 +20,7 @@ estimated from the log.)"""
 class Baselines:
     """Means and user offsets with fixed dampings, and the Bayesian factorisation by itself."""
 
-    bias: TargetTransform
+    simple_bias: TargetTransform
     """The bias model with fixed dampings and no content."""
     bayesian_mf: Blend
 
@@ -43,14 +43,14 @@ class Baselines:
 
         Where the factorisation does not know an item, the fitted bias model stands in for it.
         """
-        ratings, item = self.bias.ratings, tasks.query_item.values
-        _, bias = self.bias.prior_means(tasks, is_training=False)
+        ratings, item = self.simple_bias.ratings, tasks.query_item.values
+        _, bias = self.simple_bias.prior_means(tasks, is_training=False)
         _, fitted_bias = self.bayesian_mf.transform.prior_means(tasks, is_training=False)
         factorised, is_known = self.bayesian_mf.predict(tasks)
         predictions = {
             "global_mean": np.full(len(item), ratings.mean),
-            "item_mean": self.bias.bias.item_means(item),
+            "item_mean": self.simple_bias.bias.item_means(item),
             "bias": bias,
             "factorisation": np.where(is_known, factorised, fitted_bias),
         }
-        return {name: self.bias.in_range(rating) for name, rating in predictions.items()}
+        return {name: self.simple_bias.in_range(rating) for name, rating in predictions.items()}

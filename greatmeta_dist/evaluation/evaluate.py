@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from greatmeta_dist.batching.grouping import UserGrouping
 from greatmeta_dist.data.split import SCENARIOS
 from greatmeta_dist.data.store import Store
-from greatmeta_dist.evaluation.catalogue import catalogue_summary
 from greatmeta_dist.evaluation.metrics.ndcg import CUTOFFS
 from greatmeta_dist.evaluation.scoring import (
     Predicts,
@@ -18,6 +17,7 @@ from greatmeta_dist.evaluation.scoring import (
     no_progress,
     score_split,
 )
+from greatmeta_dist.evaluation.whole_catalogue import catalogue_summary
 
 
 def evaluate(

@@ -16,21 +16,24 @@ from greatmeta_dist.meta.linear_gradients import LinearGradients
 from greatmeta_dist.meta.losses import Loss, loss_gradient, set_loss
 from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.passes import Pass, Weights, backward, forward
-from greatmeta_dist.meta.set_input import SetInput, context_features, row_gradients, set_inputs
+from greatmeta_dist.meta.row_gradients import row_gradients
+from greatmeta_dist.meta.set_input import SetInput, context_features, set_inputs
 
 
 @dataclass(frozen=True)
 class TaskResults:
     """What adapting to a batch's users gave.
 
-    Of a user whose loss or gradient is not finite, losses are nan and all else is zeros.
+    Of a user whose loss or gradient g_i is not finite, losses are nan and all else is zeros. g⁰_i
+    is not checked here: factors that are read from one that is not finite are not finite either,
+    and ``UserStatistics.is_finite`` sees these.
     """
 
     losses: Tensor
     """[B, 2] query loss after adaptation, and at the unadapted point; [B, 1] without the latter."""
-    adapted: TaskGradients
+    gradients: TaskGradients
     """g_i, of θ, taken at the adapted point."""
-    unadapted: dict[str, LinearGradients] | None
+    unadapted_layers: dict[str, LinearGradients] | None
     """g⁰_i, of A only, taken at the unadapted point; None if not asked for."""
     context_features: Tensor | None
     """[B, ``context_feature_dim``] of the support's context; None where the model has none."""
@@ -58,7 +61,7 @@ def adapt(
     return weights
 
 
-def task_gradients(
+def task_results(
     model: Recommender,
     batch: TaskBatch,
     rows: Tensor,
@@ -78,26 +81,26 @@ def task_gradients(
         fast = adapt(model, batch, support, shared, inner)
     with record_function("meta/query"):
         record = forward(model, query, fast)
-        adapted = _query_gradients(model, batch, record, fast, inner.loss)
+        gradients = _backward_to_theta(model, batch, record, fast, inner.loss)
         loss = set_loss(record.prediction, batch.query, inner.loss)
         features = context_features(model, support)
         if not has_unadapted:
-            return _zero_nonfinite(TaskResults(loss.unsqueeze(1), adapted, None, features))
+            return _zero_nonfinite(TaskResults(loss.unsqueeze(1), gradients, None, features))
         record = forward(model, query, shared)
         d_prediction = loss_gradient(record.prediction, batch.query, inner.loss)
-        unadapted, _ = backward(model, record, d_prediction, shared, to_inputs=False)
+        unadapted_layers, _ = backward(model, record, d_prediction, shared, to_inputs=False)
         loss_before = set_loss(record.prediction, batch.query, inner.loss)
     losses = torch.stack((loss, loss_before), 1)
-    return _zero_nonfinite(TaskResults(losses, adapted, unadapted, features))
+    return _zero_nonfinite(TaskResults(losses, gradients, unadapted_layers, features))
 
 
-def query_gradients(
+def unadapted_query_gradients(
     model: Recommender, batch: TaskBatch, rows: Tensor, layers: Layers, loss: Loss
 ) -> TaskGradients:
     """Every user's ∇_θ L(Q_i; θ), without adaptation; zeros where it is not finite."""
     _, query = set_inputs(model, batch, rows)
     shared = SharedWeights(layers)
-    gradients = _query_gradients(model, batch, forward(model, query, shared), shared, loss)
+    gradients = _backward_to_theta(model, batch, forward(model, query, shared), shared, loss)
     is_nonfinite = ~gradients.is_finite()
     return gradients.zero_users(is_nonfinite) if _may_be_any(is_nonfinite) else gradients
 
@@ -112,9 +115,10 @@ def predict_query(
     return forward(model, query, shared).prediction, forward(model, query, fast).prediction
 
 
-def _query_gradients(
+def _backward_to_theta(
     model: Recommender, batch: TaskBatch, record: Pass, weights: Weights, loss: Loss
 ) -> TaskGradients:
+    """Every user's gradient of θ of the query loss, from a pass over the query sets."""
     d_prediction = loss_gradient(record.prediction, batch.query, loss)
     grads, d_inputs = backward(model, record, d_prediction, weights, to_inputs=True)
     assert d_inputs is not None
@@ -122,26 +126,28 @@ def _query_gradients(
 
 
 def _zero_nonfinite(results: TaskResults) -> TaskResults:
-    """Zeros for users whose loss or gradient is not finite (DESIGN.md section 7).
+    """Zeros for users whose loss or gradient g_i is not finite (DESIGN.md section 7).
 
-    Zeros, and not a weight of 0, for 0 times infinity is nan, and would reach θ.
+    A weight of 0 would not do: 0 times infinity is nan, and would reach θ.
     """
-    is_nonfinite = ~(results.losses.isfinite().all(1) & results.adapted.is_finite())
+    is_nonfinite = ~(results.losses.isfinite().all(1) & results.gradients.is_finite())
     if not _may_be_any(is_nonfinite):
         return results
-    unadapted, features = results.unadapted, results.context_features
-    if unadapted is not None:
-        unadapted = {name: grads.zero_users(is_nonfinite) for name, grads in unadapted.items()}
+    unadapted_layers, features = results.unadapted_layers, results.context_features
+    if unadapted_layers is not None:
+        unadapted_layers = {
+            name: grads.zero_users(is_nonfinite) for name, grads in unadapted_layers.items()
+        }
     if features is not None:
         features = features.masked_fill(is_nonfinite.unsqueeze(1), 0)
     return TaskResults(
         results.losses.masked_fill(is_nonfinite.unsqueeze(1), torch.nan),
-        results.adapted.zero_users(is_nonfinite),
-        unadapted,
+        results.gradients.zero_users(is_nonfinite),
+        unadapted_layers,
         features,
     )
 
 
 def _may_be_any(mask: Tensor) -> bool:
-    """Whether any entry is True; on a GPU always True, for to know it the host would wait."""
+    """Whether any entry is True. On a GPU always True: knowing would make the host wait."""
     return mask.device.type != "cpu" or bool(mask.any())

@@ -79,7 +79,7 @@ class PairPlan:
     slots must be added before they are squared. Atoms are numbered users [B, Fu] first, then query
     rows [B, n, Fi], then support rows [B, n, Fi] (these only where the query loss reaches them). A
     *pair* is one embedding row as one user touches it: the sum of all its slots' atoms. M slots,
-    P pairs, sorted by user, field and row.
+    Q pairs, sorted by user, field and row.
     """
 
     atom: Tensor
@@ -87,9 +87,9 @@ class PairPlan:
     weight: Tensor
     """[M] pooling weight of each slot."""
     pair_start: Tensor
-    """[P] first slot of each pair."""
+    """[Q] first slot of each pair."""
     field_start: Tensor
-    """[B·F + 1] first pair of each user's field, and P."""
+    """[B·F + 1] first pair of each user's field, and Q."""
 
 
 @dataclass(frozen=True)

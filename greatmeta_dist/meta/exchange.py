@@ -1,4 +1,6 @@
-"""What the meta step needs of other lanes and of the coordinator; ``engine/exchange.py`` has it.
+"""What the meta step asks of other lanes and of the coordinator.
+
+``engine/lane_exchange.py`` implements it.
 
 Lists hold one entry for each length bucket hosted here. Shapes as in ``batch.py``.
 """
@@ -28,10 +30,13 @@ class Exchange(Protocol):
         """
 
     def compute_weights(self, user_statistics: list[UserStatistics]) -> list[Tensor]:
-        """Send every user's statistics to the coordinator; the weights [B] of each bucket's."""
+        """Send every user's statistics to the coordinator; the weights [B] of each bucket."""
 
     def update_scheduler(self, weight_gradients: list[Tensor]) -> list[Tensor]:
-        """Send ∂(Σ L)/∂w [B] of every user, after a look ahead; weights under the φ it moved."""
+        """Send ∂(Σ L)/∂w [B] of each bucket's users, after a look ahead, and let φ learn from it.
+
+        Returns the weights [B] of each bucket's users under the new φ.
+        """
 
     def apply(self, gradients: Iterable[MetaGradient]) -> None:
         """Sum over all lanes, and take the outer optimizer's step on θ."""

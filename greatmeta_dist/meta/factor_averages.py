@@ -10,7 +10,7 @@ VISITS_KEPT = 10
 
 
 class FactorAverages:
-    """Those of the training users whose lanes one worker hosts, in their order.
+    """Averaged factors of the training users whose lanes one worker hosts, in their order.
 
     Shapes: B users of a batch.
     """
@@ -28,8 +28,9 @@ class FactorAverages:
     def update(self, user_index: Tensor, columns: Tensor) -> Tensor:
         """Take in a visit's factor columns [B, ·] of users [B], in place; their means, it included.
 
-        The context's columns, which come last, stay the visit's. A mean that is not finite is given
-        back, so that its user counts nothing in this step, but not kept.
+        The context's columns, the last ones (see ``Factors.context``), stay the visit's. A mean
+        that is not finite is given back, so that its user counts nothing in this step, but not
+        kept.
         """
         position, width = user_index - self.first_user, self.mean.shape[1]
         before, visits_before = self.mean[position], self.visits[position]

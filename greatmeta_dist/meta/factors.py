@@ -1,10 +1,12 @@
 """The gradient-aware factors of every user (DESIGN.md section 2, step 3).
 
 A *factor* is a number read from a user's gradient; there are four kinds, one field of ``Factors``
-each. A new kind takes three lines here: its field in ``Factors``, its number of columns in
-``FactorSizes.of`` (a field there too), and how it is read, in ``read_factors``. All that handles
-factors later (columns that leave a worker, what φ sees, records) goes by these fields. To let the
-option ``scheduler.factors`` name it, add it to ``FACTORS`` in ``config/training.py``.
+each. A new kind takes a field in ``Factors``, before ``context``; one in ``FactorSizes``, and its
+number of columns in ``FactorSizes.of``; a line in ``read_factors``; and its name in ``FACTORS`` of
+``config/training.py``, which the option ``scheduler.factors`` takes. Then decide what the published
+forms do with it. ``BatchScale`` leaves an unknown kind unscaled, ``MlpScorer`` sees every column,
+``LstmScorer`` only the three that it names. φ changes its shape, so checkpoints written before no
+longer fit.
 
 Shapes: B users, P tensors of A, F embedding fields, U distinct embedding rows of a batch.
 """
@@ -27,9 +29,10 @@ COSINE_EPS = 1e-8
 
 @dataclass(frozen=True)
 class FactorSpec:
-    """Which factors a weighting needs read."""
+    """Which factors a weighting needs read; gap and agreement are always among them."""
 
     magnitude: Magnitude
+    """How the magnitude is read."""
     has_context: bool = False
     """Whether features of the support's context stand beside the factors."""
     is_averaged: bool = False
@@ -38,7 +41,7 @@ class FactorSpec:
 
 @dataclass(frozen=True)
 class FactorSizes:
-    """Number of columns of each kind of factor."""
+    """Number of columns of each kind of factor; the fields are those of ``Factors``."""
 
     magnitude: int = 0
     gap: int = 0
@@ -75,10 +78,13 @@ class Factors:
     gap: Tensor
     """[B, P] cos(g_i,p , g⁰_i,p): does adapting to the support change what the query asks for?"""
     agreement: Tensor
-    """[B, F + P] with the batch's mean gradient ḡ: dot products for fields, cosines for A."""
+    """[B, F + P] of g_i with the batch's mean gradient ḡ: dot products for fields, cosines for A,
+    as published (DESIGN.md section 2, step 3). A cosine for a field would also need ‖g_i,f‖, a sum
+    over pairs of user and embedding row (``PairPlan``) that is dear, and otherwise not taken."""
     context: Tensor
     """[B, ``context_feature_dim`` or 0] what the support set says of the user's preferences. It is
-    no factor in the paper's sense, as it comes from no gradient."""
+    no factor in the paper's sense, as it comes from no gradient. Must stay the last field:
+    ``FactorAverages`` cuts its columns off."""
 
     @classmethod
     def from_columns(cls, columns: Tensor, sizes: FactorSizes) -> "Factors":
@@ -96,6 +102,8 @@ class Factors:
 
 
 FACTOR_KINDS = tuple(f.name for f in fields(Factors))
+assert FACTOR_KINDS[-1] == "context"
+assert tuple(f.name for f in fields(FactorSizes)) == FACTOR_KINDS
 
 
 class GradientDots(NamedTuple):
@@ -111,14 +119,14 @@ class GradientDots(NamedTuple):
 
 def gradient_dots(results: TaskResults) -> GradientDots:
     """What ``read_factors`` needs that does not wait for ḡ."""
-    assert results.unadapted is not None
-    return GradientDots(*layer_dots(results.adapted.layers, results.unadapted))
+    assert results.unadapted_layers is not None
+    return GradientDots(*layer_dots(results.gradients.layers, results.unadapted_layers))
 
 
 def read_factors(
-    results: TaskResults, dots: GradientDots, mean: MetaGradient, spec: FactorSpec
+    results: TaskResults, dots: GradientDots, mean_gradient: MetaGradient, spec: FactorSpec
 ) -> Factors:
-    """Every user's factors, from its gradients and ḡ, the global batch's mean gradient."""
+    """Every user's factors, from its gradients and ḡ, the global batch's ``mean_gradient``."""
     norms = dots.squares.clamp(min=0).sqrt()
     context = results.context_features
     if context is None or not spec.has_context:
@@ -126,16 +134,16 @@ def read_factors(
     return Factors(
         magnitude=spec.magnitude.read(results, norms),
         gap=_cosine(dots.mixed, norms, dots.squares_unadapted.clamp(min=0).sqrt()),
-        agreement=_agreement(results, mean, norms),
+        agreement=_agreement(results, mean_gradient, norms),
         context=context,
     )
 
 
-def _agreement(results: TaskResults, mean: MetaGradient, norms: Tensor) -> Tensor:
+def _agreement(results: TaskResults, mean_gradient: MetaGradient, norms: Tensor) -> Tensor:
     """[B, F + P], from ‖g_i,p‖ of the tensors of A [B, P]."""
-    dots = results.adapted.dot_shared(mean)
+    dots = results.gradients.dots_with(mean_gradient)
     num_fields = dots.shape[1] - norms.shape[1]
-    mean_norms = tensor_norms(results.adapted.layers, mean)
+    mean_norms = tensor_norms(results.gradients.layers, mean_gradient)
     cosines = _cosine(dots[:, num_fields:], norms, mean_norms)
     return torch.cat((dots[:, :num_fields], cosines), 1)
 

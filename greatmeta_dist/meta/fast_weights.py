@@ -3,8 +3,8 @@
 The gradient of an inner step is Σ_r δ_r v_rᵀ (``gradients.py``), so after T steps a user's layer is
 W + Σ −α δ vᵀ over the rows of all steps: a *low-rank delta*, kept as its δ's and v's. Applied to an
 input x it gives W x + Σ (−α δ)(v·x): the shared layer's output, for all users in one product, and a
-Gram matrix of inputs times δ's. Where the rows are many and the layer small, its own copy for every
-user is the smaller form, a *dense delta*; ``_is_low_rank_cheaper`` decides.
+Gram matrix of inputs times δ's. Where the rows are many and the layer small, W + Σ −α δ vᵀ formed
+for every user is the smaller form, a *dense delta*; ``_is_low_rank_cheaper`` decides.
 
 Shapes: B users, r rows that a layer saw, in and out its widths, T inner steps at rate α.
 """
@@ -65,7 +65,10 @@ class LowRankDelta:
 
 @dataclass(frozen=True)
 class DenseDelta:
-    """Every user's own copy of a layer, moved."""
+    """A layer's delta, formed and already added to the shared layer: every user's own layer.
+
+    W is added at once, so that a layer is applied by one product in place of two.
+    """
 
     weight: Tensor
     """[B, out, in]"""
@@ -88,7 +91,7 @@ class FastWeights:
         out = self.shared.apply(name, value)
         if moved is None:
             return out
-        gram = value.gram(moved.inputs, has_bias=moved.has_bias)
+        gram = value.gram(moved.inputs, with_ones=moved.has_bias)
         return torch.baddbmm(out, gram, moved.scaled_delta)
 
     def vjp(self, name: str, value: LayerInput, delta: Tensor, delta_sum: Tensor) -> LayerInput:
@@ -99,7 +102,7 @@ class FastWeights:
         through_shared = self.shared.vjp(name, value, delta, delta_sum)
         if moved is None:
             return through_shared
-        through_delta = moved.inputs.combine(delta @ moved.scaled_delta.mT)
+        through_delta = moved.inputs.low_rank_vjp(delta @ moved.scaled_delta.mT)
         rows = through_shared.rows + through_delta.rows
         if through_shared.shared is None or through_delta.shared is None:
             return LayerInput(rows)
@@ -149,10 +152,18 @@ class FastWeights:
 def _is_low_rank_cheaper(grad: LinearGradients, num_in: int, num_steps: int) -> bool:
     """Whether a layer's delta costs less as δ's and v's than as a copy of the layer for every user.
 
-    A fixed input has one Gram matrix for all T steps: r²·in multiplications in place of the
-    2T·r·in·out that forming and applying a copy take, so r ≤ 2T·out. Applying it takes r²·out a
-    step in place of r·in·out, so r ≤ in. Other inputs add r rows a step: T·r·(out + in) numbers are
-    kept in place of out·in.
+    A fixed input:
+
+    - r ≤ 2T·out: one Gram matrix for all T steps takes r²·in multiplications; forming and applying
+      a copy in every step takes 2T·r·in·out.
+    - r ≤ in: applying the Gram matrix takes r²·out a step; applying a copy takes r·in·out.
+
+    Any other input:
+
+    - T·r·(out + in) < out·in: r rows of δ and v are kept for each of T steps, or one copy.
+
+    ``LinearGradients.dots`` asks another question, which products are fewer for one gradient whose
+    δ's and v's are there already, so its rule is another one: r² against out·in.
     """
     num_rows, num_out = grad.delta.shape[1:]
     if grad.inputs.is_fixed:

@@ -10,7 +10,7 @@ anyway, and everything that is read from g_i follows from them (section 3; *ghos
 differentially private training are the same idea):
 
 - ‖g_i‖² and ⟨g_i, g⁰_i⟩, from Gram matrices of the δ's and v's: ``LinearGradients.dots``.
-- ⟨g_i, G⟩ for one G and all users, Σ_r δ_r·(G v_r): ``LinearGradients.dot_shared``.
+- ⟨g_i, G⟩ for one G and all users, Σ_r δ_r·(G v_r): ``LinearGradients.dots_with``.
 - Σ_i w_i g_i, one matrix product (w ⊙ Δ)ᵀ V: ``LinearGradients.weighted_sum``.
 
 Embedding rows are no linear layer; ``row_gradients.py`` keeps the gradient of the features pooled
@@ -48,6 +48,7 @@ class TaskGradients:
     """Every user's gradient of θ = (E, A), not formed."""
 
     layers: dict[str, LinearGradients]
+    """By layer: ``encoder``, ``film``, ``hidden_1``, …, ``output``, ``kernel``."""
     rows: RowGradients
 
     def weighted_sum(self, weights: Tensor) -> MetaGradient:
@@ -60,13 +61,13 @@ class TaskGradients:
                 layers[f"{name}.bias"] = bias[0]
         return MetaGradient(layers, self.rows.weighted_sum(weights))
 
-    def dot_shared(self, other: MetaGradient) -> Tensor:
+    def dots_with(self, other: MetaGradient) -> Tensor:
         """⟨g_i,p , G_p⟩ of every tensor: [B, F + P], fields first."""
         dots = [
-            grads.dot_shared(other.layers[f"{name}.weight"], other.layers.get(f"{name}.bias"))
+            grads.dots_with(other.layers[f"{name}.weight"], other.layers.get(f"{name}.bias"))
             for name, grads in self.layers.items()
         ]
-        return torch.cat((self.rows.dot_shared(other.rows), *dots), 1)
+        return torch.cat((self.rows.dots_with(other.rows), *dots), 1)
 
     def is_finite(self) -> Tensor:
         """[B] whether nothing that is made of a user's gradient can overflow.

@@ -19,6 +19,7 @@ class LayerInput:
     """The rows V that a linear layer sees, by user.
 
     Compared by identity: a layer that sees the very same object again can reuse what it computed.
+    The gradient of such rows has the same form and is held as one, too (``vjp``).
     """
 
     rows: Tensor
@@ -26,8 +27,9 @@ class LayerInput:
     shared: Tensor | None = None
     """[B, k] columns that all rows of a user share; None if k is 0."""
     is_fixed: bool = False
-    """Whether it is the same in every inner step, as the features of a set are; then its Gram
-    matrix is kept."""
+    """Whether it is the same in every inner step, as the features of a set are. Then its Gram
+    matrix is kept here, ``SharedWeights`` keeps what the shared layer makes of it, and a low-rank
+    delta of several steps has no more rows than that of one (``fast_weights.py``)."""
     _own_gram: dict[bool, Tensor] = field(default_factory=dict, repr=False)
     """V Vᵀ [B, r, r] of a fixed input, by whether a column of ones was added."""
 
@@ -37,8 +39,14 @@ class LayerInput:
         return self.rows.shape[2] + (0 if self.shared is None else self.shared.shape[1])
 
     def to(self, dtype: torch.dtype) -> "LayerInput":
-        """The same input in that precision; itself if it has it already."""
-        return self if self.rows.dtype == dtype else LayerInput(self.rows.to(dtype))
+        """The same input in that precision; itself if it has it already.
+
+        Only outputs of hidden layers come in low precision: features are pooled in full precision.
+        """
+        if self.rows.dtype == dtype:
+            return self
+        assert self.shared is None
+        return LayerInput(self.rows.to(dtype))
 
     def linear(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """V Wᵀ + b: [B, r, out], for one layer [out, in] or for one of each user [B, out, in]."""
@@ -57,23 +65,24 @@ class LayerInput:
             common = common + bias.unsqueeze(2)
         return torch.baddbmm(common.mT, self.rows, weight[:, :, num_shared:].mT)
 
-    def gram(self, other: "LayerInput", *, has_bias: bool) -> Tensor:
+    def gram(self, other: "LayerInput", *, with_ones: bool) -> Tensor:
         """Inner products V V'ᵀ with another input's r' rows: [B, r, r'].
 
-        ``has_bias`` adds 1 to each: a bias is the weight of a column of ones.
+        ``with_ones`` appends a column of ones to both, which adds 1 to each product: a bias is the
+        weight of such a column.
         """
         is_kept = self.is_fixed and other is self
-        if is_kept and has_bias in self._own_gram:
-            return self._own_gram[has_bias]
+        if is_kept and with_ones in self._own_gram:
+            return self._own_gram[with_ones]
         assert (self.shared is None) == (other.shared is None)
         if self.shared is None or other.shared is None:
             gram = self.rows @ other.rows.mT
-            gram = gram.add_(1) if has_bias else gram
+            gram = gram.add_(1) if with_ones else gram
         else:
-            common = (self.shared * other.shared).sum(1)[:, None, None] + float(has_bias)
+            common = (self.shared * other.shared).sum(1)[:, None, None] + float(with_ones)
             gram = torch.baddbmm(common, self.rows, other.rows.mT)
         if is_kept:
-            self._own_gram[has_bias] = gram
+            self._own_gram[with_ones] = gram
         return gram
 
     def vjp(self, weight: Tensor, delta: Tensor, delta_sum: Tensor) -> "LayerInput":
@@ -88,10 +97,12 @@ class LayerInput:
         common = delta_sum.unsqueeze(1) @ weight[..., :num_shared]
         return LayerInput(delta @ weight[..., num_shared:], common.squeeze(1))
 
-    def combine(self, coefficients: Tensor) -> "LayerInput":
-        """Linear combinations of a user's rows: coefficients [B, m, r] → m rows.
+    def low_rank_vjp(self, coefficients: Tensor) -> "LayerInput":
+        """Gradient of a layer's input of m rows, through a low-rank delta that has this V.
 
-        Shared columns come back summed over the m rows, as those of a ``vjp`` do.
+        The delta is Σ_r c_r v_rᵀ (``fast_weights.py``), so the gradient of row m is
+        Σ_r (c_r·δ_m) v_r: ``coefficients`` [B, m, r] are the c_r·δ_m. The gradient of shared
+        columns is summed over the m rows, as in ``vjp``.
         """
         rows = coefficients @ self.rows
         if self.shared is None:
@@ -104,7 +115,11 @@ class LayerInput:
         return norms if self.shared is None else norms + user_norms(self.shared)
 
     def zero_users_in_place(self, users: Tensor) -> None:
-        """Make the rows of the users [B] where True zeros, for all who hold this input."""
+        """Make the rows of the users [B] where True zeros, for all who hold this input.
+
+        In place, because the adapted and the unadapted gradients hold the same input, and
+        ``LinearGradients.dots`` needs one Gram matrix only as long as it is the very same object.
+        """
         self.rows = zero_users(self.rows, users)
         self.shared = None if self.shared is None else zero_users(self.shared, users)
         self._own_gram = {k: zero_users(gram, users) for k, gram in self._own_gram.items()}

@@ -29,7 +29,8 @@ class LinearGradients:
     """[B, r, in] V: what the layer saw."""
     has_bias: bool
     splits: tuple[int, ...]
-    """[S] outputs of each tensor stacked in the layer (γ₁, β₁, γ₂, β₂, … in ``film``)."""
+    """[S] number of outputs of each tensor stacked in the layer: γ₁, β₁, γ₂, β₂, … in ``film``,
+    which sees one row; one tensor in every other layer."""
 
     def dots(self, other: "LinearGradients") -> Tensor:
         """User by user ⟨g, g⟩, ⟨g, g'⟩, ⟨g', g'⟩: [B, 3, S], and a bias's column last.
@@ -41,17 +42,20 @@ class LinearGradients:
           V V'ᵀ: r² numbers a user.
         - Many rows for a small layer, r² > out·in: Δᵀ V formed, out·in numbers a user.
         """
-        delta_sums = torch.stack((self.delta_sum, other.delta_sum), 1)
+        delta_sums = torch.stack((self.delta_sum, other.delta_sum), 1)  # [B, 2, out]
         num_rows, num_out = self.delta.shape[1:]
         if num_rows == 1:
             first, second = delta_sums.unbind(1)
-            by_column = torch.stack((first * first, first * second, second * second), 1)
-            dots = self._sum_by_tensor(by_column) * _three(self._grams(other)[:, :, 0, :, 0])
+            # The products δ δ', before they are summed over each tensor's outputs: [B, 3, out].
+            by_output = torch.stack((first * first, first * second, second * second), 1)
+            dots = self._sum_by_tensor(by_output) * _three(self._grams(other)[:, :, 0, :, 0])
         elif num_rows**2 > num_out * self.inputs.width:
-            formed = torch.stack((self.form(), other.form()), 1).flatten(2)
+            assert len(self.splits) == 1  # only film stacks tensors, and it sees one row
+            formed = torch.stack((self.form(), other.form()), 1).flatten(2)  # [B, 2, out·in]
             dots = _three(formed @ formed.mT)
         else:
-            deltas = torch.cat((self.delta, other.delta), 1)
+            assert len(self.splits) == 1
+            deltas = torch.cat((self.delta, other.delta), 1)  # [B, 2r, out]
             delta_grams = (deltas @ deltas.mT).view(-1, 2, num_rows, 2, num_rows)
             dots = _three((delta_grams * self._grams(other)).sum((2, 4)))
         if not self.has_bias:
@@ -62,13 +66,13 @@ class LinearGradients:
         """Inner products of the inputs of both, [B, 2, r, 2, r]; [B, 1, r, 1, r] if they are the
         same, as they are in a layer whose input does not depend on A."""
         if self.inputs is other.inputs:
-            return self.inputs.gram(self.inputs, has_bias=False)[:, None, :, None, :]
+            return self.inputs.gram(self.inputs, with_ones=False)[:, None, :, None, :]
         assert self.inputs.shared is None
         rows = torch.cat((self.inputs.rows, other.inputs.rows), 1)
         num_rows = self.delta.shape[1]
         return (rows @ rows.mT).view(-1, 2, num_rows, 2, num_rows)
 
-    def dot_shared(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def dots_with(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         """⟨g_i, G⟩ with one gradient G for all users: [B, S], and a bias's column last.
 
         ⟨Σ_r δ_r v_rᵀ, G⟩ = Σ_r δ_r·(G v_r): G is applied to the inputs as if it were the layer.
@@ -95,11 +99,12 @@ class LinearGradients:
 
         One matrix product over all rows of all users, (w ⊙ Δ)ᵀ V.
         """
-        weighted = self.delta * weights[:, None, None]
+        weighted = self.delta * weights[:, None, None]  # [B, r, out] w ⊙ Δ
+        # The columns of ``inputs.rows``, [out, in − k]; the k shared columns come before them.
         sums = [weighted.flatten(0, 1).mT @ self.inputs.rows.flatten(0, 1)]
         bias = weights @ self.delta_sum if self.has_bias else None
         if self.inputs.shared is not None:
-            common = (self.delta_sum * weights.unsqueeze(1)).mT @ self.inputs.shared
+            common = (self.delta_sum * weights.unsqueeze(1)).mT @ self.inputs.shared  # [out, k]
             sums = [torch.cat((common, *sums), 1)]
         return [*sums, bias] if bias is not None else sums
 

@@ -1,4 +1,4 @@
-"""The magnitude factor's forms: how far would a user move the model?
+"""The forms of the magnitude factor: by how much would a user move the model?
 
 Shapes: B users.
 """
@@ -15,14 +15,14 @@ LEAST_LOSS = 1e-6
 
 
 class Magnitude(Protocol):
-    """One form of the magnitude factor."""
+    """One form of the magnitude factor: how it is read from a user's results."""
 
     num_columns: ClassVar[int]
     has_row_norms: ClassVar[bool]
     """Whether it reads norms of embedding gradients, for which batches then carry a plan."""
 
     def read(self, results: TaskResults, layer_norms: Tensor) -> Tensor:
-        """[B, ``num_columns``], from ‖g_i,p‖ of every tensor of A [B, P]."""
+        """[B, ``num_columns``]; ``layer_norms`` [B, P] are ‖g_i,p‖ of the P tensors of A."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class GradientNorm:
     has_row_norms: ClassVar[bool] = True
 
     def read(self, results: TaskResults, layer_norms: Tensor) -> Tensor:
-        row_norms = results.adapted.rows.squared_norms().clamp(min=0).sqrt()
+        row_norms = results.gradients.rows.squared_norms().clamp(min=0).sqrt()
         return (row_norms.sum(1) + layer_norms.sum(1)).unsqueeze(1)
 
 

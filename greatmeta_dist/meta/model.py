@@ -69,7 +69,7 @@ class Recommender:
 
     @cached_property
     def layers(self) -> dict[str, LayerShape]:
-        """The linear layers of A. ``film`` stacks γ₁, β₁, γ₂, β₂, … (bias-free)."""
+        """The linear layers of A by name. ``film`` stacks γ₁, β₁, γ₂, β₂, … (bias-free)."""
         shapes: dict[str, LayerShape] = {}
         if self.has_encoder:
             context_dim = self.input_dim * (2 if self.context == "support" else 1)
@@ -91,7 +91,9 @@ class Recommender:
         return sum(len(s.splits) + s.has_bias for s in self.layers.values())
 
     def init_layers(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Fresh float32 parameters of A, uniform in ±1/sqrt(fan in) as ``torch.nn.Linear``'s.
+        """Fresh float32 tensors of A by name (``gradients.Layers``).
+
+        They are uniform in ±1/sqrt(fan in), as those of ``torch.nn.Linear``.
 
         The kernel starts as ``KERNEL_START`` times the plain inner product of features.
         """

@@ -25,7 +25,7 @@ class Weights(Protocol):
     """The linear layers of A, the same for all users or each user's own."""
 
     def apply(self, name: str, value: LayerInput) -> Tensor:
-        """[B, r, in] → [B, r, out]."""
+        """The output of layer ``name``: [B, r, in] → [B, r, out]."""
 
     def vjp(self, name: str, value: LayerInput, delta: Tensor, delta_sum: Tensor) -> LayerInput:
         """Gradient of a layer's input from that of its output: δ [B, r, out], Σ_r δ [B, out]."""
@@ -39,7 +39,8 @@ class Pass:
     inputs: dict[str, LayerInput]
     """What each layer saw."""
     scales: list[Tensor]
-    """[B, 1, h] γ of each hidden layer; empty without encoder."""
+    """[B, 1, h] what each hidden layer's output is multiplied by: γ, or 1 + γ where the model's
+    ``is_film_residual`` is set; empty without encoder."""
     linear: list[Tensor]
     """[B, n, h] output of each hidden layer, before its modulation."""
     modulated: list[Tensor]
@@ -106,7 +107,7 @@ def backward(
         return grads, None
     d_inputs = InputGradients(d_x, d_context)
     if model.has_kernel:
-        d_kernel_input = walk.vjp("kernel", delta, d_prediction.sum(1, keepdim=True))
+        d_kernel_input = walk.vjp("kernel", delta, delta_sum)
         d_inputs = add_kernel_gradients(model, record.set_input, d_kernel_input, d_inputs)
     return grads, d_inputs
 

@@ -14,8 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from greatmeta_dist.meta.batch import RowSet, SlotTable, TaskBatch
+from greatmeta_dist.meta.batch import RowSet, TaskBatch
 from greatmeta_dist.meta.layer_input import user_norms, zero_users
+from greatmeta_dist.meta.model import Recommender
+from greatmeta_dist.meta.pooling import gather_items, pool_slots
+from greatmeta_dist.meta.set_input import InputGradients, context_weights
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class RowGradients:
     """[B, s, n] weight c of each support row in the context."""
     batch: TaskBatch
 
-    def dot_shared(self, rows: Tensor) -> Tensor:
+    def dots_with(self, rows: Tensor) -> Tensor:
         """⟨g_i, G⟩ by field [B, F], for G given at the batch's distinct rows [U, d].
 
         G is pooled as embeddings are, and multiplied with the pooled features' gradient.
@@ -67,9 +70,10 @@ class RowGradients:
         )
 
     def norm_bounds(self) -> Tensor:
-        """[B] at least the norm of the user's gradient, but for rows that repeat.
+        """[B] a cheap bound on the norm of the pooled features' gradient.
 
-        Cheap, and finite if and only if nothing made of the gradient overflows.
+        Finite where all its entries are. It is no bound on the gradient of the embedding rows,
+        since a row can repeat within a user.
         """
         bound = user_norms(self.user) + user_norms(self.query)
         if self.context is not None and self.context_weights is not None:
@@ -109,19 +113,26 @@ class RowGradients:
         return sums.view(-1, num_fields)
 
 
-def pool_slots(rows: Tensor, slots: SlotTable) -> Tensor:
-    """Feature vectors [entities, fields·d] from embedding rows [U, d]."""
-    if not slots.start.numel():
-        return rows.new_zeros(slots.start.shape)
-    pooled = F.embedding_bag(
-        slots.row, rows, slots.start.flatten(), mode="sum", per_sample_weights=slots.weight
+def row_gradients(model: Recommender, batch: TaskBatch, d_inputs: InputGradients) -> RowGradients:
+    """From gradients of the query's features and of the context to those of pooled features.
+
+    The inverse way of ``set_inputs``: what reached the context goes on to the rows it was made of.
+    """
+    dtype = batch.query.row_weight.dtype  # that of parameters, also after a pass in bf16
+    assert d_inputs.x.shared is not None
+    user, query = d_inputs.x.shared.to(dtype), d_inputs.x.rows.to(dtype)
+    if d_inputs.context is None:
+        return RowGradients(user, query, None, None, batch)
+    is_own = model.context == "own"
+    weights = context_weights(model, batch.query if is_own else batch.support)
+    by_component = d_inputs.context.to(dtype).view(
+        batch.num_users, weights.shape[1], model.input_dim
     )
-    return pooled.view(len(slots.start), -1)
-
-
-def gather_items(item: Tensor, index: Tensor) -> Tensor:
-    """Items' vectors [I, ·] at every row of a set, index [B, n]: [B, n, ·]."""
-    return item.index_select(0, index.flatten()).view(*index.shape, -1)
+    to_user, to_item = by_component.split((user.shape[1], query.shape[2]), 2)
+    user = user + (weights.sum(2, keepdim=True) * to_user).sum(1)
+    if is_own:
+        return RowGradients(user, query + (weights.mT @ to_item).to(dtype), None, None, batch)
+    return RowGradients(user, query, to_item, weights, batch)
 
 
 def _sum_by_item(rows: RowSet, gradient: Tensor, weights: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ Shapes: B users of the global batch.
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -33,7 +34,7 @@ class Scale(Protocol):
 
 
 class BatchScale(nn.Module):
-    """The published scale, made anew for every batch.
+    """The published scale, made anew for every batch; leaves other kinds of factors as they are.
 
     (x − mean)/sqrt(var + 1e-5) over the B magnitudes, biased variance as in layer normalisation;
     (x − mean)/sqrt(unbiased var + 1e-8) over a user's gaps, and over its agreements.
@@ -49,11 +50,11 @@ class BatchScale(nn.Module):
     def forward(self, columns: Tensor) -> Tensor:
         factors = Factors.from_columns(columns, self.sizes)
         magnitude = factors.magnitude
-        return Factors(
-            nn.functional.layer_norm(magnitude, magnitude.shape, eps=1e-5),
-            _standardise_entries(factors.gap),
-            _standardise_entries(factors.agreement),
-            factors.context,
+        return replace(
+            factors,
+            magnitude=nn.functional.layer_norm(magnitude, magnitude.shape, eps=1e-5),
+            gap=_standardise_entries(factors.gap),
+            agreement=_standardise_entries(factors.agreement),
         ).columns()
 
 
@@ -79,7 +80,8 @@ class RunningScale(nn.Module):
     def observe(self, columns: Tensor, is_finite: Tensor | None = None) -> None:
         """Take a step's columns [B, ·] into mean and variance, of the users where ``is_finite``.
 
-        The first steps count the same each, as in a plain mean; a step without any such user not.
+        Each of the first steps counts the same, as in a plain mean. A step without a finite user
+        counts nothing.
         """
         is_any = 1 if is_finite is None else is_finite.any().to(self.num_steps)
         self.num_steps += is_any

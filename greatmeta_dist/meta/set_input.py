@@ -1,7 +1,7 @@
-"""From embedding rows to what a set gives the model, and back from gradients to gradients.
+"""The inputs of the model, made of embedding rows: features, context and kernel input of a set.
 
-Features x of every row, the context that the encoder reads, and the kernel's input. Shapes as in
-``batch.py``; s components of the context: 1, the mean of rows, or 2, with the label-weighted mean.
+And how the kernel input's gradient reaches features and context. Shapes as in ``batch.py``; s
+components of the context: 1, the mean of rows, or 2, with the label-weighted mean.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch import Tensor
 from greatmeta_dist.meta.batch import RowSet, TaskBatch
 from greatmeta_dist.meta.layer_input import LayerInput
 from greatmeta_dist.meta.model import CONTEXT_COLUMNS, Recommender
-from greatmeta_dist.meta.row_gradients import RowGradients, gather_items, pool_slots
+from greatmeta_dist.meta.pooling import gather_items, pool_slots
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,9 @@ def context_features(model: Recommender, support: SetInput) -> Tensor | None:
 def add_kernel_gradients(
     model: Recommender, query: SetInput, d_kernel_input: LayerInput, d_inputs: InputGradients
 ) -> InputGradients:
-    """The gradients of x and of the context, with what comes through the kernel's input added.
+    """Add to the gradients ``d_inputs`` of x and the context what reaches them through the kernel.
+
+    The kernel's input is x ⊙ m, m the label-weighted half of the context.
 
     d(x ⊙ m) = dx ⊙ m + x ⊙ dm; the row-wise products are summed over a user's rows.
     """
@@ -137,25 +139,3 @@ def add_kernel_gradients(
         d_mean + (d_kernel_input.rows * x.rows).sum(1),
     )
     return InputGradients(d_x, torch.cat(columns, 1))
-
-
-def row_gradients(model: Recommender, batch: TaskBatch, d_inputs: InputGradients) -> RowGradients:
-    """From gradients of the query's features and context to those of pooled features.
-
-    The inverse way of ``set_inputs``: what reached the context goes on to the rows it was made of.
-    """
-    dtype = batch.query.row_weight.dtype  # that of parameters, also after a pass in bf16
-    assert d_inputs.x.shared is not None
-    user, query = d_inputs.x.shared.to(dtype), d_inputs.x.rows.to(dtype)
-    if d_inputs.context is None:
-        return RowGradients(user, query, None, None, batch)
-    is_own = model.context == "own"
-    weights = context_weights(model, batch.query if is_own else batch.support)
-    by_component = d_inputs.context.to(dtype).view(
-        batch.num_users, weights.shape[1], model.input_dim
-    )
-    to_user, to_item = by_component.split((user.shape[1], query.shape[2]), 2)
-    user = user + (weights.sum(2, keepdim=True) * to_user).sum(1)
-    if is_own:
-        return RowGradients(user, query + (weights.mT @ to_item).to(dtype), None, None, batch)
-    return RowGradients(user, query, to_item, weights, batch)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from greatmeta_dist.meta.adapt import TaskResults, query_gradients, task_gradients
+from greatmeta_dist.meta.adapt import TaskResults, task_results, unadapted_query_gradients
 from greatmeta_dist.meta.batch import TaskBatch
 from greatmeta_dist.meta.exchange import Exchange
 from greatmeta_dist.meta.factor_averages import FactorAverages
@@ -27,10 +27,11 @@ from greatmeta_dist.meta.weightings.base import UserWeighting
 class StepSettings:
     """Numbers of a step that neither the model nor the weighting has."""
 
-    nominal_users: int
-    """B of ḡ = (1/B) Σ g: the size of a full global batch."""
-    outer_rate: float
-    """β of θ' = θ − β Σ w g."""
+    users_per_batch: int
+    """B of ḡ = (1/B) Σ g: the size of a full global batch. Users who are not finite count as zeros
+    in it."""
+    look_ahead_rate: float
+    """β of θ' = θ − β Σ w g, where φ looks ahead."""
     is_bf16: bool = False
     """Whether passes through the model run in bf16; what is read from them stays as it is."""
 
@@ -50,62 +51,67 @@ class MetaStep:
         """One step on the global batch of which ``buckets`` are hosted here; moves θ in place."""
         rows = exchange.fetch_rows()
         # Steps 1 and 2: adapt to every user; its gradients at the adapted and unadapted points.
-        tasks = self._task_gradients(buckets, rows, layers)
+        results = self._task_results(buckets, rows, layers)
         # Step 3: what is read from a user's gradients.
         with record_function("meta/factors"):
-            user_statistics = self._user_statistics(buckets, tasks, exchange)
+            user_statistics = self._user_statistics(buckets, results, exchange)
         with record_function("meta/scheduler"):
             # Step 4: how much every user counts. A φ that needs no look ahead has learnt by then.
             weights = exchange.compute_weights(user_statistics)
             # Step 5: where a step with these weights would lead, and what φ learns from it.
             if self.weighting.looks_ahead:
-                outer_gradient = exchange.sum(weighted_sums(tasks, weights))()
-                ahead = self._gradient_ahead(buckets, rows, layers, outer_gradient, exchange)
-                weights = exchange.update_scheduler(self._weight_gradients(tasks, ahead))
+                outer_gradient = exchange.sum(weighted_sums(results, weights))()
+                gradient_ahead = self._gradient_ahead(
+                    buckets, rows, layers, outer_gradient, exchange
+                )
+                weight_gradients = self._weight_gradients(results, gradient_ahead)
+                weights = exchange.update_scheduler(weight_gradients)
         # Step 6: move θ along the weighted gradients, which are still those of step 2.
         with record_function("meta/outer update"):
-            exchange.apply(weighted_sums(tasks, weights))
+            exchange.apply(weighted_sums(results, weights))
 
-    def _task_gradients(
+    def _task_results(
         self, buckets: Sequence[TaskBatch], rows: list[Tensor], layers: Layers
     ) -> list[TaskResults]:
         has_unadapted = self.weighting.factor_spec is not None
         with self._precision(rows[0]):
             return [
-                task_gradients(
+                task_results(
                     self.model, batch, bucket_rows, layers, self.inner, has_unadapted=has_unadapted
                 )
                 for batch, bucket_rows in zip(buckets, rows, strict=True)
             ]
 
     def _user_statistics(
-        self, buckets: Sequence[TaskBatch], tasks: list[TaskResults], exchange: Exchange
+        self, buckets: Sequence[TaskBatch], results: list[TaskResults], exchange: Exchange
     ) -> list[UserStatistics]:
         spec = self.weighting.factor_spec
-        factors = [t.losses[:, :0] for t in tasks]
+        factors = [result.losses[:, :0] for result in results]  # [B, 0]: none are read
         if spec is not None:
-            factors = self._factor_columns(buckets, tasks, spec, exchange)
+            factors = self._factor_columns(buckets, results, spec, exchange)
         return [
-            UserStatistics(t.losses, batch.target_weight, columns)
-            for batch, t, columns in zip(buckets, tasks, factors, strict=True)
+            UserStatistics(result.losses, batch.target_weight, columns)
+            for batch, result, columns in zip(buckets, results, factors, strict=True)
         ]
 
     def _factor_columns(
         self,
         buckets: Sequence[TaskBatch],
-        tasks: list[TaskResults],
+        results: list[TaskResults],
         spec: FactorSpec,
         exchange: Exchange,
     ) -> list[Tensor]:
         """[B, ·] of each bucket's users: ``Factors.columns``, or means of them over visits."""
-        share = 1 / self.settings.nominal_users
-        await_means = exchange.sum(
-            weighted_sums(tasks, [torch.full_like(t.loss, share) for t in tasks])
-        )
-        dots = [gradient_dots(t) for t in tasks]  # while the sums are on their way
+        equal_weights = [
+            torch.full_like(result.loss, 1 / self.settings.users_per_batch) for result in results
+        ]
+        await_mean_gradient = exchange.sum(weighted_sums(results, equal_weights))
+        dots = [gradient_dots(result) for result in results]  # while the sums are on their way
         columns = [
-            read_factors(t, bucket_dots, mean, spec).columns()
-            for t, bucket_dots, mean in zip(tasks, dots, await_means(), strict=True)
+            read_factors(result, bucket_dots, mean_gradient, spec).columns()
+            for result, bucket_dots, mean_gradient in zip(
+                results, dots, await_mean_gradient(), strict=True
+            )
         ]
         if self.averages is None:
             return columns
@@ -124,33 +130,42 @@ class MetaStep:
         exchange: Exchange,
     ) -> list[MetaGradient]:
         """∇ of all users' summed query loss at θ' = θ − β Σ w g, without adaptation."""
-        rate = self.settings.outer_rate
-        layers = {name: p - rate * outer_gradient[0].layers[name] for name, p in layers.items()}
-        rows = [values - rate * g.rows for values, g in zip(rows, outer_gradient, strict=True)]
+        rate = self.settings.look_ahead_rate
+        # θ' = (E', A'). Every bucket's entry of the sum has the same tensors of A.
+        layers_ahead = {
+            name: tensor - rate * outer_gradient[0].layers[name] for name, tensor in layers.items()
+        }
+        rows_ahead = [  # [U, d] of each bucket
+            values - rate * gradient.rows
+            for values, gradient in zip(rows, outer_gradient, strict=True)
+        ]
         with self._precision(rows[0]):
-            ahead = [
-                query_gradients(self.model, batch, bucket_rows, layers, self.inner.loss)
-                for batch, bucket_rows in zip(buckets, rows, strict=True)
+            gradients = [
+                unadapted_query_gradients(
+                    self.model, batch, bucket_rows, layers_ahead, self.inner.loss
+                )
+                for batch, bucket_rows in zip(buckets, rows_ahead, strict=True)
             ]
         ones = [
-            values.new_ones(batch.num_users) for batch, values in zip(buckets, rows, strict=True)
+            values.new_ones(batch.num_users)
+            for batch, values in zip(buckets, rows_ahead, strict=True)
         ]
-        return exchange.sum(g.weighted_sum(w) for g, w in zip(ahead, ones, strict=True))()
+        return exchange.sum(g.weighted_sum(w) for g, w in zip(gradients, ones, strict=True))()
 
     def _weight_gradients(
-        self, tasks: list[TaskResults], ahead: list[MetaGradient]
+        self, results: list[TaskResults], gradient_ahead: list[MetaGradient]
     ) -> list[Tensor]:
         """∂(Σ L(θ'))/∂w_i = −β ⟨∇Σ L(θ'), g_i⟩ [B]: one number a user is all that travels."""
-        rate = self.settings.outer_rate
+        rate = self.settings.look_ahead_rate
         return [
-            -rate * t.adapted.dot_shared(gradient).sum(1)
-            for t, gradient in zip(tasks, ahead, strict=True)
+            -rate * result.gradients.dots_with(gradient).sum(1)
+            for result, gradient in zip(results, gradient_ahead, strict=True)
         ]
 
     def _precision(self, like: Tensor) -> torch.autocast:
         return torch.autocast(like.device.type, torch.bfloat16, enabled=self.settings.is_bf16)
 
 
-def weighted_sums(tasks: list[TaskResults], weights: list[Tensor]) -> Iterator[MetaGradient]:
+def weighted_sums(results: list[TaskResults], weights: list[Tensor]) -> Iterator[MetaGradient]:
     """Σ_i w_i g_i of each bucket's users, each made when it is asked for."""
-    return (t.adapted.weighted_sum(w) for t, w in zip(tasks, weights, strict=True))
+    return (result.gradients.weighted_sum(w) for result, w in zip(results, weights, strict=True))

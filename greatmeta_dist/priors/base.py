@@ -118,14 +118,17 @@ State = tuple[dict[str, NDArray], dict[str, Any]]
 
 
 class Prior(ABC):
-    """Something fitted on training rows. Register it in ``extensions.PRIORS``.
+    """Something fitted on training rows.
+
+    Register it in ``extensions.PRIORS``, or by another package's entry point, and let the option
+    ``priors.extra`` name it.
 
     One that predicts ratings is a ``RatingPrior``: its predictions are blended with the model's.
     """
 
     version: ClassVar[int] = 1
     """Raise it whenever the same options and rows give other numbers: cached fits are then not
-    taken. Only that of priors named by ``priors.extra`` is read."""
+    taken."""
 
     @classmethod
     @abstractmethod

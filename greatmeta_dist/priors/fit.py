@@ -21,8 +21,6 @@ from greatmeta_dist.extensions import PRIORS
 from greatmeta_dist.files import sha256
 from greatmeta_dist.priors.base import Prior, Progress, RatingPrior, TrainingRows
 
-VERSION = 1
-"""Of the required priors' fits. Raise it whenever the same options and rows give other numbers."""
 REQUIRED = ("bias", "item_factors", "bayesian_mf", "user_groups")
 """The priors that a model is built from, in the order of their fits."""
 MANIFEST = "priors.json"
@@ -85,13 +83,8 @@ def rating_priors(priors: Priors, *, use_bayesian_mf: bool) -> list[RatingPrior]
 
 def priors_key(store_identity: str, options: PriorsConfig) -> str:
     """A hash of all that decides the priors' bits: store, options, and the fits' versions."""
-    versions = {name: PRIORS.get(name).version for name in options.extra}
-    basis = {
-        "store": store_identity,
-        "options": asdict(options),
-        "version": VERSION,
-        "extra": versions,
-    }
+    versions = {name: PRIORS.get(name).version for name in prior_names(options)}
+    basis = {"store": store_identity, "options": asdict(options), "versions": versions}
     return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -15,7 +15,8 @@ from greatmeta_dist.config import Config, ModelConfig
 from greatmeta_dist.data.manifest import ITEM_ID
 from greatmeta_dist.data.store import FeatureSpec, Store
 from greatmeta_dist.engine.communicator import Communicator
-from greatmeta_dist.engine.worker import RowStart, Sizes, Worker, make_weighting
+from greatmeta_dist.engine.weighting import make_weighting
+from greatmeta_dist.engine.worker import RowStart, StoreFacts, Worker
 from greatmeta_dist.errors import require
 from greatmeta_dist.evaluation.blend import Blend
 from greatmeta_dist.evaluation.scoring import Scorer
@@ -64,18 +65,7 @@ def build_model(
         model.target, manifest.ratings, priors["bias"].model, manifest.is_click
     )
     groups: UserGroupsPrior = priors["user_groups"]
-    weighting = make_weighting(config.scheduler)
-    factor_spec = weighting.factor_spec
-    collator = Collator(
-        catalogue.item_features(spec),
-        has_support_gradient=model.has_encoder and model.context == "support",
-        has_row_norms=factor_spec is not None and factor_spec.magnitude.has_row_norms,
-        target_transform=transform,
-        support_damping=config.inner.support_damping,
-        target_weights=weighting.target_weights(_group_statistics(groups)),
-    )
-    minority_share = config.priors.user_groups.minority_share
-    sizes = Sizes(
+    facts = StoreFacts(
         len(catalogue.fields("user", spec)),
         len(catalogue.fields("item", spec)),
         manifest.num_rows,
@@ -83,13 +73,33 @@ def build_model(
     )
     start = _row_start(catalogue, spec, priors["item_factors"], model)
     scorer = Scorer(
-        Worker(config, sizes, local_device(), communicator, start),
-        collator,
+        Worker(config, facts, local_device(), communicator, start),
+        _make_collator(config, catalogue, spec, transform, groups),
         spec,
-        UserGrouping(groups, manifest.known_groups, minority_share),
+        UserGrouping(groups, manifest.known_groups, config.priors.user_groups.minority_share),
         Blend(rating_priors(priors, use_bayesian_mf=model.use_bayesian_mf), transform),
     )
     return Model(config, catalogue, priors, scorer)
+
+
+def _make_collator(
+    config: Config,
+    catalogue: Store,
+    spec: FeatureSpec,
+    transform: TargetTransform,
+    groups: UserGroupsPrior,
+) -> Collator:
+    """The collator that makes what the model and the weighting read."""
+    model, weighting = config.model, make_weighting(config.scheduler)
+    factor_spec = weighting.factor_spec
+    return Collator(
+        catalogue.item_features(spec),
+        has_support_gradient=model.has_encoder and model.context == "support",
+        has_row_norms=factor_spec is not None and factor_spec.magnitude.has_row_norms,
+        target_transform=transform,
+        support_damping=config.inner.support_damping,
+        target_weights=weighting.target_weights(_group_statistics(groups)),
+    )
 
 
 def _group_statistics(prior: UserGroupsPrior) -> GroupStatistics:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from greatmeta_dist.batching.lanes import Step
+from greatmeta_dist.batching.lanes import StepTasks
 from greatmeta_dist.config import Config
 from greatmeta_dist.display import Bar
 from greatmeta_dist.engine.communicator import Traffic
@@ -53,7 +53,7 @@ class StepRecorder:
         self._last_step, self._clock = start, time.monotonic()
 
     def write(
-        self, step: int, report: StepReport | None, tasks: Step, valid: dict[str, float]
+        self, step: int, report: StepReport | None, tasks: StepTasks, valid: dict[str, float]
     ) -> None:
         """Write a log point: this step's users, and the rate since the last one.
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from greatmeta_dist.batching.lane_counts import checked_lane_sizes, group_lanes
+from greatmeta_dist.batching.lane_counts import checked_lane_sizes, lanes_for_workers
 from greatmeta_dist.config import Config
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.display import Display
@@ -99,7 +99,7 @@ def _decide_lanes(config: Config, run: Path, store: Store) -> int | None:
         return before.train.lanes
     if config.cluster.workers is None:
         return None
-    return group_lanes(store, options.users_per_batch, config.cluster.most_workers)
+    return lanes_for_workers(store, options.users_per_batch, config.cluster.most_workers)
 
 
 def _write_config(run: Path, config: Config) -> None:

@@ -5,8 +5,8 @@ import pytest
 from greatmeta_dist.batching.lane_counts import (
     checked_lane_sizes,
     default_lanes,
-    group_lanes,
     lane_sizes,
+    lanes_for_workers,
 )
 from greatmeta_dist.errors import InputError
 
@@ -34,8 +34,8 @@ def test_lanes_share_out_all_training_users(store):
 
 
 def test_a_group_has_a_lane_for_each_worker_and_the_same_ones_up_to_eight(store):
-    assert {group_lanes(store, 16, num_workers) for num_workers in (1, 2, 4, 8)} == {8}
-    assert group_lanes(store, 12, 2) == 4  # 8 do not divide the batch
+    assert {lanes_for_workers(store, 16, num_workers) for num_workers in (1, 2, 4, 8)} == {8}
+    assert lanes_for_workers(store, 12, 2) == 4  # 8 do not divide the batch
 
 
 def test_workers_that_do_not_divide_the_lanes_are_refused(store):

@@ -25,7 +25,7 @@ def test_lazy_update_is_adam_on_the_rows_touched_and_leaves_the_others():
 
 def test_dense_update_is_adam_on_all_rows():
     weight = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
-    table = EmbeddingTable(weight.clone(), rate=0.1, update="dense")
+    table = EmbeddingTable(weight.clone(), rate=0.1, is_lazy=False)
     reference = torch.nn.Parameter(weight.clone())
     adam = torch.optim.Adam([reference], lr=0.1)
     for rows in ([0, 3], [1, 2]):
@@ -40,27 +40,27 @@ def test_dense_update_is_adam_on_all_rows():
 @pytest.mark.parametrize("update", ["lazy", "dense"])
 def test_running_mean_is_the_mean_over_all_steps_of_every_row(update):
     weight = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    table = EmbeddingTable(weight.clone(), rate=0.1, update=update, ema_decay=0.9)
+    table = EmbeddingTable(weight.clone(), rate=0.1, is_lazy=update == "lazy", ema_decay=0.9)
     expected = weight.clone()
     rng = np.random.default_rng(0)
     for _ in range(20):
         rows = torch.from_numpy(np.sort(rng.choice(6, 2, replace=False)))
         table.update_rows(rows, torch.from_numpy(rng.normal(size=(2, 2))))
         expected = 0.9 * expected + 0.1 * table.weight.detach()
-        assert torch.allclose(table.lookup_mean(torch.arange(6)), expected, atol=1e-12)
+        assert torch.allclose(table.lookup_averaged(torch.arange(6)), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("update", ["lazy", "dense"])
 def test_rows_of_blocks_have_the_bits_of_rows_of_one_table(update):
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(101, 7, generator=generator)
-    whole = EmbeddingTable(weight.clone(), rate=0.1, update=update, ema_decay=0.9)
+    whole = EmbeddingTable(weight.clone(), rate=0.1, is_lazy=update == "lazy", ema_decay=0.9)
     size = block_size(len(weight), 4)
     blocks = [
         EmbeddingTable(
             weight[first : first + size].clone(),
             rate=0.1,
-            update=update,
+            is_lazy=update == "lazy",
             ema_decay=0.9,
             first=first,
             block=size,
@@ -77,8 +77,8 @@ def test_rows_of_blocks_have_the_bits_of_rows_of_one_table(update):
             is_here = (rows >= block.first) & (rows < block.first + len(block.weight))
             block.update_rows(rows[is_here] - block.first, gradient[is_here])
     assert torch.equal(torch.cat([block.weight for block in blocks]), whole.weight)
-    means = [block.lookup_mean(torch.arange(len(block.weight))) for block in blocks]
-    assert torch.equal(torch.cat(means), whole.lookup_mean(torch.arange(101)))
+    means = [block.lookup_averaged(torch.arange(len(block.weight))) for block in blocks]
+    assert torch.equal(torch.cat(means), whole.lookup_averaged(torch.arange(101)))
 
 
 def test_no_run_of_fresh_rows_repeats_another(monkeypatch):

@@ -46,7 +46,7 @@ def test_the_factorisation_predicts_by_itself_and_the_bias_model_where_it_cannot
     assert not is_known.any()  # nobody has rated cold items while the factorisation was fitted
     _, of_bias = predictor.scorer.collator.target_transform.prior_means(tasks, is_training=False)
     predicted = baselines.predict(tasks)["factorisation"]
-    assert predicted == pytest.approx(baselines.bias.in_range(of_bias))
+    assert predicted == pytest.approx(baselines.simple_bias.in_range(of_bias))
     tasks = Store(store).split("user_cold", predictor.feature_spec).tasks
     factorised, is_known = baselines.bayesian_mf.predict(tasks)
     assert is_known.all()

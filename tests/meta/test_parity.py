@@ -13,7 +13,7 @@ from greatmeta_dist.data.tasks import Features, TaskTable
 from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
-from greatmeta_dist.engine.exchange import LaneExchange
+from greatmeta_dist.engine.lane_exchange import LaneExchange
 from greatmeta_dist.engine.layers import FlatLayers
 from greatmeta_dist.extensions import WEIGHTINGS
 from greatmeta_dist.meta.batch import StepBatch
@@ -135,7 +135,7 @@ class Run:
         self.scheduler = weighting.make_scheduler(sizes).to(dtype)
         self.scheduler.load_state_dict(scheduler_state(trace, "init"))
         self.table = EmbeddingTable(
-            torch.from_numpy(np.concatenate(self.tables)).to(dtype), rate=2e-3, update="dense"
+            torch.from_numpy(np.concatenate(self.tables)).to(dtype), rate=2e-3, is_lazy=False
         )
         coordinator = coordinator_type(
             self.layers,

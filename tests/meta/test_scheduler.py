@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from greatmeta_dist.config.training import FACTORS
 from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.layers import FlatLayers
 from greatmeta_dist.extensions import WEIGHTINGS
@@ -36,6 +37,10 @@ def test_standardised_factors_have_zero_mean_and_unit_variance():
     for entries in (found.gap, found.agreement):
         assert entries.mean(1).abs().max() < 1e-6
         assert torch.allclose(entries.var(1), torch.ones(32), atol=1e-4)
+
+
+def test_every_factor_kind_is_an_option():
+    assert FACTORS == FACTOR_KINDS
 
 
 def test_columns_round_trip():

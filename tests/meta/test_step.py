@@ -14,7 +14,7 @@ from greatmeta_dist.batching.collate import build_batch
 from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
-from greatmeta_dist.engine.exchange import LaneExchange
+from greatmeta_dist.engine.lane_exchange import LaneExchange
 from greatmeta_dist.engine.layers import FlatLayers
 from greatmeta_dist.extensions import WEIGHTINGS
 from greatmeta_dist.meta import factors
@@ -219,7 +219,7 @@ def check(
         [weight.clone()] * 5, unstack(model, layers), schedulers[1], settings
     )
 
-    table = EmbeddingTable(weight.clone(), rate=0.01, update="dense")
+    table = EmbeddingTable(weight.clone(), rate=0.01, is_lazy=False)
     coordinator = Coordinator(
         layers, schedulers[0], weighting=weighting, outer_rate=0.01, scheduler_rate=0.02
     )

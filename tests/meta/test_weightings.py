@@ -11,7 +11,8 @@ from random_tasks import make_tasks
 
 from greatmeta_dist.batching.collate import build_batch
 from greatmeta_dist.config import Config, SchedulerConfig
-from greatmeta_dist.engine.worker import Sizes, Worker, make_weighting
+from greatmeta_dist.engine.weighting import make_weighting
+from greatmeta_dist.engine.worker import StoreFacts, Worker
 from greatmeta_dist.errors import InputError
 from greatmeta_dist.extensions import WEIGHTINGS
 from greatmeta_dist.meta.batch import StepBatch
@@ -104,7 +105,7 @@ def test_a_weighting_of_another_package_trains(cvar_package):
     assert "cvar" in WEIGHTINGS.names()
     config = Config(scheduler=SchedulerConfig(kind="cvar"))
     tasks = make_tasks(np.random.default_rng(0), num_users=10)
-    worker = Worker(config, Sizes(2, 3, tasks.num_rows), torch.device("cpu"))
+    worker = Worker(config, StoreFacts(2, 3, tasks.num_rows), torch.device("cpu"))
     worker.keep_averages(range(10), 10)
     batch = build_batch(
         tasks.table,

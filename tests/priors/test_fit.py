@@ -23,6 +23,7 @@ from greatmeta_dist.data.store import Store
 from greatmeta_dist.errors import InputError
 from greatmeta_dist.extensions import PRIORS
 from greatmeta_dist.priors.base import Prior, RatingPrior
+from greatmeta_dist.priors.bias import BiasPrior
 from greatmeta_dist.priors.fit import (
     MANIFEST,
     REQUIRED,
@@ -186,7 +187,7 @@ def test_the_key_is_of_store_options_and_versions(monkeypatch):
         priors_key("store", PriorsConfig(seed=1)),
         priors_key("store", PriorsConfig(bayesian_mf=BayesianMFConfig(num_passes=21))),
     ]
-    monkeypatch.setattr("greatmeta_dist.priors.fit.VERSION", 999)
+    monkeypatch.setattr(BiasPrior, "version", 999)
     others.append(priors_key("store", PriorsConfig()))
     assert len({key, *others}) == 5
 
@@ -357,6 +358,6 @@ def test_priors_of_a_package_that_is_gone_are_refused_in_one_line(
     folder.mkdir()
     write_priors(folder, fit_all(store, PriorsConfig(extra=["popularity"])), "k")
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(tmp_path)])
-    with pytest.raises(InputError, match="no priors is called 'popularity'; there is bias, ") as no:
+    with pytest.raises(InputError, match="no prior is called 'popularity'; there is bias, ") as no:
         read_priors(folder)
     assert "\n" not in str(no.value)

@@ -10,8 +10,8 @@ from greatmeta_dist.evaluation.metrics.base import (
     metric_of,
     registered_metrics,
 )
-from greatmeta_dist.evaluation.metrics.catalogue import ranking
 from greatmeta_dist.evaluation.metrics.ndcg import CUTOFFS, chance_ndcg
+from greatmeta_dist.evaluation.metrics.ranking import ranking
 
 __all__ = [
     "CUTOFFS",

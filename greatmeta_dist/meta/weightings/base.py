@@ -2,7 +2,9 @@
 
 A new weighting is one new file with a subclass of ``UserWeighting``, and one line that names it: in
 ``extensions.WEIGHTINGS``, or, from another package, an entry point. ``scheduler.kind`` then takes
-that name. ``loss.py`` is the shortest example; ``balanced.py`` one with a scheduler.
+that name; ``scheduler=NAME`` also needs a preset, ``configs/scheduler/NAME.yaml``. An option of its
+own needs a field in ``SchedulerConfig``, one here in ``UserWeighting``, and a line in
+``engine/weighting.py``. ``loss.py`` is the shortest example; ``balanced.py`` one with a scheduler.
 
 Shapes: B users of the global batch, G preference groups of the training users.
 """
@@ -18,7 +20,8 @@ from greatmeta_dist.meta.scheduler import Scheduler
 from greatmeta_dist.meta.user_statistics import UserStatistics
 
 Float64Array = Any
-"""A NumPy array of float64. This folder imports torch alone, and arithmetic needs no import."""
+"""A NumPy array of float64. ``Any``, as this folder imports torch alone: arithmetic and the arrays'
+own methods need no import, a type would."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from greatmeta_dist.batching.read import read_split
 from greatmeta_dist.data.store import Store, UserTasks
 from greatmeta_dist.data.tasks import TaskTable
-from greatmeta_dist.evaluation.metrics.catalogue import ranking
+from greatmeta_dist.evaluation.metrics.ranking import ranking
 from greatmeta_dist.evaluation.scoring import Predicts, Scorer
 from greatmeta_dist.ragged import Ragged
 

@@ -5,8 +5,9 @@ K/W neighbouring lanes, holds a block of the embedding rows E and all of A; rank
 coordinator (DESIGN.md section 4). What two workers do comes to the same bits as what one does,
 because every number is computed from the same numbers by the same operations:
 
-1. *One user.* All that is computed for a user has the same bits whoever shares its batch
-   (``meta/``), so it does not matter with which lanes a worker puts it into one batch.
+1. *One user.* A lane's users are cut into the same length buckets wherever the lane is hosted, and
+   no bucket has users of two lanes. So all tensors of a user's bucket have the same values and
+   shapes, and go through the same kernels (with equal ``cluster.threads`` and device).
 2. *Sums over users.* Each lane's sum is taken by itself, over the same tensors of the same shapes
    wherever the lane is hosted. The lanes' sums are added along one fixed binary tree over all K
    lanes; rows that a lane does not touch are zeros in it. A worker's lanes are a whole subtree, so
@@ -24,20 +25,34 @@ because every number is computed from the same numbers by the same operations:
 With ``cluster.reduction=fast`` sums of A are left to the library's all-reduce: point 2 then does
 not hold for A, and results depend on W by rounding.
 
-What a step sends, in order (W > 1):
+What a step sends, in order (W > 1); a line is one message, or one there and one back:
 
-=============  ===================================================  ==============================
-phase          rows and numbers                                     piggybacked
-=============  ===================================================  ==============================
-fetch rows     rows of E from their owners                          how many rows the next batch
+============  ===================  ===============================  ===============================
+phase         when                 rows and numbers                 piggybacked
+============  ===================  ===============================  ===============================
+plan          before a training's  how many rows each worker asks
+              first step           of each owner, then which
+fetch rows    always               rows of E from their owners      how many rows the next batch
                                                                     touches; whether to stop
-sum            row sums to their owners, and back (for ḡ; twice     slices of A to the workers
-               more where the scheduler looks ahead)                that add them, and back
-statistics     each user's numbers to the coordinator
-weights        each user's weight back
-outer update   row sums to their owners;                            slices of A; which rows the
-               A's sums to the coordinator; A's new values to all   next batch touches
-=============  ===================================================  ==============================
+sum           factors are read     ḡ: row sums to their owners,     slices of A to the workers that
+                                   and back                         add them, and back
+statistics    always               each user's numbers to the
+                                   coordinator
+weights       always               each user's weight back
+sum           φ looks ahead        Σ w g, as ḡ                      as for ḡ
+sum           φ looks ahead        ∇Σ L(θ'), as ḡ                   as for ḡ
+statistics    φ looks ahead        each user's ∂(Σ L)/∂w
+weights       φ looks ahead        each user's new weight back
+outer update  always               row sums to their owners         slices of A; which rows the
+                                                                    next batch touches
+outer update  W > 2                sums of slices of A to the
+                                   coordinator
+outer update  always               A's new values to all
+============  ===================  ===============================  ===============================
+
+Two workers send each other all of A and all rows that the other needs, so that a sum needs no
+message back (``_begin_sum_of_two``; not with ``cluster.reduction=fast``). A slice of A is then all
+of it.
 
 Each message costs its latency however little is in it, so whatever else must be sent by then is
 piggybacked on a message of rows. While a message travels, there is work that does not need it: the
@@ -45,7 +60,7 @@ users' own inner products while ḡ is summed (``meta/step.py``), and rows, runn
 plan while A's new values are broadcast.
 
 Shapes: B users of a length bucket, U distinct rows that the buckets hosted here touch together, V
-rows of this worker's block that any worker touches, d embedding width, P numbers of A end to end,
+rows of this worker's block that any worker touches, d embedding width, N numbers of A end to end,
 padded to a multiple of W.
 """
 
@@ -112,13 +127,13 @@ class LaneExchange:
         self._next_requests, self.is_stopping = self._next.requests(counts)
         return [rows.index_select(0, at) for at in self._step.positions]
 
-    def sum(self, buckets: Iterable[MetaGradient]) -> Callable[[], list[MetaGradient]]:
+    def sum(self, gradients: Iterable[MetaGradient]) -> Callable[[], list[MetaGradient]]:
         """Start the sum over all lanes of one gradient for each length bucket.
 
         Call what is returned to wait for the sum, given at the rows of each bucket; all share the
         tensors of A. The gradients are overwritten.
         """
-        wait = self._begin_sum(*self._sum_hosted_lanes(buckets))
+        wait = self._begin_sum(*self._sum_hosted_lanes(gradients))
 
         def wait_for_sum() -> list[MetaGradient]:
             flat, rows = wait()
@@ -128,7 +143,7 @@ class LaneExchange:
         return wait_for_sum
 
     def _begin_sum(self, flat: Tensor, rows: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
-        """Start adding the workers' own sums: of A [P], and of rows [U, d]."""
+        """Start adding the workers' own sums: of A [N], and of rows [U, d]."""
         if self._communicator.is_fast:
             return self._begin_fast_sum(flat, rows)
         if self._communicator.size == 2:
@@ -138,8 +153,9 @@ class LaneExchange:
     def _begin_sliced_sum(self, flat: Tensor, rows: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
         """Each worker adds a slice of A as it adds its own rows: two messages, there and back.
 
-        Were all of A added by one worker, it would receive W times P numbers while the others
-        idle. In slices each link carries about P there and P back, as in the best all-reduces.
+        Were all of A added by one worker, it would receive W times N numbers while the others
+        idle. In slices each link carries about N there and N back, as in the best all-reduces.
+        A lone worker comes here too: its only slice is all of A, and no message leaves it.
         """
         size, plan = self._communicator.size, self._plan
         slices = flat.chunk(size)
@@ -158,7 +174,7 @@ class LaneExchange:
     def _begin_sum_of_two(self, flat: Tensor, rows: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
         """Two workers tell each other everything and both add it: one message.
 
-        As many bytes as in slices, P to the other and P from it, and one latency less. The other's
+        As many bytes as in slices, N to the other and N from it, and one latency less. The other's
         sum is added to one's own, on rank 1 in the reverse order: a + b and b + a are the same
         bits, so both have the tree's.
         """
@@ -179,40 +195,43 @@ class LaneExchange:
         wait = self._plan.begin_sum(rows, "sum")
         return lambda: (flat, self._plan.return_sums(wait()[0], "sum")[0])
 
-    def compute_weights(self, buckets: list[UserStatistics]) -> list[Tensor]:
+    def compute_weights(self, user_statistics: list[UserStatistics]) -> list[Tensor]:
         """The coordinator's weights [B] of each bucket's users, from what is known of all users."""
         return self._ask_coordinator(
-            [bucket.columns() for bucket in buckets],
+            [statistics.columns() for statistics in user_statistics],
             self._coordinator.compute_weights if self._coordinator else None,
         )
 
-    def update_scheduler(self, buckets: list[Tensor]) -> list[Tensor]:
+    def update_scheduler(self, weight_gradients: list[Tensor]) -> list[Tensor]:
         """New weights [B] of each bucket's users, once φ has learnt from their ∂(Σ L)/∂w [B]."""
         return self._ask_coordinator(
-            buckets, self._coordinator.update_scheduler if self._coordinator else None
+            weight_gradients, self._coordinator.update_scheduler if self._coordinator else None
         )
 
     def _ask_coordinator(
-        self, buckets: list[Tensor], compute: Callable[[Tensor], Tensor] | None
+        self, values: list[Tensor], compute: Callable[[Tensor], Tensor] | None
     ) -> list[Tensor]:
-        """What ``compute`` makes, on the coordinator, of all users' values: [B, ·] → [B] each."""
-        hosted = torch.cat(buckets)
+        """What the coordinator's ``compute`` makes of all users' values.
+
+        ``values`` are [B, ·] of each bucket; returned are [B] of each.
+        """
+        hosted = torch.cat(values)
         everyone = self._communicator.gather(hosted, "statistics")
         results = None
         if compute is not None and everyone is not None:
             results = compute(everyone)
         like = hosted if hosted.ndim == 1 else hosted[:, 0]
         weights = self._communicator.scatter(results, like, "weights")
-        return list(weights.split([len(bucket) for bucket in buckets]))
+        return list(weights.split([len(of_bucket) for of_bucket in values]))
 
-    def apply(self, buckets: Iterable[MetaGradient]) -> None:
+    def apply(self, gradients: Iterable[MetaGradient]) -> None:
         """Add one gradient for each length bucket over all lanes, and update θ in place.
 
         The gradients are overwritten.
         """
-        flat, row_sums, requests = self._sum_for_update(*self._sum_hosted_lanes(buckets))
+        flat, row_sums, requests = self._sum_for_update(*self._sum_hosted_lanes(gradients))
         if self._coordinator is not None and flat is not None:
-            self._coordinator.step(flat)
+            self._coordinator.step_layers(flat)
         wait = self._communicator.begin_broadcast(self._layers.flat, "outer update")
         # The rest does not need A's new values, so it is done while they travel.
         if self._coordinator is not None:
@@ -225,12 +244,13 @@ class LaneExchange:
     def _sum_for_update(
         self, flat: Tensor, rows: Tensor
     ) -> tuple[Tensor | None, Tensor, list[Tensor]]:
-        """Add the workers' own sums, of A [P] and of rows [U, d], to where θ is updated.
+        """Add the workers' own sums, of A [N] and of rows [U, d], to where θ is updated.
 
-        Returns A's sum [P] on the coordinator, None elsewhere where the others do not have it; the
-        sums at the rows requested of this worker [V, d]; and the next batch's requests [W].
+        Returns A's sum [N] on rank 0, None elsewhere; the sums at the rows requested of this worker
+        [V, d]; and the next batch's requests [W].
         """
         communicator, piggyback = self._communicator, self._next_requests
+        is_first = communicator.is_first
         if communicator.is_fast:
             flat = communicator.all_reduce(flat, "outer update")
         else:
@@ -240,14 +260,14 @@ class LaneExchange:
         row_sums, received = self._plan.begin_sum(rows, "outer update", piggyback)()
         requests = [tensors[0] for tensors in received]
         if communicator.is_fast:
-            return flat, row_sums, requests
+            return flat if is_first else None, row_sums, requests
         (slice_sum,) = tree_sum([slice_term] for _, slice_term in received)
         if communicator.size <= 2:
-            return slice_sum, row_sums, requests
+            return slice_sum if is_first else None, row_sums, requests
         return communicator.gather(slice_sum, "outer update"), row_sums, requests
 
     def _slices_for_update(self, flat: Tensor) -> tuple[Tensor, ...]:
-        """The slice of A's sum [P] that each worker is to add.
+        """The slice of A's sum [N] that each worker is to add.
 
         Only the coordinator needs the sum. With two workers it adds all of A itself: slices would
         have to be gathered by one more message.
@@ -256,13 +276,13 @@ class LaneExchange:
             return flat, flat[:0]
         return flat.chunk(self._communicator.size)
 
-    def _sum_hosted_lanes(self, buckets: Iterable[MetaGradient]) -> tuple[Tensor, Tensor]:
+    def _sum_hosted_lanes(self, gradients: Iterable[MetaGradient]) -> tuple[Tensor, Tensor]:
         """Add gradients over each lane's length buckets, and then over the lanes hosted here.
 
-        Returns the sums of A end to end [P], with zeros behind them so that all workers' slices
+        Returns the sums of A end to end [N], with zeros behind them so that all workers' slices
         are equally long, and of the rows [U, d].
         """
-        terms = self._aligned_terms(buckets)
+        terms = self._aligned_terms(gradients)
         *layers, rows = tree_sum(
             tree_sum(itertools.islice(terms, num_buckets))
             for num_buckets in self._step.buckets_per_lane
@@ -271,14 +291,14 @@ class LaneExchange:
         zeros = rows.new_zeros(num_zeros)
         return torch.cat([*(layer.flatten() for layer in layers), zeros]), rows
 
-    def _aligned_terms(self, buckets: Iterable[MetaGradient]) -> Iterator[list[Tensor]]:
+    def _aligned_terms(self, gradients: Iterable[MetaGradient]) -> Iterator[list[Tensor]]:
         """Each bucket's gradient as tensors that can be added: those of A, and rows [U, d].
 
-        A bucket has zeros at the rows that only others touch.
+        A bucket's gradient has zeros at the rows that only other buckets touch.
         """
-        for bucket, at in zip(buckets, self._step.positions, strict=True):
-            rows = bucket.rows
+        for gradient, at in zip(gradients, self._step.positions, strict=True):
+            rows = gradient.rows
             if len(self._step.positions) > 1:
                 shape = (len(self._step.rows), rows.shape[1])
                 rows = rows.new_zeros(shape).index_copy_(0, at, rows)
-            yield [*(bucket.layers[name] for name in self._layers), rows]
+            yield [*(gradient.layers[name] for name in self._layers), rows]

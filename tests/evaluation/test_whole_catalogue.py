@@ -10,8 +10,8 @@ from stores import rows_of
 from greatmeta_dist.cli import main
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store
-from greatmeta_dist.evaluation import catalogue
-from greatmeta_dist.evaluation.metrics.catalogue import ranking
+from greatmeta_dist.evaluation import whole_catalogue
+from greatmeta_dist.evaluation.metrics.ranking import ranking
 from greatmeta_dist.predict import Predictor
 
 TINY = ["train.steps=20", "train.users_per_batch=8", "model.hidden=[8]", "train.valid_every=10"]
@@ -29,7 +29,7 @@ def test_clicks_train_and_are_evaluated_in_the_whole_catalogue(
         known.append(is_known.sum())
         return ranking(scores, is_known, *clicked)
 
-    monkeypatch.setattr(catalogue, "ranking", counted)
+    monkeypatch.setattr(whole_catalogue, "ranking", counted)
     run = f"run={tmp_path}/run"
     assert main(["train", f"store={tmp_path}/store", run, *TINY]) == 0
     assert main(["evaluate", run]) == 0
@@ -58,14 +58,14 @@ def test_a_catalogue_is_ranked_as_well_in_slices(tmp_path, monkeypatch):
         scores[-1].append(score)
         return ranking(score, *known_and_clicked)
 
-    monkeypatch.setattr(catalogue, "ranking", noted)
+    monkeypatch.setattr(whole_catalogue, "ranking", noted)
     summaries = []
     for items_per_batch in (4096, 7):
-        monkeypatch.setattr(catalogue, "ITEMS_PER_BATCH", items_per_batch)
+        monkeypatch.setattr(whole_catalogue, "ITEMS_PER_BATCH", items_per_batch)
         scores.append([])
         others = predictor.baselines()
         summaries.append(
-            catalogue.catalogue_summary(predictor.scorer, store, "user_cold", others=others)
+            whole_catalogue.catalogue_summary(predictor.scorer, store, "user_cold", others=others)
         )
     for whole, in_slices in zip(*scores, strict=True):
         assert whole.shape[1] == store.manifest.num_items

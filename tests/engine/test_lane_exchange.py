@@ -10,7 +10,7 @@ from greatmeta_dist.batching.collate import build_batch
 from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.engine.coordinator import Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable, block_size
-from greatmeta_dist.engine.exchange import LaneExchange
+from greatmeta_dist.engine.lane_exchange import LaneExchange
 from greatmeta_dist.engine.layers import FlatLayers
 from greatmeta_dist.engine.routing import RoutingPlan
 from greatmeta_dist.meta.batch import StepBatch

@@ -50,7 +50,7 @@ class NonfiniteUsers:
         self._name(step, is_nonfinite, names)
 
     def _name(self, step: int, is_nonfinite: Tensor, names: list[list[str]]) -> None:
-        """Name users that were not named yet, from ``is_nonfinite`` and ``names`` [steps, users]."""
+        """Name new users of ``is_nonfinite`` [steps, users], whose ``names`` stand likewise."""
         share = float(is_nonfinite.double().mean())
         limit = self._config.train.max_nonfinite_fraction
         positions = is_nonfinite.nonzero().tolist()

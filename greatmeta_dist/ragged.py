@@ -12,7 +12,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Ragged:
-    """Lists of unequal length end to end: row i is ``values[offsets[i] : offsets[i + 1]]``."""
+    """Lists of unequal length end to end: list i is ``values[offsets[i] : offsets[i + 1]]``."""
 
     values: NDArray
     offsets: Ints
@@ -22,21 +22,23 @@ class Ragged:
         return self.offsets[1:] - self.offsets[:-1]
 
     def positions(self, rows: Ints) -> tuple[Ints, Ints]:
-        """Where the chosen rows' values stand, end to end, and each row's length."""
+        """Positions in ``values`` of the chosen lists, end to end; and the lists' lengths."""
         lengths = self.lengths[rows]
         ends = lengths.cumsum()
+        # Position − (index in the result) is the same for all values of a list.
         shift = self.offsets[rows] - ends + lengths
         return shift.repeat(lengths) + np.arange(ends[-1] if len(ends) else 0), lengths
 
     def take(self, rows: Ints) -> "Ragged":
-        at, lengths = self.positions(rows)
-        return Ragged(self.values[at], offsets_of(lengths))
+        """The chosen lists, in the order asked for; a list may be chosen twice."""
+        positions, lengths = self.positions(rows)
+        return Ragged(self.values[positions], offsets_of(lengths))
 
 
-def concatenate(parts: Sequence[Ragged]) -> Ragged:
-    """All lists of all parts, one part after the other."""
-    lengths = np.concatenate([part.lengths for part in parts])
-    return Ragged(np.concatenate([part.values for part in parts]), offsets_of(lengths))
+def concatenate(chunks: Sequence[Ragged]) -> Ragged:
+    """All lists of all chunks, one chunk after the other."""
+    lengths = np.concatenate([chunk.lengths for chunk in chunks])
+    return Ragged(np.concatenate([chunk.values for chunk in chunks]), offsets_of(lengths))
 
 
 def join_lists(left: Ragged, right: Ragged) -> Ragged:
@@ -44,16 +46,22 @@ def join_lists(left: Ragged, right: Ragged) -> Ragged:
     lengths = left.lengths + right.lengths
     offsets = offsets_of(lengths)
     values = np.empty(offsets[-1], left.values.dtype)
+    # Both sides keep their order, so it is enough to know which positions are the left side's. A
+    # view of a larger array may start past 0; its first offset is taken off.
     is_left = np.zeros(len(values), bool)
-    owner = np.repeat(offsets[:-1] - left.offsets[:-1] + left.offsets[0], left.lengths)
-    is_left[owner + np.arange(len(owner))] = True
+    shift = np.repeat(offsets[:-1] - left.offsets[:-1] + left.offsets[0], left.lengths)
+    is_left[shift + np.arange(len(shift))] = True
     values[is_left] = left.values[left.offsets[0] : left.offsets[-1]]
     values[~is_left] = right.values[right.offsets[0] : right.offsets[-1]]
     return Ragged(values, offsets)
 
 
 def stable_order(keys: Ints) -> Ints:
-    """A stable argsort of keys ≥ 0, sixteen bits at a time: there numpy has a radix sort."""
+    """A stable argsort of keys ≥ 0.
+
+    numpy sorts 16-bit integers by radix, in linear time, and wider ones by comparison. So keys are
+    sorted 16 bits at a time, lowest first; each sort is stable and keeps the order of those before.
+    """
     order = np.arange(len(keys))
     bits = int(keys.max(initial=0)).bit_length()
     for shift in range(0, bits, 16):
@@ -64,16 +72,16 @@ def stable_order(keys: Ints) -> Ints:
 
 @dataclass(frozen=True)
 class Grouped:
-    """Values ≥ 0, grouped by what they are."""
+    """Integers ≥ 0, grouped by equality."""
 
     distinct: Ints
     """[K] ascending."""
-    place: Ints
-    """Where each value stands among ``distinct``."""
+    index: Ints
+    """[values] which of the distinct ones each value is."""
     order: Ints
-    """The values' places sorted by value, stable."""
+    """[values] positions of the values, sorted by value; equal ones in their order."""
     start: Ints
-    """[K] where each distinct value's stand in ``order``."""
+    """[K] where each distinct value's positions start in ``order``."""
 
     @classmethod
     def of(cls, values: Ints) -> "Grouped":
@@ -81,12 +89,13 @@ class Grouped:
         ordered = values[order]
         is_new = np.ones(len(values), bool)
         is_new[1:] = ordered[1:] != ordered[:-1]
-        place = np.empty(len(values), np.int64)
-        place[order] = np.cumsum(is_new) - 1
-        return cls(ordered[is_new], place, order, np.flatnonzero(is_new))
+        index = np.empty(len(values), np.int64)
+        index[order] = np.cumsum(is_new) - 1
+        return cls(ordered[is_new], index, order, np.flatnonzero(is_new))
 
 
 def offsets_of(lengths: Ints) -> Ints:
+    """[n + 1] offsets of lists of these lengths [n]."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     lengths.cumsum(out=offsets[1:])
     return offsets

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.scaling.workers import LONE_PAIR, SIZES, Workers, join_group
 from benchmarks.untrained import training_lanes, untrained_model
-from greatmeta_dist.batching.lanes import group_lanes
+from greatmeta_dist.batching.lane_counts import group_lanes
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store

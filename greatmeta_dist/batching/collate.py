@@ -1,4 +1,8 @@
-"""Tasks as CSR arrays → padded ``TaskBatch``es, without a loop over users."""
+"""Tasks as CSR arrays → padded ``TaskBatch``es, without a loop over users.
+
+Shapes, as in ``meta/batch.py``: B users, n rows of a set (padded), I distinct items, U distinct
+embedding rows.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -6,13 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from greatmeta_dist.batching.gradient_plans import pair_plan, unpool_plan
 from greatmeta_dist.batching.target_transform import TargetTransform
-from greatmeta_dist.data.tasks import FeatureMask, Features, Floats, Slots, TaskTable, _starts
-from greatmeta_dist.meta.batch import PairPlan, RowSet, SlotTable, TaskBatch, UnpoolPlan
-from greatmeta_dist.ragged import Grouped, Ints, Ragged, stable_order
+from greatmeta_dist.data.tasks import FeatureMask, Features, Floats, Slots, TaskTable
+from greatmeta_dist.meta.batch import RowSet, SlotTable, TaskBatch
+from greatmeta_dist.ragged import Grouped, Ints, Ragged, offsets_of, stable_order
 
 CLICK_CONTEXT_SCALE = 2.0
-"""Brings what a click was not expected to be to about unit size."""
+"""A click's residual times this is of about unit size, as a rating's target is."""
 
 
 def build_batch(
@@ -28,142 +33,124 @@ def build_batch(
     target_weight: Floats | None = None,
     user_index: Ints | None = None,
 ) -> TaskBatch:
-    """The batch of the chosen tasks, which should count ``target_weight`` [chosen], or 1.
+    """The batch of the chosen tasks [B], with the features of ``items``, the whole catalogue.
 
-    ``user_index`` [chosen] are their numbers among the training users.
-
-    ``has_row_norms`` says whether norms of embedding gradients will be asked for, and
-    ``has_support_gradient`` whether the query loss reaches the support rows' embeddings, as it does
-    where the context is made of them.
+    ``has_support_gradient`` says whether the query loss reaches the support rows' embeddings, as it
+    does where the context is made of them; ``has_row_norms`` whether norms of embedding gradients
+    will be asked for. ``target_weight`` [B] is how much each user should count (1 where None) and
+    ``user_index`` [B] its number among the training users.
     """
     support, query = tasks.support_item.take(chosen), tasks.query_item.take(chosen)
-    items_of = Grouped.of(np.concatenate((support.values, query.values)).astype(np.int64))
-    item = items_of.distinct if len(items_of.distinct) else np.zeros(1, np.int64)
     num_support = len(support.values)
-    user_slots, item_slots = (
-        tasks.features.slots(chosen, feature_mask),
-        items.slots(item, feature_mask),
+    # Distinct items are looked up and pooled once a batch, however many rows are about them.
+    items_of_rows = Grouped.of(np.concatenate((support.values, query.values)).astype(np.int64))
+    # A batch without rows still has an item, for its padding to point to.
+    item = items_of_rows.distinct if len(items_of_rows.distinct) else np.zeros(1, np.int64)
+    slots, rows = _number_rows(
+        tasks.features.slots(chosen, feature_mask), items.slots(item, feature_mask)
     )
-    rows = Grouped.of(np.concatenate((user_slots.row, item_slots.row)))
-    user_slots = replace(user_slots, row=rows.place[: len(user_slots.row)])
-    item_slots = replace(item_slots, row=rows.place[len(user_slots.row) :])
     weights = (
-        user_slots.weight(tasks.features.is_mean, dtype),
-        item_slots.weight(items.is_mean, dtype),
+        slots[0].weight(tasks.features.is_mean, dtype),
+        slots[1].weight(items.is_mean, dtype),
     )
+
+    def values_of(values: NDArray | None, offsets: Ints) -> Floats | None:
+        """Of the chosen tasks' rows, those that a row-wise array of all tasks has."""
+        return None if values is None else Ragged(values, offsets).take(chosen).values.astype(dtype)
 
     def row_set(
-        ragged: Ragged, item_at: Ints, label: Ragged, logit: NDArray | None, prior: float
+        rows: Ragged, item_index: Ints, label: Ragged, logit: NDArray | None, damping: float
     ) -> RowSet:
-        columns: list[Floats] = [label.take(chosen).values.astype(dtype)]
-        if logit is not None:
-            columns.append(Ragged(logit, label.offsets).take(chosen).values.astype(dtype))
-        return _row_set(ragged.offsets, item_at, columns, len(item), prior)
+        labels: Floats = label.take(chosen).values.astype(dtype)
+        logits = values_of(logit, label.offsets)
+        return _row_set(rows.offsets, item_index, labels, logits, len(item), damping)
 
-    places = items_of.place[:num_support], items_of.place[num_support:]
-    sets = [
-        row_set(support, places[0], tasks.support_label, tasks.support_logit, support_damping),
-        row_set(query, places[1], tasks.query_label, tasks.query_logit, 0.0),
-    ]
+    support_index, query_index = np.split(items_of_rows.index, [num_support])
+    support_set = row_set(
+        support, support_index, tasks.support_label, tasks.support_logit, support_damping
+    )
+    query_set = row_set(query, query_index, tasks.query_label, tasks.query_logit, 0.0)
     pairs = None
     if has_row_norms:
-        reached = [sets[1], sets[0]] if has_support_gradient else [sets[1]]
-        pairs = _pair_plan((user_slots, item_slots), weights, reached, num_rows=len(rows.distinct))
+        reached = [query_set, support_set] if has_support_gradient else [query_set]
+        pairs = pair_plan(slots, weights, reached, num_rows=len(rows.distinct))
+    if target_weight is None:
+        target_weight = np.ones(len(chosen))
     return TaskBatch(
         rows=torch.from_numpy(rows.distinct),
-        user_slots=_slot_table(user_slots, weights[0]),
-        item_slots=_slot_table(item_slots, weights[1]),
-        support=sets[0],
-        query=sets[1],
-        unpool=_unpool_plan((user_slots, item_slots), weights, rows),
+        user_slots=_slot_table(slots[0], weights[0]),
+        item_slots=_slot_table(slots[1], weights[1]),
+        support=support_set,
+        query=query_set,
+        unpool=unpool_plan(slots, weights, rows),
         pairs=pairs,
-        target_weight=torch.from_numpy(
-            np.ones(len(chosen), dtype) if target_weight is None else target_weight.astype(dtype)
-        ),
+        target_weight=torch.from_numpy(target_weight.astype(dtype)),
         user_index=None if user_index is None else torch.from_numpy(user_index),
     )
 
 
+def _number_rows(user_slots: Slots, item_slots: Slots) -> tuple[tuple[Slots, Slots], Grouped]:
+    """Slots whose embedding rows are numbered within the batch, 0 to U − 1; and the numbering.
+
+    A step fetches the batch's U rows only, and its tensors are indexed by these numbers.
+    """
+    rows = Grouped.of(np.concatenate((user_slots.row, item_slots.row)))
+    user_rows, item_rows = np.split(rows.index, [len(user_slots.row)])
+    return (replace(user_slots, row=user_rows), replace(item_slots, row=item_rows)), rows
+
+
 def _slot_table(slots: Slots, weight: Floats) -> SlotTable:
-    return SlotTable(*(torch.from_numpy(a) for a in (slots.row, weight, _starts(slots.length))))
+    start = offsets_of(slots.length.ravel())[:-1].reshape(slots.length.shape)
+    return SlotTable(*(torch.from_numpy(a) for a in (slots.row, weight, start)))
 
 
 def _padded_positions(lengths: Ints) -> tuple[Ints, Ints]:
-    """Row and column of every value of a ragged array in its padded form."""
-    row = np.arange(len(lengths)).repeat(lengths)
-    column = np.arange(len(row)) - (lengths.cumsum() - lengths).repeat(lengths)
-    return row, column
+    """User and row, in the padded array [B, n], of every value of lists that stand end to end."""
+    user = np.arange(len(lengths)).repeat(lengths)
+    row = np.arange(len(user)) - (lengths.cumsum() - lengths).repeat(lengths)
+    return user, row
 
 
 def _row_set(
-    offsets: Ints, item: Ints, columns: list[Floats], num_items: int, support_damping: float
+    offsets: Ints,
+    item_index: Ints,
+    labels: Floats,
+    logits: Floats | None,
+    num_items: int,
+    damping: float,
 ) -> RowSet:
-    """``columns`` are labels, and of clicks their logits."""
+    """A set of all users, padded; the arrays are of its rows, user by user.
+
+    ``item_index`` says which of the batch's I distinct items each row is about. ``logits`` are
+    given for clicks.
+    """
     lengths = offsets[1:] - offsets[:-1]
-    owner, column = _padded_positions(lengths)
+    user, row = _padded_positions(lengths)
     shape = (len(lengths), max(1, int(lengths.max(initial=0))))
-    items = np.zeros(shape, np.int64)
-    items[owner, column] = item
-    padded = [np.zeros(shape, values.dtype) for values in columns]
-    for values, into in zip(columns, padded, strict=True):
-        into[owner, column] = values
-    share = np.zeros(shape, columns[0].dtype)
-    share[owner, column] = np.repeat(1 / (np.maximum(lengths, 1) + support_damping), lengths)
-    order = stable_order(item)
-    by_item = (owner * shape[1] + column)[order]
-    item_start = np.searchsorted(item[order], np.arange(num_items))
-    label = torch.from_numpy(padded[0])
-    logit = torch.from_numpy(padded[1]) if len(padded) > 1 else None
+
+    def padded(values: NDArray) -> torch.Tensor:
+        array = np.zeros(shape, values.dtype)
+        array[user, row] = values
+        return torch.from_numpy(array)
+
+    row_weight = np.repeat(1 / (np.maximum(lengths, 1) + damping), lengths).astype(labels.dtype)
+    # Gradients of an item's rows are added up in this order: sorted by item, no scatter is needed,
+    # and the order, and so the bits, are fixed.
+    order = stable_order(item_index)
+    by_item = (user * shape[1] + row)[order]
+    item_start = np.searchsorted(item_index[order], np.arange(num_items))
+    label = padded(labels)
+    logit = None if logits is None else padded(logits)
     context_label = label if logit is None else CLICK_CONTEXT_SCALE * (label - torch.sigmoid(logit))
-    arrays = (torch.from_numpy(a) for a in (share, by_item, item_start))
-    return RowSet(torch.from_numpy(items), label, context_label, logit, *arrays)
-
-
-def _unpool_plan(
-    slots: tuple[Slots, Slots], weights: tuple[Floats, Floats], rows: Grouped
-) -> UnpoolPlan:
-    lengths = np.concatenate([s.length.ravel() for s in slots])
-    atom = np.repeat(np.arange(len(lengths)), lengths)[rows.order]
-    weight = np.concatenate(weights)[rows.order]
-    return UnpoolPlan(*(torch.from_numpy(a) for a in (atom, weight, rows.start)))
-
-
-def _pair_plan(
-    slots: tuple[Slots, Slots],
-    weights: tuple[Floats, Floats],
-    sets: list[RowSet],
-    *,
-    num_rows: int,
-) -> PairPlan:
-    """List every slot the query loss reaches, and group slots into (user, row) pairs."""
-    user_slots, item_slots = slots
-    num_users, num_user_fields = user_slots.length.shape
-    num_item_fields = item_slots.length.shape[1]
-    num_fields = num_user_fields + num_item_fields
-
-    # A key is (user, field, row) as one number.
-    owner = np.repeat(np.arange(num_users), user_slots.length.sum(1))
-    field = user_slots.field
-    atoms = [owner * num_user_fields + field]
-    keys = [(owner * num_fields + field) * num_rows + user_slots.row]
-    item_field = item_slots.field
-    item_key = (num_user_fields + item_field) * num_rows + item_slots.row
-    places = [np.arange(0)]
-    first = num_users * num_user_fields
-    for row_set in sets:
-        row = np.sort(row_set.by_item.numpy())
-        owner = row // row_set.item.shape[1]
-        place, count = item_slots.by_entity.positions(row_set.item.numpy().ravel()[row])
-        atoms.append(np.repeat(first + row * num_item_fields, count) + item_field[place])
-        keys.append(np.repeat(owner * (num_fields * num_rows), count) + item_key[place])
-        places.append(place)
-        first += row_set.item.numel() * num_item_fields
-
-    pairs = Grouped.of(np.concatenate(keys))
-    weight = np.concatenate((weights[0], weights[1][np.concatenate(places)]))
-    field_start = np.searchsorted(pairs.distinct // num_rows, np.arange(num_users * num_fields + 1))
-    arrays = (np.concatenate(atoms)[pairs.order], weight[pairs.order], pairs.start, field_start)
-    return PairPlan(*(torch.from_numpy(a) for a in arrays))
+    return RowSet(
+        padded(item_index),
+        label,
+        context_label,
+        logit,
+        padded(row_weight),
+        torch.from_numpy(by_item),
+        torch.from_numpy(item_start),
+    )
 
 
 @dataclass(frozen=True)
@@ -171,12 +158,16 @@ class Collator:
     """Turns tasks read from a store into padded batches in the model's units."""
 
     items: Features
+    """Of the whole catalogue."""
     has_support_gradient: bool
+    """Whether the query loss reaches the support rows' embeddings."""
     has_row_norms: bool
+    """Whether norms of embedding gradients will be asked for."""
     target_transform: TargetTransform
     support_damping: float
+    """Support rows' worth of damping of a support gradient: ``inner.support_damping``."""
     target_weights: NDArray[np.float64] | None = None
-    """[groups] what a user of each counts in training; None where all count 1."""
+    """[groups] how much a training user of each should count; None where all count 1."""
 
     def collate(
         self,
@@ -190,9 +181,13 @@ class Collator:
     ) -> TaskBatch:
         """The batch of a table's chosen tasks, or of all.
 
-        ``group`` and ``user_index`` [tasks] and ``feature_mask`` are for training.
+        For training: ``group`` [tasks] and ``user_index`` [tasks] are each user's preference group
+        and its number among the training users, ``feature_mask`` hides feature values.
         """
         chosen = np.arange(len(tasks)) if chosen is None else chosen
+        target_weight = None
+        if group is not None and self.target_weights is not None:
+            target_weight = self.target_weights[group[chosen]]
         return build_batch(
             self.target_transform.apply(tasks, is_training=is_training),
             self.items,
@@ -201,8 +196,6 @@ class Collator:
             has_row_norms=self.has_row_norms,
             support_damping=self.support_damping,
             feature_mask=feature_mask,
-            target_weight=None
-            if group is None or self.target_weights is None
-            else self.target_weights[group[chosen]],
+            target_weight=target_weight,
             user_index=None if user_index is None else user_index[chosen],
         )

@@ -1,4 +1,4 @@
-"""Which preference group each user is in, for training and for records."""
+"""Which preference group each user is in, for training and for reports."""
 
 from dataclasses import dataclass
 
@@ -12,32 +12,35 @@ from greatmeta_dist.ragged import join_lists
 
 @dataclass(frozen=True)
 class UserGrouping:
-    """Groups that were found in the log, and the true ones where data are synthetic.
+    """Estimated groups for training, and for reports the true ones where data are synthetic.
 
-    Training goes by the groups that were found, for no real system knows the true ones. Records go
-    by the true ones where there are any.
+    Training never goes by the true groups: no real system knows them.
     """
 
     prior: UserGroupsPrior
     known_groups: dict[str, int]
     """True groups and their training users; empty where nobody knows them."""
     minority_share: float
+    """As ``priors.user_groups.minority_share``."""
 
     @property
     def names(self) -> list[str]:
-        """The groups of the records."""
+        """Names of the groups in reports."""
         return list(self.known_groups) or self.prior.names
 
     @property
     def minority(self) -> list[int]:
-        """The smallest groups of the records, as indices into ``names``."""
+        """The smallest groups in reports, as indices into ``names``."""
         if not self.known_groups:
             return self.prior.minority
         sizes = np.array(list(self.known_groups.values()))
         return minority_groups(sizes, self.minority_share)
 
-    def found(self, users: UserTasks, *, is_training: bool) -> NDArray[np.int32]:
-        """[users] the group found for each; of a training user, the query rows are known too."""
+    def estimated(self, users: UserTasks, *, is_training: bool) -> NDArray[np.int32]:
+        """[users] the estimated group of each, from its support rows.
+
+        A training user's query rows count too.
+        """
         tasks = users.tasks
         item, rating = tasks.support_item, tasks.support_label
         if is_training:
@@ -46,7 +49,7 @@ class UserGrouping:
         return self.prior.assign(item, rating.values)
 
     def recorded(self, users: UserTasks, *, is_training: bool = False) -> NDArray[np.int32]:
-        """[users] the group that records tell users apart by."""
+        """[users] the group of each in reports."""
         if users.known_group is not None:
             return users.known_group
-        return self.found(users, is_training=is_training)
+        return self.estimated(users, is_training=is_training)

@@ -1,4 +1,7 @@
-"""What the model predicts of a rating, and the way back from its predictions to ratings."""
+"""From ratings to the model's targets, and from its predictions back to ratings.
+
+Shapes: U users, n rows of a set (support or query) of all users, end to end.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,12 +17,12 @@ from greatmeta_dist.ragged import Ragged
 
 Floats = NDArray[np.float64]
 LEAST_CHANCE = 0.02
-"""Prior chances of a click are kept this far from 0 and 1, where logits have no bound."""
+"""Prior chances of a click are kept this far from 0 and 1, where a logit is infinite."""
 
 
 @dataclass(frozen=True)
 class TargetTransform:
-    """Takes prior means off ratings before the model sees them; U users, n rows of a set."""
+    """Takes prior means off ratings before the model sees them."""
 
     kind: str
     """``rating``, ``standardised`` or ``bias``, as ``model.target``."""
@@ -37,8 +40,8 @@ class TargetTransform:
     def apply(self, tasks: TaskTable, *, is_training: bool) -> TaskTable:
         """The same tasks with targets in the model's units.
 
-        Clicks stay 0 and 1. What the prior says of them is given as a logit, to which the model's
-        prediction is added.
+        Of clicks the labels stay 0 and 1: the prior mean, a chance, is given as a logit, to which
+        the model's output is added.
         """
         support, query = self.prior_means(tasks, is_training=is_training)
         if self.is_click:
@@ -57,10 +60,10 @@ class TargetTransform:
         )
 
     def prior_means(self, tasks: TaskTable, *, is_training: bool) -> tuple[Floats, Floats]:
-        """What is expected of the support and the query rows before the model: [n] each.
+        """What a rating is expected to be before the model: [n] of the support and of the query.
 
-        A training user's own rating is kept out of its item's mean: else the model would learn
-        from targets that hold a part of the answer.
+        The user's offset is always of the support rows. A training user's rating is left out of its
+        item's mean: else the model would learn from targets that hold a part of the answer.
         """
         sets = ((tasks.support_item, tasks.support_label), (tasks.query_item, tasks.query_label))
         if self.kind in ("rating", "standardised"):
@@ -81,7 +84,10 @@ class TargetTransform:
         )
 
     def to_rating(self, tasks: TaskTable) -> Callable[[NDArray], Floats]:
-        """How predictions for the query rows [n] become ratings in their range, or chances."""
+        """A function from predictions for the query rows [n] to ratings in their range.
+
+        Of clicks, to chances.
+        """
         _, prior_mean = self.prior_means(tasks, is_training=False)
 
         def rating(prediction: NDArray) -> Floats:

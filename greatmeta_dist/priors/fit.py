@@ -58,7 +58,8 @@ def _one_thread() -> Iterator[None]:
     """Compute with one thread, then with as many as before.
 
     The order of sums in products, decompositions and k-means depends on the number of threads, and
-    so do their bits. Little is lost by one thread, for most of the work runs on one anyway.
+    so do their bits. Little is lost by one thread, for most of the work runs on one anyway; and
+    beside other busy processes much is won, for threads that wait for one another spin.
     """
     # The limit binds libraries that are loaded when it is set: scikit-learn's must be.
     import sklearn  # noqa: F401

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from greatmeta_dist.batching.lanes import checked_lane_sizes, group_lanes
+from greatmeta_dist.batching.lane_counts import checked_lane_sizes, group_lanes
 from greatmeta_dist.config import Config
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.display import Display

@@ -1,28 +1,18 @@
 """Batches hold exactly the tasks they were built from."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from fitted import collator_of, transform_of
 from random_tasks import make_tasks
+from stores import CHOICE
 
-from greatmeta_dist.batching.collate import build_batch
-from greatmeta_dist.batching.resample import resample_support_query, shorten
-from greatmeta_dist.data.tasks import FeatureMask
-from greatmeta_dist.ragged import Ragged, offsets_of
-
-
-def test_ragged_take_keeps_rows_and_order():
-    ragged = Ragged(np.arange(6), offsets_of(np.array([2, 0, 3, 1])))
-    taken = ragged.take(np.array([2, 1, 0, 2]))
-    rows = [taken.values[a:b].tolist() for a, b in zip(taken.offsets, taken.offsets[1:])]  # noqa: B905
-    assert rows == [[2, 3, 4], [], [0, 1], [2, 3, 4]]
-
-
-def test_ragged_take_of_nothing_is_empty():
-    ragged = Ragged(np.arange(3), offsets_of(np.array([3])))
-    assert len(ragged.take(np.empty(0, np.int64)).values) == 0
+from greatmeta_dist.batching.collate import CLICK_CONTEXT_SCALE, build_batch
+from greatmeta_dist.data.tasks import FeatureMask, TaskTable
+from greatmeta_dist.ragged import Ragged
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -40,10 +30,10 @@ def test_batch_rows_decode_to_the_users_own_features(seed):
             rows = getattr(batch, which)
             expected = getattr(user, which)
             assert int((rows.row_weight[b] > 0).sum()) == len(expected)
-            found = [
+            decoded = [
                 decode(batch, batch.item_slots, int(rows.item[b, r])) for r in range(len(expected))
             ]
-            assert found == [[sorted(f) for f in row] for row in expected]
+            assert decoded == [[sorted(f) for f in row] for row in expected]
             labels = getattr(user, f"{which}_label")
             assert rows.label[b, : len(labels)].tolist() == pytest.approx(labels)
 
@@ -69,28 +59,7 @@ def test_mean_pooling_weighs_values_by_their_number():
         assert torch.allclose(mean, torch.full_like(mean, 1 / max(1, len(mean))))
 
 
-def test_resplit_keeps_each_users_rows_and_sizes():
-    tasks = make_tasks(np.random.default_rng(3)).table
-    again = resample_support_query(tasks, np.random.default_rng(0))
-    moved = False
-    for u in range(len(tasks)):
-        assert sorted(rows_of(tasks, u)) == sorted(rows_of(again, u))
-        moved |= rows_of(tasks, u) != rows_of(again, u)
-    assert moved
-    assert (again.query_item.lengths == tasks.query_item.lengths).all()
-    assert (again.support_label.offsets == tasks.support_label.offsets).all()
-
-
-def rows_of(tasks, u: int) -> list[tuple[int, float]]:
-    out = []
-    for role in ("support", "query"):
-        items, labels = getattr(tasks, f"{role}_item"), getattr(tasks, f"{role}_label")
-        here = slice(items.offsets[u], items.offsets[u + 1])
-        out += list(zip(items.values[here].tolist(), labels.values[here].tolist(), strict=True))
-    return out
-
-
-def test_hiding_gives_whole_fields_to_the_unknown_row():
+def test_masking_gives_whole_fields_to_the_unknown_row():
     tasks = make_tasks(np.random.default_rng(4), num_users=200)
     feature_mask = FeatureMask(0.5, np.random.default_rng(0))
     users = np.arange(200)
@@ -103,35 +72,88 @@ def test_hiding_gives_whole_fields_to_the_unknown_row():
         feature_mask=feature_mask,
     )
     unknown = tasks.table.features.unknown
-    hidden = np.zeros(2)
+    masked = np.zeros(2)
     for b in range(200):
         for f, values in enumerate(decode(batch, batch.user_slots, b)):
             if values != sorted(tasks.users[b].user_fields[f]):
                 assert values == [unknown[f]]
-                hidden[f] += 1
-    assert (hidden > 60).all()
-    assert (hidden < 140).all()
+                masked[f] += 1
+    assert (masked > 60).all()
+    assert (masked < 140).all()
 
 
-@pytest.mark.parametrize("length", [1, 3, 99])
-@pytest.mark.parametrize("is_random", [False, True])
-def test_a_shortened_support_is_a_part_of_the_users_own(length, is_random):
-    tasks = make_tasks(np.random.default_rng(2), longest=8).table
-    short = shorten(tasks, length, np.random.default_rng(0) if is_random else None)
-    assert np.array_equal(short.query_item.values, tasks.query_item.values)
-    for user, whole in enumerate(tasks.support_item.lengths):
-        was, now = (
-            list(
-                zip(
-                    t.support_item.values[slice(*t.support_item.offsets[user : user + 2])],
-                    t.support_label.values[slice(*t.support_label.offsets[user : user + 2])],
-                    strict=True,
-                )
+@pytest.mark.parametrize("damping", [0.0, 3.0])
+def test_rows_weigh_as_a_damped_mean_and_padding_nothing(damping):
+    tasks = make_tasks(np.random.default_rng(1))
+    batch = build_batch(
+        tasks.table,
+        tasks.items,
+        np.arange(7),
+        has_support_gradient=True,
+        has_row_norms=False,
+        support_damping=damping,
+    )
+    for rows, damped in ((batch.support, damping), (batch.query, 0.0)):
+        count = (rows.row_weight > 0).sum(1)
+        expected = count / (count.clamp(min=1) + damped)
+        assert torch.allclose(rows.row_weight.sum(1), expected.float())
+        assert (rows.label[rows.row_weight == 0] == 0).all()
+    assert batch.pairs is None
+
+
+def test_rows_are_listed_by_item_and_in_order():
+    tasks = make_tasks(np.random.default_rng(2))
+    batch = build_batch(
+        tasks.table, tasks.items, np.arange(7), has_support_gradient=True, has_row_norms=False
+    )
+    for rows in (batch.support, batch.query):
+        is_row = (rows.row_weight > 0).flatten()
+        item = rows.item.flatten()
+        ends = [*rows.item_start.tolist(), len(rows.by_item)]
+        for number, (first, last) in enumerate(itertools.pairwise(ends)):
+            expected = (is_row & (item == number)).nonzero().flatten()
+            assert torch.equal(rows.by_item[first:last], expected)
+
+
+def test_clicks_tell_the_context_what_was_not_expected_of_them():
+    tasks = make_tasks(np.random.default_rng(5), is_click=True, has_logits=True)
+    batch = build_batch(
+        tasks.table, tasks.items, np.arange(7), has_support_gradient=True, has_row_norms=False
+    )
+    for rows, role in ((batch.support, "support"), (batch.query, "query")):
+        for b, user in enumerate(tasks.users):
+            label, logit = (
+                torch.tensor(getattr(user, f"{role}_{name}")) for name in ("label", "logit")
             )
-            for t in (tasks, short)
-        )
-        assert len(now) == min(whole, length)
-        if is_random:
-            assert sorted(set(now)) == sorted(set(now) & set(was))
-        else:
-            assert now == was[:length]
+            expected = CLICK_CONTEXT_SCALE * (label - torch.sigmoid(logit))
+            assert rows.context_label[b, : len(label)].tolist() == pytest.approx(
+                expected.tolist(), abs=1e-6
+            )
+
+
+def test_a_batch_of_a_user_without_rows_can_be_built():
+    tasks = make_tasks(np.random.default_rng(0))
+    empty = Ragged(np.empty(0, np.int64), np.zeros(8, np.int64))
+    nothing = TaskTable(tasks.table.features, empty, empty, empty, empty)
+    batch = build_batch(
+        nothing, tasks.items, np.arange(2), has_support_gradient=True, has_row_norms=True
+    )
+    assert batch.support.row_weight.shape == (2, 1)
+    assert not batch.support.row_weight.any()
+
+
+def test_training_users_count_as_their_groups_do(store, priors):
+    transform = transform_of(store, priors)
+    users = store.split("train", CHOICE)
+    group = (np.arange(len(users)) % 3).astype(np.int32)
+    weights = np.array([0.5, 1.0, 2.0])
+    chosen = np.array([4, 0, 2])
+    collator = replace(collator_of(store, transform), target_weights=weights)
+    batch = collator.collate(
+        users.tasks, chosen, is_training=True, group=group, user_index=np.arange(len(users)) + 7
+    )
+    assert batch.target_weight.tolist() == weights[[1, 0, 2]].tolist()
+    assert batch.user_index.tolist() == [11, 7, 9]
+    plain = collator.collate(users.tasks, chosen)
+    assert plain.target_weight.tolist() == [1.0, 1.0, 1.0]
+    assert plain.user_index is None

@@ -79,9 +79,11 @@ def test_predictions_are_of_both_but_of_unknown_items_the_models(tmp_path, label
         ],
         axis=0,
     )
-    assert plain.of_tasks(tasks)(alone) == pytest.approx(alone)
-    assert both.of_tasks(tasks)(alone) == pytest.approx((alone + of_factors) / 2)
-    mostly = replace(both, weight=0.9).of_tasks(tasks)(alone)
+    assert plain.apply(tasks, {"adapted": alone})["adapted"] == pytest.approx(alone)
+    assert both.apply(tasks, {"adapted": alone})["adapted"] == pytest.approx(
+        (alone + of_factors) / 2
+    )
+    mostly = replace(both, weight=0.9).apply(tasks, {"adapted": alone})["adapted"]
     assert mostly == pytest.approx(0.1 * alone + 0.9 * of_factors)
     low, high = store.manifest.ratings.lowest, store.manifest.ratings.highest
     assert of_factors == pytest.approx(np.clip(by_hand, low, high))
@@ -102,7 +104,9 @@ def test_predictions_are_of_both_but_of_unknown_items_the_models(tmp_path, label
         )
         for start in prior.starts
     ]
-    blended = replace(both, priors=[BayesianMFPrior(fewer)]).of_tasks(tasks)(alone)
+    blended = replace(both, priors=[BayesianMFPrior(fewer)]).apply(tasks, {"adapted": alone})[
+        "adapted"
+    ]
     is_asked = tasks.query_item.values == unknown
     assert np.array_equal(blended[is_asked], alone[is_asked])
     assert not np.array_equal(blended[~is_asked], alone[~is_asked])

@@ -41,7 +41,7 @@ def priors(store):
 def test_groups_of_the_log_tell_the_small_true_groups(store, priors):
     users = store.split("train", CHOICE)
     grouping = grouping_of(store, priors)
-    group = grouping.found(users, is_training=True)
+    group = grouping.estimated(users, is_training=True)
     sizes = np.array([g.size for g in priors["user_groups"].groups])
     assert sizes.sum() == len(users)
     assert (np.bincount(group, minlength=len(sizes)) == sizes).all()
@@ -74,7 +74,7 @@ def test_groups_come_from_what_tells_users_apart(likes, chooses):
 
 def test_groups_are_as_difficult_as_the_bias_model_leaves_their_users(store, priors):
     users = store.split("train", CHOICE)
-    group = grouping_of(store, priors).found(users, is_training=True)
+    group = grouping_of(store, priors).estimated(users, is_training=True)
     transform = transform_of(store, priors)
     residuals = []
     for role, prior_mean in zip(

@@ -50,20 +50,19 @@ class NonfiniteUsers:
         self._name(step, is_nonfinite, names)
 
     def _name(self, step: int, is_nonfinite: Tensor, names: list[list[str]]) -> None:
-        share, limit = (
-            float(is_nonfinite.double().mean()),
-            self._config.train.max_nonfinite_fraction,
-        )
+        """Name new users of ``is_nonfinite`` [steps, users], whose ``names`` stand likewise."""
+        share = float(is_nonfinite.double().mean())
+        limit = self._config.train.max_nonfinite_fraction
         positions = is_nonfinite.nonzero().tolist()
         if share > limit:
             positions = positions[:MAX_NAMED_USERS]
         new = sorted({names[number][at] for number, at in positions} - self._named)
-        self._named.update(new[:MAX_NAMED_USERS])  # the others when they are met again
+        self._named.update(new[:MAX_NAMED_USERS])  # the others are named when they are met again
         if new:
             more = f" and {len(new) - MAX_NAMED_USERS} more" if len(new) > MAX_NAMED_USERS else ""
             self._display.say(
-                f"users left out up to step {step}, because their loss or gradient is not finite: "
-                f"{', '.join(new[:MAX_NAMED_USERS])}{more}"
+                f"left out up to step {step}, because their loss or gradient is not finite: "
+                f"users {', '.join(new[:MAX_NAMED_USERS])}{more}"
             )
         if share > limit:
             inner, train = self._config.inner, self._config.train

@@ -47,32 +47,32 @@ class RunCheckpoints:
 
     def resume(self, display: Display) -> int:
         """Load the newest whole checkpoint; returns its step, or 0 where there is none."""
-        found, skipped = checkpoint.load_latest(
+        saved, skipped = checkpoint.load_latest(
             self.run / CHECKPOINTS, self.worker.communicator, wanted=self._entries_here()
         )
         for step in skipped:
             display.say(f"checkpoint of step {step} is damaged or partial; going further back")
-        if found is None:
+        if saved is None:
             if skipped:
                 display.say("no whole checkpoint is left; starting from step 0")
             return 0
-        require_same_store(found.state["store"], self.store, self.run)
-        self.worker.load(found.dense, found.tables)
-        self.validation.best, self.validation.latest = found.state["best"], found.state["valid"]
-        display.say(f"resuming {self.run} after step {found.step}")
-        return found.step
+        require_same_store(saved.state["store"], self.store, self.run)
+        self.worker.load(saved.dense, saved.tables)
+        self.validation.best, self.validation.latest = saved.state["best"], saved.state["valid"]
+        display.say(f"resuming {self.run} after step {saved.step}")
+        return saved.step
 
     def load_parameters(self, step: int) -> bool:
         """Load a step's parameters in place of the present ones; whether its checkpoint is whole.
 
         Without one the present parameters stay.
         """
-        found = checkpoint.load(
+        saved = checkpoint.load(
             self.run / CHECKPOINTS, step, self.worker.communicator, wanted=self._entries_here()
         )
-        if found is None:
+        if saved is None:
             return False
-        self.worker.load(found.dense, found.tables)
+        self.worker.load(saved.dense, saved.tables)
         return True
 
     def _entries_here(self) -> dict[str, range | None]:

@@ -25,7 +25,7 @@ MODEL, MODEL_JSON, BLEND = "model", "model.json", "blend.json"
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A run's model folder, opened."""
+    """A run's model folder."""
 
     folder: Path
     store_identity: str

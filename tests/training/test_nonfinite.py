@@ -46,9 +46,9 @@ def test_a_user_is_named_once_however_often_it_is_met():
     for step in (1, 2):
         users.collect(torch.tensor([True, False, True]), ["a", "b", "c"])
         users.check(step)
-    assert len(display.lines) == 1
-    assert display.lines[0].endswith("users left out up to step 1, because their loss or gradient "
-                                     "is not finite: b")  # fmt: skip
+    assert display.lines == [
+        "left out up to step 1, because their loss or gradient is not finite: users b"
+    ]
 
 
 def test_every_worker_knows_its_own_users_and_the_first_one_names_all():
@@ -64,7 +64,7 @@ def test_every_worker_knows_its_own_users_and_the_first_one_names_all():
         users.check(1)
 
     run_workers(2, work)
-    assert displays[0].lines[0].endswith(": b, c")
+    assert displays[0].lines[0].endswith(": users b, c")
     assert not displays[1].lines
 
 

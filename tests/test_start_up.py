@@ -104,13 +104,13 @@ def test_importing_the_command_is_quick_and_silent():
 
 def test_the_package_offers_its_functions_when_they_are_asked_for():
     import greatmeta_dist
+    from greatmeta_dist.commands.evaluate import evaluate_run
     from greatmeta_dist.data.prepare import prepare
-    from greatmeta_dist.evaluation.evaluate import evaluate
-    from greatmeta_dist.training.loop import train
+    from greatmeta_dist.launch.local import launch
 
     assert greatmeta_dist.prepare is prepare
-    assert greatmeta_dist.train is train
-    assert greatmeta_dist.evaluate is evaluate
+    assert greatmeta_dist.train is launch
+    assert greatmeta_dist.evaluate is evaluate_run
     assert greatmeta_dist.__version__
     assert set(dir(greatmeta_dist)) >= {"Predictor", "evaluate", "prepare", "train"}
     with pytest.raises(AttributeError, match="no attribute 'trian'"):

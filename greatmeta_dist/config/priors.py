@@ -57,9 +57,10 @@ class ContentConfig:
             f"priors.content.penalties is {self.penalties}; expected numbers above 0",
         )
         at_least("priors.content.num_folds", self.num_folds, 2)
+        # Cross-validation needs an item for each fold.
+        for name in ("min_items", "max_tuned_items"):
+            at_least(f"priors.content.{name}", getattr(self, name), self.num_folds)
         for name in (
-            "min_items",
-            "max_tuned_items",
             "tree_iterations",
             "tree_max_values",
             "tree_min_items",

@@ -137,6 +137,6 @@ def read_priors(folder: Path) -> Priors:
         raise
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(
-            f"the priors in {folder} are damaged ({error}); restore that folder from a copy, or train "
-            "anew with another run=DIR"
+            f"the priors in {folder} are damaged ({error}); restore that folder from a copy, or "
+            "train anew with another run=DIR"
         ) from error

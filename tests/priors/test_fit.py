@@ -156,10 +156,10 @@ def test_a_damaged_file_is_refused_in_one_line(written, name):
         read_priors(written)
     message = str(refusal.value)
     assert str(written) in message
-    assert "delete that folder and train again" in message
+    assert "restore that folder from a copy" in message
     assert "\n" not in message
     (written / name).unlink()
-    with pytest.raises(InputError, match="delete that folder and train again"):
+    with pytest.raises(InputError, match="restore that folder from a copy"):
         read_priors(written)
 
 

@@ -40,8 +40,9 @@ from greatmeta_dist.display import Display
 
 LOADS = (0, 1, 2)
 """Busy loops."""
-LOG_EVERY = 5
-"""Steps between measured rates: few, because a training beside busy loops may hardly move."""
+LOG_EVERY = 10
+"""Steps between measured rates: half the default, because a training beside busy loops may hardly
+move."""
 WARM_UP_STEPS = 10
 MAX_SECONDS = 60.0
 """A training is stopped after this long, however few steps it took."""

@@ -140,7 +140,9 @@ class StepBatch:
 
 
 def to_device(batch: T, device: torch.device) -> T:
-    """A copy of a batch on another device."""
+    """A batch on a device: a copy, but on the CPU itself, since batches are made there."""
+    if device.type == "cpu":
+        return batch
     return _map_tensors(batch, lambda t: t.to(device, non_blocking=True))
 
 

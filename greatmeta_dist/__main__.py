@@ -1,16 +1,28 @@
 """``greatmeta`` and ``python -m greatmeta_dist``: quiet also when stopped while still importing."""
 
+import signal
 import sys
+from typing import Any
 
 
 def main() -> int:
     """The command line's exit code."""
+    # SIGTERM ends a command as Ctrl-C does: what is unfinished is cleaned up, and it is said.
+    signal.signal(signal.SIGTERM, _interrupt)
+    # A terminal that cannot show a character shows "?" in its place.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     try:
         from greatmeta_dist.cli import main as run
     except KeyboardInterrupt:
         print("greatmeta: interrupted", file=sys.stderr)
         return 1
     return run()
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -70,8 +70,12 @@ class Predictor:
         """A new user's known ratings by item, and the items to predict, as tasks for ``score``.
 
         Items are named as in the log. The user's features are taken as unknown. Raises
-        ``InputError`` for an item that is not in the catalogue.
+        ``InputError`` for an item that is not in the catalogue, and for a rating that is not a
+        finite number.
         """
+        for item, rating in ratings.items():
+            is_number = isinstance(rating, (int, float, np.number)) and np.isfinite(rating)
+            require(bool(is_number), f"the rating of {item} is {rating}; expected a finite number")
         index = {token: k for k, token in enumerate(self.catalogue.item_tokens())}
         unknown = [item for item in (*ratings, *items) if item not in index]
         require(
@@ -126,15 +130,15 @@ class Predictor:
         priors = self.model.priors
         return Baselines.of(self.scorer.collator.target_transform, priors["bayesian_mf"])
 
-    def open_store(self, folder: Path | None = None) -> Store:
+    def open_store(self, folder: str | Path | None = None) -> Store:
         """The store of the training, or ``folder``, checked to be the same data.
 
         Raises ``InputError`` where it is gone, damaged, or another one.
         """
-        path = folder or (Path(self.config.store) if self.config.store else None)
+        path = folder or self.config.store
         require(path is not None, f"{self.run}/config.yaml names no store; add store=DIR")
         assert path is not None
-        store = Store(path)
+        store = Store(Path(path))
         require_same_store(self.store_identity, store, self.run)
         store.check()
         return store

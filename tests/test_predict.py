@@ -93,3 +93,10 @@ def test_the_store_of_a_run_is_opened_where_it_lies_now_and_no_other_one(run, st
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(InputError, match="does not match its checksum"):
         predictor.open_store(moved)
+
+
+@pytest.mark.parametrize("rating", [float("nan"), float("inf"), None, "five"])
+def test_a_rating_that_is_no_number_is_refused(trained, rating):
+    predictor = Predictor.load(trained)
+    with pytest.raises(InputError, match="expected a finite number"):
+        predictor.one_user({"i1": rating}, ["i2"])

@@ -106,6 +106,8 @@ def load(
         hashes = json.loads((path / MANIFEST).read_text())
         files_to_check = sorted(hashes)[communicator.rank :: communicator.size]
         if all(sha256(path / name) == hashes[name] for name in files_to_check):
+            if not {DENSE, STATE} <= set(hashes):
+                raise ValueError("the manifest does not list every file")
             state = json.loads((path / STATE).read_text())
             version = state.get("format_version", 1)
             if version == FORMAT_VERSION:
@@ -187,7 +189,8 @@ def _read_entries(
             start, num_filled[key] = num_filled[key], num_filled[key] + len(part)
             if tensors[key] is not part:
                 tensors[key][start : num_filled[key]] = part
-    if any(number != len(entries) for number in num_filled.values()):
+    is_none = len(entries) > 0 and not tensors
+    if is_none or any(number != len(entries) for number in num_filled.values()):
         raise ValueError(f"entries of {table} are missing")
     return tensors
 

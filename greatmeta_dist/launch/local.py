@@ -45,7 +45,12 @@ def launch(config: Config, run: str | Path, display: Display | None = None) -> d
     ``KeyboardInterrupt`` where it was stopped, after a checkpoint.
     """
     run, display = Path(run), display or Display()
-    num_started = int(os.environ.get("WORLD_SIZE", "1"))
+    started = os.environ.get("WORLD_SIZE", "1")
+    require(
+        started.isdecimal() and int(started) >= 1,
+        f"WORLD_SIZE is '{started}' in the environment; torchrun sets it to a number: unset it",
+    )
+    num_started = int(started)
     if num_started > 1:
         require(
             num_started.bit_count() == 1,

@@ -85,6 +85,7 @@ class Training:
         store.check(communicator.rank, communicator.size)
         saved = SavedModel.open(run)
         require_same_store(saved.store_identity, store, run)
+        saved.catalogue()  # a run that cannot predict is not worth its training
         model = build_model(config, store, saved.priors(), communicator)
         scorer = model.scorer
         lanes = Lanes(

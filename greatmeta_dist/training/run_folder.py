@@ -62,9 +62,12 @@ def saved_config(run: Path) -> Config | None:
     path = run / "config.yaml"
     if not path.exists():
         return None
-    text = path.read_text()
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text))
+        saved = OmegaConf.create(path.read_text())
+        merged = OmegaConf.merge(OmegaConf.structured(Config), saved)
+        missing = _missing_keys(_settings(Config()), OmegaConf.to_container(saved))
+        # Defaults in place of what is missing would be another model.
+        require(not missing, f"it lacks {', '.join(missing[:3])}")
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except Exception as error:
         raise InputError(
@@ -102,8 +105,24 @@ def _decide_lanes(config: Config, run: Path, store: Store) -> int | None:
     return lanes_for_workers(store, options.users_per_batch, config.cluster.most_workers)
 
 
+def _settings(config: Config) -> dict[str, Any]:
+    """What a run keeps of its config: all but how its data was prepared."""
+    return {k: v for k, v in asdict(config).items() if k != "data"}
+
+
+def _missing_keys(expected: dict[str, Any], saved: Any, prefix: str = "") -> list[str]:
+    """The options that a saved config does not have."""
+    if not isinstance(saved, dict):
+        return [f"{prefix}{key}" for key in expected]
+    missing = [f"{prefix}{key}" for key in expected if key not in saved]
+    for key, value in expected.items():
+        if isinstance(value, dict) and key in saved:
+            missing += _missing_keys(value, saved[key], f"{prefix}{key}.")
+    return missing
+
+
 def _write_config(run: Path, config: Config) -> None:
-    settings = {k: v for k, v in asdict(config).items() if k != "data"}
+    settings = _settings(config)
     settings["store"] = str(Path(config.store or "").resolve())
     write_text_atomically(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
 

@@ -54,8 +54,21 @@ class SavedModel:
         return cls(folder, identity, key)
 
     def catalogue(self) -> Store:
-        """The items and vocabularies of the store: a store without tasks."""
-        return Store(self.folder / "catalogue")
+        """The items and vocabularies of the store: a store without tasks.
+
+        Raises ``InputError`` where they are damaged.
+        """
+        folder = self.folder / "catalogue"
+        try:
+            catalogue = Store(folder)
+            catalogue.check()
+        except InputError as error:
+            fault = str(error).split(";")[0]
+            raise InputError(
+                f"{folder} is damaged ({fault}); restore it from a copy, or train anew with "
+                "another run=DIR"
+            ) from error
+        return catalogue
 
     def priors(self) -> Priors:
         """The priors that were fitted for the run; raises ``InputError`` where they are damaged."""

@@ -352,7 +352,7 @@ def test_a_package_adds_a_source_by_one_module_and_one_entry_point(tmp_path, pac
 
 
 def test_a_source_that_cannot_be_imported_is_named(tmp_path, package):
-    with pytest.raises(InputError, match="cannot import sentence_logs:no_such_function for source"):
+    with pytest.raises(InputError, match="cannot import sentence_logs:no_such_function for"):
         prepare(DataConfig(source="broken", path="x"), tmp_path / "store")
 
 

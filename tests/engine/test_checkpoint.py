@@ -62,8 +62,29 @@ def garble_manifest(path):
     (path / "manifest.json").write_text("[1, 2")
 
 
+def empty_manifest(path):
+    (path / "manifest.json").write_text("{}")
+
+
+def shorten_manifest(path):
+    """It lists no file of the table."""
+    hashes = json.loads((path / "manifest.json").read_text())
+    kept = {name: hash for name, hash in hashes.items() if not name.startswith("rows-")}
+    (path / "manifest.json").write_text(json.dumps(kept))
+
+
 @pytest.mark.parametrize(
-    "damage", [truncate_dense, flip_bit, lose_manifest, lose_file, put_a_pickle, garble_manifest]
+    "damage",
+    [
+        truncate_dense,
+        flip_bit,
+        lose_manifest,
+        lose_file,
+        put_a_pickle,
+        garble_manifest,
+        empty_manifest,
+        shorten_manifest,
+    ],
 )
 def test_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path, damage):
     write_checkpoint(tmp_path, 1)

@@ -109,3 +109,23 @@ def test_a_damaged_model_folder_is_said_in_one_line(capsys, run):
         assert "priors are damaged" in refused(capsys, command, f"run={run}").replace(
             f"the priors in {run / 'model' / 'priors'} are", "priors are"
         )
+
+
+@pytest.mark.parametrize("text", ["", "null\n", "train: {steps: 12}\n", "[1, 2]\n"])
+def test_a_config_that_lacks_options_is_refused_and_never_filled_with_defaults(run, text):
+    (run / "config.yaml").write_text(text)
+    with pytest.raises(InputError, match="is not a config of this version"):
+        saved_config(run)
+
+
+def test_a_config_that_is_no_text_is_refused_in_one_line(run):
+    (run / "config.yaml").write_bytes(b"store: \xff\xfe")
+    with pytest.raises(InputError, match="is not a config of this version"):
+        saved_config(run)
+
+
+def test_training_does_not_go_on_with_a_damaged_catalogue(run, store):
+    items = run / "model" / "catalogue" / "items.arrow"
+    items.write_bytes(items.read_bytes()[:100])
+    with pytest.raises(InputError, match="catalogue is damaged"):
+        train(small(store, steps=14), run, Display())

@@ -1,5 +1,6 @@
 """``greatmeta`` and ``python -m greatmeta_dist``: quiet also when stopped while still importing."""
 
+import os
 import signal
 import sys
 from typing import Any
@@ -18,7 +19,18 @@ def main() -> int:
     except KeyboardInterrupt:
         print("greatmeta: interrupted", file=sys.stderr)
         return 1
-    return run()
+    try:
+        code = run()
+    except SystemExit as ended:  # of a process that torchrun started, and that is not the first
+        code = int(ended.code or 0)
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_initialized():
+        # Other processes of the group may be gone already, and the library's threads abort a
+        # process that is ending when they find that out.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _interrupt(number: int, frame: Any) -> None:

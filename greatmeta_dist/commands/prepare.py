@@ -6,8 +6,8 @@ from pathlib import Path
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.manifest import Field, read_manifest
 from greatmeta_dist.data.prepare import prepare
+from greatmeta_dist.data.rejects import REJECTS
 from greatmeta_dist.data.report import Report
-from greatmeta_dist.data.validate import REJECTS
 from greatmeta_dist.display import Display
 
 

@@ -66,6 +66,14 @@ class DataConfig:
     """click, where every interaction is one: items drawn as not clicked for each interaction, out
     of those that the user has not met."""
 
+    repeats: str | None = field(
+        default=None,
+        metadata={"choices": ("latest", "first", "max", "sum", "mean", "count", "reject")},
+    )
+    """What becomes of several rows of a user and an item. ``latest`` and ``first`` keep one of them,
+    ``max``, ``sum`` and ``mean`` merge their ratings, ``count`` takes their number as the rating,
+    ``reject`` keeps the latest and rejects the others. null is latest for ratings, max for clicks
+    (clicked once is a click), and count where the log has no ratings."""
     rating_range: list[float] | None = None
     """Lowest and highest valid rating: ``[lowest,highest]``. Rows with others are rejected. null
     accepts every rating of the log."""
@@ -178,6 +186,15 @@ class DataConfig:
                 f"data.{name} is set, and data={self.source} does not read it; data=csv and "
                 "data=parquet do",
             )
+
+    @property
+    def repeats_rule(self) -> str:
+        """``repeats``, or what suits the log."""
+        if self.repeats is not None:
+            return self.repeats
+        if self.is_click:
+            return "max"
+        return "count" if self.columns.rating is None else "latest"
 
     @property
     def is_click(self) -> bool:

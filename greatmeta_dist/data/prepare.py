@@ -11,9 +11,9 @@ import polars as pl
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.manifest import MANIFEST, read_manifest
 from greatmeta_dist.data.preparation import FOLDERS, Preparation, Progress
+from greatmeta_dist.data.rejects import REJECTS
 from greatmeta_dist.data.report import Report
 from greatmeta_dist.data.store import ITEMS
-from greatmeta_dist.data.validate import REJECTS
 from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.files import locked
 

@@ -11,6 +11,12 @@ class Report:
     rejected: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     """Rejected rows by reason, the most frequent first."""
+    repeats: int = 0
+    """Rows merged into another one of the same user and item, as ``data.repeats`` says."""
+    unlisted_items: int = 0
+    """Items of the log that the items' file does not list: known by their ratings alone."""
+    time_unit: str | None = None
+    """The unit of the log's times that are numbers: s, ms, µs or ns."""
     unrated: int = 0
     """Rows whose rating says that none was given (``data.unrated_value``)."""
     out_of_bounds: int = 0

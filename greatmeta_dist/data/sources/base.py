@@ -1,7 +1,7 @@
 """What a source of interactions is, and what several sources share.
 
 A source is a function ``(DataConfig, work folder) -> Source``. It opens a log in one form, says
-which columns are which, and checks no value: values stay strings until ``data/validate.py`` checks
+which columns are which, and checks no value: values stay as they are until ``data/scan.py`` checks
 them. A new source is one module with such a function, and one line in ``extensions.SOURCES`` or in
 the entry points of a package (group ``greatmeta_dist.sources``).
 
@@ -52,7 +52,8 @@ class Source:
     """An opened log, its values unchecked."""
 
     interactions: pl.LazyFrame
-    """``user``, ``item``, ``rating``, ``timestamp`` (String; null where the log has none)."""
+    """``user``, ``item``, ``rating``, ``timestamp``, of any plain types (null where the log has
+    none)."""
     has_timestamp: bool
     users: Table | None
     """None where users have no features."""

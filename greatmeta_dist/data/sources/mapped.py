@@ -39,20 +39,28 @@ def open_csv(config: DataConfig, work: Path) -> Source:
         require_columns(frame, path, tuple(columns))
         return frame
 
-    return _open_mapped(config, work, scan, config.list_separator)
+    return _open_mapped(config, work, scan, scan, config.list_separator)
 
 
 @reads(*CHECKED_OPTIONS)
 def open_parquet(config: DataConfig, work: Path) -> Source:
     """Open the Parquet file ``data.path``, or all of such a folder, and the features."""
 
-    def scan(path: str, columns: list[str]) -> pl.LazyFrame:
+    def scan_log(path: str, columns: list[str]) -> pl.LazyFrame:
         return scan_columns(path, columns, work)
 
-    return _open_mapped(config, work, scan, LIST_MARK)
+    def scan(path: str, columns: list[str]) -> pl.LazyFrame:
+        frame = scan_columns(path, columns, work)
+        schema = frame.collect_schema()
+        return frame.with_columns(_as_text(c, schema[c]) for c in columns)
+
+    return _open_mapped(config, work, scan_log, scan, LIST_MARK)
 
 
-def _open_mapped(config: DataConfig, work: Path, scan: Scan, list_separator: str) -> Source:
+def _open_mapped(
+    config: DataConfig, work: Path, scan_log: Scan, scan: Scan, list_separator: str
+) -> Source:
+    """``scan_log`` reads the log's columns as they are, ``scan`` those of features as text."""
     column_of = {k: v for k, v in asdict(config.columns).items() if v is not None}
     clashing = sorted({*INTERNAL} & {*column_of.values()})
     require(
@@ -78,7 +86,7 @@ def _open_mapped(config: DataConfig, work: Path, scan: Scan, list_separator: str
         return entity_table(scan(path, [id_column, *kinds]), id_column, columns, kinds)
 
     assert config.path is not None
-    log = scan(config.path, list(column_of.values()))
+    log = scan_log(config.path, list(column_of.values()))
     paths = [p for p in (config.path, config.users_path, config.items_path) if p]
     return Source(
         interactions_of(log, column_of),
@@ -95,7 +103,7 @@ def _files_at(path: Path) -> list[Path]:
 
 
 def scan_columns(path: str, columns: list[str], work: Path) -> pl.LazyFrame:
-    """Columns of a Parquet file or folder as strings, in the frame of a source (``sources/base``).
+    """Columns of a Parquet file or folder as they are, in the frame of a source (``sources/base``).
 
     Raises ``InputError`` where it is missing or unreadable, or lacks a column.
     """
@@ -117,7 +125,7 @@ def scan_columns(path: str, columns: list[str], work: Path) -> pl.LazyFrame:
     # With a space, because a file may have a column "row" of its own.
     frame = pl.scan_parquet(files, glob=False).select(columns).with_row_index("row ")
     return frame.select(
-        *[_as_text(c, schema[c]) for c in columns],
+        *columns,
         file=pl.lit(Path(path).name),
         line=pl.col("row ").cast(pl.Int64) + 1,
         reason=pl.lit(None, pl.String),

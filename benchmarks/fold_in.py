@@ -1,7 +1,9 @@
 """Strong models without meta-learning, which fold new users in from their support ratings.
 
-Both work on what the ``bias`` label leaves of a rating (mean, item and user offsets, shrunk as the
-store says), as this project's model does, and choose their strength on the validation users.
+Both are fitted to what the bias model leaves of a rating, as this project's model is, and choose
+their strength on the validation users.
+
+Shapes: U users, I items, n rows of a set, all users' rows end to end.
 """
 
 from dataclasses import dataclass
@@ -13,107 +15,114 @@ from greatmeta_dist.batching.target_transform import TargetTransform
 from greatmeta_dist.data.store import FeatureSpec, Store
 from greatmeta_dist.data.tasks import TaskTable
 
+Floats = NDArray[np.float64]
+
 MAX_ITEMS = 20_000
-"""Both hold items × items."""
-CHOICE = FeatureSpec(has_item_id=True, list_pooling="mean")
+"""Both hold a matrix of items × items."""
+SPEC = FeatureSpec(has_item_id=True, list_pooling="mean")
 
 
 @dataclass(frozen=True)
 class Residuals:
-    """Users' ratings less what is expected of them: [users, items], 0 where unrated."""
+    """Users' ratings less their prior means."""
 
-    value: NDArray[np.float64]
+    value: Floats
+    """[U, I], 0 where unrated."""
     is_rated: NDArray[np.bool_]
+    """[U, I]"""
 
     @classmethod
-    def of(cls, tasks: TaskTable, labels: TargetTransform, *, is_training: bool) -> "Residuals":
-        """Of the support sets; of training users, of all rows."""
-        num_users, num_items = len(tasks), len(labels.item_count)
+    def of(cls, tasks: TaskTable, transform: TargetTransform, *, is_training: bool) -> "Residuals":
+        """Those of the support sets; of training users, of the query sets, too."""
+        num_users, num_items = len(tasks), len(transform.bias.item_count)
         value, is_rated = np.zeros((num_users, num_items)), np.zeros((num_users, num_items), bool)
-        expected = labels.expected(tasks, is_training=is_training)
-        sets = [(tasks.support_item, tasks.support_label, expected[0])]
+        support_mean, query_mean = transform.prior_means(tasks, is_training=is_training)
+        sets = [(tasks.support_item, tasks.support_label, support_mean)]
         if is_training:
-            sets.append((tasks.query_item, tasks.query_label, expected[1]))
-        for item, rating, mean in sets:
+            sets.append((tasks.query_item, tasks.query_label, query_mean))
+        for item, rating, prior_mean in sets:
             at = np.repeat(np.arange(num_users), item.lengths), item.values
-            value[at], is_rated[at] = rating.values - mean, True
+            value[at], is_rated[at] = rating.values - prior_mean, True
         return cls(value, is_rated)
 
 
-class _FoldIn:
-    """A matrix [items, items] that carries residuals from rated items to others."""
+class FoldIn:
+    """A matrix [I, I] that carries residuals from rated items to others."""
 
     strengths: tuple[float, ...]
+    """What the model's one parameter is chosen from."""
 
-    def __init__(self, store: Store):
-        self.labels = TargetTransform.of(store, "bias")
-        self.fit(Residuals.of(store.part("train", CHOICE).tasks, self.labels, is_training=True))
-        valid = store.part("valid", CHOICE).tasks
-        errors = {s: self._error(valid, s) for s in self.strengths}
+    def __init__(self, store: Store, transform: TargetTransform):
+        """Fit to the training users; ``transform`` must be of kind ``bias``."""
+        self.transform = transform
+        self.fit(Residuals.of(store.split("train", SPEC).tasks, transform, is_training=True))
+        valid = store.split("valid", SPEC).tasks
+        errors = {s: self._mean_squared_error(valid, s) for s in self.strengths}
         self.strength = min(errors, key=lambda s: errors[s])
 
     def fit(self, train: Residuals) -> None:
+        """Learn from the training users' residuals, whatever the strength."""
         raise NotImplementedError
 
-    def fold_in(self, known: Residuals, strength: float) -> NDArray[np.float64]:
-        """Residuals of every item [users, items]."""
+    def fold_in(self, known: Residuals, strength: float) -> Floats:
+        """Predicted residuals of every item [U, I]."""
         raise NotImplementedError
 
-    def predict(self, tasks: TaskTable, strength: float | None = None) -> NDArray[np.float64]:
-        """Predicted rating of every query row, users' rows end to end."""
-        known = Residuals.of(tasks, self.labels, is_training=False)
-        found = self.fold_in(known, self.strength if strength is None else strength)
+    def predict(self, tasks: TaskTable, strength: float | None = None) -> Floats:
+        """Predicted rating of every query row [n]."""
+        known = Residuals.of(tasks, self.transform, is_training=False)
+        residual = self.fold_in(known, self.strength if strength is None else strength)
         user = np.repeat(np.arange(len(tasks)), tasks.query_item.lengths)
-        _, expected = self.labels.expected(tasks, is_training=False)
-        ratings = self.labels.ratings
-        return np.clip(
-            expected + found[user, tasks.query_item.values], ratings.lowest, ratings.highest
-        )
+        _, prior_mean = self.transform.prior_means(tasks, is_training=False)
+        return self.transform.in_range(prior_mean + residual[user, tasks.query_item.values])
 
-    def _error(self, tasks: TaskTable, strength: float) -> float:
-        rest = self.predict(tasks, strength) - tasks.query_label.values
-        return float((rest**2).mean())
+    def _mean_squared_error(self, tasks: TaskTable, strength: float) -> float:
+        error = self.predict(tasks, strength) - tasks.query_label.values
+        return float((error**2).mean())
 
 
-class Ease(_FoldIn):
+class Ease(FoldIn):
     """Ridge regression of every item on all others (Steck, *EASE*, WWW 2019)."""
 
     strengths = (30.0, 100.0, 300.0, 1000.0, 3000.0)
 
     def fit(self, train: Residuals) -> None:
         self.gram = train.value.T @ train.value
-        self._made: dict[float, NDArray[np.float64]] = {}
+        self._weights: dict[float, Floats] = {}
 
-    def fold_in(self, known: Residuals, strength: float) -> NDArray[np.float64]:
-        if strength not in self._made:
+    def fold_in(self, known: Residuals, strength: float) -> Floats:
+        if strength not in self._weights:
             inverse = np.linalg.inv(self.gram + strength * np.eye(len(self.gram)))
             weight = -inverse / np.diag(inverse)
             np.fill_diagonal(weight, 0)
-            self._made[strength] = weight
-        return known.value @ self._made[strength]
+            self._weights[strength] = weight
+        return known.value @ self._weights[strength]
 
 
-class ItemNeighbours(_FoldIn):
+class ItemNeighbours(FoldIn):
     """Similarity-weighted means over rated items: shrunk correlations of residuals."""
 
     strengths = (0.3, 1.0, 3.0, 10.0, 30.0)
-    shrink = 20.0
-    """Raters' worth of prior of a correlation."""
+    damping = 20.0
+    """Users' worth of prior, at 0, of a correlation."""
 
     def fit(self, train: Residuals) -> None:
-        rated = train.is_rated.astype(np.float64)
+        is_rated = train.is_rated.astype(np.float64)
         squares = train.value**2
-        both = rated.T @ rated
-        scale = np.sqrt((squares.T @ rated) * (rated.T @ squares))
-        cosine = np.divide(train.value.T @ train.value, scale, np.zeros_like(both), where=scale > 0)
-        self.similarity = cosine * both / (both + self.shrink)
+        num_both = is_rated.T @ is_rated
+        scale = np.sqrt((squares.T @ is_rated) * (is_rated.T @ squares))
+        cosine = np.divide(
+            train.value.T @ train.value, scale, np.zeros_like(num_both), where=scale > 0
+        )
+        self.similarity = cosine * num_both / (num_both + self.damping)
         np.fill_diagonal(self.similarity, 0)
 
-    def fold_in(self, known: Residuals, strength: float) -> NDArray[np.float64]:
+    def fold_in(self, known: Residuals, strength: float) -> Floats:
         """The strength is the weight of a prior of 0, in tenths of a neighbour."""
         total = np.abs(self.similarity).T @ known.is_rated.T.astype(np.float64)
-        found: NDArray[np.float64] = (known.value @ self.similarity) / (total.T + strength / 10)
-        return found
+        residual: Floats = (known.value @ self.similarity) / (total.T + strength / 10)
+        return residual
 
 
-FOLD_INS = {"EASE": Ease, "item neighbours": ItemNeighbours}
+FOLD_INS: dict[str, type[FoldIn]] = {"EASE": Ease, "item neighbours": ItemNeighbours}
+"""By the names of their rows."""

@@ -29,7 +29,7 @@ FOR_PREDICTIONS: checkpoint.Wanted = {"rows": None}
 
 @dataclass(frozen=True)
 class Predictor:
-    """A run's best parameters, with priors and blend weight."""
+    """A run's best parameters, with its priors and its blend weight."""
 
     run: Path
     step: int
@@ -41,8 +41,9 @@ class Predictor:
     def load(cls, run: str | Path, *, warn: Callable[[str], None] = warnings.warn) -> "Predictor":
         """Load a run; nobody is scored for it, and its store is not needed.
 
-        ``warn`` is told in one line of what is not as it should be, such as a damaged checkpoint.
-        Raises ``InputError`` where the folder holds no run, none of this version, or no checkpoint.
+        ``warn`` is called with one line for each thing that is not as it should be, such as a
+        damaged checkpoint. Raises ``InputError`` where the folder holds no run, a run of another
+        version, or no checkpoint.
         """
         run = Path(run)
         config = saved_config(run)
@@ -55,15 +56,7 @@ class Predictor:
         model = build_model(config, saved.catalogue(), saved.priors())
         parameters = _best_checkpoint(run, warn)
         model.worker.load(parameters.dense, parameters.tables)
-        weight = saved.blend_weight(parameters.step)
-        if weight is not None:
-            model = replace(model, scorer=model.scorer.with_blend_weight(weight))
-        elif model.scorer.blend.priors:
-            warn(
-                f"{run} was not trained to its end and has no blend weight for step "
-                f"{parameters.step}; taking {model.scorer.blend.weight:g}. "
-                f"greatmeta train run={run} goes on"
-            )
+        model = replace(model, scorer=_weighted(model.scorer, saved, parameters.step, run, warn))
         return cls(run, parameters.step, model, saved.store_identity)
 
     def score(self, tasks: TaskTable) -> NDArray[np.float64]:
@@ -106,7 +99,7 @@ class Predictor:
 
     @property
     def scorer(self) -> Scorer:
-        """Unadapted predictions, and those of the model alone, too."""
+        """Predicts as ``score`` does, and also unadapted, and without the blend."""
         return self.model.scorer
 
     @property
@@ -120,16 +113,16 @@ class Predictor:
 
     @property
     def feature_spec(self) -> FeatureSpec:
-        """How tasks must be read from a store for this model."""
+        """How tasks for this model are read from a store."""
         return self.scorer.feature_spec
 
     @property
     def blend_weight(self) -> float | None:
-        """Share of a prediction that is the rating priors'; None without such priors."""
+        """The share of a prediction that is the rating priors'; None where there are none."""
         return self.scorer.blend.weight if self.scorer.blend.priors else None
 
     def baselines(self) -> Baselines:
-        """Means, offsets and the factorisation, from the run's own priors."""
+        """What people would use instead of the model, made of the run's own priors."""
         priors = self.model.priors
         return Baselines.of(self.scorer.collator.target_transform, priors["bayesian_mf"])
 
@@ -145,6 +138,21 @@ class Predictor:
         require_same_store(self.store_identity, store, self.run)
         store.check()
         return store
+
+
+def _weighted(
+    scorer: Scorer, saved: SavedModel, step: int, run: Path, warn: Callable[[str], None]
+) -> Scorer:
+    """The scorer with the blend weight that was fitted for the parameters of a step."""
+    weight = saved.blend_weight(step)
+    if weight is not None:
+        return scorer.with_blend_weight(weight)
+    if scorer.blend.priors:
+        warn(
+            f"{run} was not trained to its end and has no blend weight for step {step}; taking "
+            f"{scorer.blend.weight:g}. greatmeta train run={run} goes on"
+        )
+    return scorer
 
 
 def _best_checkpoint(run: Path, warn: Callable[[str], None]) -> checkpoint.Checkpoint:
@@ -163,10 +171,10 @@ def _best_checkpoint(run: Path, warn: Callable[[str], None]) -> checkpoint.Check
     best = newest.state["best"]
     if not best or best["step"] == newest.step:
         return newest
-    found = checkpoint.load(folder, best["step"], wanted=FOR_PREDICTIONS)
-    if found is None:
+    of_best = checkpoint.load(folder, best["step"], wanted=FOR_PREDICTIONS)
+    if of_best is None:
         warn(
             f"the best checkpoint, of step {best['step']}, is damaged or gone; "
             f"taking step {newest.step}"
         )
-    return found or newest
+    return of_best or newest

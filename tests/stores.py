@@ -15,7 +15,7 @@ Task = dict[str, list[tuple[str, float]]]
 def tasks_of(store: Store, split: str) -> dict[str, Task]:
     """Every task of a split, by user."""
     tokens = store.item_tokens()
-    stored = store.part(split, CHOICE)
+    stored = store.split(split, CHOICE)
     by_user: dict[str, Task] = {}
     for u, user in enumerate(stored.user):
         by_user[user] = {}
@@ -39,7 +39,7 @@ def normalised(tasks: dict[str, Task]) -> dict[str, Task]:
 
 def rows_of(store: Store, split: str) -> pl.DataFrame:
     """``user item label role`` of a split's rows."""
-    stored = store.part(split, CHOICE)
+    stored = store.split(split, CHOICE)
     frames = []
     for role in ("support", "query"):
         item, label = (getattr(stored.tasks, f"{role}_{w}") for w in ("item", "label"))

@@ -47,7 +47,7 @@ def test_baselines_score_what_they_are_known_to(store, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_default_model_beats_the_bias_row(store, tmp_path):
-    """Adapted beats unadapted in RMSE; in MAE the two are equal here (docs/findings.md)."""
+    """Adapted beats unadapted in RMSE; in MAE the two are equal here (docs/decisions.md)."""
     config = compose_config(["experiment=ml-100k", f"store={store}"])
     found = []
     for seed in range(3):

@@ -29,9 +29,7 @@ def evaluate_run(
     write_json_atomically(run / "evaluation.json", evaluation)
     display.results(evaluation)
     if weight is not None:
-        display.say(
-            f"of items that the factorisation holds, {weight:.0%} of a prediction is its own"
-        )
+        display.say(f"{weight:.0%} of a prediction is the priors', where they know the item")
     display.say(f"parameters of step {predictor.step}; written to {run / 'evaluation.json'}")
     return evaluation
 
@@ -42,10 +40,10 @@ def _evaluate(predictor: Predictor, store: Store, display: Display) -> dict[str,
     total = sum(n for split, n in splits.items() if split not in ("train", "valid"))
     require(total > 0, f"{store.folder} holds no scenario to evaluate, only training users")
     with display.bar("evaluate", total, "users") as bar:
-        done: dict[str, int] = {}
+        by_split: dict[str, int] = {}
 
-        def progress(split: str, count: int, users: int) -> None:
-            done[split] = count
-            bar.update(sum(done.values()), split)
+        def progress(split: str, num_scored: int) -> None:
+            by_split[split] = num_scored
+            bar.update(sum(by_split.values()), split)
 
         return evaluate(predictor.scorer, store, others=predictor.baselines(), progress=progress)

@@ -92,11 +92,6 @@ class CheckpointWriter:
         ignored elsewhere. ``best`` is the step of a checkpoint that is kept, however old. Raises
         ``RuntimeError`` if the last checkpoint could not be written.
         """
-        # Rank 0's thread waits for the other workers' notes. A worker that waited alone for its
-        # thread would be silent meanwhile, and the others, a step ahead, would take it for dead.
-        # So all ask each other, again and again, and go on together.
-        while not self._communicator.all_true(self._thread is None or not self._thread.is_alive()):
-            time.sleep(POLL_S)
         self.wait()
         snapshot = _Snapshot(
             step,
@@ -124,11 +119,16 @@ class CheckpointWriter:
             raise error
 
     def wait(self) -> None:
-        """Return once this worker has written its part of the last checkpoint (on rank 0, once the
-        checkpoint is whole); raises as ``check`` does."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        """Return once the last checkpoint is whole; raises as ``check`` does.
+
+        All workers call it together, and it ends for all at the same time.
+        """
+        # Rank 0's thread waits for the other workers' notes. A worker that waited alone for its
+        # thread would be silent meanwhile, and the others, a step ahead, would take it for dead.
+        # So all ask each other, again and again, and go on together.
+        while not self._communicator.all_true(self._thread is None or not self._thread.is_alive()):
+            time.sleep(POLL_S)
+        self._thread = None
         self.check()
 
     def _write(self, snapshot: _Snapshot, best: int | None) -> None:

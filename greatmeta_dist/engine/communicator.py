@@ -150,6 +150,9 @@ class Communicator:
         Called once training begins, when all workers keep step and silence means death.
         """
 
+    def use_long_timeout(self) -> None:
+        """The inverse, once training has ended: checkpoints are read again."""
+
 
 class DistributedCommunicator(Communicator):
     """One of several workers, joined by torch.distributed."""
@@ -164,9 +167,10 @@ class DistributedCommunicator(Communicator):
         with self._counted("control"):
             # Control messages are few and small, and their values are wanted by Python: they go
             # between the hosts' memories even where tensors go between GPUs.
-            self._control = dist.new_group(ranks, backend="gloo", timeout=START_PATIENCE)
+            self._long_control = dist.new_group(ranks, backend="gloo", timeout=START_PATIENCE)
             self._short_control = dist.new_group(ranks, backend="gloo", timeout=PATIENCE)
             self._data = dist.new_group(ranks, timeout=PATIENCE)
+        self._control = self._long_control
 
     def all_reduce(self, value: Tensor, phase: str) -> Tensor:
         with self._counted(phase, value):
@@ -262,6 +266,9 @@ class DistributedCommunicator(Communicator):
 
     def use_short_timeout(self) -> None:
         self._control = self._short_control
+
+    def use_long_timeout(self) -> None:
+        self._control = self._long_control
 
     @contextmanager
     def _counted(self, phase: str, *sent: Tensor) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""What people would otherwise use: means, offsets, and a matrix factorisation."""
+"""What people would use instead of the model: means, user offsets, a matrix factorisation."""
 
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,8 @@ from greatmeta_dist.priors.base import RatingPrior
 from greatmeta_dist.priors.bias import BiasModel
 
 ITEM_DAMPING, USER_DAMPING = 5.0, 3.0
-"""The baselines' dampings, in ratings; the model's are estimated from the log."""
+"""Ratings' worth of prior of an item's mean and of a user's offset. (The model's own dampings are
+estimated from the log.)"""
 
 
 @dataclass(frozen=True)
@@ -26,30 +27,30 @@ class Baselines:
     @classmethod
     def of(cls, transform: TargetTransform, prior: RatingPrior) -> "Baselines":
         """From a run's target transform and its Bayesian factorisation."""
-        estimated = transform.bias
-        fixed = BiasModel(
-            estimated.item_count,
-            estimated.item_sum,
-            np.full(len(estimated.item_count), transform.ratings.mean),
-            ITEM_DAMPING,
-            USER_DAMPING,
+        fitted = transform.bias
+        simple = BiasModel(
+            fitted.item_count,
+            fitted.item_sum,
+            content_mean=np.full(len(fitted.item_count), transform.ratings.mean),
+            item_damping=ITEM_DAMPING,
+            user_damping=USER_DAMPING,
         )
-        offsets = replace(transform, kind="bias")
-        return cls(replace(offsets, bias=fixed, is_click=False), Blend([prior], offsets))
+        transform = replace(transform, kind="bias")
+        return cls(replace(transform, bias=simple, is_click=False), Blend([prior], transform))
 
     def predict(self, tasks: TaskTable) -> dict[str, NDArray[np.float64]]:
         """Predicted rating of every query row, users' rows end to end, by baseline.
 
-        Items that the factorisation does not hold get what the estimated offsets predict.
+        Where the factorisation does not know an item, the fitted bias model stands in for it.
         """
         ratings, item = self.bias.ratings, tasks.query_item.values
         _, bias = self.bias.prior_means(tasks, is_training=False)
-        _, offsets = self.bayesian_mf.transform.prior_means(tasks, is_training=False)
+        _, fitted_bias = self.bayesian_mf.transform.prior_means(tasks, is_training=False)
         factorised, is_known = self.bayesian_mf.predict(tasks)
         predictions = {
             "global_mean": np.full(len(item), ratings.mean),
             "item_mean": self.bias.bias.item_means(item),
             "bias": bias,
-            "factorisation": np.where(is_known, factorised, offsets),
+            "factorisation": np.where(is_known, factorised, fitted_bias),
         }
         return {name: self.bias.in_range(rating) for name, rating in predictions.items()}

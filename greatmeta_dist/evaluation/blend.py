@@ -1,10 +1,12 @@
-"""Two predictions are better than one: the model's is blended with what rating priors predict.
+"""The model's predictions are blended with those of rating priors, which is better than either.
 
-The blended prediction is (1 − w) · model + w · prior. The weight w is fitted to the validation users
-once a training ends, and saved with the run.
+The blended prediction is (1 − w) · model + w · prior. The blend weight w is fitted to the
+validation users once a training ends, and saved with the run.
+
+Shapes: n query rows of a batch of users, end to end.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,22 +30,21 @@ class Blend:
     transform: TargetTransform
     weight: float = DEFAULT_WEIGHT
 
-    def of_tasks(self, tasks: TaskTable) -> Callable[[Floats], Floats]:
-        """How the model's predicted ratings of the query rows [n] become blended ones.
+    def apply(self, tasks: TaskTable, ratings: Mapping[str, Floats]) -> dict[str, Floats]:
+        """Ratings [n] that models predict for the query rows, blended with the priors' ones.
 
-        Items that the priors do not know keep the model's prediction.
+        Items that a prior does not know keep the model's rating.
         """
         if not self.priors:
-            return lambda rating: rating
+            return dict(ratings)
         of_priors, is_known = self.predict(tasks)
-
-        def blended(rating: Floats) -> Floats:
-            return np.where(is_known, rating + self.weight * (of_priors - rating), rating)
-
-        return blended
+        return {
+            name: np.where(is_known, rating + self.weight * (of_priors - rating), rating)
+            for name, rating in ratings.items()
+        }
 
     def predict(self, tasks: TaskTable) -> tuple[Floats, NDArray[np.bool_]]:
-        """The priors' mean rating of every query row [n], and which of the items they know."""
+        """The mean of the priors' ratings of every query row [n], and whether all know its item."""
         content_mean = self.transform.bias.content_mean
         item, query = tasks.support_item.values, tasks.query_item.values
         residual = tasks.support_label.values - content_mean[item]
@@ -59,7 +60,7 @@ class Blend:
 
 @dataclass(frozen=True)
 class BlendSums:
-    """What the weight's fit needs of a batch of users: sums over the rows that priors know."""
+    """What the weight's fit needs of some users: sums over query rows of items that priors know."""
 
     cross: float = 0.0
     """Σ (prior − model) · (rating − model)."""
@@ -72,8 +73,13 @@ class BlendSums:
     @classmethod
     def of_rows(cls, rating: Floats, model: Floats, prior: Floats) -> "BlendSums":
         """From rows [n] that the priors know."""
-        apart, error = prior - model, rating - model
-        return cls(float(apart @ error), float(apart @ apart), float(error @ error), len(error))
+        difference, error = prior - model, rating - model
+        return cls(
+            cross=float(difference @ error),
+            square=float(difference @ difference),
+            error=float(error @ error),
+            count=len(error),
+        )
 
     def __add__(self, other: "BlendSums") -> "BlendSums":
         return BlendSums(
@@ -85,10 +91,10 @@ class BlendSums:
 
 
 def fit_blend_weight(batches: Sequence[BlendSums]) -> float:
-    """The most likely weight in [0, 1], given the validation users' batches, in order.
+    """The most likely weight in [0, 1], given the sums of the validation users' batches, in order.
 
-    Errors are taken for normal, of the model's own variance. The prior on the weight is normal,
-    too, so that few ratings hardly move it from a half.
+    A maximum a posteriori estimate: errors are taken as normal, with the variance of the model's
+    errors, and the weight itself as normal about a half. So few ratings hardly move it from there.
     """
     total = sum(batches, start=BlendSums())
     if not total.square or not np.isfinite(total.square):

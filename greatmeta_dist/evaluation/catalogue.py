@@ -1,4 +1,7 @@
-"""How high clicked items stand among the whole catalogue."""
+"""How high clicked items rank in the whole catalogue.
+
+Shapes: U users of a batch; I items of the catalogue.
+"""
 
 from dataclasses import replace
 
@@ -13,7 +16,7 @@ from greatmeta_dist.evaluation.scoring import Predicts, Scorer
 from greatmeta_dist.ragged import Ragged
 
 USERS_PER_BATCH, ITEMS_PER_BATCH = 32, 4096
-"""Scored at a time: bounds memory."""
+"""Scored at a time, which bounds memory."""
 
 Floats = NDArray[np.float64]
 
@@ -21,9 +24,9 @@ Floats = NDArray[np.float64]
 def catalogue_summary(
     scorer: Scorer, store: Store, split: str, *, others: Predicts
 ) -> dict[str, dict[str, float]]:
-    """``{model: {hr@k, ndcg@k}}``: clicked query items among all that the user does not know.
+    """``{model: {hr@k, ndcg@k}}``: clicked query items ranked among all that users do not know.
 
-    Items drawn as not met are not known.
+    A user knows the items of the support set, but not those drawn because the log has no click.
     """
     by_model: dict[str, dict[str, list[Floats]]] = {}
     for users in read_split(store, split, scorer.feature_spec, users_per_batch=USERS_PER_BATCH):
@@ -40,12 +43,13 @@ def catalogue_summary(
 def _rank_users(
     scorer: Scorer, store: Store, users: UserTasks, others: Predicts
 ) -> dict[str, dict[str, Floats]]:
-    """Metrics [users] by model."""
+    """Metrics [U] by model."""
     tasks, num_items = users.tasks, store.manifest.num_items
     is_click = tasks.query_label.values > 0
     user = np.repeat(np.arange(len(users)), tasks.query_item.lengths)[is_click]
     is_known = np.zeros((len(users), num_items), bool)
     owner = np.repeat(np.arange(len(users)), tasks.support_item.lengths)
+    # In a log of clicks alone, rows of label 0 were drawn: the user did not meet these items.
     is_met = tasks.support_label.values > 0 if store.manifest.is_implicit else slice(None)
     is_known[owner[is_met], tasks.support_item.values[is_met]] = True
     clicked = tasks.query_item.values[is_click]
@@ -58,18 +62,18 @@ def _rank_users(
 def _score_every_item(
     scorer: Scorer, tasks: TaskTable, num_items: int, others: Predicts
 ) -> dict[str, Floats]:
-    """Scores [users, items] by model, a slice of the catalogue at a time."""
+    """Scores [U, I] by model, made for a slice of the catalogue at a time."""
     slices: dict[str, list[Floats]] = {}
     for first in range(0, num_items, ITEMS_PER_BATCH):
         items = np.arange(first, min(num_items, first + ITEMS_PER_BATCH))
-        asked = _asked_about(tasks, items)
-        for model, values in (others.predict(asked) | scorer.predict(asked)).items():
+        of_slice = _with_queries(tasks, items)
+        for model, values in (others.predict(of_slice) | scorer.predict(of_slice)).items():
             slices.setdefault(model, []).append(values.reshape(len(tasks), len(items)))
-    return {model: np.concatenate(parts, 1) for model, parts in slices.items()}
+    return {model: np.concatenate(scores, 1) for model, scores in slices.items()}
 
 
-def _asked_about(tasks: TaskTable, items: NDArray[np.int64]) -> TaskTable:
-    """The same users, with each of the items as a query row."""
+def _with_queries(tasks: TaskTable, items: NDArray[np.int64]) -> TaskTable:
+    """The same users, each with all of the items as query rows."""
     offsets = np.arange(len(tasks) + 1) * len(items)
     return replace(
         tasks,

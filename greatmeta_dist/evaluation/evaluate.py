@@ -25,7 +25,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """``{"scenarios": {name: {"users", "models", "chance", "groups"}}}``, in the ratings' units.
 
-    Of clicks, ``catalogue`` besides. ``others`` are scored beside the model, such as ``Baselines``.
+    A scenario of clicks also has ``catalogue``. ``others``, such as ``Baselines``, are scored
+    beside the model. ``progress`` is called with a scenario and the number of its users scored.
     """
     scenarios = {}
     for split in SCENARIOS:
@@ -51,7 +52,7 @@ def _scenario(scored: Scored, grouping: UserGrouping) -> dict[str, Any]:
 
 
 def group_summaries(scored: Scored, grouping: UserGrouping) -> dict[str, Any]:
-    """Every metric by preference group, of minority and majority, and the gap between the two."""
+    """Every metric by preference group, for minority and majority, and the gap between the two."""
 
     def summary(chosen: NDArray[np.bool_]) -> dict[str, Any]:
         models = {name: m.summary(chosen) for name, m in scored.models.items()}

@@ -20,19 +20,19 @@ from greatmeta_dist.evaluation.metrics.ndcg import chance_ndcg
 
 USERS_PER_BATCH = 256
 MAX_VALID_USERS = 4096
-"""Of more validation users about so many decide the best checkpoint and the blend weight."""
+"""Where there are more validation users, about so many decide the best step and blend weight."""
 T = TypeVar("T")
 
-Progress = Callable[[str, int, int], None]
-"""Told the split, the users done and the users in all."""
+Progress = Callable[[str, int], None]
+"""Called with a split and the number of its users that are scored so far."""
 
 
-def no_progress(split: str, done: int, total: int) -> None:
-    """Tells nobody."""
+def no_progress(split: str, num_scored: int) -> None:
+    """Shows nothing."""
 
 
 class Predicts(Protocol):
-    """Whatever predicts ratings, such as ``Baselines``."""
+    """What predicts ratings beside the model, such as ``Baselines``."""
 
     def predict(self, tasks: TaskTable) -> dict[str, NDArray[np.float64]]:
         """By model: the predicted rating of every query row, users' rows end to end."""
@@ -42,7 +42,7 @@ class Predicts(Protocol):
 class Scorer:
     """The model with all that turns its predictions into ratings.
 
-    In a group of workers all call it together, for each holds a part of the embedding rows.
+    In a group of workers all call it together, because each holds a block of the embedding rows.
     """
 
     worker: Worker
@@ -53,11 +53,10 @@ class Scorer:
 
     def predict(self, tasks: TaskTable) -> dict[str, NDArray[np.float64]]:
         """``unadapted`` and ``adapted`` ratings of every query row, users' rows end to end."""
-        blended = self.blend.of_tasks(tasks)
-        return {name: blended(rating) for name, rating in self.predict_model(tasks).items()}
+        return self.blend.apply(tasks, self.predict_model(tasks))
 
     def predict_model(self, tasks: TaskTable) -> dict[str, NDArray[np.float64]]:
-        """The same, by the model alone."""
+        """The same, by the model alone: not blended."""
         batch = self.collator.collate(tasks)
         predictions = self.worker.predict(batch)
         assert predictions is not None
@@ -69,13 +68,14 @@ class Scorer:
         }
 
     def alone(self) -> "Scorer":
-        """The model without the blend."""
+        """The same scorer with nothing blended into the model's predictions."""
         return replace(self, blend=replace(self.blend, priors=()))
 
     def with_blend_weight(self, weight: float) -> "Scorer":
+        """The same scorer with another blend weight."""
         return replace(self, blend=replace(self.blend, weight=weight))
 
-    def fit_blend_weight(self, store: Store, progress: Progress = no_progress) -> float | None:
+    def fit_blend_weight(self, store: Store) -> float | None:
         """The blend weight that suits the validation users; None except on rank 0.
 
         All workers call it together. The same bits with any number of workers.
@@ -87,9 +87,7 @@ class Scorer:
             of_model = self.predict_model(users.tasks)["adapted"]
             return BlendSums.of_rows(rating[is_known], of_model[is_known], of_priors[is_known])
 
-        batches = _for_each_batch(
-            self, store, "valid", sums, max_users=MAX_VALID_USERS, progress=progress
-        )
+        batches = _for_each_batch(self, store, "valid", sums, max_users=MAX_VALID_USERS)
         return None if batches is None else fit_blend_weight(batches)
 
 
@@ -99,7 +97,7 @@ class Scored:
 
     models: dict[str, UserMetrics]
     group: NDArray[np.int32]
-    """[users] preference group of the records."""
+    """[users] preference group, as records have it."""
     chance: NDArray[np.float64]
     """[users, cutoffs] expected nDCG of a random order."""
 
@@ -114,11 +112,11 @@ def score_split(
     limit_support: Callable[[TaskTable], TaskTable] = lambda tasks: tasks,
     progress: Progress = no_progress,
 ) -> Scored | None:
-    """Predict every query row of a split; ``others`` are scored besides.
+    """Predict and measure every query row of a split, also by ``others``.
 
-    ``limit_support`` may cut what is known of the users. Of a split of more than ``max_users``
-    users about so many are taken. All workers call it together and share the batches; rank 0 gets
-    the result, others None.
+    ``limit_support`` may shorten what is known of the users. Where the split has more than
+    ``max_users`` users, about so many are taken. All workers call it together, and each takes its
+    turn at the batches; rank 0 gets the result, others None.
     """
     lowest, is_click = store.manifest.ratings.lowest, store.manifest.is_click
 
@@ -151,14 +149,14 @@ def _for_each_batch(
     work: Callable[[UserTasks], T],
     *,
     max_users: int | None,
-    progress: Progress,
+    progress: Progress = no_progress,
 ) -> Sequence[T] | None:
-    """What ``work`` makes of each batch of a split, in order, on rank 0; None elsewhere.
+    """``work`` done on each batch of a split: the results in order on rank 0, None elsewhere.
 
-    Workers take batches in turn. One that has none left takes part in the others' predictions,
-    because embedding rows are fetched from all.
+    Workers take batches in turn, and send embedding rows to each other. So a worker without a
+    batch of its own still takes part in the others' predictions.
     """
-    communicator, num_done = scorer.worker.communicator, 0
+    communicator, num_scored = scorer.worker.communicator, 0
     results: list[T] = []
     for users in read_split(
         store,
@@ -173,8 +171,8 @@ def _for_each_batch(
             scorer.worker.predict(None)
             continue
         results.append(work(users))
-        num_done += len(users)
-        progress(split, num_done, store.manifest.splits[split])
+        num_scored += len(users)
+        progress(split, num_scored)
     by_worker: list[Any] | None = communicator.gather_objects(results)
     if by_worker is None:
         return None

@@ -1,7 +1,7 @@
 """Who runs a training: this process, processes of this machine, torchrun's, or workers on Ray.
 
-A group that loses a worker starts anew from its last checkpoint, as a whole, until it gets no
-further (DESIGN.md section 7).
+Here are this process and processes of this machine. A group of them that loses a worker starts anew
+from its last checkpoint, as a whole, until it gets no further (DESIGN.md section 7).
 """
 
 import multiprocessing
@@ -10,9 +10,8 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -23,20 +22,19 @@ import torch.distributed as dist
 
 from greatmeta_dist.config import Config
 from greatmeta_dist.display import Display, Silent
-from greatmeta_dist.engine.communicator import (
-    START_PATIENCE,
-    DistributedCommunicator,
-    PeerLost,
-    join,
-)
+from greatmeta_dist.engine.communicator import START_PATIENCE, DistributedCommunicator, PeerLost
 from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.launch.restart import Outcome, RestartPolicy, attempt
+from greatmeta_dist.launch.torchrun import train_as_member
+from greatmeta_dist.signals import noted_stop_signals
 from greatmeta_dist.training.device import local_device
 from greatmeta_dist.training.loop import train
 from greatmeta_dist.training.run_folder import open_run
 
 GRACE_S = 10.0
-"""How long the others have to notice that a worker died, before they are ended."""
+"""How long the other workers may take to notice that one died, before they are ended."""
+SEVERITY = ("failed", "bad input", "interrupted", "done")
+"""Kinds of outcomes, the one that counts most first."""
 
 
 def launch(config: Config, run: str | Path, display: Display | None = None) -> dict[str, Any]:
@@ -47,130 +45,139 @@ def launch(config: Config, run: str | Path, display: Display | None = None) -> d
     ``KeyboardInterrupt`` where it was stopped, after a checkpoint.
     """
     run, display = Path(run), display or Display()
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started > 1:
+    num_started = int(os.environ.get("WORLD_SIZE", "1"))
+    if num_started > 1:
         require(
-            started.bit_count() == 1,
-            f"torchrun started {started} processes; workers come in powers of two, take "
-            f"{1 << started.bit_length() - 1}",
+            num_started.bit_count() == 1,
+            f"torchrun started {num_started} processes; workers come in powers of two, take "
+            f"{1 << num_started.bit_length() - 1}",
         )
-        cluster = replace(config.cluster, workers=started)
-        return _as_member(replace(config, cluster=cluster), run, display)
+        cluster = replace(config.cluster, workers=num_started)
+        return train_as_member(replace(config, cluster=cluster), run, display)
     if config.cluster.kind == "ray":
-        try:
-            from greatmeta_dist.launch.ray import fit
-        except ModuleNotFoundError as error:
-            raise InputError(
-                f"cluster=ray needs Ray, and it is not installed ({error}); "
-                "pip install 'ray[train]', or take cluster=local"
-            ) from error
-        return fit(config, run, display)
+        return _train_on_ray(config, run, display)
     if config.cluster.most_workers == 1:
         return train(config, run, display)
-    return _on_this_machine(config, run, display)
+    return _train_in_processes(config, run, display)
 
 
-def _as_member(config: Config, run: Path, display: Display) -> dict[str, Any]:
-    """As one of the processes that torchrun started, with its own restarts; all but the first
-    end here."""
-    communicator = join(local_device(), is_fast=config.cluster.reduction == "fast")
-    if not communicator.is_first:
-        told = communicator.broadcast_object(None)
-        if isinstance(told, Config):
-            train(told, run, Silent(), communicator=communicator)
-        sys.exit(0 if isinstance(told, Config) else 2)
-    is_told = False
+def _train_on_ray(config: Config, run: Path, display: Display) -> dict[str, Any]:
     try:
-        with open_run(config, run, display) as config:
-            is_told = communicator.broadcast_object(config) is config
-            return train(config, run, display, communicator=communicator)
-    finally:
-        if not is_told:
-            communicator.broadcast_object("bad input")
+        from greatmeta_dist.launch.ray import train_on_ray
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"cluster=ray needs Ray, and it is not installed ({error}); "
+            "pip install 'ray[train]', or take cluster=local"
+        ) from error
+    return train_on_ray(config, run, display)
 
 
-def _on_this_machine(config: Config, run: Path, display: Display) -> dict[str, Any]:
-    """Processes of this machine, one for each worker."""
-    size, gpus = config.cluster.most_workers, torch.cuda.device_count()
+def _train_in_processes(config: Config, run: Path, display: Display) -> dict[str, Any]:
+    """Train by processes of this machine, one for each worker."""
+    size, num_gpus = config.cluster.most_workers, torch.cuda.device_count()
     require(
-        gpus == 0 or gpus >= size,
-        f"cluster.workers={size}, and this machine has {gpus} GPUs, one for each worker at most; "
-        "take fewer workers, or hide the GPUs with CUDA_VISIBLE_DEVICES=",
+        num_gpus == 0 or num_gpus >= size,
+        f"cluster.workers={size}, and this machine has {num_gpus} GPUs, one for each worker at "
+        "most; take fewer workers, or hide the GPUs with CUDA_VISIBLE_DEVICES=",
     )
-    with open_run(config, run, display) as config, _forwarded_signals() as signals:
-        starts = RestartPolicy(run)
+    group = _Group()
+    with open_run(config, run, display) as config, noted_stop_signals(group.stop) as stop:
+        policy = RestartPolicy(run)
         while True:
-            outcome = starts.allow() or _one_group(config, run, display, signals)
-            if outcome is None and signals.is_received:
+            outcome = policy.check() or group.run(config, run, display)
+            if outcome is None and stop.is_received:
                 outcome = Outcome("interrupted")
             if outcome is not None:
                 return outcome.unwrap()
             display.say("starting the workers again, from the last checkpoint")
 
 
-def _one_group(config: Config, run: Path, display: Display, signals: "Signals") -> Outcome | None:
-    """Start all workers and wait for them; None where one died."""
+@dataclass
+class _Group:
+    """The processes that train, and the pipes through which each reports its outcome."""
+
+    workers: dict[BaseProcess, Connection] = field(default_factory=dict)
+
+    def run(self, config: Config, run: Path, display: Display) -> Outcome | None:
+        """Start all workers and wait for them; None where one died."""
+        with tempfile.TemporaryDirectory() as folder:
+            workers: dict[BaseProcess, Connection] = {}
+            try:
+                for rank in range(config.cluster.most_workers):
+                    process, pipe = _start_worker(rank, Path(folder) / "rendezvous", config, run)
+                    workers[process] = pipe
+                self.workers = workers
+                return _watch(workers, display)
+            finally:
+                self.workers = {}
+                for process in workers:
+                    if process.is_alive():
+                        process.kill()
+                    process.join()
+
+    def stop(self) -> None:
+        """Pass a Ctrl-C or SIGTERM on to the workers; without any it stops this process."""
+        if not self.workers:
+            raise KeyboardInterrupt
+        for process in self.workers:
+            if process.is_alive() and process.pid is not None:
+                os.kill(process.pid, signal.SIGINT)
+
+
+def _start_worker(
+    rank: int, rendezvous: Path, config: Config, run: Path
+) -> tuple[BaseProcess, Connection]:
+    """Start one worker; its process, and the pipe that its outcome comes through."""
     context = multiprocessing.get_context("spawn")
-    size = config.cluster.most_workers
-    with tempfile.TemporaryDirectory() as folder:
-        workers: list[BaseProcess] = []
-        pipes: list[Connection] = []
-        try:
-            for rank in range(size):
-                here, there = context.Pipe(duplex=False)
-                process: BaseProcess = context.Process(
-                    target=_local_worker,
-                    args=(rank, size, Path(folder) / "meet", config, run, there),
-                    name=f"worker {rank}",
-                )
-                process.start()
-                there.close()
-                workers.append(process)
-                pipes.append(here)
-            signals.workers = workers
-            return _watch(workers, pipes, display)
-        finally:
-            signals.workers = []
-            for process in workers:
-                if process.is_alive():
-                    process.kill()
-                process.join()
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(
+        target=_run_worker, args=(rank, rendezvous, config, run, sender), name=f"worker {rank}"
+    )
+    process.start()
+    sender.close()
+    return process, receiver
 
 
-def _watch(workers: list[BaseProcess], pipes: list[Connection], display: Display) -> Outcome | None:
-    """Until all workers are done, or one has died and the others had time to say why."""
+def _watch(workers: dict[BaseProcess, Connection], display: Display) -> Outcome | None:
+    """Wait until all workers are done, or one has died and the others had time to report.
+
+    Returns the outcome that counts most; None where the workers should start again.
+    """
     outcomes: list[Outcome] = []
-    running = dict(zip(workers, pipes, strict=True))
+    running = dict(workers)
     patience: float | None = None
     while running:
-        ready = wait([process.sentinel for process in running], patience)
-        if not ready:
+        ended = wait([process.sentinel for process in running], patience)
+        if not ended:
             break
-        for process in [p for p in running if p.sentinel in ready]:
-            process.join()
-            pipe = running.pop(process)
-            with suppress(EOFError):
-                if pipe.poll():
-                    outcomes.append(pipe.recv())
-                    continue
-            patience = GRACE_S
-            if process.exitcode and process.exitcode < 0:
+        for process in [p for p in running if p.sentinel in ended]:
+            outcome = _outcome_of(process, running.pop(process))
+            if outcome is not None:
+                outcomes.append(outcome)
+            elif process.exitcode and process.exitcode < 0:
                 display.say(f"{process.name} died of {signal.Signals(-process.exitcode).name}")
-        if any(o.kind in ("bad input", "failed") for o in outcomes):
-            patience = GRACE_S
-    worst = {"failed": 0, "bad input": 1, "interrupted": 2, "done": 3}
-    # The first worker's word counts where the others only followed.
-    outcomes.sort(key=lambda o: (worst[o.kind], o.metrics is None))
-    is_final = outcomes and (outcomes[0].kind != "done" or len(outcomes) == len(workers))
-    return outcomes[0] if is_final else None
+            if outcome is None or outcome.kind in ("bad input", "failed"):
+                patience = GRACE_S
+    if len(outcomes) < len(workers) and all(o.kind == "done" for o in outcomes):
+        return None
+    return min(outcomes, key=lambda outcome: SEVERITY.index(outcome.kind))
 
 
-def _local_worker(
-    rank: int, size: int, meet: Path, config: Config, run: Path, tell: Connection
-) -> None:
+def _outcome_of(process: BaseProcess, pipe: Connection) -> Outcome | None:
+    """What a worker that ended has reported; None where it died before it could."""
+    process.join()
+    with suppress(EOFError):
+        if pipe.poll():
+            outcome: Outcome = pipe.recv()
+            return outcome
+    return None
+
+
+def _run_worker(rank: int, rendezvous: Path, config: Config, run: Path, sender: Connection) -> None:
     """What each of the processes does."""
-    os.setpgid(0, 0)  # Ctrl-C goes to the parent, which passes it on once
+    os.setpgid(0, 0)  # Ctrl-C goes to the parent alone, which passes it on once
     _end_with_parent()
+    size = config.cluster.most_workers
     os.environ.update(LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(size))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
@@ -178,7 +185,7 @@ def _local_worker(
         device = local_device()
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
-            init_method=meet.as_uri(),
+            init_method=rendezvous.as_uri(),
             rank=rank,
             world_size=size,
             timeout=START_PATIENCE,
@@ -187,16 +194,16 @@ def _local_worker(
         return train(config, run, Silent() if rank else Display(), communicator=communicator)
 
     try:
-        tell.send(attempt(train_here))
+        sender.send(attempt(train_here))
     except PeerLost:
         sys.exit(1)
-    # Others may still listen: leave without the farewells that wait for them.
+    # An orderly exit closes torch's connections, and waits for workers that may still use them.
     sys.stdout.flush()
     os._exit(0)
 
 
 def _end_with_parent() -> None:
-    """Die when the parent does, however it dies."""
+    """Have this process end when its parent does, however that ends."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -205,31 +212,3 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
-
-
-class Signals:
-    """Passes Ctrl-C and SIGTERM on to the workers."""
-
-    def __init__(self) -> None:
-        self.workers: list[BaseProcess] = []
-        self.is_received = False
-
-    def forward(self, number: int, frame: Any) -> None:
-        self.is_received = True
-        for process in self.workers:
-            if process.is_alive() and process.pid is not None:
-                os.kill(process.pid, signal.SIGINT)
-        if not self.workers:
-            raise KeyboardInterrupt
-
-
-@contextmanager
-def _forwarded_signals() -> Iterator[Signals]:
-    signals = Signals()
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(kind, signals.forward) for kind in kinds]
-    try:
-        yield signals
-    finally:
-        for kind, handler in zip(kinds, before, strict=True):
-            signal.signal(kind, handler)

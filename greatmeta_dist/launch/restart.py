@@ -9,21 +9,22 @@ from typing import Any, Literal
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.communicator import PeerLost
 from greatmeta_dist.errors import InputError
+from greatmeta_dist.training.run_folder import CHECKPOINTS
 
 MAX_FRUITLESS_STARTS = 5
-"""A group that died so often without a new checkpoint is not started again."""
+"""A group that died so many times without a new checkpoint is not started again."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a group's training ended, as far as starting it again would change nothing."""
+    """How a training ended, where starting it again would change nothing."""
 
     kind: Literal["done", "interrupted", "bad input", "failed"]
     metrics: dict[str, Any] | None = None
     message: str = ""
 
     def unwrap(self) -> dict[str, Any]:
-        """The metrics, or the error that it stands for."""
+        """The metrics of a training that is done; raises the error that another outcome means."""
         if self.kind == "interrupted":
             raise KeyboardInterrupt
         if self.kind == "bad input":
@@ -35,7 +36,10 @@ class Outcome:
 
 
 def attempt(train_here: Callable[[], dict[str, Any]]) -> Outcome:
-    """A worker's training, but for ``PeerLost``, after which the group starts anew."""
+    """Run a worker's training; how it ended.
+
+    Lets ``PeerLost`` pass, after which the group starts again.
+    """
     try:
         return Outcome("done", train_here())
     except KeyboardInterrupt:
@@ -51,18 +55,19 @@ def attempt(train_here: Callable[[], dict[str, Any]]) -> Outcome:
 
 
 class RestartPolicy:
-    """Counts how often a group was started since it last left a new checkpoint."""
+    """Decides whether a group starts again: not where it gets no further."""
 
     def __init__(self, run: Path):
-        self._folder = run / "checkpoints"
-        self._step, self._count = -1, 0
+        self._folder = run / CHECKPOINTS
+        self._step, self._num_starts = -1, 0
+        """The newest checkpoint's step, and the starts since it is the newest one."""
 
-    def allow(self) -> Outcome | None:
-        """Before each start; an outcome where another would be in vain."""
+    def check(self) -> Outcome | None:
+        """Called before each start; an outcome where another start would be in vain."""
         step = max(checkpoint.steps(self._folder), default=0)
-        self._count = self._count + 1 if step == self._step else 1
+        self._num_starts = self._num_starts + 1 if step == self._step else 1
         self._step = step
-        if self._count <= MAX_FRUITLESS_STARTS:
+        if self._num_starts <= MAX_FRUITLESS_STARTS:
             return None
         return Outcome(
             "failed",

@@ -1,4 +1,7 @@
-"""Config, catalogue and priors → a worker, and the scorer that turns its predictions into ratings."""
+"""Builds a model from a config, a catalogue and priors.
+
+A model is a worker, and the scorer that turns the worker's predictions into ratings.
+"""
 
 from dataclasses import dataclass
 
@@ -46,16 +49,16 @@ def build_model(
 ) -> Model:
     """A model with fresh parameters, on this worker's GPU where there is one.
 
-    ``communicator`` joins it to a group of workers. Raises ``InputError`` where the model has
-    nothing to tell items by.
+    ``communicator`` joins it to a group of workers. Sets this process's torch up as
+    ``config.cluster`` says. Raises ``InputError`` where the model has nothing to tell items by.
     """
     configure_torch(config.cluster)
     model, manifest = config.model, catalogue.manifest
     spec = FeatureSpec(model.has_item_id, model.list_pooling)
     require(
         bool(catalogue.fields("item", spec)),
-        f"model.has_item_id=false, and {catalogue.folder} has no item features: nothing tells items "
-        "apart; take model.has_item_id=true, or prepare with item features",
+        f"model.has_item_id=false, and {catalogue.folder} has no item features: nothing tells "
+        "items apart; take model.has_item_id=true, or prepare with item features",
     )
     transform = TargetTransform(
         model.target, manifest.ratings, priors["bias"].model, manifest.is_click
@@ -90,7 +93,7 @@ def build_model(
 
 
 def _group_statistics(prior: UserGroupsPrior) -> GroupStatistics:
-    """What a weighting may know of the preference groups."""
+    """What a weighting knows of the preference groups."""
     return GroupStatistics(
         size=np.array([g.size for g in prior.groups], np.float64),
         difficulty=np.array([g.difficulty for g in prior.groups]),
@@ -101,7 +104,7 @@ def _group_statistics(prior: UserGroupsPrior) -> GroupStatistics:
 def _row_start(
     catalogue: Store, spec: FeatureSpec, prior: ItemFactorsPrior, options: ModelConfig
 ) -> RowStart | None:
-    """Items' own rows at their factors; None where they start at random."""
+    """Where items' own embedding rows start: at their factors, or at random (None)."""
     if options.item_init != "factors" or not options.has_item_id:
         return None
     names = [f.name for f in catalogue.fields("item", spec)]

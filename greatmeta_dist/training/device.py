@@ -18,9 +18,9 @@ ALLOCATIONS_PER_COLLECTION = 100_000
 
 
 def local_device() -> torch.device:
-    """This worker's GPU, by its number on the machine, or the CPU.
+    """This worker's GPU, by its number on the machine, or the CPU where there is none.
 
-    The CPU, too, where a group of workers is up that communicates through it.
+    Also the CPU where the workers' process group, which is up already, communicates by gloo.
     """
     is_on_host = dist.is_initialized() and dist.get_backend() == "gloo"
     if is_on_host or not torch.cuda.is_available():
@@ -44,9 +44,9 @@ def configure_torch(cluster: ClusterConfig) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Have the allocator keep what is freed, for the next step's tensors are as large.
+    """Have the allocator keep what is freed, because the next step's tensors are as large.
 
-    Else glibc gives large blocks back to the system, which must fill them with zeros anew.
+    By default glibc gives large blocks back to the system, which fills them with zeros anew.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; others have none
     if mallopt is not None:

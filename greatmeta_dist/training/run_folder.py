@@ -4,12 +4,15 @@
 ``metrics.json``; held by a lock while a training writes it.
 """
 
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 
 from greatmeta_dist.batching.lanes import checked_lane_sizes, group_lanes
@@ -17,30 +20,32 @@ from greatmeta_dist.config import Config
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
+from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.errors import InputError, require
-from greatmeta_dist.files import locked, write_text_atomically
+from greatmeta_dist.files import locked, write_json_atomically, write_text_atomically
 from greatmeta_dist.training.saved_model import MODEL, SavedModel, write_model
 
 CHECKPOINTS = "checkpoints"
 MAY_CHANGE = ("steps", "checkpoint_every", "keep_checkpoints", "log_every")
 """Options of ``train`` that a resumed run may set anew."""
 CLUSTER_KEEPS = ("precision", "reduction")
-"""Options of ``cluster`` that change bits, which it may not."""
+"""Options of ``cluster`` that it may not, because they change bits."""
 UNFINISHED = (".lock", "config.yaml.partial", MODEL, f".partial-{MODEL}")
-"""What a start leaves that ends before there is a config."""
+"""What may be in a folder whose first training ended before it wrote its config."""
 
 
 @contextmanager
 def open_run(config: Config, run: Path, display: Display) -> Iterator[Config]:
-    """Hold a run's folder to train in it, with its config and its model folder written.
+    """Hold a run's folder while in the block, with its config and its model folder written.
 
-    Checks the store and that ``run`` can be trained so. Priors are fitted where nobody has fitted
-    them yet. Gives the config with ``train.lanes`` decided.
+    Gives the config with ``train.lanes`` decided. Priors that nobody has fitted yet are fitted
+    first, which can take minutes. Raises ``InputError`` where the folder, the store or the options
+    do not allow the training; then nothing was written.
     """
     require(config.store is not None, "store=DIR is not set; name the folder that prepare made")
     store = Store(Path(config.store or ""))
     config = replace(config, train=replace(config.train, lanes=_decide_lanes(config, run, store)))
-    _require_own(run, config, store)
+    _require_resumable(run, config, store)
     checked_lane_sizes(
         store, config.train.lanes, config.train.users_per_batch, config.cluster.most_workers
     )
@@ -77,8 +82,16 @@ def require_same_store(identity: str, store: Store, run: Path) -> None:
     )
 
 
+def write_workers(run: Path, communicator: Communicator, device: torch.device) -> None:
+    """Write ``workers.json``: where each worker runs. All workers call it together."""
+    here = {"host": socket.gethostname(), "pid": os.getpid(), "device": str(device)}
+    by_worker = communicator.gather_objects(here)
+    if by_worker is not None:
+        write_json_atomically(run / "workers.json", by_worker)
+
+
 def _decide_lanes(config: Config, run: Path, store: Store) -> int | None:
-    """K: as asked for, as the run has it, or as suits a group; None leaves it to the store."""
+    """K: as the options, the run or a group of workers want it; None takes the store's rule."""
     before, options = saved_config(run), config.train
     if options.lanes is not None:
         return options.lanes
@@ -95,7 +108,7 @@ def _write_config(run: Path, config: Config) -> None:
     write_text_atomically(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
 
 
-def _require_own(run: Path, config: Config, store: Store) -> None:
+def _require_resumable(run: Path, config: Config, store: Store) -> None:
     """Raises ``InputError`` unless the folder may be trained in with this config on this store.
 
     It may where it is new or empty, where it has no checkpoint yet, and where its checkpoints are

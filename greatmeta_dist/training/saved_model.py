@@ -1,7 +1,8 @@
-"""``RUN/model/``: what a run needs to predict besides its parameters, with the store gone.
+"""``RUN/model/``: what a run needs to predict besides its parameters; the store may be gone.
 
-``model.json`` (written with the rest, as one folder), ``catalogue/`` (the store without its tasks),
-``priors/``; and ``blend.json``, the blend weight, written when a training ends or is stopped.
+``catalogue/`` is the store without its tasks, ``priors/`` what was fitted on its training rows, and
+``model.json`` says which store and priors these are. The three are written together, before
+training begins. ``blend.json``, the blend weight, is written when a training ends or is stopped.
 """
 
 import json
@@ -11,13 +12,14 @@ from pathlib import Path
 from greatmeta_dist.config import PriorsConfig
 from greatmeta_dist.data.store import Store, write_catalogue
 from greatmeta_dist.display import Display
-from greatmeta_dist.errors import require
+from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.files import published_folder, write_json_atomically
 from greatmeta_dist.priors.fit import Priors, priors_key, read_priors
-from greatmeta_dist.training.prior_cache import write_fitted_priors
+from greatmeta_dist.signals import noted_stop_signals
+from greatmeta_dist.training.prior_cache import holds_priors, write_cached_priors
 
 VERSION = 1
-"""Of what a run's model folder holds. A model of another version is refused."""
+"""Raise it whenever a model folder holds something else. Models of other versions are refused."""
 MODEL, MODEL_JSON, BLEND = "model", "model.json", "blend.json"
 
 
@@ -36,8 +38,8 @@ class SavedModel:
         path = folder / MODEL_JSON
         require(
             path.is_file(),
-            f"{run} has no {MODEL}/{MODEL_JSON}: it was trained by an older version, or no training "
-            "of it began; train anew with another run=DIR",
+            f"{run} has no {MODEL}/{MODEL_JSON}: it was trained by an older version, or no "
+            "training of it began; train anew with another run=DIR",
         )
         try:
             saved = json.loads(path.read_text())
@@ -56,6 +58,7 @@ class SavedModel:
         return Store(self.folder / "catalogue")
 
     def priors(self) -> Priors:
+        """The priors that were fitted for the run; raises ``InputError`` where they are damaged."""
         return read_priors(self.folder / "priors")
 
     def blend_weight(self, step: int) -> float | None:
@@ -67,26 +70,39 @@ class SavedModel:
             return None
 
     def write_blend_weight(self, step: int, weight: float) -> None:
+        """Save the weight that was fitted for the parameters of a step."""
         write_json_atomically(self.folder / BLEND, {"step": step, "weight": weight})
 
 
 def write_model(run: Path, store: Store, options: PriorsConfig, display: Display) -> None:
-    """Make a run's model folder for a store, fitting priors where they are not cached.
+    """Write a run's model folder, and fit its priors unless they are cached.
 
-    A folder that is already there for the same store and options stays.
+    A whole folder that is already there for the same store and options stays. Ctrl-C and SIGTERM
+    raise ``KeyboardInterrupt`` and leave nothing unfinished.
     """
-    path = run / MODEL / MODEL_JSON
-    if path.is_file():
-        saved = SavedModel.open(run)
-        if (saved.store_identity, saved.priors_key) == (
-            store.identity,
-            priors_key(store.identity, options),
-        ):
-            return
-    with published_folder(run / MODEL) as partial:
+    if _is_written(run, store, options):
+        return
+    # By default SIGTERM ends a process at once, and its unfinished folders would stay.
+    with noted_stop_signals(_interrupt), published_folder(run / MODEL) as partial:
         (partial / "catalogue").mkdir()
         (partial / "priors").mkdir()
         write_catalogue(store, partial / "catalogue")
-        key = write_fitted_priors(partial / "priors", store, options, display)
+        key = write_cached_priors(partial / "priors", store, options, display)
         content = {"version": VERSION, "store": store.identity, "priors": key}
         (partial / MODEL_JSON).write_text(json.dumps(content, indent=1))
+
+
+def _is_written(run: Path, store: Store, options: PriorsConfig) -> bool:
+    """Whether a run has the model folder for this store and these options, whole."""
+    try:
+        saved = SavedModel.open(run)
+        saved.catalogue().check()
+    except InputError:
+        return False
+    key = priors_key(store.identity, options)
+    is_same = (saved.store_identity, saved.priors_key) == (store.identity, key)
+    return is_same and holds_priors(saved.folder / "priors", key)
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt

@@ -14,7 +14,7 @@ MAX_WATCHED_USERS = 512
 
 
 class Validation:
-    """The last validation's numbers, and the best step's; the same on all workers."""
+    """Scores the model while it trains, and knows which step was best; the same on all workers."""
 
     def __init__(self, scorer: Scorer, store: Store):
         self._scorer, self._store = scorer, store

@@ -31,7 +31,7 @@ def test_no_rating_column_needs_clicks():
 def test_chances_are_expected_ones_where_the_model_adds_nothing(tmp_path):
     prepare(csv_config(write_log(tmp_path), label="click"), tmp_path / "store")
     store = Store(tmp_path / "store")
-    tasks = store.part("user_cold", CHOICE).tasks
+    tasks = store.split("user_cold", CHOICE).tasks
     labels = TargetTransform.of(store, "bias")
     _, expected = labels.expected(tasks, is_training=False)
     found = labels.to_rating(tasks)(np.zeros(len(expected)))

@@ -14,7 +14,7 @@ def test_a_log_without_ratings_gets_items_that_were_not_met(tmp_path, implicit):
     store = Store(tmp_path / "store")
     met = set(pl.read_csv(implicit.path).select("u", "i").iter_rows())
     cold = set()
-    for split in store.manifest.parts:
+    for split in store.manifest.splits:
         rows = rows_of(store, split)
         assert not rows.select("user", "item").is_duplicated().any()
         for user, item, label, _ in rows.iter_rows():

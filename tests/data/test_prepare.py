@@ -28,7 +28,7 @@ def test_every_row_read_is_in_a_task_or_accounted_for(tmp_path):
     store = Store(tmp_path / "store")
     used = {
         (user, item)
-        for part in store.manifest.parts
+        for part in store.manifest.splits
         for user, task in tasks_of(store, part).items()
         for rows in task.values()
         for item, _ in rows
@@ -59,7 +59,7 @@ def test_number_of_buckets_does_not_change_who_is_where(tmp_path, monkeypatch):
     prepare(csv_config(path), tmp_path / "many")
     one, many = Store(tmp_path / "one"), Store(tmp_path / "many")
     assert many.manifest.shards["train"] > one.manifest.shards["train"]
-    for part in one.manifest.parts:
+    for part in one.manifest.splits:
         assert normalised(tasks_of(one, part)) == normalised(tasks_of(many, part))
     for prior in ("item_damping", "user_damping"):
         assert getattr(one.manifest.ratings, prior) == pytest.approx(
@@ -215,9 +215,9 @@ def test_damaged_store_is_refused(tmp_path):
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
     store = Store(tmp_path / "store")
-    store.part("valid", CHOICE)
+    store.split("valid", CHOICE)
     with pytest.raises(InputError, match="does not match its checksum"):
-        store.part("train", CHOICE)
+        store.split("train", CHOICE)
     with pytest.raises(InputError, match="does not match its checksum"):
         store.check()
     shard.write_bytes(data[:100])

@@ -347,7 +347,7 @@ def test_a_package_adds_a_source_by_one_module_and_one_entry_point(tmp_path, pac
     assert report.tasks == by_csv.tasks
     store, other = Store(tmp_path / "store"), Store(tmp_path / "other")
     assert store.manifest.recipe["source"] == "sentences"
-    for split in store.manifest.parts:
+    for split in store.manifest.splits:
         assert tasks_of(store, split) == tasks_of(other, split)
 
 

@@ -19,7 +19,7 @@ def test_recipe_deals_every_user_once_and_keeps_scenarios_apart(tmp_path):
         tmp_path / "store",
     )
     store = Store(tmp_path / "store")
-    splits = {s: tasks_of(store, s) for s in store.manifest.parts}
+    splits = {s: tasks_of(store, s) for s in store.manifest.splits}
     assert set(splits) == {"train", "valid", "warm", "user_cold", "item_cold", "both_cold"}
     users = [*splits["train"], *splits["valid"], *splits["user_cold"]]
     assert sorted(users) == sorted(log["u"].unique())
@@ -83,7 +83,7 @@ def test_what_else_is_in_a_log_does_not_change_who_is_where(tmp_path):
     prepare(csv_config(path, **options), tmp_path / "more")
     one, more = Store(tmp_path / "one"), Store(tmp_path / "more")
     assert more.manifest.num_items == one.manifest.num_items + 30
-    for split in one.manifest.parts:
+    for split in one.manifest.splits:
         found = normalised(tasks_of(more, split))
         found.pop("new", None)
         assert normalised(tasks_of(one, split)) == found

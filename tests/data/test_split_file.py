@@ -28,7 +28,7 @@ def test_split_file_is_taken_exactly(tmp_path):
     )
     report = prepare(csv_config(path, split=str(split)), tmp_path / "store")
     store = Store(tmp_path / "store")
-    found = {p: tasks_of(store, p) for p in store.manifest.parts}
+    found = {p: tasks_of(store, p) for p in store.manifest.splits}
     assert found == {
         "train": {"a": {"support": [("x", 1)], "query": [("y", 2)]}},
         "warm": {"a": {"support": [("x", 1)], "query": [("z", 3)]}},
@@ -46,7 +46,7 @@ def test_ml_100k_split_is_taken_exactly(tmp_path, ml100k: Path):
         tmp_path / "store",
     )
     store = Store(tmp_path / "store")
-    assert store.manifest.parts == {"train": 349, "valid": 49, "user_cold": 99}
+    assert store.manifest.splits == {"train": 349, "valid": 49, "user_cold": 99}
     split = pl.read_csv(ml100k / "split.tsv", separator="\t", schema_overrides=[pl.String] * 4)
     log = pl.read_csv(ml100k / "ml-100k.inter", separator="\t", schema_overrides=[pl.String] * 4)
     rating = {(u, i): float(r) for u, i, r, _ in log.iter_rows()}

@@ -13,7 +13,7 @@ def test_synthetic_groups_are_the_true_ones_and_the_noise_floor_is_known(tmp_pat
     store = Store(tmp_path / "store")
     assert store.manifest.groups == ["group_0", "group_1", "group_2", "group_3"]
     assert 0.4 < store.manifest.notes["noise_floor_rmse"] < 0.75
-    group = store.part("train", CHOICE).group
+    group = store.split("train", CHOICE).group
     shares = np.bincount(group, minlength=4) / len(group)
     np.testing.assert_allclose(shares, [0.70, 0.20, 0.07, 0.03], atol=0.06)
     assert sum(shares[store.manifest.minority]) <= 0.2

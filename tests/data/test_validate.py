@@ -59,7 +59,7 @@ def test_every_kind_of_bad_row_is_rejected_with_file_line_and_reason(tmp_path):
     ]
     assert dict(log.select("line", "value").rows())[first_bad + 1] == "five"
     assert report.rejected == len(rejects)
-    kept = Store(tmp_path / "store").manifest.parts
+    kept = Store(tmp_path / "store").manifest.splits
     assert kept["train"] + kept["valid"] + kept["user_cold"] == 60
 
 
@@ -130,7 +130,7 @@ def test_generated_logs_are_cut_into_buckets_too(tmp_path, monkeypatch):
     prepare(DataConfig(users=300), tmp_path / "one")
     many, one = Store(tmp_path / "many"), Store(tmp_path / "one")
     assert many.manifest.shards["valid"] > one.manifest.shards["valid"] == 1
-    for split in one.manifest.parts:
+    for split in one.manifest.splits:
         assert normalised(tasks_of(one, split)) == normalised(tasks_of(many, split))
 
 

@@ -30,7 +30,7 @@ def test_unseen_values_share_the_unknown_row(tmp_path):
     )
     store = Store(tmp_path / "store")
     fields = {f.name: f for f in store.manifest.fields}
-    assert fields["job"].num_rows == store.manifest.parts["train"] + 1
+    assert fields["job"].num_rows == store.manifest.splits["train"] + 1
     assert 2 < fields["score"].num_rows <= 33
     vocabularies = {
         n: pl.read_parquet(tmp_path / "store" / "vocab" / f"{n}.parquet") for n in fields
@@ -39,7 +39,7 @@ def test_unseen_values_share_the_unknown_row(tmp_path):
     assert sorted(rows) == list(range(store.manifest.num_rows))
     unknown = vocabularies["job"].filter(pl.col("value").is_null())["row"][0]
     for split, expected in (("user_cold", True), ("train", False)):
-        job = store.part(split, CHOICE).tasks.features.fields[0].values
+        job = store.split(split, CHOICE).tasks.features.fields[0].values
         assert (job == unknown).all() == expected
     seen = vocabularies["item_id"]["value"].drop_nulls()
     count, _ = store.item_statistics()
@@ -79,7 +79,7 @@ def test_values_of_few_share_the_unknown_row(tmp_path):
     row = dict(vocabulary.select("value", "row").iter_rows())
     assert row["clerk"] == row[None] == by_name["job"].unknown_row
     assert len({row["baker"], row["cook"], row[None]}) == 3
-    tasks = some.part("train", CHOICE).tasks.features.fields
+    tasks = some.split("train", CHOICE).tasks.features.fields
     assert set(tasks[0].values) == set(row.values())
     assert set(tasks[1].values) == {by_name["town"].unknown_row}
 

@@ -9,11 +9,12 @@ from threaded_workers import run_workers
 from greatmeta_dist.batching.collate import build_batch
 from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.engine.coordinator import Coordinator
-from greatmeta_dist.engine.embeddings import EmbeddingTable
+from greatmeta_dist.engine.embeddings import EmbeddingTable, block_size
+from greatmeta_dist.engine.exchange import LaneExchange
 from greatmeta_dist.engine.layers import FlatLayers
 from greatmeta_dist.engine.routing import RoutingPlan
 from greatmeta_dist.meta.batch import StepBatch
-from greatmeta_dist.meta.weightings.uniform import Uniform
+from greatmeta_dist.meta.gradients import MetaGradient
 
 LANES = ([[0, 1]], [[2], [3]], [[4, 5]], [[6]])
 """Users of each length bucket of each of four lanes."""
@@ -31,24 +32,68 @@ class Table(EmbeddingTable):
         super().update_rows(rows, gradient)
 
 
-def make_worker(rank, inboxes, width):
-    """A worker's exchange and its own gradient; rows are those of random tasks."""
-    tasks = make_tasks(np.random.default_rng(0))
-    batch = build_batch(
-        tasks.table, tasks.items, np.array(USERS[rank]), has_support_gradient=True,
-        has_row_norms=False,
-    )  # fmt: skip
-    events = []
-    block = -(-tasks.num_rows // 2)
-    weight = torch.zeros(tasks.num_rows, width)
-    first = rank * block
-    table = Table(weight[first : first + block], rate=0.1, first=first, block=block)
-    table.events = events
-    layers = FlatLayers({"a": torch.zeros(3, 5), "b": torch.zeros(1)})
-    coordinator = None
-    if rank == 0:
-        coordinator = Coordinator(
-            layers, None, weighting=Uniform(), outer_rate=0.1, scheduler_rate=0.0
+class Hosted:
+    """What a worker hosts: some of the lanes, a block of rows, A; and a gradient of each bucket."""
+
+    def __init__(self, communicator, lanes, width=6):
+        self.communicator = communicator
+        tasks = make_tasks(np.random.default_rng(0))
+        per_worker = len(lanes) // communicator.size
+        first_lane = communicator.rank * per_worker
+        hosted = range(first_lane, first_lane + per_worker)
+        batches = [
+            [
+                build_batch(
+                    tasks.table,
+                    tasks.items,
+                    np.array(users),
+                    has_support_gradient=True,
+                    has_row_norms=False,
+                )
+                for users in lanes[lane]
+            ]
+            for lane in hosted
+        ]
+        self.step = StepBatch.of(batches)
+        block = block_size(tasks.num_rows, communicator.size)
+        first = communicator.rank * block
+        weight = torch.zeros(tasks.num_rows, width)
+        self.table = Table(weight[first : first + block], rate=0.1, first=first, block=block)
+        self.table.events = getattr(communicator, "events", [])
+        self.layers = FlatLayers({"a": torch.zeros(3, 5), "b": torch.zeros(1)})
+        self.coordinator = None
+        if communicator.is_first:
+            self.coordinator = Coordinator(
+                self.layers, None, weighting="uniform", outer_rate=0.1, scheduler_rate=0.0
+            )
+        self.gradients = [
+            gradient
+            for lane, of_lane in zip(hosted, batches, strict=True)
+            for gradient in self._gradients(lane, of_lane, width)
+        ]
+
+    def _gradients(self, lane, batches, width):
+        """Numbers of very different sizes, whose sum depends on the order of its terms."""
+        generator = torch.Generator().manual_seed(lane)
+        scale = 10.0 ** (2 * lane % 5)
+        for batch in batches:
+            layers = {
+                name: scale * torch.randn(p.shape, generator=generator)
+                for name, p in self.layers.items()
+            }
+            rows = scale * torch.randn(len(batch.rows), width, generator=generator)
+            yield MetaGradient(layers, rows)
+
+    def copies(self):
+        """The gradients, for those who overwrite them."""
+        return [
+            MetaGradient({k: v.clone() for k, v in g.layers.items()}, g.rows.clone())
+            for g in self.gradients
+        ]
+
+    def exchange(self, **options):
+        return LaneExchange(
+            self.step, self.table, self.layers, self.coordinator, self.communicator, **options
         )
 
 
@@ -179,10 +224,10 @@ def test_weights_come_back_to_the_buckets_whose_users_they_are_of():
     def act(communicator):
         hosted = Hosted(communicator, lanes)
         if hosted.coordinator:
-            hosted.coordinator.learn = lambda values: 2 * values
+            hosted.coordinator.update_scheduler = lambda values: 2 * values
         values = torch.arange(2.0) + 10 * communicator.rank
-        sizes = [batch.num_users for batch in hosted.step.parts]
-        return hosted.exchange().learn(list(values.split(sizes)))
+        sizes = [batch.num_users for batch in hosted.step.buckets]
+        return hosted.exchange().update_scheduler(list(values.split(sizes)))
 
     weights = run_workers(4, act)
     assert [len(of_worker) for of_worker in weights] == [1, 2, 1, 2]

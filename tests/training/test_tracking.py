@@ -7,7 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from greatmeta_dist.engine.coordinator import StepReport
 from greatmeta_dist.meta.factors import FactorSizes
-from greatmeta_dist.meta.step import UserStatistics
+from greatmeta_dist.meta.user_statistics import UserStatistics
 from greatmeta_dist.training.tracking import NullTracker, StepUsers, TensorBoardTracker, Tracker
 
 SIZES = FactorSizes(1, 2, 3)
@@ -22,7 +22,7 @@ def report(is_finite: list[bool], *, num_losses: int = 2, num_factors: int = 6) 
     finite = torch.tensor(is_finite)
     losses = losses.masked_fill(~finite.unsqueeze(1), torch.nan)
     statistics = UserStatistics(losses, torch.ones(4), factors)
-    return StepReport(statistics, finite, weights * finite, weights)
+    return StepReport(statistics, weights * finite, weights)
 
 
 def written(folder, *reports: StepReport, loss_scale: float | None = 4.0, purge_step: int = 0):

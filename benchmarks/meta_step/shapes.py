@@ -34,6 +34,7 @@ class Shape:
 
 
 ML_USER, ML_ITEM = (61, 2, 21, 795), (2655, 72, 19)
+"""Values of MovieLens 100K's fields."""
 SHAPES = (
     Shape("ML-100K", ML_USER, ML_ITEM, (64, 64), 97),
     Shape("10 support rows", ML_USER, ML_ITEM, (64, 64), 10),
@@ -42,6 +43,7 @@ SHAPES = (
 
 
 def make_model(shape: Shape, form: str) -> Recommender:
+    """The recommender of a shape, in the ``paper`` form or as ``shipped``."""
     is_shipped = form == "shipped"
     return Recommender(
         len(shape.user_fields),
@@ -101,11 +103,11 @@ def make_batch(
 
 
 def flops_per_user(shape: Shape, model: Recommender, weighting: UserWeighting) -> float:
-    """Work of one user in a step, counted directly from DESIGN.md section 2.
+    """Floating-point operations of one user in a step, counted from DESIGN.md section 2.
 
-    Each product of a layer (forward, input gradient, weight gradient) is 2·rows·in·out, weight
-    gradients in the inner loop for the predictor only. The fast step does fewer: it computes what a
-    fixed input gives once.
+    Each product of a layer (forward, input gradient, weight gradient) is 2·rows·in·out. In the
+    inner loop only the predictor has weight gradients. The fast step does fewer: what a fixed input
+    gives is computed once.
     """
     layers = {n: s.num_in * sum(s.splits) for n, s in model.layers.items()}
     predictor = {n: v for n, v in layers.items() if n not in ("encoder", "film")}
@@ -123,7 +125,7 @@ def flops_per_user(shape: Shape, model: Recommender, weighting: UserWeighting) -
     uniform = shape.num_steps * inner + adapted + product
     if weighting.factor_spec is None:
         return uniform
-    # Besides: the unadapted pass, the sum ḡ, dot products with it and with g⁰; of the published
-    # form also the pass at θ', the sums θ' and ∇L_φ, and dot products with the latter.
+    # Factors need the unadapted pass, the sum ḡ, and dot products with it and with g⁰. A look
+    # ahead needs the pass at θ', the sums θ' and ∇L_φ, and dot products with the latter.
     factors = unadapted + (1 + 1) * product
     return uniform + factors + (adapted + (2 + 1) * product if weighting.looks_ahead else 0)

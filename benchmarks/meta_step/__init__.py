@@ -1,0 +1,1 @@
+"""Users a second and memory of whole meta steps (``python -m benchmarks.meta_step``)."""

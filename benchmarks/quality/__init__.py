@@ -1,0 +1,1 @@
+"""How good recommendations are: data sets × models × seeds (``python -m benchmarks.quality``)."""

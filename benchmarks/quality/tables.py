@@ -1,0 +1,190 @@
+"""Results as Markdown: means over seeds with 95% intervals (Student's t)."""
+
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from benchmarks.quality.models import ALONE, OTHERS, SHIPPED, TRAINED, UNIFORM
+from benchmarks.quality.results import Results
+
+COLUMNS = [
+    ("MAE", "full", "all", "mae"),
+    ("RMSE", "full", "all", "rmse"),
+    ("nDCG@3", "full", "all", "ndcg@3"),
+    ("nDCG@5", "full", "all", "ndcg@5"),
+    ("nDCG@10", "full", "all", "ndcg@10"),
+    ("RMSE, minority", "full", "minority", "rmse"),
+    ("nDCG@5, minority", "full", "minority", "ndcg@5"),
+    ("RMSE at 10", "10", "all", "rmse"),
+    ("RMSE at 5", "5", "all", "rmse"),
+    ("at 10, drawn", "10 drawn", "all", "rmse"),
+    ("at 5, drawn", "5 drawn", "all", "rmse"),
+]
+"""Title, support, users, metric."""
+ALONE_COLUMNS = [("RMSE, model alone", "all"), ("RMSE, minority, model alone", "minority")]
+"""Of rows with a blend: the model without it, at full support, for whom."""
+SCENARIO_COLUMNS = [
+    ("MAE", "models", "mae"),
+    ("RMSE", "models", "rmse"),
+    ("nDCG@5", "models", "ndcg@5"),
+    ("AUC", "models", "auc"),
+    ("HR@10 of all items", "catalogue", "hr@10"),
+    ("nDCG@10 of all items", "catalogue", "ndcg@10"),
+]
+"""Title, kind of metric, metric."""
+COMPARED = (("all", "rmse"), ("minority", "rmse"), ("minority", "ndcg@5"))
+"""Users and metric of the columns of ``comparison``."""
+SELF = ("unadapted", "adapted")
+"""The model's own rows; in the run of the others, of a model that was never trained."""
+
+Rows = dict[str, dict[int, dict[str, Any]]]
+"""``{row: {seed: run}}`` of one data set, ``scores`` those of the row's model."""
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95% interval; nan for fewer than two."""
+    if len(values) < 2:
+        return float(np.mean(values)), float("nan")
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+    return float(np.mean(values)), float(half)
+
+
+def cell(values: list[float]) -> str:
+    """Mean and interval, as far as there are any."""
+    mean, half = interval(values)
+    if np.isnan(mean):
+        return ""
+    return f"{mean:.3f}" + ("" if np.isnan(half) else f" ±{half:.3f}")
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def table(results: Results, data: str) -> str:
+    """One data set's rows."""
+    names = [column[0] for column in (*COLUMNS, *ALONE_COLUMNS)]
+    rows = []
+    for name, runs in _rows_of(results, data).items():
+        cells = [
+            cell([run["scores"][support][who][metric] for run in runs.values()])
+            for _, support, who, metric in COLUMNS
+        ]
+        alone = [run["of_model"]["full"] for run in runs.values() if "of_model" in run]
+        cells += [
+            cell([scores[who]["rmse"] for scores in alone]) if alone else ""
+            for _, who in ALONE_COLUMNS
+        ]
+        seconds = np.mean([run["seconds"] for run in runs.values()])
+        rows.append([name, f"{len(runs)}", *cells, f"{seconds:.0f}"])
+    return markdown(["", "seeds", *names, "seconds"], rows)
+
+
+def _rows_of(results: Results, data: str) -> Rows:
+    """Untrained models first, then trained ones as ``TRAINED`` has them."""
+    rows: Rows = {}
+    for run in results.of(data, OTHERS).values():
+        for name, scores in run["scores"].items():
+            if name not in SELF:
+                rows[name] = {0: {**run, "scores": scores}}
+    for name in TRAINED:
+        for seed, run in results.of(data, name).items():
+            row = {**run, "scores": run["scores"]["adapted"]}
+            if "alone" in run:
+                row["of_model"] = run["alone"]["scores"]["adapted"]
+            rows.setdefault(name, {})[seed] = row
+            if name == SHIPPED:
+                unadapted = {**run, "scores": run["scores"]["unadapted"]}
+                rows.setdefault(f"{SHIPPED}, unadapted", {})[seed] = unadapted
+                alone = {**run, "scores": run["alone"]["scores"]["adapted"]}
+                rows.setdefault(ALONE, {})[seed] = alone
+    return rows
+
+
+def scenario_table(results: Results, data: str) -> str:
+    """Every scenario of a data set with more than user-cold ratings; empty for others."""
+    rows = _scenario_rows(results, data)
+    if not rows:
+        return ""
+    first = next(iter(rows.values()))[0]
+    columns = [c for c in SCENARIO_COLUMNS if any(c[2] in s.get(c[1], {}) for s in first.values())]
+    cells = [
+        [
+            scenario,
+            name,
+            f"{len(runs)}",
+            *(cell([run[scenario][kind][metric] for run in runs]) for _, kind, metric in columns),
+        ]
+        for scenario in first
+        for name, runs in rows.items()
+    ]
+    return markdown(["", "", "seeds", *(column[0] for column in columns)], cells)
+
+
+def _scenario_rows(results: Results, data: str) -> dict[str, list[dict[str, Any]]]:
+    """``{row: [{scenario: {"models" | "catalogue": metrics}}]}``, one entry a run."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for run in results.of(data, OTHERS).values():
+        scenarios = run.get("scenarios") or {}
+        for scenario in list(scenarios.values())[:1]:
+            for other in scenario["models"]:
+                if other not in SELF:
+                    rows[other] = [_of_model(scenarios, other)]
+    for name in TRAINED:
+        for run in results.of(data, name).values():
+            if not run.get("scenarios"):
+                continue
+            rows.setdefault(name, []).append(_of_model(run["scenarios"], "adapted"))
+            if name == SHIPPED:
+                alone = _of_model(run["alone"]["scenarios"], "adapted")
+                rows.setdefault(ALONE, []).append(alone)
+    return rows
+
+
+def _of_model(scenarios: dict[str, Any], model: str) -> dict[str, Any]:
+    """``{scenario: {"models" | "catalogue": metrics}}`` of one model."""
+    return {
+        scenario: {kind: models[model] for kind, models in kinds.items()}
+        for scenario, kinds in scenarios.items()
+    }
+
+
+def comparison(results: Results, names: list[str], *, is_alone: bool) -> str:
+    """The shipped model less the one with uniform weights, seed by seed: means and intervals.
+
+    Of the predictions; or of the models alone, without the factorisation that both share.
+    """
+    rows: list[list[str]] = []
+    pooled: list[list[float]] = []
+    for data in names:
+        ours = _full_scores(results, data, SHIPPED, is_alone=is_alone)
+        uniform = _full_scores(results, data, UNIFORM, is_alone=is_alone)
+        differences = [
+            [ours[seed][who][metric] - uniform[seed][who][metric] for who, metric in COMPARED]
+            for seed in ours.keys() & uniform.keys()
+        ]
+        pooled += differences
+        if differences:
+            rows.append([data, f"{len(differences)}", *_difference_cells(differences)])
+    if pooled:
+        rows.append(["all together", f"{len(pooled)}", *_difference_cells(pooled)])
+    title = "shipped − uniform weights" + (", without factorisation" if is_alone else "")
+    return markdown([title, "pairs", "RMSE", "RMSE, minority", "nDCG@5, minority"], rows)
+
+
+def _full_scores(
+    results: Results, data: str, model: str, *, is_alone: bool
+) -> dict[int, dict[str, Any]]:
+    """``{seed: {"all" | "minority": metrics}}`` at full support, adapted."""
+    return {
+        seed: (run["alone"] if is_alone else run)["scores"]["adapted"]["full"]
+        for seed, run in results.of(data, model).items()
+    }
+
+
+def _difference_cells(differences: list[list[float]]) -> list[str]:
+    columns = [interval(list(column)) for column in zip(*differences, strict=True)]
+    return [f"{mean:+.4f} ±{half:.4f}" for mean, half in columns]

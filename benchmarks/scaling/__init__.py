@@ -1,0 +1,1 @@
+"""What more workers bring and cost (``python -m benchmarks.scaling``)."""

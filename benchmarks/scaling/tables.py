@@ -1,0 +1,88 @@
+"""The results of ``benchmarks.scaling``, printed."""
+
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.scaling.memory import WIDTH
+from benchmarks.scaling.model import WORTH
+from greatmeta_dist.config import ModelConfig
+
+
+def show(results: dict[str, Any], options: dict[str, float], console: Console) -> None:
+    """Print everything; ``options`` are those of the model."""
+    for name, measured in results["measured"].items():
+        _show_measured(name, measured, console)
+    for size, mib in results["memory"].items():
+        by_worker = ", ".join(f"{m:.0f}" for m in mib)
+        console.print(
+            f"{results['rows']:,} rows of {WIDTH}: {size} workers hold {by_worker} MiB",
+            highlight=False,
+        )
+    _show_checkpoint(results["checkpoint"], console)
+    _show_model(results["model"], options, console)
+
+
+def _show_measured(name: str, measured: dict[str, Any], console: Console) -> None:
+    rate, spread = measured["users_per_s"], measured["efficiency_range"]
+    console.print(
+        f"{name}, {measured['users_per_batch']} users a step, {measured['lanes']} lanes: 1 worker "
+        f"{rate[1]:.0f} users/s, 2 workers {rate[2]:.0f} users/s: efficiency "
+        f"{measured['efficiency']:.0%} (rounds from {spread[0]:.0%} to {spread[1]:.0%}, fastest "
+        f"rounds of each {measured['efficiency_of_fastest']:.0%}; two lone workers at a time: "
+        f"{measured['ceiling']:.0%}), "
+        f"CPU time in all {measured['cpu_time']:.2f} times one worker's (each lone one's: "
+        f"{measured['cpu_time_of_lone_ones']:.2f}), "
+        f"{measured['share_in_messages']:.1%} of the time in "
+        f"messages, waiting included, {measured['bytes_per_user']:.0f} bytes a user and step",
+        soft_wrap=True,
+        highlight=False,
+    )
+    table = Table("phase", "bytes a step", "ms a step", box=SIMPLE)
+    for phase, values in measured["phases"].items():
+        table.add_row(phase, f"{values['bytes_per_step']:.0f}", f"{values['ms_per_step']:.2f}")
+    console.print(table)
+
+
+def _show_checkpoint(saved: dict[str, Any], console: Console) -> None:
+    console.print(
+        f"checkpoint of {saved['rows']:,} rows of {WIDTH} and the factors of {saved['users']:,} "
+        f"users, {saved['mib']:.0f} MiB: training waits "
+        f"{saved['training_waits_s']:.2f} s; written after {saved['written_after_s']:.1f} s, "
+        f"{saved['steps_meanwhile']} steps meanwhile, {saved['step_slower']:.2f} times as long",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _show_model(
+    predictions: list[dict[str, float]], options: dict[str, float], console: Console
+) -> None:
+    columns = ("workers", "users/s", "of ideal", "bytes/user", "messages", "sums of A", "if fast",
+               "saves", "GiB of rows")  # fmt: skip
+    title = (
+        f"model: {options['gbit']:g} Gbit/s, {options['latency_us']:g} µs, 10⁹ rows of "
+        f"{ModelConfig().embedding_dim}"
+    )
+    table = Table(*columns, box=SIMPLE, title=title)
+    for row in predictions:
+        table.add_row(
+            f"{row['workers']}",
+            f"{row['users_per_s']:.0f}",
+            f"{row['efficiency']:.0%}",
+            f"{row['bytes_per_user']:.0f}",
+            f"{row['messages_ms']:.2f} ms",
+            f"{row['sums_of_A_ms']:.2f} ms",
+            f"{row['fast_ms']:.2f} ms",
+            f"{row['fast_saves']:.1%}",
+            f"{row['gib_of_rows']:.1f}",
+        )
+    console.print(table)
+    worth = [row["workers"] for row in predictions if row["fast_saves"] > WORTH]
+    console.print(
+        f"cluster.reduction=fast saves more than {WORTH:.0%} of a step "
+        + (f"from {worth[0]} workers on" if worth else "at none of these sizes"),
+        highlight=False,
+    )

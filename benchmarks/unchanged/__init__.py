@@ -1,0 +1,1 @@
+"""Does a refactor change nothing? (``python -m benchmarks.unchanged``)."""

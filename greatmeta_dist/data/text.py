@@ -12,11 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import csv
 
 from greatmeta_dist.errors import InputError, require
 
 CHUNK_BYTES = 1 << 24
+PART_BYTES = 1 << 25
+"""Bytes of a text file that are parsed at a time."""
+UNIT_SEPARATOR = b"\x1f"
+"""Stands in for separators of several characters, which CSV readers do not know."""
+UNDECODED = "\ufdd0"
+"""Where bytes could not be decoded. It is no character, so that no text holds it; the usual
+replacement character is one, and texts that went through other programs do."""
 INTERNAL = ("file", "line", "reason", "text", "row", "fields", "is_malformed")
 """Columns that frames here add to a file's own; a file's column of such a name gets another."""
 FILE_SIGNATURES = {
@@ -76,27 +87,121 @@ def local_copy(path: str, work: Path) -> Path:
 
 
 def scan_text(path: str, fmt: TextFormat, work: Path) -> pl.LazyFrame:
-    """Lazily read a delimited text file; ``work`` takes copies.
+    """Read a delimited text file into ``work``, a part at a time, and scan what came of it.
 
     Raises ``InputError`` where the file is missing, empty, unreadable or no text.
     """
     text_file = as_utf8(local_copy(path, work), fmt.encoding, work)
     names = list(fmt.names) if fmt.names else split_header(text_file, fmt)
     names = [f"column {name}" if name in INTERNAL else name for name in names]
-    # Lines are split here rather than by a CSV reader: such a reader pads short lines with nulls,
-    # lets an open quote swallow the lines after it, and cannot say on which line a value stood.
-    lines = pl.scan_lines(text_file, name="text", row_index_name="row", glob=False).with_columns(
+    parsed = work / f"parsed-{zlib.crc32(path.encode()):08x}.parquet"
+    if not parsed.exists():
+        _parse_into(parsed, text_file, fmt, names)
+    frame = pl.scan_parquet(parsed, glob=False)
+    return frame.with_columns(file=pl.lit(Path(path).name)).select(
+        *names, "file", "line", "reason", "text"
+    )
+
+
+def _parse_into(target: Path, text_file: Path, fmt: TextFormat, names: list[str]) -> None:
+    """Write a text file's lines as Parquet: the named columns, ``line``, ``reason``, ``text``.
+
+    By parts of whole lines, so that memory does not grow with the file.
+    """
+    text = pa.string()
+    schema = pa.schema(
+        [*((name, text) for name in names), ("line", pa.int64()), ("reason", text), ("text", text)]
+    )
+    first_line = 1
+    with (
+        text_file.open("rb") as file,
+        pq.ParquetWriter(target, schema, compression="lz4", write_statistics=False) as writer,
+    ):
+        if fmt.names is None:
+            file.readline()
+            first_line = 2
+        while part := file.read(PART_BYTES):
+            part += file.readline()
+            num_lines = part.count(b"\n") + (not part.endswith(b"\n"))
+            table = _parse_plain(part, first_line, num_lines, fmt, names)
+            if table is None:
+                table = _parse_any(part, first_line, fmt, names)
+            writer.write_table(table.cast(schema))
+            first_line += num_lines
+
+
+def _parse_plain(
+    part: bytes, first_line: int, num_lines: int, fmt: TextFormat, names: list[str]
+) -> pa.Table | None:
+    """Lines without quotes, which a CSV reader can be trusted with; None where it cannot.
+
+    A reader of CSV lets an open quote swallow the lines after it, and takes a lone carriage return
+    for a line's end. Where there are neither, each line is a row, or one of the wrong number of
+    fields, and the reader tells of these.
+    """
+    separator = fmt.separator.encode()
+    if (fmt.is_quoted and b'"' in part) or part.count(b"\r") != part.count(b"\r\n"):
+        return None
+    if len(separator) > 1:
+        if UNIT_SEPARATOR in part:
+            return None
+        part, separator = part.replace(separator, UNIT_SEPARATOR), UNIT_SEPARATOR
+    if len(names) == 1 or UNDECODED.encode() in part:
+        return None
+    invalid: list[tuple[int, str, int]] = []
+
+    def note(row: csv.InvalidRow) -> str:
+        invalid.append((row.number, row.text, row.actual_columns))
+        return "skip"
+
+    table = csv.read_csv(
+        pa.BufferReader(part),
+        csv.ReadOptions(use_threads=False, block_size=len(part) + 1, column_names=names),
+        csv.ParseOptions(
+            delimiter=separator.decode(),
+            quote_char=False,
+            double_quote=False,
+            ignore_empty_lines=False,
+            invalid_row_handler=note,
+        ),
+        csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
+        ),
+    )
+    numbers = np.array([number for number, _, _ in invalid], np.int64)
+    is_valid = np.ones(num_lines, bool)
+    is_valid[numbers - 1] = False
+    line = first_line + np.arange(num_lines)
+    if len(table) != is_valid.sum():
+        return None
+    nothing = pa.nulls(len(table), pa.string())
+    valid = table.append_column("line", pa.array(line[is_valid]))
+    valid = valid.append_column("reason", nothing).append_column("text", nothing)
+    if not invalid:
+        return valid
+    texts = [text.replace(UNIT_SEPARATOR.decode(), fmt.separator) for _, text, _ in invalid]
+    reasons = [
+        f"expected {len(names)} fields, found {num_fields}" if text.strip() else "blank line"
+        for text, (_, _, num_fields) in zip(texts, invalid, strict=True)
+    ]
+    columns = {name: pa.nulls(len(invalid), pa.string()) for name in names}
+    malformed = pa.table({**columns, "line": line[numbers - 1], "reason": reasons, "text": texts})
+    return pa.concat_tables([valid, malformed.cast(valid.schema)]).sort_by("line")
+
+
+def _parse_any(part: bytes, first_line: int, fmt: TextFormat, names: list[str]) -> pa.Table:
+    """Lines of any kind, split by patterns."""
+    lines = part.decode().removesuffix("\n").split("\n")
+    frame = pl.DataFrame({"text": lines}).with_columns(
         pl.col("text").str.strip_chars_end("\r"),
-        file=pl.lit(Path(path).name),
-        line=pl.col("row").cast(pl.Int64) + 1,
+        line=pl.int_range(pl.len(), dtype=pl.Int64) + first_line,
     )
-    if fmt.names is None:
-        lines = lines.filter(pl.col("row") > 0)
-    parsed = lines.with_columns(_fields(fmt, names)).unnest("fields")
+    fields = frame.with_columns(_fields(fmt, names)).unnest("fields")
     reason = _reason(fmt, len(names))
-    return parsed.with_columns(reason=reason).select(
-        *names, "file", "line", "reason", text=pl.when(reason.is_not_null()).then(pl.col("text"))
+    parsed = fields.with_columns(reason=reason).select(
+        *names, "line", "reason", text=pl.when(reason.is_not_null()).then(pl.col("text"))
     )
+    return parsed.to_arrow()
 
 
 def _reason(fmt: TextFormat, num_fields: int) -> pl.Expr:
@@ -106,8 +211,7 @@ def _reason(fmt: TextFormat, num_fields: int) -> pl.Expr:
     return (
         pl.when(text.str.strip_chars() == "")
         .then(pl.lit("blank line"))
-        # ``as_utf8`` put this character where bytes could not be decoded.
-        .when(text.str.contains("\ufffd", literal=True))
+        .when(text.str.contains(UNDECODED, literal=True))
         .then(pl.lit(f"not valid {fmt.encoding}"))
         .when(pl.col("is_malformed"))
         .then(
@@ -174,7 +278,7 @@ def split_header(path: Path, fmt: TextFormat) -> list[str]:
 
 
 def as_utf8(path: Path, encoding: str, work: Path) -> Path:
-    """The file itself if it is valid UTF-8, else a copy in ``work`` that is, bad bytes as U+FFFD.
+    """The file itself if it is valid UTF-8, else a copy in ``work`` that is, bad bytes as ``UNDECODED``.
 
     Raises ``InputError`` where the file is missing, empty, unreadable or no text.
     """
@@ -184,11 +288,12 @@ def as_utf8(path: Path, encoding: str, work: Path) -> Path:
         _require_text(path)
         if encoding == "utf-8" and _is_utf8(path):
             return path
-        # Polars reads UTF-8 alone, and stops at the first bad byte. In a copy each bad byte is a
-        # replacement character, so that only the lines with one are rejected.
+        # Polars reads UTF-8 alone, and stops at the first bad byte. In a copy bad bytes are marked, so
+        # that only the lines with one are rejected.
         copy = work / f"utf8-{zlib.crc32(str(path).encode()):08x}-{path.name}"
         # Incremental, since a character of several bytes may lie across two chunks.
-        decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+        codecs.register_error("mark undecoded", lambda error: (UNDECODED, error.end))
+        decoder = codecs.getincrementaldecoder(encoding)(errors="mark undecoded")
         with path.open("rb") as source, copy.open("wb") as sink:
             while chunk := source.read(CHUNK_BYTES):
                 sink.write(decoder.decode(chunk).encode())

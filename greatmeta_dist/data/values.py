@@ -87,7 +87,10 @@ def number_value(column: str, kind: pl.DataType) -> Value:
 
 
 def time_value(column: str, kind: pl.DataType, *, unit: str) -> Value:
-    """Times as seconds since 1970, Float64. Numbers are in ``unit``; text is numbers or ISO 8601."""
+    """Times as seconds since 1970, Float64.
+
+    Numbers are in ``unit``; text is numbers or ISO 8601.
+    """
     value, is_null = pl.col(column), pl.col(column).is_null()
     text = value.cast(pl.String)
     if kind in (pl.Date, pl.Datetime):
@@ -99,7 +102,9 @@ def time_value(column: str, kind: pl.DataType, *, unit: str) -> Value:
     else:
         stripped = text.str.strip_chars()
         number = stripped.cast(pl.Float64, strict=False) / PER_SECOND[unit]
-        moment = stripped.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
+        # Of numbers, to_datetime would try every format that it knows.
+        no_number = pl.when(number.is_null() & ~is_missing(stripped)).then(stripped)
+        moment = no_number.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
         seconds = pl.coalesce(number, moment.dt.epoch("us").cast(pl.Float64) / 1e6)
         is_absent = is_missing(stripped)
     is_good = seconds.is_finite().fill_null(False) & ~is_absent & (seconds >= MIN_TIME_S)

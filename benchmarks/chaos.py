@@ -1,11 +1,11 @@
 """Kills at random moments: does every training end with the bits of an undisturbed one?
 
-``python -m benchmarks.chaos --work DIR [--kills 20] [--seed 0] [--kinds KIND …] [--json FILE]``.
-Real processes, ended by SIGKILL: a worker, the worker that holds the coordinator, the driver while
-a checkpoint is being written, on this machine's processes and on Ray; and a raylet with all it
-started, of a Ray cluster of three nodes on this machine, after which the training must go on with
-half the workers. A *silent* worker is stopped, not ended. A run whose driver died is started again
-by the same command.
+``python -m benchmarks.chaos --work DIR [--kills 24] [--seed 0] [--kinds KIND …] [--json FILE]``.
+Real processes are ended by SIGKILL, with and without Ray: a worker, the worker that holds the
+coordinator, and the driver while a checkpoint is being written. On Ray also a raylet with all that
+it started, of a cluster of three nodes on this machine; the training must then go on with half the
+workers. A *silent* worker is stopped, not ended. A run whose driver died is started again by the
+same command.
 """
 
 import argparse
@@ -19,11 +19,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import environment
+from benchmarks.environment import write_result
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.display import Display
@@ -44,16 +44,16 @@ PATIENCE_S = 240.0
 
 
 def digest(run: Path) -> str:
-    """Hash of all that a run's last checkpoint holds: θ, φ, optimizers, means, steps, users."""
-    found, skipped = checkpoint.load_latest(run / "checkpoints")
-    assert found is not None
+    """Hash of all that a run's last checkpoint holds: θ, φ, optimizers, means, factor averages."""
+    saved, skipped = checkpoint.load_latest(run / "checkpoints")
+    assert saved is not None
     assert not skipped
-    total = hashlib.sha256(f"{found.step}".encode())
-    for table, tensors in sorted({"": found.dense, **found.tables}.items()):
+    digest_so_far = hashlib.sha256(f"{saved.step}".encode())
+    for table, tensors in sorted({"": saved.dense, **saved.tables}.items()):
         for name, tensor in sorted(tensors.items()):
-            total.update(f"{table}/{name}".encode())
-            total.update(tensor.contiguous().numpy().tobytes())
-    return total.hexdigest()
+            digest_so_far.update(f"{table}/{name}".encode())
+            digest_so_far.update(tensor.contiguous().numpy().tobytes())
+    return digest_so_far.hexdigest()
 
 
 def command(store: Path, run: Path, *options: str) -> list[str]:
@@ -90,46 +90,54 @@ class Training:
             self.process = subprocess.Popen(self.words, stdout=out, stderr=out, env=environ)
 
     def workers(self) -> list[dict[str, Any]]:
-        """Who trains now; empty before the first start."""
+        """The workers that train now; empty before the first start."""
         try:
-            found: list[dict[str, Any]] = json.loads((self.run / "workers.json").read_text())
+            workers: list[dict[str, Any]] = json.loads((self.run / "workers.json").read_text())
         except FileNotFoundError:
             return []
-        return found
+        return workers
 
-    def wait(self, what: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
-        """Until something is so, or the process ends."""
+    def wait(self, condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
+        """Wait until a condition holds; what it returns then.
+
+        Raises ``RuntimeError`` where the process ends before, or patience does.
+        """
         deadline = time.monotonic() + patience_s
-        while not (found := what()):
+        while not (value := condition()):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"it did not come to that: {self.log.read_text()[-2000:]}")
             time.sleep(0.002)
-        return found
+        return value
 
     def end(self) -> int:
+        """Wait for its end; the exit code."""
         return self.process.wait(PATIENCE_S)
 
 
 @dataclass(frozen=True)
 class Result:
-    """One kill."""
+    """One kill, and how the training came out of it."""
 
     kind: str
     after_s: float
-    """From the start of the training's workers."""
+    """From the start of the training's workers to the kill."""
     at_step: int
-    """Of the last checkpoint then."""
+    """The step of the last checkpoint at the kill."""
     seconds: float
     """From the kill until the training's workers had started again."""
     workers: int
-    """In the end."""
+    """Number of workers in the end."""
     is_same: bool
+    """Whether the bits are those of the undisturbed training."""
 
 
 def kill(
     training: Training, kind: str, rng: random.Random, duration: float, nodes: "Nodes | None"
 ) -> Result:
-    """Start, kill at a random moment, see it end."""
+    """Start a training, kill at a random moment, and wait for its end.
+
+    ``duration`` is how long an undisturbed one takes, in seconds. ``is_same`` is left False.
+    """
     training.start()
     before = training.wait(training.workers)
     start = time.monotonic()
@@ -185,21 +193,21 @@ class Nodes:
         return str(self._cluster.address)
 
     def fill(self) -> None:
-        """Back to two nodes."""
+        """Add nodes until there are two."""
         while len(self._nodes) < 2:
             node = self._cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
             self._nodes.append(node)
 
     def kill_one(self) -> None:
-        """SIGKILL the raylet of a node and all it started, as when a machine dies.
+        """SIGKILL the raylet of a node and all that it started, as when a machine dies.
 
-        Of a node with a worker, not the one that the driver is attached to.
+        The node is one with a worker, not the one that the driver is attached to.
         """
         for node in self._nodes:
             (raylet,) = node.all_processes["raylet"]
-            family = _descendants(raylet.process.pid)
-            if not any("Mailbox" in title for title in family.values()):
-                for pid in (raylet.process.pid, *family):
+            descendants = _descendants(raylet.process.pid)
+            if not any("Mailbox" in title for title in descendants.values()):
+                for pid in (raylet.process.pid, *descendants):
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
                 self._nodes.remove(node)
@@ -211,7 +219,7 @@ class Nodes:
 
 
 def _descendants(root: int) -> dict[int, str]:
-    """Processes that a process started, and those that they did, with their command lines."""
+    """Processes that a process started, directly or not, with their command lines."""
     parent, title = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -219,16 +227,17 @@ def _descendants(root: int) -> dict[int, str]:
                 (folder / "stat").read_text().rpartition(")")[2].split()[1]
             )
             title[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
-    found: dict[int, str] = {}
+    descendants: dict[int, str] = {}
     level = {root}
     while level:
         level = {pid for pid, above in parent.items() if above in level and pid in title}
-        found |= {pid: title[pid] for pid in level}
-    return found
+        descendants |= {pid: title[pid] for pid in level}
+    return descendants
 
 
 @contextmanager
 def cluster(kinds: list[str]) -> Iterator[Nodes | None]:
+    """The nodes that these kinds of kills need; None where none needs any."""
     if not any(kind.startswith("ray") for kind in kinds):
         yield None
         return
@@ -239,22 +248,22 @@ def cluster(kinds: list[str]) -> Iterator[Nodes | None]:
         nodes.close()
 
 
+def undisturbed(store: Path, run: Path) -> tuple[str, float]:
+    """The digest of a training that nobody disturbs, and the seconds it takes."""
+    training = Training(command(store, run, "cluster.workers=2"), run, run.with_suffix(".log"))
+    training.start()
+    training.wait(training.workers)
+    start = time.monotonic()
+    if training.end():
+        raise RuntimeError(training.log.read_text()[-2000:])
+    return digest(run), time.monotonic() - start
+
+
 def disturb(work: Path, kinds: list[str], seed: int, tell: Callable[[str], None]) -> list[Result]:
-    """One training for each of the kinds, each killed once."""
+    """One training for each of the kinds, each killed once; ``tell`` is given a line for each."""
     store = work / "store"
     prepare(DataConfig(users=400, items=200, mean_interactions=30), store)
-    quiet = Training(
-        command(store, work / "undisturbed", "cluster.workers=2"),
-        work / "undisturbed",
-        work / "undisturbed.log",
-    )
-    quiet.start()
-    quiet.wait(quiet.workers)
-    start = time.monotonic()
-    if quiet.end():
-        raise RuntimeError(quiet.log.read_text()[-2000:])
-    duration = time.monotonic() - start
-    expected = digest(quiet.run)
+    expected, duration = undisturbed(store, work / "undisturbed")
     rng = random.Random(seed)
     results = []
     with cluster(kinds) as nodes:
@@ -266,8 +275,8 @@ def disturb(work: Path, kinds: list[str], seed: int, tell: Callable[[str], None]
                 options.append("cluster.workers=" + ("[1,2]" if kind == "raylet" else "2"))
             run = work / f"kill-{number}"
             training = Training(command(store, run, *options), run, work / f"kill-{number}.log")
-            found = kill(training, kind, rng, duration, nodes)
-            result = Result(**{**asdict(found), "is_same": digest(run) == expected})
+            result = kill(training, kind, rng, duration, nodes)
+            result = replace(result, is_same=digest(run) == expected)
             results.append(result)
             tell(
                 f"{number + 1:3}  {kind:16} after {result.after_s:5.1f} s, step {result.at_step:4}"
@@ -290,9 +299,7 @@ def main() -> None:
     results = disturb(options.work, kinds, options.seed, Display().say)
     same = sum(r.is_same for r in results)
     print(f"{same} of {len(results)} trainings ended with the bits of the undisturbed one")
-    if options.json:
-        found = {"environment": environment(), "kills": [asdict(r) for r in results]}
-        options.json.write_text(json.dumps(found, indent=1))
+    write_result(options.json, options, {"kills": [asdict(r) for r in results]})
     sys.exit(same != len(results))
 
 

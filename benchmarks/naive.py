@@ -1,7 +1,10 @@
-"""One meta step as DESIGN.md section 2 writes it: one user at a time, autograd, no factors kept.
+"""One meta step as DESIGN.md section 2 writes it: one user at a time, by autograd.
 
-Shares nothing with the production step but the tensors it starts from. The scheduler's gradient is
-taken straight through θ'. The reference of the tests, in float64, and of ``benchmarks.meta_step``.
+It shares nothing with the production step but the tensors it starts from. The scheduler's gradient
+is taken straight through θ'. Tests compare the production step with it in float64, and
+``benchmarks.meta_step`` compares their speed.
+
+Shapes: B users, n rows of a user's set, F feature fields, d embedding width, D = F·d input width.
 """
 
 import math
@@ -39,7 +42,7 @@ class User:
     """Of clicks: the logit of each row's prior probability."""
 
     def context_label(self) -> list[float]:
-        """What each support row tells the context: its label, or twice a click's residual."""
+        """What enters the context of each support row: its label, or twice a click's residual."""
         if self.support_logit is None:
             return self.support_label
         pairs = zip(self.support_label, self.support_logit, strict=True)
@@ -48,6 +51,8 @@ class User:
 
 @dataclass
 class Settings:
+    """The form of the model and of the step."""
+
     num_steps: int
     inner_rate: float
     outer_rate: float
@@ -65,12 +70,13 @@ class Settings:
     support_damping: float = 0.0
     """Support sums are divided by the rows and this."""
     is_balanced: bool = False
-    """Whether φ learns from what the users should count, in place of the look ahead."""
+    """Whether φ learns the users' target weights, in place of a look ahead."""
     is_averaging: bool = False
     """Whether the scheduler sees means of a user's gradient factors over its visits."""
 
 
 def pooled(table: Tensor, values: list[int], is_mean: bool) -> Tensor:
+    """One field's feature [d] from the table's rows of its values."""
     if not values:
         return torch.zeros(table.shape[1], dtype=table.dtype)
     total = torch.stack([table[v] for v in values]).sum(0)
@@ -78,19 +84,22 @@ def pooled(table: Tensor, values: list[int], is_mean: bool) -> Tensor:
 
 
 def inputs(tables: list[Tensor], user: User, rows: list[list[list[int]]], s: Settings) -> Tensor:
-    """x [n, D]; tables are one per field, indexed by global row."""
-    num_user = len(user.user_fields)
-    out = []
-    for row in rows:
-        parts = [
-            pooled(tables[f], v, s.is_mean[f]) for f, v in enumerate([*user.user_fields, *row])
+    """x [n, D]; there is one table for each field, indexed by global row."""
+    return torch.stack(
+        [
+            torch.cat(
+                [
+                    pooled(tables[f], v, s.is_mean[f])
+                    for f, v in enumerate([*user.user_fields, *row])
+                ]
+            )
+            for row in rows
         ]
-        assert len(parts) == num_user + len(row)
-        out.append(torch.cat(parts))
-    return torch.stack(out)
+    )
 
 
 def forward(x: Tensor, context: Tensor, a: dict[str, Tensor], s: Settings) -> Tensor:
+    """Predictions [n] from x [n, D] and the context [C]."""
     act = ACTIVATIONS[s.activation]
     h = x
     t = None
@@ -114,6 +123,7 @@ def forward(x: Tensor, context: Tensor, a: dict[str, Tensor], s: Settings) -> Te
 def loss_of(
     tables: list[Tensor], a: dict[str, Tensor], user: User, which: str, s: Settings
 ) -> Tensor:
+    """The user's loss on the ``support`` or ``query`` set."""
     rows, label = (
         (user.support, user.support_label) if which == "support" else (user.query, user.query_label)
     )
@@ -134,15 +144,14 @@ def loss_of(
     logit = user.support_logit if which == "support" else user.query_logit
     if logit is not None:
         prediction = prediction + torch.tensor(logit, dtype=x.dtype)
-    share = 1 / (len(y) + (s.support_damping if which == "support" else 0))
+    row_weight = 1 / (len(y) + (s.support_damping if which == "support" else 0))
     if s.loss == "mse":
-        return share * ((prediction - y) ** 2).sum()
-    return share * F.binary_cross_entropy_with_logits(prediction, y, reduction="sum")
+        return row_weight * ((prediction - y) ** 2).sum()
+    return row_weight * F.binary_cross_entropy_with_logits(prediction, y, reduction="sum")
 
 
 def context_features(tables: list[Tensor], user: User, s: Settings) -> Tensor:
-    """What the support says of a user: the label-weighted mean of its items' features, of each
-    field the first 16."""
+    """The label-weighted mean of the support items' features: each field's first 16 columns."""
     width = tables[0].shape[1]
     num_fields = len(tables) - len(user.user_fields)
     if not user.support:
@@ -154,16 +163,31 @@ def context_features(tables: list[Tensor], user: User, s: Settings) -> Tensor:
 
 
 def gradient(loss: Tensor, leaves: list[Tensor]) -> list[Tensor]:
-    found = torch.autograd.grad(loss, leaves, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, leaves, strict=True)]
+    """The gradient of each tensor; zeros where it does not enter the loss."""
+    grads = torch.autograd.grad(loss, leaves, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(grads, leaves, strict=True)]
 
 
 def leaf(t: Tensor) -> Tensor:
+    """A copy that gradients are taken of."""
     return t.detach().clone().requires_grad_()
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum() / (a.norm().clamp(min=1e-8) * b.norm().clamp(min=1e-8))
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is taken from one user."""
+
+    loss: Tensor
+    """Query loss after adaptation."""
+    unadapted_loss: Tensor
+    gradient: list[Tensor]
+    """g: of the tables, then of A."""
+    unadapted: list[Tensor]
+    """g⁰, of A."""
 
 
 class NaiveStep:
@@ -186,60 +210,15 @@ class NaiveStep:
         """Gradient factors of each user's visits, where they are averaged."""
 
     def __call__(self, users: list[User]) -> dict:
-        s = self.s
-        grads, losses, gaps, losses_before = [], [], [], []
-        for user in users:
-            a = {k: leaf(v) for k, v in self.layers.items()}
-            for _ in range(s.num_steps):
-                g = gradient(loss_of(self.tables, a, user, "support", s), list(a.values()))
-                a = {k: leaf(v - s.inner_rate * d) for (k, v), d in zip(a.items(), g, strict=True)}
-            loss = loss_of(self.tables, a, user, "query", s)
-            grads.append(gradient(loss, [*self.tables, *a.values()]))
-            losses.append(loss.detach())
-            loss_before = loss_of(self.tables, self.layers, user, "query", s)
-            losses_before.append(loss_before.detach())
-            before = gradient(loss_before, list(self.layers.values()))
-            after = grads[-1][len(self.tables) :]
-            gaps.append(torch.stack([cosine(x, y) for x, y in zip(after, before, strict=True)]))
-
-        num_fields = len(self.tables)
-        mean = [torch.stack(same).sum(0) / s.nominal_users for same in zip(*grads, strict=True)]
-        agreement = [
-            torch.stack(
-                [
-                    (g[p] * mean[p]).sum() if p < num_fields else cosine(g[p], mean[p])
-                    for p in range(len(g))
-                ]
-            )
-            for g in grads
-        ]
-        if s.magnitude == "losses":
-            both = (torch.stack(losses), torch.stack(losses_before))
-            magnitude = torch.stack(both, 1).clamp(min=1e-6).log()
-        else:
-            each = [
-                loss if s.magnitude == "loss" else sum(x.norm() for x in g)
-                for loss, g in zip(losses, grads, strict=True)
-            ]
-            magnitude = torch.stack(each)[:, None]
-        kinds = [magnitude, torch.stack(gaps), torch.stack(agreement)]
-        if s.is_averaging:
-            self.visits.append([torch.cat(own) for own in zip(*kinds, strict=True)])
-            assert len(self.visits) <= 10  # from then on the mean moves by a tenth
-            by_user = zip(*self.visits, strict=True)
-            kinds = [torch.stack([sum(v) / len(v) for v in by_user])]
-        if s.is_balanced and s.context == "support":
-            with torch.no_grad():
-                kinds.append(
-                    torch.stack([context_features(self.tables, user, s) for user in users])
-                )
-        columns = torch.cat(kinds, 1)
-
+        """One step on a global batch: losses and weights [B], and the factors' columns [B, ·]."""
+        tasks = [self._task(user) for user in users]
+        grads = [task.gradient for task in tasks]
+        columns = self._columns(users, tasks)
         params = [*self.tables, *self.layers.values()]
         self.scheduler.observe(columns)
         weights = self.scheduler(columns)
         self.phi.zero_grad()
-        if s.is_balanced:
+        if self.s.is_balanced:
             target = torch.tensor([u.target_weight for u in users], dtype=columns.dtype)
             total = -(target / target.sum() * weights.log()).sum()
         else:
@@ -254,11 +233,79 @@ class NaiveStep:
             p.grad = sum(w * g[k] for w, g in zip(final, grads, strict=True)).clamp(-10, 10)
         self.theta.step()
         return {
-            "loss": torch.stack(losses),
+            "loss": torch.stack([task.loss for task in tasks]),
             "columns": columns,
             "first_weights": weights.detach(),
             "weights": final,
         }
+
+    def _task(self, user: User) -> Task:
+        """Steps 1 and 2: adapt, and take both gradients."""
+        s = self.s
+        a = {k: leaf(v) for k, v in self.layers.items()}
+        for _ in range(s.num_steps):
+            g = gradient(loss_of(self.tables, a, user, "support", s), list(a.values()))
+            a = {k: leaf(v - s.inner_rate * d) for (k, v), d in zip(a.items(), g, strict=True)}
+        loss = loss_of(self.tables, a, user, "query", s)
+        adapted = gradient(loss, [*self.tables, *a.values()])
+        unadapted_loss = loss_of(self.tables, self.layers, user, "query", s)
+        unadapted = gradient(unadapted_loss, list(self.layers.values()))
+        return Task(loss.detach(), unadapted_loss.detach(), adapted, unadapted)
+
+    def _columns(self, users: list[User], tasks: list[Task]) -> Tensor:
+        """Step 3: the factors of all users, as columns [B, ·]."""
+        s = self.s
+        kinds = [self._magnitude(tasks), self._gap(tasks), self._agreement(tasks)]
+        if s.is_averaging:
+            self.visits.append([torch.cat(of_user) for of_user in zip(*kinds, strict=True)])
+            assert len(self.visits) <= 10  # from then on the mean moves by a tenth
+            by_user = zip(*self.visits, strict=True)
+            kinds = [torch.stack([sum(v) / len(v) for v in by_user])]
+        if s.is_balanced and s.context == "support":
+            with torch.no_grad():
+                kinds.append(
+                    torch.stack([context_features(self.tables, user, s) for user in users])
+                )
+        return torch.cat(kinds, 1)
+
+    def _magnitude(self, tasks: list[Task]) -> Tensor:
+        losses = torch.stack([task.loss for task in tasks])
+        if self.s.magnitude == "losses":
+            both = (losses, torch.stack([task.unadapted_loss for task in tasks]))
+            return torch.stack(both, 1).clamp(min=1e-6).log()
+        if self.s.magnitude == "loss":
+            return losses[:, None]
+        norms = [sum(x.norm() for x in task.gradient) for task in tasks]
+        return torch.stack(norms)[:, None]
+
+    def _gap(self, tasks: list[Task]) -> Tensor:
+        num_fields = len(self.tables)
+        return torch.stack(
+            [
+                torch.stack(
+                    [
+                        cosine(g, g0)
+                        for g, g0 in zip(task.gradient[num_fields:], task.unadapted, strict=True)
+                    ]
+                )
+                for task in tasks
+            ]
+        )
+
+    def _agreement(self, tasks: list[Task]) -> Tensor:
+        num_fields, grads = len(self.tables), [task.gradient for task in tasks]
+        mean = [torch.stack(g).sum(0) / self.s.nominal_users for g in zip(*grads, strict=True)]
+        return torch.stack(
+            [
+                torch.stack(
+                    [
+                        (g[p] * mean[p]).sum() if p < num_fields else cosine(g[p], mean[p])
+                        for p in range(len(g))
+                    ]
+                )
+                for g in grads
+            ]
+        )
 
     def _look_ahead(
         self,
@@ -280,12 +327,13 @@ class NaiveStep:
 
 def unstack(model: Recommender, layers: dict[str, Tensor]) -> dict[str, Tensor]:
     """A by published tensors, the ``film`` stack taken apart, in the order of the factors."""
-    out: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, tensor in layers.items():
         if name != "film.weight":
-            out[name] = tensor
+            tensors[name] = tensor
             continue
-        parts = tensor.split(model.layers["film"].splits)
+        stacked = tensor.split(model.layers["film"].splits)
         for k in range(len(model.hidden)):
-            out[f"scale_{k + 1}.weight"], out[f"shift_{k + 1}.weight"] = parts[2 * k : 2 * k + 2]
-    return out
+            tensors[f"scale_{k + 1}.weight"] = stacked[2 * k]
+            tensors[f"shift_{k + 1}.weight"] = stacked[2 * k + 1]
+    return tensors

@@ -20,7 +20,13 @@ from greatmeta_dist.options.compose import compose_config, sweep
 
 SMALL_DATA = ["data.users=300"]
 """Added to ``prepare data=synthetic``."""
-SMALL_TRAINING = ["train.steps=4", "train.valid_every=2", "train.log_every=2"]
+SMALL_TRAINING = [
+    "train.steps=4",
+    "train.valid_every=2",
+    "train.log_every=2",
+    "priors.bayesian_mf.num_starts=1",
+    "priors.content.tree_iterations=5",
+]
 """Added to every training that starts."""
 SMALL_CODE = {r"\bsteps=\d+": "steps=4", r"\bvalid_every=\d+": "valid_every=2"}
 """What is replaced in Python code."""
@@ -30,14 +36,13 @@ OTHER_PROGRAMS = ("cd", "git", "ray", "kubectl")
 """Programs of others that documents may show."""
 STORES = {
     "stores/first": "data=synthetic",
-    "stores/synthetic": "data=synthetic",
     "stores/mine": "data=csv data.path=log.csv data.columns.user=uid data.columns.item=iid "
     "data.columns.rating=stars",
     "stores/ml-1m": "data=movielens_1m data.path=ml-1m",
     "stores/ml-100k": "data=recbole data.path=ml-100k data.split=ml-100k/split.tsv",
 }
 """How the stores are prepared that a document names without showing it."""
-RUNS = {"runs/first": "stores/first", "runs/synthetic": "stores/synthetic"}
+RUNS = {"runs/first": "stores/first", "runs/synthetic": "stores/first"}
 """The stores of runs that a document names without showing their training."""
 
 

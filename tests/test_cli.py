@@ -280,16 +280,18 @@ def test_a_preparation_that_failed_leaves_nothing_but_its_rejects(capsys, tmp_pa
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("greatmeta_dist.data.prepare.write_manifest", full)
+        patched.setattr("greatmeta_dist.data.preparation.write_manifest", full)
         assert run(capsys, *made)[0] == 1
     assert {p.name for p in (tmp_path / "store").iterdir()} == {".lock", "rejects.parquet"}
-    for left in (".preparing", "shards", "factorisations"):  # of one that was killed
-        (tmp_path / "store" / left).mkdir()
-    (tmp_path / "store" / "factorisations" / "7-items.arrow").touch()
+    for unfinished in (".preparing", "shards", "vocab"):  # of one that was killed
+        (tmp_path / "store" / unfinished).mkdir()
+    (tmp_path / "store" / "shards" / "train-00099.arrow").touch()
     assert run(capsys, *made)[0] == 0
-    written = [f"factorisations/{k}-{side}.arrow" for k in range(4) for side in ("items", "users")]
     checksums = Store(tmp_path / "store").manifest.checksums
-    assert [name for name in checksums if name.startswith("factorisations/")] == written
+    files = (p for p in (tmp_path / "store").rglob("*") if p.is_file())
+    written = {str(p.relative_to(tmp_path / "store")) for p in files}
+    assert written == {*checksums, ".lock", "manifest.json"}
+    assert not (tmp_path / "store" / ".preparing").exists()
 
 
 def test_where_every_checkpoint_is_damaged_it_is_said(capsys, store, tmp_path):

@@ -1,9 +1,11 @@
 """Imports run one way (DESIGN.md section 9)."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent.parent / "greatmeta_dist"
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "greatmeta_dist"
 LEVELS = {
     "errors": 0,
     "ragged": 0,
@@ -28,57 +30,84 @@ LEVELS = {
     "__main__": 13,
 }
 """A module may import modules of its own folder or of a lower level."""
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Absolute module names a file imports, wherever in it the import stands."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} uses a relative import"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
-    return found
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return frozenset(names)
 
 
 def unit(name: str) -> str:
     return name.split(".")[0]
 
 
+def packages(path: Path) -> set[str]:
+    """Top-level packages a file imports."""
+    return {unit(name) for name in imports(path)}
+
+
+def test_every_folder_and_module_has_a_level():
+    units = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in FILES}
+    assert units - {"__init__"} == LEVELS.keys()
+
+
 def test_imports_run_one_way():
-    for path in PACKAGE.rglob("*.py"):
-        own = unit(".".join(path.relative_to(PACKAGE).with_suffix("").parts))
-        if own == "__init__":
+    for path in FILES:
+        importer = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        if importer == "__init__":
             continue
         for name in imports(path):
             if name.startswith("greatmeta_dist."):
-                other = unit(name.removeprefix("greatmeta_dist."))
-                assert other == own or LEVELS[other] < LEVELS[own], f"{path} imports {name}"
+                imported = unit(name.removeprefix("greatmeta_dist."))
+                is_below = LEVELS.get(imported, 99) < LEVELS[importer]
+                assert imported == importer or is_below, f"{path} imports {name}"
 
 
-def test_meta_imports_torch_only():
-    allowed = {
-        "torch",
-        "greatmeta_dist",
-        "collections",
-        "dataclasses",
-        "functools",
-        "typing",
-        "math",
-    }
+def test_no_module_imports_itself_through_others():
+    names = (".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES)
+    modules = dict(zip((n.removesuffix(".__init__") for n in names), FILES, strict=True))
+    done: set[str] = set()
+
+    def visit(module: str, importers: tuple[str, ...]) -> None:
+        assert module not in importers, " → ".join((*importers, module))
+        if module not in done:
+            for name in sorted(imports(modules[module]) & modules.keys() - {module}):
+                visit(name, (*importers, module))
+            done.add(module)
+
+    for module in modules:
+        visit(module, ())
+
+
+def test_meta_imports_torch_and_the_standard_library_only():
+    allowed = {"torch", "collections", "dataclasses", "functools", "typing", "math"}
     for path in (PACKAGE / "meta").rglob("*.py"):
         for name in imports(path):
-            assert name.split(".")[0] in allowed, f"{path} imports {name}"
+            is_meta = name.startswith("greatmeta_dist.meta")
+            assert is_meta or unit(name) in allowed, f"{path} imports {name}"
+
+
+def test_priors_know_no_store():
+    for path in (PACKAGE / "priors").rglob("*.py"):
+        assert not packages(path) & {"polars", "pyarrow", "ray", "hydra", "omegaconf"}, path
 
 
 def test_polars_stops_at_data():
-    for path in PACKAGE.rglob("*.py"):
-        if "data" not in path.relative_to(PACKAGE).parts:
-            assert not any(n.split(".")[0] == "polars" for n in imports(path)), path
+    for path in FILES:
+        if path.relative_to(PACKAGE).parts[0] != "data":
+            assert "polars" not in packages(path), path
 
 
 def test_only_launch_knows_ray():
-    for path in PACKAGE.rglob("*.py"):
-        if path.parent.name != "launch":
-            assert not any(n.split(".")[0] == "ray" for n in imports(path)), path
+    for path in FILES:
+        if path.relative_to(PACKAGE).parts[0] != "launch":
+            assert "ray" not in packages(path), path

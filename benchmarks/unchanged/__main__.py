@@ -25,6 +25,7 @@ from benchmarks.environment import write_result
 from benchmarks.unchanged.compare import Difference, compare_runs
 from benchmarks.unchanged.old_store import require_same_tasks, write_old_priors
 from greatmeta_dist.data.store import Store
+from greatmeta_dist.display import Display
 from greatmeta_dist.options.compose import compose_config
 from greatmeta_dist.training.prior_cache import cache_folder
 
@@ -71,15 +72,20 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.steps = 10
-    rows, moved = [], {}
+    rows: list[Row] = []
+    moved: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
+        work, chosen = Path(folder), cases(options)
         programs = check_out(options.commit, work / "checkout"), this_program()
-        for case in cases(options):
-            comparison = Comparison(case, programs, work / case.name, options.steps)
-            comparison.prepare()
-            moved[case.name] = comparison.write_old_priors()
-            rows += [row for num in options.workers for row in comparison.rows(num)]
+        total = len(chosen) * len(options.workers)
+        with Display(Console(stderr=True)).bar("unchanged", total, "comparisons") as bar:
+            for case in chosen:
+                comparison = Comparison(case, programs, work / case.name, options.steps)
+                comparison.prepare()
+                moved[case.name] = comparison.write_old_priors()
+                for workers in options.workers:
+                    rows += comparison.rows(workers)
+                    bar.update(len(rows) // 2, f"{case.name}, {workers} workers")
     show(rows, moved, options.commit)
     found = [{**asdict(row), "is_as_expected": row.is_as_expected} for row in rows]
     write_result(options.json, options, {"rows": found, "users_in_other_groups": moved})
@@ -151,8 +157,8 @@ class Comparison:
 
 def show(rows: list[Row], moved: dict[str, int], commit: str) -> None:
     """Print the table."""
-    columns = ("data", "priors", "workers", "equal tensors", "largest difference", "losses equal",
-               "RMSE difference", "seconds old", "new", "as expected")  # fmt: skip
+    columns = ("data", "priors", "workers", "equal tensors", "largest difference", "in",
+               "losses equal", "RMSE difference", "seconds old", "new", "as expected")  # fmt: skip
     table = Table(*columns, box=SIMPLE, title=f"this version against {commit}")
     for row in rows:
         difference = row.difference
@@ -162,13 +168,14 @@ def show(rows: list[Row], moved: dict[str, int], commit: str) -> None:
             row.priors,
             str(row.workers),
             f"{difference.tensors - len(difference.unequal)} of {difference.tensors}",
-            f"{difference.largest:.1e} {difference.largest_in}".strip(),
+            f"{difference.largest:.1e}",
+            difference.largest_in,
             "yes" if difference.are_losses_equal else "no",
             f"{difference.rmse:.1e}",
             *seconds,
             "yes" if row.is_as_expected else "NO",
         )
-    console = Console(width=120)
+    console = Console(width=160)
     console.print(table)
     for data, num_users in moved.items():
         if num_users:

@@ -13,8 +13,8 @@ def resample_support_query(
 ) -> TaskTable:
     """The same users with support and query dealt anew at random, as many rows of each.
 
-    ``short_support_rate`` of the users get a shorter support, of a length drawn log-uniformly from 1 row
-    to all, so that adapting to few rows is learnt too.
+    ``short_support_rate`` of the users get a shorter support, of a length drawn log-uniformly from
+    1 row to all, so that adapting to few rows is learnt too.
     """
     num_support, num_query = tasks.support_item.lengths, tasks.query_item.lengths
     user = np.arange(len(tasks))

@@ -48,7 +48,7 @@ class Blend:
         content_mean = self.transform.bias.content_mean
         item, query = tasks.support_item.values, tasks.query_item.values
         residual = tasks.support_label.values - content_mean[item]
-        total, is_known = np.zeros(len(query)), np.ones(len(query), bool)
+        total, is_known = np.zeros(len(query)), np.full(len(query), bool(self.priors))
         for prior in self.priors:
             predicted, knows = prior.predict_residual(
                 tasks.support_item, residual, tasks.query_item

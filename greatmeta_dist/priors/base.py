@@ -10,7 +10,7 @@ Shapes in this package: I items of the catalogue, U users of a chunk, n rows (ra
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,35 +20,39 @@ from greatmeta_dist.config.priors import PriorsConfig
 from greatmeta_dist.ragged import Ragged, offsets_of
 
 Progress = Callable[[str, float], None]
-"""Told what is being fitted, and the share of it that is done, 0 to 1."""
+"""Told what is being fitted, and the fraction of it that is done, 0 to 1."""
 
 
 @dataclass(frozen=True)
 class UserRows:
-    """Rated rows of some users, user by user."""
+    """Ratings of some users, user by user."""
 
     item: Ragged
-    """U lists, n values in all: the items of each user's rows."""
+    """U lists, n values in all: the items that each user rated."""
     rating: NDArray[np.float64]
-    """[n]"""
+    """[n] in the order of ``item.values``."""
 
     def __len__(self) -> int:
         return len(self.item.offsets) - 1
 
     @property
     def user(self) -> NDArray[np.int64]:
-        """[n] which of the users each row is of."""
+        """[n] the user of each row, 0 to U − 1."""
         return np.repeat(np.arange(len(self)), self.item.lengths)
 
     def where(self, is_kept: NDArray[np.bool_]) -> "UserRows":
-        """The rows [n] that are kept; users without any stay, with an empty list."""
+        """The rows where ``is_kept`` [n]; a user who keeps none stays, with an empty list."""
         lengths = np.bincount(self.user[is_kept], minlength=len(self))
         return UserRows(
             Ragged(self.item.values[is_kept], offsets_of(lengths)), self.rating[is_kept]
         )
 
     def matrix(self, values: NDArray, num_items: int) -> sparse.csr_matrix:
-        """Values [n] of the rows as a matrix [U, I], with an entry for every row, even 0."""
+        """Values [n] of the rows as a matrix [U, I].
+
+        Every row has an entry, even where its value is 0: a rating that is just as expected is a
+        rating.
+        """
         return sparse.csr_matrix(
             (values, self.item.values, self.item.offsets), shape=(len(self), num_items)
         )
@@ -63,11 +67,11 @@ class ItemFeature:
     """Distinct values that training has seen, most frequent first."""
     is_list: bool
     codes: Ragged
-    """I lists: which values each item has; ``len(values)`` stands for any other value or none."""
+    """I lists: which of ``values`` each item has. ``len(values)`` is any other value, or none."""
     num_frequent: int
-    """Values that have an embedding row of their own: the first ones."""
+    """How many values have an embedding row of their own: the first ones."""
     number: NDArray[np.float64] | None
-    """[I] the value as a number where values have an order; nan where it is unknown."""
+    """[I] the value as a number, nan where it is unknown; None where values have no order."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class TrainingRows:
         return float(self.item_sum.sum()) / self.num_ratings
 
     def first_users(self, *, max_ratings: int) -> Iterator[UserRows]:
-        """Chunks from the first on, until they hold ``max_ratings``: what a fit is bounded by."""
+        """The first chunks, until they hold ``max_ratings``: so a fit's time is bounded."""
         num_ratings = 0
         for chunk in self.chunks():
             yield chunk
@@ -116,8 +120,12 @@ State = tuple[dict[str, NDArray], dict[str, Any]]
 class Prior(ABC):
     """Something fitted on training rows. Register it in ``extensions.PRIORS``.
 
-    A prior that also has ``predict_residual`` (see ``RatingPrior``) is averaged into predictions.
+    One that predicts ratings is a ``RatingPrior``: its predictions are blended with the model's.
     """
+
+    version: ClassVar[int] = 1
+    """Raise it whenever the same options and rows give other numbers: cached fits are then not
+    taken. Only that of priors named by ``priors.extra`` is read."""
 
     @classmethod
     @abstractmethod
@@ -153,7 +161,7 @@ class RatingPrior(Prior):
     def predict_residual(
         self, support: Ragged, residual: NDArray[np.float64], query: Ragged
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Predict what the query rows' ratings leave of their items' content means.
+        """Predict the query rows' ratings less the content means of their items.
 
         ``support`` and ``query`` hold U lists of items. ``residual`` [support rows] is each known
         rating less the content mean of its item. Returns, for every query row, the predicted

@@ -1,17 +1,19 @@
-"""The bias model: shrunk item means and user offsets. It serves all who need one.
+"""The bias model: shrunk item means and user offsets.
 
-The target transform takes it off ratings before the model sees them, the baselines predict with it,
-and the other priors are fitted to what it leaves.
+All who need a bias model take this one. The target transform subtracts it from ratings before the
+model sees them, the baselines predict with it, and other priors are fitted to what it leaves.
+
+Shapes: I items of the catalogue, U users, n rows (ratings).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from greatmeta_dist.config.priors import PriorsConfig
+from greatmeta_dist.config.priors import BiasConfig, PriorsConfig
 from greatmeta_dist.priors.base import Prior, Progress, State, TrainingRows, UserRows
 from greatmeta_dist.priors.variance_components import VarianceComponents
 
@@ -20,24 +22,24 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class BiasModel:
-    """What a rating is expected to be before anything is learnt: item mean and user offset."""
+    """Predicts a rating as its item's shrunk mean plus its user's shrunk offset."""
 
     item_count: NDArray[np.int64]
     """[I] training ratings of each item."""
     item_sum: Floats
     """[I] their sum."""
     content_mean: Floats
-    """[I] what the item's features predict, which its mean is shrunk towards."""
+    """[I] mean rating that the item's features predict; the item's mean is shrunk towards it."""
     item_damping: float
-    """Ratings' worth of prior of an item's mean."""
+    """Ratings' worth of prior, at ``content_mean``, of an item's mean."""
     user_damping: float
     """Ratings' worth of prior, at 0, of a user's offset."""
 
     def item_means(self, item: NDArray, *, without: Floats | None = None) -> Floats:
         """Shrunk means of items [n].
 
-        ``without`` [n] are training ratings of these items that are to be left out of them: what
-        is learnt from a rating may not know it.
+        ``without`` [n] are training ratings, one of each item, and each is left out of its item's
+        mean: a target that is learnt from must not hold a part of its own answer.
         """
         count, content = self.item_count[item].astype(np.float64), self.content_mean[item]
         total = self.item_sum[item] - content * count
@@ -46,16 +48,22 @@ class BiasModel:
         return content + total / (count + self.item_damping)
 
     def user_offsets(self, residual: Floats, lengths: NDArray[np.int64]) -> Floats:
-        """Shrunk means [U] of users' residuals [n]; ``lengths`` [U] rows of each, end to end."""
+        """Shrunk means [U] of users' residuals [n], ``lengths`` [U] of each, user by user."""
         user = np.repeat(np.arange(len(lengths)), lengths)
         offsets: Floats = np.bincount(user, residual, len(lengths)) / (lengths + self.user_damping)
         return offsets
 
     def training_residuals(self, rows: UserRows) -> Floats:
-        """What item means, without the rating itself, and user offsets leave of ratings [n]."""
-        residual = rows.rating - self.item_means(rows.item.values, without=rows.rating)
-        offsets: Floats = residual - self.user_offsets(residual, rows.item.lengths)[rows.user]
-        return offsets
+        """What item means and user offsets leave of training ratings [n]."""
+        about_items = self.about_item_means(rows)
+        offset = self.user_offsets(about_items, rows.item.lengths)
+        residual: Floats = about_items - offset[rows.user]
+        return residual
+
+    def about_item_means(self, rows: UserRows) -> Floats:
+        """Training ratings [n] less their items' means, each mean without the rating itself."""
+        residual: Floats = rows.rating - self.item_means(rows.item.values, without=rows.rating)
+        return residual
 
 
 class BiasPrior(Prior):
@@ -73,40 +81,31 @@ class BiasPrior(Prior):
         fitted: Mapping[str, Any],
         progress: Progress,
     ) -> Self:
+        # Here, for scikit-learn takes long to import, and a saved prior is used without it.
         from greatmeta_dist.priors.content import content_means
 
         progress("content regression", 0)
-
-        def item_damping(content_mean: Floats) -> float:
-            """Of item means about what features predict."""
-            total = rows.item_sum - content_mean * rows.item_count
-            squares = rows.item_squares - content_mean * (rows.item_sum + total)
-            components = VarianceComponents()
-            components.add(rows.item_count, total, squares)
-            return components.damping(options.bias)
-
+        # The regression weighs items by how far their means are known. This takes a damping before
+        # there are content means, so the first one is about the mean of all ratings.
+        about_mean = _item_damping(rows, np.full(rows.num_items, rows.mean), options.bias)
         content_mean = content_means(
             rows.features,
             rows.item_count,
             rows.item_sum,
-            damping=item_damping(np.full(rows.num_items, rows.mean)),
+            damping=about_mean,
             options=options.content,
             seed=options.seed,
         )
-        without_users = BiasModel(
-            rows.item_count, rows.item_sum, content_mean, item_damping(content_mean), 0.0
-        )
         progress("biases", 0)
-        damping = _user_damping(rows, without_users, options, progress)
-        return cls(
-            BiasModel(
-                rows.item_count,
-                rows.item_sum,
-                content_mean,
-                without_users.item_damping,
-                damping,
-            )
+        items_only = BiasModel(
+            rows.item_count,
+            rows.item_sum,
+            content_mean,
+            item_damping=_item_damping(rows, content_mean, options.bias),
+            user_damping=options.bias.max_damping,
         )
+        user_damping = _user_damping(rows, items_only, options.bias, progress)
+        return cls(replace(items_only, user_damping=user_damping))
 
     def state(self) -> State:
         model = self.model
@@ -132,19 +131,28 @@ class BiasPrior(Prior):
         )
 
 
+def _item_damping(rows: TrainingRows, content_mean: Floats, options: BiasConfig) -> float:
+    """Damping of item means about ``content_mean`` [I], from each item's sums."""
+    total = rows.item_sum - content_mean * rows.item_count
+    # Σ (r − m)² = Σ r² − m (Σ r + Σ (r − m)), so that no pass over the ratings is needed.
+    squares = rows.item_squares - content_mean * (rows.item_sum + total)
+    components = VarianceComponents()
+    components.add(rows.item_count, total, squares)
+    return components.damping(options)
+
+
 def _user_damping(
-    rows: TrainingRows, model: BiasModel, options: PriorsConfig, progress: Progress
+    rows: TrainingRows, model: BiasModel, options: BiasConfig, progress: Progress
 ) -> float:
-    """Of users' offsets from the means of the items they rated."""
+    """Damping of users' offsets from the means of the items they rated."""
     components, num_done = VarianceComponents(), 0
-    for chunk in rows.first_users(max_ratings=options.bias.max_ratings):
-        residual = chunk.rating - model.item_means(chunk.item.values, without=chunk.rating)
-        user = chunk.user
+    for chunk in rows.first_users(max_ratings=options.max_ratings):
+        residual, user = model.about_item_means(chunk), chunk.user
         components.add(
             chunk.item.lengths,
             np.bincount(user, residual, len(chunk)),
             np.bincount(user, residual**2, len(chunk)),
         )
         num_done += len(chunk.rating)
-        progress("biases", num_done / min(rows.num_ratings, options.bias.max_ratings))
-    return components.damping(options.bias)
+        progress("biases", num_done / min(rows.num_ratings, options.max_ratings))
+    return components.damping(options)

@@ -1,6 +1,8 @@
 """Content regression: predicts an item's mean rating from its features.
 
-Items with few ratings are shrunk towards this prediction; items without ratings have nothing else.
+The means of items with few ratings are shrunk towards this prediction. Items without ratings have
+nothing else.
+
 Shapes: I items of the catalogue, R rated items.
 """
 
@@ -38,12 +40,14 @@ def content_means(
     ``count`` and ``total`` are [I]: training ratings of each item and their sum. ``damping`` is the
     ratings' worth of prior of a plain item mean.
 
-    Rated items are predicted by a ridge regression in which an item counts as far as its own mean
-    is known, and in which a feature's rare values are one value. Items without ratings need two
-    things more. Popular items are rated higher, and items without ratings are not popular; so there
-    an item counts as often as it is rated. And rare values are all that is known of many of them,
-    so these have coefficients of their own. Boosted trees take the regression's place where they
-    predict held-out items better.
+    Rated items are predicted by a ridge regression. In it an item counts as far as its own mean is
+    known, and a feature's rare values are one value.
+
+    Items without ratings are predicted by another regression, which differs in three things. An
+    item counts as often as it is rated, because predictions are asked for items that people rate,
+    and popular items are rated higher. A rare value has a coefficient of its own, because it is all
+    that is known of many an item. Boosted trees take the regression's place where they predict
+    held-out items better.
     """
     mean = float(total.sum() / count.sum())
     rated = np.flatnonzero(count)
@@ -71,19 +75,19 @@ def _predict_unrated(
     weight: Floats,
     unrated: NDArray[np.int64],
 ) -> Floats:
-    """Mean ratings of items without ratings, less the mean of all; ``weight`` is [R]."""
+    """Mean ratings of items without ratings, less the mean of all; ``weight`` [R] is of rated ones.
+
+    The better of ridge regression and trees, by their errors on held-out items.
+    """
     of_all, ridge_error = regression.fit_predict(_indicators([f.codes for f in features]), weight)
     predicted: Floats = of_all[unrated]
     columns = _TreeColumns(features, regression.rated, regression.options)
     tuned = regression.tuned
-    known, target, tuned_weight = (
-        columns.of(regression.rated[tuned]),
-        regression.target[tuned],
-        weight[tuned],
-    )
-    make_trees = partial(_trees, regression.options)
+    known = columns.of(regression.rated[tuned])
     if not known.shape[1]:
         return predicted
+    target, tuned_weight = regression.target[tuned], weight[tuned]
+    make_trees = partial(_trees, regression.options)
     if regression.held_out_error(make_trees, known, target, tuned_weight) >= ridge_error:
         return predicted
     trees = make_trees().fit(known, target, sample_weight=tuned_weight)
@@ -94,13 +98,16 @@ def _predict_unrated(
 
 
 def _with_rare_as_one(feature: ItemFeature) -> Ragged:
-    """A feature's values, all rare ones as one: as the model sees them."""
+    """A feature's codes with all rare values as one, as the model's embedding has them."""
     codes = feature.codes
     return Ragged(np.minimum(codes.values, feature.num_frequent), codes.offsets)
 
 
 class _TreeColumns:
-    """What trees see of items: numbers where values have an order, else who has which value."""
+    """What trees see of items: a number where values have an order, else an indicator a value.
+
+    Only values that enough rated items have get an indicator: each costs trees a pass over all.
+    """
 
     def __init__(
         self, features: Sequence[ItemFeature], rated: NDArray[np.int64], options: ContentConfig
@@ -133,13 +140,14 @@ class _Regression:
     target: Floats
     """[R] mean ratings, less the mean of all."""
     tuned: NDArray[np.int64]
-    """Which of the rated items choose the penalty."""
+    """Positions among the rated items of those that choose the penalty."""
     options: ContentConfig
 
     def fit_predict(self, values: sparse.csr_matrix, weight: Floats) -> tuple[Floats, float]:
-        """Predictions for all items, and the error on held-out items.
+        """Predictions for all items [I], and the error on held-out items.
 
-        ``values`` is [I, columns], ``weight`` [R]. Predictions are 0 where features do not help.
+        ``values`` is [I, columns], ``weight`` [R]. All predictions are 0 where held-out items are
+        predicted no better than by their mean.
         """
         known = values[self.rated]
         target, tuned_weight = self.target[self.tuned], weight[self.tuned]
@@ -189,12 +197,15 @@ def _trees(options: ContentConfig) -> HistGradientBoostingRegressor:
 def _indicators(fields: Sequence[Ragged]) -> sparse.csr_matrix:
     """One column for each value of each field: [I, columns].
 
-    A list's entries have length one together, so that an item of many values does not count more.
+    An item of n values of a field has 1/√n in each of their columns. So the row has length 1, and
+    an item of many values does not count more.
     """
     item = np.concatenate([np.repeat(np.arange(len(f.lengths)), f.lengths) for f in fields])
     size = np.concatenate(
         [np.repeat(1 / np.sqrt(np.maximum(n, 1)), n) for n in (f.lengths for f in fields)]
     )
-    starts = np.cumsum([0, *(f.values.max(initial=-1) + 1 for f in fields[:-1])])
-    column = np.concatenate([f.values + start for f, start in zip(fields, starts, strict=True)])
+    first_columns = np.cumsum([0, *(f.values.max(initial=-1) + 1 for f in fields[:-1])])
+    column = np.concatenate(
+        [f.values + first for f, first in zip(fields, first_columns, strict=True)]
+    )
     return sparse.csr_matrix((size, (item, column)))

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from greatmeta_dist.files import sha256
 from greatmeta_dist.priors.base import Prior, Progress, RatingPrior, TrainingRows
 
 VERSION = 1
-"""Raise it whenever the same options on the same rows give other numbers."""
-BUILT_IN = ("bias", "item_factors", "bayesian_mf", "user_groups")
-"""Fitted for every store, in this order."""
+"""Of the required priors' fits. Raise it whenever the same options and rows give other numbers."""
+REQUIRED = ("bias", "item_factors", "bayesian_mf", "user_groups")
+"""The priors that a model is built from, in the order of their fits."""
 MANIFEST = "priors.json"
 
 Priors = Mapping[str, Any]
@@ -32,33 +32,49 @@ Priors = Mapping[str, Any]
 
 
 def prior_names(options: PriorsConfig) -> list[str]:
-    """The priors that are fitted, in order."""
-    return [*BUILT_IN, *(name for name in options.extra if name not in BUILT_IN)]
+    """The priors that are fitted, in order: the required ones, then ``priors.extra``."""
+    return [*REQUIRED, *(name for name in options.extra if name not in REQUIRED)]
 
 
 def fit_priors(rows: TrainingRows, options: PriorsConfig, progress: Progress) -> Priors:
-    """Fit every prior to the training rows; ``progress`` is told the share of all of them.
+    """Fit every prior to the training rows; ``progress`` is told how much of all is done.
 
-    On one thread: waiting threads spin, which is slow beside other busy processes.
+    The same bits with any number of threads.
     """
     priors: dict[str, Any] = {}
     names = prior_names(options)
-    torch.set_num_threads(1)
-    import_module(
-        "sklearn.cluster"
-    )  # brings an OpenMP of its own, which must be there to be limited
-    for number, name in enumerate(names):
+    with _one_thread():
+        for number, name in enumerate(names):
 
-        def of_all(stage: str, share: float, number: int = number) -> None:
-            progress(stage, (number + share) / len(names))
+            def overall(stage: str, fraction: float, number: int = number) -> None:
+                progress(stage, (number + fraction) / len(names))
 
-        with threadpool_limits(1):
-            priors[name] = PRIORS.get(name).fit(rows, options, fitted=priors, progress=of_all)
+            priors[name] = PRIORS.get(name).fit(rows, options, fitted=priors, progress=overall)
     return priors
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute with one thread, then with as many as before.
+
+    The order of sums in products, decompositions and k-means depends on the number of threads, and
+    so do their bits. Little is lost by one thread, for most of the work runs on one anyway.
+    """
+    # The limit binds libraries that are loaded when it is set: scikit-learn's must be.
+    import sklearn  # noqa: F401
+
+    num_threads = torch.get_num_threads()
+    # torch's first work in a thread sets OpenMP's threads to its own number, over any limit.
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(num_threads)
+
+
 def rating_priors(priors: Priors, *, use_bayesian_mf: bool) -> list[RatingPrior]:
-    """Those whose predictions are averaged and blended with the model's."""
+    """The priors whose predictions are averaged and blended with the model's."""
     return [
         prior
         for name, prior in priors.items()
@@ -67,29 +83,39 @@ def rating_priors(priors: Priors, *, use_bayesian_mf: bool) -> list[RatingPrior]
 
 
 def priors_key(store_identity: str, options: PriorsConfig) -> str:
-    """What the priors are a function of: the store, the options, this version of the fits."""
-    basis = {"store": store_identity, "options": asdict(options), "version": VERSION}
+    """A hash of all that decides the priors' bits: store, options, and the fits' versions."""
+    versions = {name: PRIORS.get(name).version for name in options.extra}
+    basis = {
+        "store": store_identity,
+        "options": asdict(options),
+        "version": VERSION,
+        "extra": versions,
+    }
     return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_priors(folder: Path, priors: Mapping[str, Prior], key: str) -> None:
-    """Write priors into an existing folder; its manifest, with a hash of each file, last."""
+    """Write priors into an existing folder: arrays and details of each, then ``priors.json``.
+
+    That one comes last and has a hash of every other file.
+    """
     hashes = {}
     for name, prior in priors.items():
         arrays, details = prior.state()
-        path = folder / f"{name}.safetensors"
-        # safetensors takes the bytes that follow an array's start: a view's would be others.
+        # safetensors takes the bytes that follow an array's start in memory. Those of a view that
+        # is not contiguous, such as a transpose, are other numbers.
         dense = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-        path.write_bytes(safetensors_bytes(dense))
-        (folder / f"{name}.json").write_text(json.dumps(details))
-        for written in (path, folder / f"{name}.json"):
-            hashes[written.name] = sha256(written)
+        arrays_path, details_path = folder / f"{name}.safetensors", folder / f"{name}.json"
+        arrays_path.write_bytes(safetensors_bytes(dense))
+        details_path.write_text(json.dumps(details))
+        for path in (arrays_path, details_path):
+            hashes[path.name] = sha256(path)
     manifest = {"key": key, "names": list(priors), "hashes": hashes}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
 
 def read_key(folder: Path) -> str | None:
-    """The key of the priors in a folder; None where there are none, or not all."""
+    """The key of the priors in a folder; None where there are none, or not all were written."""
     try:
         key: str = json.loads((folder / MANIFEST).read_text())["key"]
     except (OSError, ValueError, KeyError, TypeError):

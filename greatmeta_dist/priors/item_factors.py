@@ -1,7 +1,8 @@
 """Item factors: where items' own embedding rows start.
 
-They are the leading factors of what the bias model leaves of the training ratings. Shapes: I items
-that have factors, k factors.
+They are the leading factors of what the bias model leaves of the training ratings.
+
+Shapes: I items that have factors, k factors.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -40,26 +41,26 @@ class ItemFactorsPrior(Prior):
         fitted: Mapping[str, Any],
         progress: Progress,
     ) -> Self:
-        own = options.item_factors
+        section = options.item_factors
         bias, num_items = fitted["bias"].model, rows.num_items
         progress("item factors", 0)
         residuals = [
             chunk.matrix(bias.training_residuals(chunk).astype(np.float32), num_items)
-            for chunk in rows.first_users(max_ratings=own.max_ratings)
+            for chunk in rows.first_users(max_ratings=section.max_ratings)
         ]
         count = ratings_per_item(residuals, num_items)
-        item = most_rated(count, own.max_items)
+        item = most_rated(count, section.max_items)
         if len(item) < num_items:
             residuals = [matrix[:, item] for matrix in residuals]
-        num_read = 0
+        num_passes = 0
 
-        def read() -> list[sparse.csr_matrix]:
-            nonlocal num_read
-            progress("item factors", num_read / own.num_passes)
-            num_read += 1
+        def chunks() -> list[sparse.csr_matrix]:
+            nonlocal num_passes
+            progress("item factors", num_passes / section.num_passes)
+            num_passes += 1
             return residuals
 
-        return cls(item, item_factors(read, count[item], options=own, seed=options.seed))
+        return cls(item, item_factors(chunks, count[item], options=section, seed=options.seed))
 
     def state(self) -> State:
         return {"item": self.item, "factors": self.factors}, {}
@@ -81,13 +82,14 @@ def item_factors(
     """Factors F [I, k] of items, F Fᵀ about proportional to the covariance of their residuals.
 
     ``chunks`` gives users' residuals [users, I], 0 where unrated, in chunks that are the same at
-    every call; ``count`` [I] says how many each item has. Factors stand strongest first. The
-    squared lengths of rows have mean 1 over ratings, or are 0 where ratings have nothing in common.
+    every call. ``count`` [I] is the number of ratings of each item. Factors stand strongest first.
+    The squared lengths of F's rows have mean 1 over ratings; all are 0 where items have nothing in
+    common.
 
-    With R the residuals over the root of their item's ratings and damping: the leading eigenvectors
-    of RᵀR by randomised subspace iteration (Halko, Martinsson and Tropp, *Finding structure with
-    randomness*, 2011, algorithm 4.4). It runs on chunks, so that memory does not grow with the log.
-    Eigenvalues are taken less the first one left out, the level of the noise.
+    With R the residuals over √(their item's ratings + damping), the leading eigenvectors of RᵀR are
+    found by randomised subspace iteration (Halko, Martinsson and Tropp, *Finding structure with
+    randomness*, 2011, algorithm 4.4). R is read chunk by chunk, so that memory does not grow with
+    the log.
     """
     num_factors = options.num_factors
     scale = (1 / np.sqrt(count + options.damping)).astype(np.float32)[:, None]
@@ -96,13 +98,16 @@ def item_factors(
     basis = np.linalg.qr(start)[0].astype(np.float32)
     for is_last in (False,) * (options.num_passes - 1) + (True,):
         image, scaled_basis = np.zeros_like(basis), scale * basis
+        # RᵀR times the basis, chunk by chunk: RᵀR itself would be [I, I].
         for chunk in chunks():
             image += chunk.T @ (chunk @ scaled_basis)
         image *= scale
         if not is_last:
             basis = np.linalg.qr(image)[0]
+    # The eigenvalues of RᵀR within the basis, from the last image, which was not orthogonalised.
     values, within = np.linalg.eigh((basis.T @ image).astype(np.float64))
     values, vectors = values[::-1], basis @ within[:, ::-1]
+    # Noise adds about the same to every eigenvalue. The first one left out is taken for it.
     noise = values[num_factors] if width > num_factors else 0.0
     strength = np.sqrt(np.maximum(values[:num_factors] - noise, 0))
     factors = np.zeros((len(count), num_factors))

@@ -1,9 +1,10 @@
-"""What users are like before they rate: a mixture of normals about the centres of groups.
+"""The prior of users in the Bayesian factorisation: a mixture of normals.
 
-A single normal takes users of a small group for unlikely members of the crowd, and draws their
-estimates towards it. A mixture lets a few ratings say which group a user is of. Components differ
-in mean and weight only. Covariances of their own would serve small groups better, and overfit where
-users have few ratings (``docs/decisions.md``). No known groups are used.
+With a single normal, users of a small group are unlikely members of the crowd, and their estimates
+are drawn towards it. In a mixture a few ratings tell which component a user is of. Components
+differ in mean and weight only. Covariances of their own would serve small groups better, and
+overfit where users have few ratings (``docs/decisions.md``). Components are estimated like
+everything else: no known groups are used.
 
 Shapes: C components, U users, E numbers of a user x.
 """
@@ -20,7 +21,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Posterior:
-    """What users are like, given ratings: per user, one normal for each component."""
+    """Posteriors of users' x, given ratings: for each user one normal a component."""
 
     responsibility: Floats
     """[C, U] probability that the user is of the component."""
@@ -38,7 +39,7 @@ class Posterior:
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over users, of which a mixture is fitted."""
+    """Sums over users, to which a mixture is fitted."""
 
     count: Floats
     """[C] Σ responsibilities."""
@@ -49,7 +50,7 @@ class Moments:
 
     @classmethod
     def zeros(cls, mixture: "Mixture") -> "Moments":
-        """Of no users."""
+        """The sums over no users."""
         return cls(
             np.zeros(len(mixture.weight)),
             np.zeros_like(mixture.mean),
@@ -57,7 +58,7 @@ class Moments:
         )
 
     def plus(self, users: Posterior, square: Floats) -> "Moments":
-        """With more users, whose E[x xᵀ] are ``square`` [U, E, E]."""
+        """The sums with more users, whose E[x xᵀ] are ``square`` [U, E, E]."""
         total = (users.responsibility[:, None] @ users.mean)[:, 0]
         return Moments(
             self.count + users.responsibility.sum(1),
@@ -66,7 +67,7 @@ class Moments:
         )
 
     def rotated(self, rotation: Floats) -> "Moments":
-        """Those of ``rotation`` [E, E] times x."""
+        """The sums of ``rotation`` [E, E] times x in place of x."""
         return Moments(self.count, self.total @ rotation.T, rotation @ self.square @ rotation.T)
 
 
@@ -79,7 +80,7 @@ class Mixture:
     mean: Floats
     """[C, E]"""
     precision: Floats
-    """[E, E] inverse of the covariance that all components have."""
+    """[E, E] inverse of the components' common covariance."""
 
     @classmethod
     def single(cls, variance: Floats) -> "Mixture":
@@ -90,12 +91,14 @@ class Mixture:
     def of_clusters(cls, x: Floats, variance: Floats, *, count: int, seed: int) -> "Mixture":
         """Components at the k-means clusters of users' x [U, E], each with variances [E].
 
-        Distances are in units of the variances. Users are sorted first, so that the clusters do not
-        depend on their order, nor on where axes of equal variance, but the first, point.
+        Distances are in units of the variances.
         """
+        # Here, for scikit-learn takes long to import, and a saved mixture is used without it.
         from sklearn.cluster import KMeans
         from sklearn.exceptions import ConvergenceWarning
 
+        # k-means starts at random users. Sorted by their offset, these are the same whatever order
+        # users came in, and whichever way the axes of the factors point.
         scaled = x[np.argsort(x[:, 0])] / np.sqrt(variance)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # users may be all the same
@@ -110,8 +113,8 @@ class Mixture:
     def fitted(cls, moments: Moments, min_variance: Floats, *, damping: float) -> "Mixture":
         """The mixture that fits users best, with priors on means and weights.
 
-        A mean has ``damping`` users' worth of prior at 0, a weight one user more for each
-        component. ``min_variance`` [E] is added to the diagonal of the covariance.
+        A mean has ``damping`` users' worth of prior at 0, and a weight is that of one user more.
+        ``min_variance`` [E] is added to the diagonal of the covariance.
         """
         count = moments.count[:, None]
         mean = moments.total / (count + damping)
@@ -129,11 +132,14 @@ class Mixture:
         """
         covariance = inverse(precision + self.precision)
         prior_linear = self.mean @ self.precision
+        # Log densities are quadratic in x, so prior and likelihood add up term by term.
         both = linear + prior_linear[:, None]
         mean = (covariance @ both.transpose(1, 2, 0)).transpose(2, 0, 1)
-        # Evidence of each component: half of (μ·linear after the ratings − the same before them).
+        # Log evidence of a component: half of (mean · linear term) after the ratings less the same
+        # before them. What all components share, such as determinants, cancels.
         evidence = (mean * both).sum(2) - (prior_linear * self.mean).sum(1)[:, None]
         log_weight = np.log(self.weight)[:, None] + evidence / 2
+        # Less the largest, so that exp does not overflow.
         likelihood = np.exp(log_weight - log_weight.max(0))
         return Posterior(likelihood / likelihood.sum(0), mean, covariance)
 

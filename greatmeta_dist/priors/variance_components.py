@@ -1,4 +1,4 @@
-"""How much a mean of few ratings should be trusted, estimated from the log itself."""
+"""How far the mean of a few ratings can be trusted, estimated from the ratings themselves."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from greatmeta_dist.config.priors import BiasConfig
 
 @dataclass
 class VarianceComponents:
-    """Variance within and between groups of rows of unequal sizes; groups are added in chunks.
+    """Variance within and between groups of rows; groups differ in size and are added in chunks.
 
     The analysis-of-variance estimates of a one-way random-effects model (Searle, Casella and
     McCulloch, *Variance Components*, 1992, section 3.6).
@@ -27,7 +27,7 @@ class VarianceComponents:
     """Σ over groups of (sum of the group)² / (rows of the group)."""
 
     def add(self, count: NDArray, total: NDArray, squares: NDArray) -> None:
-        """Take in groups: rows of each, their sum, and the sum of their squares, [groups] each."""
+        """Add groups: the number of rows of each, their sum and sum of squares, [groups] each."""
         is_seen = count > 0
         count, total, squares = count[is_seen].astype(np.float64), total[is_seen], squares[is_seen]
         self.num_groups += len(count)
@@ -41,7 +41,8 @@ class VarianceComponents:
     def damping(self, options: BiasConfig) -> float:
         """Rows' worth of prior that makes a group's shrunk mean the best linear predictor.
 
-        The variance within groups over the variance between them; bounded by the options.
+        It is the variance within groups over the variance between them, within the options' bounds;
+        the upper bound where rows cannot tell, as where no group has two.
         """
         if self.num_rows <= self.num_groups or self.num_groups < 2:
             return options.max_damping

@@ -189,19 +189,20 @@ class Training:
         """Fit the blend weight for the best step's parameters, and save it with the run.
 
         ``step`` is the one whose parameters the worker holds; from here on it holds the best
-        step's. Nothing is done where that step has its weight, or nothing is blended.
+        step's. Nothing is written where that step has its weight, or nothing is blended.
         """
-        scorer, store = self.model.scorer, self.checkpoints.store
-        best = self.validation.best["step"] if self.validation.best else step
-        is_done = not scorer.blend.priors or self.saved.blend_weight(best) is not None
-        if self.worker.communicator.broadcast_object(is_done):
+        scorer = self.model.scorer
+        if not scorer.blend.priors:
             return
+        best = self.validation.best["step"] if self.validation.best else step
         # Where the best checkpoint is damaged or deleted, predictions take the newest one, too.
         if best != step and not self.checkpoints.load_parameters(best):
             best = step
+        if self.worker.communicator.broadcast_object(self.saved.blend_weight(best) is not None):
+            return
         self.worker.broadcast_averaged_params()
         self.display.say("fitting the blend weight to the validation users")
-        weight = scorer.fit_blend_weight(store)
+        weight = scorer.fit_blend_weight(self.checkpoints.store)
         if weight is not None:
             self.saved.write_blend_weight(best, weight)
 

@@ -15,8 +15,9 @@ from greatmeta_dist.data import validate
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.priors import bayesian_mf_fit
-from greatmeta_dist.priors.bayesian_mf import BayesianMF, BayesianMFPrior
+from greatmeta_dist.priors.bayesian_mf import BayesianMFPrior
 from greatmeta_dist.priors.bayesian_mf_fit import Packing, factorise, num_starts
+from greatmeta_dist.priors.bayesian_mf_model import BayesianMF
 from greatmeta_dist.priors.mixture import Mixture, Moments
 from greatmeta_dist.ragged import Ragged
 

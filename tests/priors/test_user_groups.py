@@ -1,25 +1,29 @@
-"""Preference groups are found in what users choose and like, and balanced as asked."""
+"""Preference groups are found in what users choose and like."""
 
 import numpy as np
 import pytest
+from fitted import fit_named, grouping_of, transform_of
+from logs import csv_config, write_log
+from profiled import bias_of, users_of_two_kinds
 from sklearn.metrics import roc_auc_score
+from stores import CHOICE
 
 from benchmarks.oracle import Oracle
-from greatmeta_dist.batching.target_transform import TargetTransform
-from greatmeta_dist.config import DataConfig
+from greatmeta_dist.config import DataConfig, PriorsConfig
+from greatmeta_dist.config.priors import UserGroupsConfig
 from greatmeta_dist.data.prepare import prepare
-from greatmeta_dist.data.store import Cluster, FeatureSpec, Store
+from greatmeta_dist.data.store import Store
+from greatmeta_dist.errors import InputError
 from greatmeta_dist.evaluation.baselines import Baselines
+from greatmeta_dist.priors.base import TrainingRows
+from greatmeta_dist.priors.bayesian_mf import BayesianMFPrior
+from greatmeta_dist.priors.bias import BiasPrior
 from greatmeta_dist.priors.user_groups import (
-    Categories,
-    ClusterTally,
-    FittedGroups,
-    History,
-    Profiler,
+    UserGroup,
+    UserGroupsPrior,
+    difficulties,
+    minority_groups,
 )
-from greatmeta_dist.ragged import Ragged, offsets_of
-
-CHOICE = FeatureSpec(has_item_id=True, list_pooling="mean")
 
 
 @pytest.fixture(scope="module")
@@ -29,96 +33,130 @@ def store(tmp_path_factory) -> Store:
     return Store(folder)
 
 
-def test_clusters_of_the_log_tell_the_small_true_groups(store):
-    part = store.part("train", CHOICE)
-    sizes = np.array([c.size for c in store.manifest.clusters])
-    assert sizes.sum() == len(part)
-    assert (np.bincount(part.cluster, minlength=len(sizes)) == sizes).all()
-    is_minority = np.isin(part.group, store.manifest.minority)
-    assert roc_auc_score(is_minority, -sizes[part.cluster]) > 0.8
+@pytest.fixture(scope="module")
+def priors(store):
+    return fit_named(store.training_rows(), "bias", "user_groups")
 
 
-def histories(rng, *, likes: bool, chooses: bool) -> tuple[Profiler, History, np.ndarray]:
-    """200 users of two kinds, who rate 30 items of four categories."""
-    kind = np.arange(200) % 2
-    category = rng.integers(0, 4, 400)
-    categories = Categories(list("abcd"), Ragged(category, np.arange(401)))
-    items = []
-    for k in kind:
-        wanted = np.where(category == k, 8.0 if chooses else 1.0, 1.0)
-        items.append(rng.choice(400, 30, replace=False, p=wanted / wanted.sum()))
-    item = np.concatenate(items)
-    owner = np.repeat(np.arange(200), 30)
-    rating = 3 + rng.normal(size=len(item))
-    if likes:
-        rating += np.where(category[item] == kind[owner], 1.5, 0.0)
-    history = History(Ragged(item, offsets_of(np.full(200, 30))), rating)
-    return Profiler(categories, np.full(400, 3.0)), history, kind
-
-
-def test_nobody_chose_what_was_drawn():
-    categories = Categories(["a", "b"], Ragged(np.array([0, 0, 1, 1]), np.arange(5)))
-    history = History(Ragged(np.arange(4), np.array([0, 4])), np.array([1.0, 1.0, 1.0, 0.0]))
-    for is_implicit, share in ((False, 1 / 2), (True, 1 / 3)):
-        shares, taste = Profiler(categories, np.full(4, 0.5), is_implicit).blocks(history)
-        assert shares[0].tolist() == pytest.approx([1 - share, share])
-        assert taste[0, 0] > 0 > taste[0, 1]
+def test_groups_of_the_log_tell_the_small_true_groups(store, priors):
+    users = store.split("train", CHOICE)
+    grouping = grouping_of(store, priors)
+    group = grouping.found(users, is_training=True)
+    sizes = np.array([g.size for g in priors["user_groups"].groups])
+    assert sizes.sum() == len(users)
+    assert (np.bincount(group, minlength=len(sizes)) == sizes).all()
+    is_minority = np.isin(users.known_group, grouping.minority)
+    assert roc_auc_score(is_minority, -sizes[group]) > 0.8
 
 
 @pytest.mark.parametrize("likes, chooses", [(True, False), (False, True)])
 def test_groups_come_from_what_tells_users_apart(likes, chooses):
     rng = np.random.default_rng(0)
-    profiler, history, kind = histories(rng, likes=likes, chooses=chooses)
-    groups = FittedGroups(profiler, history, num_groups=2, seed=0)
-    found = groups.of(history, None)
-    assert max(np.mean(found == kind), np.mean(found != kind)) > 0.9
+    users, feature, kind = users_of_two_kinds(rng, likes=likes, chooses=chooses)
+    nothing = np.zeros(400)
+    rows = TrainingRows(
+        nothing.astype(np.int64),
+        nothing,
+        nothing,
+        [feature],
+        is_implicit=False,
+        chunks=lambda: [users],
+    )
+    prior = UserGroupsPrior.fit(
+        rows,
+        PriorsConfig(user_groups=UserGroupsConfig(num_groups=2)),
+        fitted={"bias": BiasPrior(bias_of(400, 3.0))},
+        progress=lambda *_: None,
+    )
+    group = prior.assign(users.item, users.rating)
+    assert max(np.mean(group == kind), np.mean(group != kind)) > 0.9
 
 
-def test_clusters_are_as_difficult_as_what_is_left_of_their_users(store):
-    part = store.part("train", CHOICE)
-    labels = TargetTransform.of(store, "bias")
-    left = []
-    for role, expected in zip(
-        ("support", "query"), labels.expected(part.tasks, is_training=True), strict=True
+def test_groups_are_as_difficult_as_the_bias_model_leaves_their_users(store, priors):
+    users = store.split("train", CHOICE)
+    group = grouping_of(store, priors).found(users, is_training=True)
+    transform = transform_of(store, priors)
+    residuals = []
+    for role, prior_mean in zip(
+        ("support", "query"), transform.prior_means(users.tasks, is_training=True), strict=True
     ):
-        rating = getattr(part.tasks, f"{role}_label")
-        owner = np.repeat(np.arange(len(part)), rating.lengths)
-        left.append((owner, rating.values - expected))
-    owner, rest = (np.concatenate(column) for column in zip(*left, strict=True))
-    # A store's user offsets are of all of a training user's ratings, not of the support alone.
+        rating = getattr(users.tasks, f"{role}_label")
+        owner = np.repeat(np.arange(len(users)), rating.lengths)
+        residuals.append((owner, rating.values - prior_mean))
+    owner, residual = (np.concatenate(column) for column in zip(*residuals, strict=True))
+    # The prior's user offsets are of all of a training user's ratings, not of the support alone.
     assert len(owner) == store.manifest.ratings.count
-    squares = np.bincount(owner, rest**2) / np.bincount(owner)
-    for number, cluster in enumerate(store.manifest.clusters):
-        found = squares[part.cluster == number]
-        assert cluster.difficulty == pytest.approx(found.mean() / squares.mean(), rel=0.1)
-        error = found.std(ddof=1) / len(found) ** 0.5 / squares.mean()
-        assert cluster.difficulty_error == pytest.approx(error, rel=0.2)
+    squares = np.bincount(owner, residual**2) / np.bincount(owner)
+    for number, user_group in enumerate(priors["user_groups"].groups):
+        of_group = squares[group == number]
+        assert user_group.difficulty == pytest.approx(of_group.mean() / squares.mean(), rel=0.1)
+        error = of_group.std(ddof=1) / len(of_group) ** 0.5 / squares.mean()
+        assert user_group.difficulty_error == pytest.approx(error, rel=0.2)
 
 
-def test_tally_is_of_all_portions_and_says_nothing_of_lone_users():
+def test_difficulties_are_means_by_group_and_say_nothing_of_lone_users():
     rng = np.random.default_rng(0)
-    cluster, left = rng.integers(0, 3, 200).astype(np.int32), rng.random(200)
-    cluster[:7], cluster[7] = 0, 4
-    tally = ClusterTally(5)
-    for chosen in (slice(0, 90), slice(90, 90), slice(90, 200)):
-        tally.add(cluster[chosen], left[chosen])
-    found = tally.clusters()
+    group, mse = rng.integers(0, 3, 200).astype(np.int32), rng.random(200)
+    group[:7], group[7] = 0, 4
+    groups = difficulties(list("abcde"), group, mse)
     for number in range(3):
-        own = left[cluster == number]
-        assert found[number].size == len(own)
-        assert found[number].difficulty == pytest.approx(own.mean() / left.mean())
-        error = own.std(ddof=1) / len(own) ** 0.5 / left.mean()
-        assert found[number].difficulty_error == pytest.approx(error)
-    assert found[3:] == [Cluster(0, 1.0, 0.0), Cluster(1, 1.0, 0.0)]
+        of_group = mse[group == number]
+        assert groups[number].name == "abc"[number]
+        assert groups[number].size == len(of_group)
+        assert groups[number].difficulty == pytest.approx(of_group.mean() / mse.mean())
+        error = of_group.std(ddof=1) / len(of_group) ** 0.5 / mse.mean()
+        assert groups[number].difficulty_error == pytest.approx(error)
+    assert groups[3:] == [UserGroup("d", 0, 1.0, 0.0), UserGroup("e", 1, 1.0, 0.0)]
 
 
-def test_the_oracle_is_between_the_noise_floor_and_the_baselines(store):
-    tasks = store.part("user_cold", CHOICE).tasks
+def test_minority_groups_are_the_smallest_that_hold_at_most_the_share():
+    assert minority_groups(np.array([60, 5, 20, 15]), 0.2) == [1, 3]
+    assert minority_groups(np.array([60, 5, 20, 15]), 0.19) == [1]
+    assert minority_groups(np.array([90, 0, 10]), 0.2) == [2]
+    assert minority_groups(np.array([50, 50]), 0.2) == []
+
+
+def test_groups_are_fitted_to_the_first_users_alone(store, priors):
+    rows = store.training_rows()
+    chunks = list(rows.chunks())
+    options = PriorsConfig(user_groups=UserGroupsConfig(max_users=len(chunks[0]) + 1))
+    prior = fit_named(rows, "bias", "user_groups", options=options)["user_groups"]
+    assert sum(group.size for group in prior.groups) == len(chunks[0]) + len(chunks[1])
+
+
+def test_users_are_one_group_where_no_feature_makes_profiles(tmp_path):
+    prepare(csv_config(write_log(tmp_path)), tmp_path / "store")
+    rows = Store(tmp_path / "store").training_rows()
+    prior = fit_named(rows, "bias", "user_groups")["user_groups"]
+    users = next(iter(rows.chunks()))
+    num_users = sum(len(chunk) for chunk in rows.chunks())
+    assert prior.groups == [UserGroup("all", num_users, 1.0, 0.0)]
+    assert prior.minority == []
+    assert not prior.assign(users.item, users.rating).any()
+
+
+def test_a_category_without_values_is_refused(tmp_path):
+    items = tmp_path / "items.csv"
+    items.write_text("i,genre\n" + "".join(f"i{k},\n" for k in range(50)))
+    config = csv_config(
+        write_log(tmp_path), items_path=str(items), item_features={"genre": "token_list"}
+    )
+    prepare(config, tmp_path / "store")
+    rows = Store(tmp_path / "store").training_rows()
+    options = PriorsConfig(user_groups=UserGroupsConfig(category="genre"))
+    with pytest.raises(InputError, match="no rated item has a value of it"):
+        fit_named(rows, "bias", "user_groups", options=options)
+
+
+def test_the_oracle_is_between_the_noise_floor_and_the_baselines(store, priors):
+    tasks = store.split("user_cold", CHOICE).tasks
+    nobody_knows = BayesianMFPrior([])
+    baselines = Baselines.of(transform_of(store, priors), nobody_knows)
     error = {
         name: np.sqrt(np.mean((predicted - tasks.query_label.values) ** 2))
         for name, predicted in {
             "oracle": Oracle(store).predict(tasks),
-            "bias": Baselines.of(store).predict(tasks)["bias"],
+            "bias": baselines.predict(tasks)["bias"],
         }.items()
     }
     floor = store.manifest.notes["noise_floor_rmse"]

@@ -1,0 +1,85 @@
+"""The Bayesian matrix factorisation: what is modelled, and how users are folded in.
+
+A rating of user i and item j is modelled as
+
+    r_ij = m_j + h_i · t_j + noise = m_j + d_j + l_j a_i + v_j · z_i + noise
+
+m_j is the content mean of the item. An item has t_j = (d_j, l_j, v_j): an offset d, a loading l
+(about 1) on users' offsets, and factors v. A user has h_i = (1, x_i) with x_i = (a_i, z_i): an
+offset a and factors z.
+
+The priors: items' numbers are normal with estimated variances, so that factors which ratings do not
+support shrink to nothing; users' x are a mixture of normals (``mixture``). ``bayesian_mf_fit``
+finds the posterior.
+
+New users need no training: given the items, the posterior of x is a linear regression on the user's
+few ratings, in closed form.
+
+Shapes: I items that are factorised, U users, D = 2 + factors, E = D − 1 numbers of a user.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greatmeta_dist.priors.mixture import Floats, Mixture
+from greatmeta_dist.ragged import Ragged
+
+
+@dataclass(frozen=True)
+class BayesianMF:
+    """One fit: the posterior of the items, and the prior of users."""
+
+    item: NDArray[np.int64]
+    """[I] ascending."""
+    mean: Floats
+    """[I, D] E[t], t = (d, l, v)."""
+    variance: Floats
+    """[I, E] variances of (l, v)."""
+    with_offset: Floats
+    """[I, E] E[d · (l, v)]."""
+    noise: float
+    """Variance of a rating about m + h · t."""
+    users: Mixture
+    """Prior of users' x = (a, z)."""
+
+    def predict_residual(
+        self, support: Ragged, residual: Floats, query: Ragged
+    ) -> tuple[Floats, NDArray[np.bool_]]:
+        """As ``RatingPrior.predict_residual``; support rows of unknown items are left out."""
+        is_known_support, support_position = self._position(support.values)
+        is_known_query, query_position = self._position(query.values)
+        num_users, width = len(support.lengths), self.mean.shape[1] - 1
+        linear = np.zeros((num_users, width))
+        precision = np.zeros((num_users, width, width))
+        for user in range(num_users):
+            rows = np.arange(*support.offsets[user : user + 2])
+            rows = rows[is_known_support[rows]]
+            precision[user], linear[user] = self._evidence(support_position[rows], residual[rows])
+        expected, _ = self.users.posterior(precision, linear).moments()
+        predicted = np.zeros(len(query.values))
+        for user, x in enumerate(expected):
+            query_rows = slice(*query.offsets[user : user + 2])
+            t = self.mean[query_position[query_rows]]
+            predicted[query_rows] = t[:, 0] + t[:, 1:] @ x
+        return predicted, is_known_query
+
+    def _evidence(self, position: NDArray[np.int64], residual: Floats) -> tuple[Floats, Floats]:
+        """Precision [E, E] and linear term [E] of one user's x, from its ratings of known items.
+
+        ``position`` are the items' positions among the I, ``residual`` the ratings less m.
+        """
+        loading = self.mean[position, 1:]
+        # Σ E[(l, v)(l, v)ᵀ]: products of means plus covariances. Only the covariances' diagonals
+        # are kept. This saves D² numbers an item, and moves the RMSE on MovieLens 100K by less than
+        # 0.0003.
+        precision = loading.T @ loading + np.diag(self.variance[position].sum(0))
+        # Σ E[(r − d) · (l, v)]. E[d · (l, v)] is no product of means: the two are correlated.
+        linear = loading.T @ residual - self.with_offset[position].sum(0)
+        return precision / self.noise, linear / self.noise
+
+    def _position(self, item: NDArray) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Whether each item is known, and its position among the I (any, where it is unknown)."""
+        position = np.minimum(np.searchsorted(self.item, item), len(self.item) - 1)
+        return self.item[position] == item, position

@@ -1,0 +1,23 @@
+"""A worker holds its block of the embedding rows, and loads what it saved."""
+
+import torch
+
+from greatmeta_dist.engine.worker import Sizes, Worker
+from greatmeta_dist.options.compose import compose_config
+
+META = torch.device("meta")
+
+
+def test_optimizer_state_is_loaded_to_where_its_parameters_are():
+    config = compose_config([])
+    sizes = Sizes(2, 3, 50)
+    here, there = Worker(config, sizes, torch.device("cpu")), Worker(config, sizes, META)
+    here.coordinator.step(torch.ones_like(here.layers.flat))
+    here.coordinator.compute_weights(torch.ones(4, here.factor_sizes.total + 3))
+    there.load(here.dense_state(), {k: v.tensors for k, v in here.blocks().items()})
+    for optimizer in (there.coordinator.optimizer, there.coordinator.scheduler_optimizer):
+        for state in optimizer.state.values():
+            assert {name: value.device for name, value in state.items()} == dict.fromkeys(
+                ("step", "exp_avg", "exp_avg_sq"), META
+            )
+        assert len(optimizer.state) == len(optimizer.param_groups[0]["params"])

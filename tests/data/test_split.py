@@ -6,8 +6,8 @@ import pytest
 from logs import csv_config, write_log
 from stores import items_of, normalised, tasks_of
 
+from greatmeta_dist.data.hashing import uniform_hash
 from greatmeta_dist.data.prepare import prepare
-from greatmeta_dist.data.split import uniform_hash
 from greatmeta_dist.data.store import Store
 
 
@@ -87,26 +87,3 @@ def test_what_else_is_in_a_log_does_not_change_who_is_where(tmp_path):
         found = normalised(tasks_of(more, split))
         found.pop("new", None)
         assert normalised(tasks_of(one, split)) == found
-
-
-def test_hashes_are_the_same_in_every_version():
-    draws = {
-        "u1": 0.27495299168468934,
-        "u2": 0.9529072101202587,
-        "ü": 0.33439065692572534,
-        "": 0.9757576254469108,
-    }
-    assert uniform_hash(pl.Series([*draws]), 0, "part").tolist() == [*draws.values()]
-
-
-def test_hashes_for_two_purposes_are_even_and_independent():
-    tokens = pl.Series([f"u{k}" for k in range(20_000)])
-    first, second, reseeded = (
-        uniform_hash(tokens, seed, purpose)
-        for seed, purpose in ((0, "part"), (0, "warm"), (1, "part"))
-    )
-    for draws in (first, second, reseeded):
-        assert np.histogram(draws, 10, (0, 1))[0] == pytest.approx(2000, rel=0.1)
-    for other in (second, reseeded):
-        assert abs(np.corrcoef(first, other)[0, 1]) < 0.03
-        assert (first < 0.2)[other < 0.2].mean() == pytest.approx(0.2, abs=0.03)

@@ -25,18 +25,17 @@ class BucketHistory:
 
 
 def read_history(
-    rows: pl.DataFrame, index_of_item: pl.DataFrame, config: DataConfig
+    rows: pl.DataFrame, index_of_item: pl.DataFrame, config: DataConfig, *, has_time: bool
 ) -> BucketHistory:
     """The histories of a bucket's users.
 
     ``rows`` has ``user item rating timestamp line``, in any order; ``index_of_item`` the ``index``
-    of each ``item``, as it stands in the log.
+    of each ``item``, as it stands in the log. ``has_time`` says whether the log has times at all.
     """
     index = rows.select("item").join(index_of_item, on="item", how="left", maintain_order="left")
     item = index["index"].to_numpy()
     distinct, user = _numbered(rows["user"], config.seed)
     rating = rows["rating"].to_numpy()
-    has_time = rows["timestamp"].null_count() < len(rows)
     # A row without a time counts as older than any other.
     timestamp = rows["timestamp"].fill_null(-np.inf).to_numpy() if has_time else None
     history = History(distinct, hash_tokens(distinct), user, item, rating, timestamp)

@@ -153,7 +153,9 @@ class Preparation:
         files: list[dict[str, Path]] = []
         for k in range(log.num_buckets):
             self.progress("split users", 0.4 + 0.4 * k / log.num_buckets)
-            bucket = read_history(log.bucket(k), index_of_item, self.config)
+            bucket = read_history(
+                log.bucket(k), index_of_item, self.config, has_time=self.source.has_timestamp
+            )
             self._count_left_out(bucket)
             tasks = self._split(bucket.history, catalogue)
             splits = tasks.splits

@@ -42,7 +42,10 @@ class ScannedLog:
     """The unit of times that are numbers; None where the log has none."""
 
     def bucket(self, number: int) -> pl.DataFrame:
-        """``user``, ``item``, ``rating``, ``timestamp``, ``line`` of a bucket's rows; unordered."""
+        """``user item rating timestamp line`` of a bucket's rows, unordered.
+
+        With ``data.repeats=reject`` they have their ``file``, too.
+        """
         folder = self.folder / f"bucket={number}"
         if not folder.exists():
             return pl.DataFrame(schema=self._schema())
@@ -72,6 +75,7 @@ def scan_log(source: Source, config: DataConfig, rejects: Rejects, folder: Path)
     kept = log.filter(~pl.col("is_bad") & ~pl.col("is_unrated"))
     good = kept.select(
         "user", "item", "rating", "timestamp", "line",
+        *(["file"] if config.repeats_rule == "reject" else []),
         bucket=pl.col("user").map_batches(
             lambda user: _bucket_of(user, num_buckets),
             return_dtype=pl.UInt8,

@@ -176,7 +176,7 @@ def _parse_plain(
     is_valid = np.ones(num_lines, bool)
     is_valid[numbers - 1] = False
     line = first_line + np.arange(num_lines)
-    if len(table) != is_valid.sum() or (fmt.separator.isspace() and _has_blank(table)):
+    if len(table) != is_valid.sum() or _has_blank(table):
         return None
     nothing = pa.nulls(len(table), pa.string())
     valid = table.append_column("line", pa.array(line[is_valid]))
@@ -194,7 +194,7 @@ def _parse_plain(
 
 
 def _has_blank(table: pa.Table) -> bool:
-    """Whether any row's fields are all blank: between tabs, that is a blank line."""
+    """Whether any row's fields are all blank: that is what the reader makes of a blank line."""
     is_blank = pa.array(np.ones(len(table), bool))
     for column in table.columns:
         trimmed = pc.utf8_trim_whitespace(column.filter(is_blank))
@@ -300,7 +300,8 @@ def split_header(path: Path, fmt: TextFormat) -> list[str]:
 def as_utf8(path: Path, encoding: str, work: Path) -> Path:
     """The file itself if it is valid UTF-8, else a copy in ``work`` that is.
 
-    Bad bytes are ``UNDECODED`` there. Raises ``InputError`` where the file is missing, empty, unreadable or no text.
+    Bad bytes are ``UNDECODED`` there. Raises ``InputError`` where the file is missing, empty,
+    unreadable or no text.
     """
     _require_file(path)
     try:

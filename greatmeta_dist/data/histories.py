@@ -79,7 +79,7 @@ def resolve_repeats(history: History, line: Ints, config: DataConfig) -> History
     time, rating = history.timestamp, history.rating[order]
     merged_time = None if time is None else np.maximum.reduceat(time[order], start)
     if rule in ("latest", "first"):
-        precedence = (line,) if time is None else (history.rating, time)
+        precedence = (history.rating, line) if time is None else (history.rating, time)
         best = _best_rows(order, start, precedence, is_last=rule == "latest")
         chosen, merged = best, history.rating[best]
         merged_time = None if time is None else time[best]

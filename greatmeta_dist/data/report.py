@@ -17,6 +17,12 @@ class Report:
     """Items of the log that the items' file does not list: known by their ratings alone."""
     time_unit: str | None = None
     """The unit of the log's times that are numbers: s, ms, µs or ns."""
+    columns: dict[str, str | None] = field(default_factory=dict)
+    """The log's columns for user, item, rating and timestamp, where ``data.columns`` is read."""
+    not_used: dict[str, list[str]] = field(default_factory=dict)
+    """Columns of each file that the store does not have."""
+    bad_features: dict[str, int] = field(default_factory=dict)
+    """Of each numeric feature, the values that are no numbers: missing in the store."""
     unrated: int = 0
     """Rows whose rating says that none was given (``data.unrated_value``)."""
     out_of_bounds: int = 0

@@ -122,12 +122,14 @@ class _CheckedColumns:
     def of(cls, source: Source, config: DataConfig) -> "_CheckedColumns":
         log = source.interactions
         schema = log.collect_schema()
-        user, item = (id_value(name, schema[name]) for name in ("user", "item"))
-        rating = None if config.is_implicit else number_value("rating", schema["rating"])
+        missing = config.missing_values
+        user, item = (id_value(name, schema[name], missing) for name in ("user", "item"))
+        has_rating = not config.is_implicit and config.columns.rating is not None
+        rating = number_value("rating", schema["rating"], missing) if has_rating else None
         timestamp, unit = None, None
         if source.has_timestamp:
             unit = time_unit(log.select("timestamp").head(NUM_SAMPLED).collect()["timestamp"])
-            timestamp = time_value("timestamp", schema["timestamp"], unit=unit)
+            timestamp = time_value("timestamp", schema["timestamp"], missing, unit=unit)
         is_unrated = pl.lit(False)
         if config.unrated_value is not None and rating is not None:
             is_unrated = (rating.value == config.unrated_value).fill_null(False)

@@ -23,7 +23,8 @@ class ColumnsConfig:
     user: str = AUTO
     item: str = AUTO
     rating: str | None = AUTO
-    """null where the log only says which user met which item; needs ``data.label=click``."""
+    """null where the log only says which user met which item. Then each of these is a click with
+    ``data.label=click``; with ``data.label=rating`` their number is the rating."""
     timestamp: str | None = AUTO
     """null where the log has no times, or none that matter."""
 
@@ -79,10 +80,11 @@ class DataConfig:
         default=None,
         metadata={"choices": ("latest", "first", "max", "sum", "mean", "count", "reject")},
     )
-    """What becomes of several rows of a user and an item. ``latest`` and ``first`` keep one of them,
+    """What becomes of several rows of a user and an item. ``latest`` and ``first`` keep one row,
     ``max``, ``sum`` and ``mean`` merge their ratings, ``count`` takes their number as the rating,
-    ``reject`` keeps the latest and rejects the others. null is latest for ratings, max for clicks
-    (clicked once is a click), and count where the log has no ratings."""
+    ``reject`` keeps the latest and rejects the others. ``data.click_at`` is of what comes out. null
+    is latest for ratings, max for clicks (clicked once is a click), and count where the log has no
+    ratings."""
     rating_range: list[float] | None = None
     """Lowest and highest valid rating: ``[lowest,highest]``. Rows with others are rejected. null
     accepts every rating of the log."""
@@ -90,7 +92,10 @@ class DataConfig:
     """A number that stands for a missing rating. Such rows are left out and counted. null: there
     is no such number."""
     max_rejected_fraction: float = 0.01
-    """Largest share of rows that may be rejected. Past it the preparation stops."""
+    """Largest share of the log's rows that may be rejected. Past it the preparation stops."""
+    max_rejected_feature_fraction: float = 0.1
+    """Largest share of the rows of ``data.users_path``, or of ``data.items_path``, that may be at
+    fault. A fault there costs the feature and never a rating. Past it the preparation stops."""
     min_value_count: int = 10
     """Training users, or items rated by them, that a feature value needs. A rarer value counts as
     unknown: the model would learn it by heart."""
@@ -142,7 +147,8 @@ class DataConfig:
         )
         for name in ("valid_fraction", "test_fraction", "warm_fraction", "cold_item_fraction"):
             in_range(f"data.{name}", getattr(self, name), 0, 1, is_open_above=True)
-        in_range("data.max_rejected_fraction", self.max_rejected_fraction, 0, 1)
+        for name in ("max_rejected_fraction", "max_rejected_feature_fraction"):
+            in_range(f"data.{name}", getattr(self, name), 0, 1)
         if self.query_fraction is not None:
             in_range("data.query_fraction", self.query_fraction, 0, 1, is_open=True)
         require(
@@ -172,9 +178,9 @@ class DataConfig:
 
     def _check_ratings(self) -> None:
         require(
-            self.columns.rating is not None or self.label == "click",
-            "data.columns.rating is null, and data.label is rating; name the column, or set "
-            "data.label=click",
+            self.columns.rating is not None or self.is_click or self.repeats_rule == "count",
+            "data.columns.rating is null, and data.label is rating; name the column, set "
+            "data.label=click, or count rows with data.repeats=count",
         )
         require(
             self.rating_range is None
@@ -202,6 +208,11 @@ class DataConfig:
         if self.is_click:
             return "max"
         return "count" if self.columns.rating is None else "latest"
+
+    @property
+    def has_ratings(self) -> bool:
+        """Whether the log's ratings are read: it has some, and they are asked for."""
+        return self.columns.rating is not None and not self.is_implicit
 
     @property
     def is_click(self) -> bool:

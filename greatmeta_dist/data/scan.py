@@ -114,8 +114,6 @@ class _CheckedColumns:
     checks: list[tuple[pl.Expr, str, pl.Expr]]
     """When a row fails, the column at fault, and the reason."""
     is_unrated: pl.Expr
-    target: pl.Expr
-    """What is predicted of a good row."""
     time_unit: str | None
 
     @classmethod
@@ -124,7 +122,7 @@ class _CheckedColumns:
         schema = log.collect_schema()
         missing = config.missing_values
         user, item = (id_value(name, schema[name], missing) for name in ("user", "item"))
-        has_rating = not config.is_implicit and config.columns.rating is not None
+        has_rating = config.has_ratings
         rating = number_value("rating", schema["rating"], missing) if has_rating else None
         timestamp, unit = None, None
         if source.has_timestamp:
@@ -141,8 +139,7 @@ class _CheckedColumns:
         ]
         if "reason" in schema:
             checks.insert(0, (pl.col("reason").is_not_null(), "", pl.col("reason")))
-        target = _target(rating, config)
-        return cls(user, item, rating, timestamp, checks, is_unrated, target, unit)
+        return cls(user, item, rating, timestamp, checks, is_unrated, unit)
 
     def columns(self) -> dict[str, pl.Expr]:
         """The typed columns, beside ``is_bad`` and ``is_unrated``; originals are kept as text."""
@@ -150,7 +147,7 @@ class _CheckedColumns:
         return {
             "user": self.user.value,
             "item": self.item.value,
-            "rating": self.target,
+            "rating": pl.lit(1.0) if self.rating is None else self.rating.value,
             "timestamp": nothing if self.timestamp is None else self.timestamp.value,
             "is_unrated": self.is_unrated,
             "is_bad": pl.any_horizontal(is_bad for is_bad, _, _ in self.checks),
@@ -224,15 +221,6 @@ def _time_checks(value: Value | None, config: DataConfig) -> list[tuple[pl.Expr,
     if config.query_by == "time":
         checks.append((value.is_missing, "timestamp", pl.lit("no time, and data.query_by=time")))
     return checks
-
-
-def _target(rating: Value | None, config: DataConfig) -> pl.Expr:
-    """What is predicted of a good row: its rating, or 1 for a click and 0 for none."""
-    if rating is None:
-        return pl.lit(1.0)
-    if not config.is_click:
-        return rating.value
-    return (rating.value >= config.click_at).cast(pl.Float64)
 
 
 def _bucket_of(user: pl.Series, num_buckets: int) -> pl.Series:

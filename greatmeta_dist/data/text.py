@@ -31,9 +31,10 @@ PART_BYTES = 1 << 25
 """Bytes of a text file that are parsed at a time."""
 UNIT_SEPARATOR = b"\x1f"
 """Stands in for separators of several characters, which CSV readers do not know."""
-UNDECODED = "\ufdd0"
+UNDECODED, REPLACEMENT = "\ufdd0", "\ufffd"
 """Where bytes could not be decoded. It is no character, so that no text holds it; the usual
-replacement character is one, and texts that went through other programs do."""
+replacement character is one, and texts that went through other programs do. In the rejects they
+stand as that character."""
 INTERNAL = ("file", "line", "reason", "text", "row", "fields", "is_malformed")
 """Columns that frames here add to a file's own; a file's column of such a name gets another."""
 FILE_SIGNATURES = {
@@ -221,8 +222,11 @@ def _parse_any(part: bytes, first_line: int, fmt: TextFormat, names: list[str]) 
     fields = frame.with_columns(_fields(fmt, names)).unnest("fields")
     reason = _reason(fmt, len(names))
     parsed = fields.with_columns(reason=reason).select(
-        *names, "line", "reason", text=pl.when(reason.is_not_null()).then(pl.col("text"))
-    )
+        *names, "line", "reason",
+        text=pl.when(reason.is_not_null()).then(
+            pl.col("text").str.replace_all(UNDECODED, REPLACEMENT, literal=True)
+        ),
+    )  # fmt: skip
     return parsed.to_arrow()
 
 
@@ -321,7 +325,7 @@ def _fields_of(line: str, fmt: TextFormat) -> list[str]:
 
 
 def as_utf8(path: Path, encoding: str, work: Path) -> Path:
-    """The file itself if it is valid UTF-8, else a copy in ``work`` that is, bad bytes as ``UNDECODED``.
+    """The file itself if it is valid UTF-8, else a copy in ``work``, bad bytes as ``UNDECODED``.
 
     Raises ``InputError`` where the file is missing, empty, unreadable or no text.
     """
@@ -331,8 +335,8 @@ def as_utf8(path: Path, encoding: str, work: Path) -> Path:
         _require_text(path)
         if encoding == "utf-8" and _is_utf8(path):
             return path
-        # Polars reads UTF-8 alone, and stops at the first bad byte. In a copy bad bytes are marked, so
-        # that only the lines with one are rejected.
+        # Polars reads UTF-8 alone, and stops at the first bad byte. In a copy bad bytes are marked,
+        # so that only the lines with one are rejected.
         copy = work / f"utf8-{zlib.crc32(str(path).encode()):08x}-{path.name}"
         # Incremental, since a character of several bytes may lie across two chunks.
         codecs.register_error("mark undecoded", lambda error: (UNDECODED, error.end))

@@ -29,7 +29,7 @@ def test_a_log_without_ratings_gets_items_that_were_not_met(tmp_path, implicit):
 
 def test_drawn_items_do_not_depend_on_the_buckets(tmp_path, implicit, monkeypatch):
     prepare(implicit, tmp_path / "one")
-    monkeypatch.setattr("greatmeta_dist.data.validate.BUCKET_BYTES", 2000)
+    monkeypatch.setattr("greatmeta_dist.data.scan.BUCKET_BYTES", 2000)
     prepare(implicit, tmp_path / "many")
     one, many = (rows_of(Store(tmp_path / n), "train") for n in ("one", "many"))
     order = ["user", "role", "item"]

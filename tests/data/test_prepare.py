@@ -8,7 +8,7 @@ from logs import csv_config, write_log
 from stores import CHOICE, normalised, tasks_of
 
 from greatmeta_dist.config import ColumnsConfig
-from greatmeta_dist.data import validate
+from greatmeta_dist.data import scan
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.errors import InputError
@@ -50,7 +50,7 @@ def test_a_changed_row_amid_a_large_log_is_noticed(tmp_path):
 def test_number_of_buckets_does_not_change_who_is_where(tmp_path, monkeypatch):
     path = write_log(tmp_path)
     prepare(csv_config(path), tmp_path / "one")
-    monkeypatch.setattr(validate, "BUCKET_BYTES", 2000)
+    monkeypatch.setattr(scan, "BUCKET_BYTES", 2000)
     prepare(csv_config(path), tmp_path / "many")
     one, many = Store(tmp_path / "one"), Store(tmp_path / "many")
     assert many.manifest.shards["train"] > one.manifest.shards["train"]

@@ -110,7 +110,8 @@ class DataConfig:
     encoding: str = choice("utf-8", ("utf-8", "latin-1"))
     """csv: encoding of the files."""
     has_header: bool = True
-    """csv: whether files start with the names of their columns. Else these are called 1, 2, …"""
+    """csv: whether files start with the names of their columns. Else these are called 1, 2
+    and so on."""
     users_path: str | None = None
     """csv, jsonl, parquet: file of user features. Its ending tells its format."""
     items_path: str | None = None

@@ -29,8 +29,6 @@ class Report:
     """The log's columns for user, item, rating and timestamp, where ``data.columns`` is read."""
     not_used: dict[str, list[str]] = field(default_factory=dict)
     """Columns of each file that the store does not have."""
-    bad_features: dict[str, int] = field(default_factory=dict)
-    """Of each numeric feature, the values that are no numbers: missing in the store."""
     unrated: int = 0
     """Rows whose rating says that none was given (``data.unrated_value``)."""
     out_of_bounds: int = 0

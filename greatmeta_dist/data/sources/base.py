@@ -15,7 +15,7 @@ Frames of a source are lazy, and each has four columns beside its values:
 ``scan_text`` of ``data/text.py`` returns such frames.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -156,11 +156,7 @@ def entity_table(
     of no value. A list in brackets that is not understood is a fault of its row. Raises
     ``InputError`` where a feature's name cannot be used.
     """
-    reserved = sorted({*RESERVED_COLUMNS} & {*features})
-    require(not reserved, f"a feature may not be called {', '.join(reserved)}; rename that column")
-    # A feature's vocabulary is a file of its name.
-    slashed = [name for name in features if "/" in name]
-    require(not slashed, f"feature '{''.join(slashed[:1])}' holds a '/'; rename that column")
+    require_feature_names(features)
     schema = frame.collect_schema()
     entity_id = id_value(id_column, schema[id_column], missing)
     texts = [n for n, k in features.items() if k == "token_list" and schema.get(n) == pl.String]
@@ -171,6 +167,16 @@ def entity_table(
     ).alias("reason")
     ids = entity_id.value.cast(pl.String).alias("id")
     return Table(frame.select(ids, *columns, "file", "line", reason, "text"), features)
+
+
+def require_feature_names(features: Iterable[str]) -> None:
+    """Raise ``InputError`` where a feature's name cannot be used."""
+    names = list(features)
+    reserved = sorted({*RESERVED_COLUMNS} & {*names})
+    require(not reserved, f"a feature may not be called {', '.join(reserved)}; rename that column")
+    # A feature's vocabulary is a file of its name.
+    slashed = [name for name in names if "/" in name]
+    require(not slashed, f"feature '{''.join(slashed[:1])}' holds a '/'; rename that column")
 
 
 def single_value(column: str, missing: Sequence[str] = MISSING_VALUES) -> pl.Expr:

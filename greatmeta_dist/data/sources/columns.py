@@ -41,8 +41,8 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
         "t",
     ),
 }
-"""Usual names of each column, without case and marks, by preference: where one of an earlier line is
-there, later ones are other things."""
+"""Usual names of each column, without case and marks, by preference: where a file has one of an
+earlier line, those of later lines are other things."""
 
 
 def find_columns(

@@ -16,6 +16,7 @@ from greatmeta_dist.data.sources.base import (
     entity_table,
     interactions_of,
     reads,
+    require_feature_names,
     single_value,
     value_list,
 )
@@ -52,6 +53,13 @@ def open_parquet(config: DataConfig, work: Path) -> Source:
 def open_mapped(config: DataConfig, work: Path, kind: str) -> Source:
     """Open a log of that format, and the features of users and items where these are named."""
     assert config.path is not None
+    clashing = sorted({*INTERNAL} & {*asdict(config.columns).values()})
+    require(
+        not clashing,
+        f"data.columns names '{''.join(clashing[:1])}', as the preparation calls a column of its "
+        "own; rename that column",
+    )
+    require_feature_names([*config.user_features, *config.item_features])
     for name, feature_kind in {**config.user_features, **config.item_features}.items():
         require(
             feature_kind in ("token", "token_list", "float"),
@@ -79,12 +87,6 @@ def open_mapped(config: DataConfig, work: Path, kind: str) -> Source:
     )
     require_known(columns, available, log.files[0].name)
     column_of = {k: v for k, v in asdict(columns).items() if v is not None}
-    clashing = sorted({*INTERNAL} & {*column_of.values()})
-    require(
-        not clashing,
-        f"data.columns names '{''.join(clashing[:1])}', as the preparation calls a column of its "
-        "own; rename that column",
-    )
     not_used = {log.files[0].name: [c for c in available if c not in column_of.values()]}
     files = [local_file(file, work) for file in log.files]
     tables: dict[str, Table | None] = {"user": None, "item": None}
@@ -154,7 +156,9 @@ class Reader:
     def table(self, table: Files, id_column: str, kinds: dict[str, Kind]) -> Table:
         """Users or items with their features."""
         missing = self.config.missing_values
-        frame = self.scan(table, {id_column: "id"} | dict.fromkeys(kinds, "feature"))
+        roles: dict[str, Role] = {id_column: "id"}
+        roles |= dict.fromkeys(kinds, "feature")
+        frame = self.scan(table, roles)
         schema = frame.collect_schema()
         columns = []
         for name, kind in kinds.items():

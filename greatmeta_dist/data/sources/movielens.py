@@ -1,4 +1,4 @@
-"""MovieLens as downloaded: 100K (``u.data``), 1M and 10M (``.dat``), and CSV (20M to 32M, latest)."""
+"""MovieLens as downloaded: 100K (``u.data``), 1M and 10M (``.dat``), and CSV (20M to latest)."""
 
 from pathlib import Path
 

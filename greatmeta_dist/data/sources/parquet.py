@@ -67,9 +67,11 @@ def scan_parquet_files(
         form.num_rows += metadata.num_rows
         first_row += metadata.num_rows
     common = {c: _common_type([f.types[c] for f in forms.values()], r) for c, r in roles.items()}
+    folder = Path(files[0].path.removesuffix(files[0].name)).name
     for column, kind in common.items():
         require(
-            kind is not None, f"column {column} holds lists in some files, and no lists in others"
+            kind is not None,
+            f"{folder}: column {column} holds lists in some files, and no lists in others",
         )
     keys = {str(path): file.keys for path, file in zip(paths, files, strict=True)}
     frames = [_scan(form, roles, common, keys) for form in forms.values()]
@@ -159,7 +161,7 @@ def _polars_types(file: DataFile, path: Path, roles: dict[str, Role]) -> dict[st
     types = {c: schema.get(c, pl.String()) for c in roles}
     for column, kind in types.items():
         is_list = isinstance(kind, pl.List | pl.Array)
-        inner = kind.inner if isinstance(kind, pl.List | pl.Array) else kind
+        inner = _inner(kind)
         is_plain = not inner.is_nested() and inner not in (pl.Object, pl.Duration, pl.Time)
         require(
             is_plain and (roles[column] == "feature" or not is_list),
@@ -225,15 +227,22 @@ def _common_type(kinds: list[pl.DataType], role: Role) -> pl.DataType | None:
     return pl.String()
 
 
+def _inner(kind: pl.DataType) -> pl.DataType:
+    """The type of a list's values; of anything else, its own."""
+    if not isinstance(kind, pl.List | pl.Array):
+        return kind
+    return kind.inner if isinstance(kind.inner, pl.DataType) else kind.inner()
+
+
 def _cast(column: str, kind: pl.DataType, target: pl.DataType | None) -> pl.Expr:
     value = pl.col(column)
-    if kind == target:
+    if target is None or kind == target:
         return value
     if target == pl.String:
         return as_text(value, kind).alias(column)
     if isinstance(kind, pl.List | pl.Array):
         value = value.arr.to_list() if isinstance(kind, pl.Array) else value
-        return value.list.eval(as_text(pl.element(), kind.inner)).alias(column)
+        return value.list.eval(as_text(pl.element(), _inner(kind))).alias(column)
     if target == pl.Datetime("us") and kind != pl.Null:
         return _moment(value, kind).alias(column)
     return value.cast(target).alias(column)

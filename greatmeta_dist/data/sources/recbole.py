@@ -20,8 +20,8 @@ from greatmeta_dist.errors import require
 
 TYPES = {"token", "token_seq", "float", "float_seq"}
 KINDS: dict[str, Kind] = {"token": "token", "token_seq": "token_list", "float": "float"}
-"""Types of RecBole as kinds of features. Columns of type ``float_seq`` are left out, and said to be:
-a store has no vectors."""
+"""Types of RecBole as kinds of features. Columns of type ``float_seq`` are left out, and said to
+be: a store has no vectors."""
 ROLES = {"user": "user_id", "item": "item_id", "rating": "rating", "timestamp": "timestamp"}
 
 

@@ -5,8 +5,8 @@ An option's text is the string below its field in ``config/``.
 
 import ast
 import inspect
-import re
 import itertools
+import re
 import textwrap
 from dataclasses import asdict, is_dataclass
 from functools import cache

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.sources.base import (
@@ -221,3 +222,31 @@ def _without_points(frame: pl.LazyFrame, roles: dict[str, Role]) -> pl.LazyFrame
         if len(values) and values.str.contains(pattern).all():
             floats.append(column)
     return frame.with_columns(pl.col(c).str.replace(pattern, "$1") for c in floats)
+
+
+def sample_columns(
+    config: DataConfig, work: Path, *, num_rows: int
+) -> list[tuple[str, str, str, list[str]]]:
+    """Each column of the first file of a log: file, name, type, and its first values as text."""
+    assert config.path is not None
+    table = Files.at(config.path, config.source)
+    file = table.files[0]
+    if table.kind == "parquet":
+        with pq.ParquetFile(local_file(file, work)) as parquet:
+            batch = next(parquet.iter_batches(batch_size=num_rows), None)
+            schema = parquet.schema_arrow
+        columns = [
+            (f.name, str(f.type), [] if batch is None else batch.column(k).to_pylist())
+            for k, f in enumerate(schema)
+        ]
+    else:
+        reader = Reader(config, work)
+        names = reader.columns(table)
+        one_file = Files([file], table.kind)
+        roles: dict[str, Role] = dict.fromkeys(names, "value")
+        head = reader.scan(one_file, roles).head(num_rows).collect()
+        columns = [(name, "text", head[name].to_list()) for name in names]
+    return [
+        (file.name, name, kind, [str(v) for v in values if v is not None])
+        for name, kind, values in columns
+    ]

@@ -143,9 +143,15 @@ def _convert(path: Path, columns: list[str], target: Path) -> Path:
         schema = pa.schema([_plain_field(source.schema_arrow.field(k)) for k in index])
         with pq.ParquetWriter(target, schema, compression="lz4") as writer:
             for batch in source.iter_batches(columns=columns):
-                arrays = [batch.column(c).cast(schema.field(c).type) for c in columns]
+                arrays = [_as_plain(batch.column(c), schema.field(c).type) for c in columns]
                 writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
     return target
+
+
+def _as_plain(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_large_list_view(array.type):
+        return pa.array(array.to_pylist(), kind)  # casts of these make broken arrays
+    return array.cast(kind)
 
 
 def _plain_field(field_: pa.Field) -> pa.Field:

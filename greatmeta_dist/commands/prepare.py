@@ -34,6 +34,19 @@ def _say_rows(display: Display, source: str, report: Report, store: Path) -> Non
     )
     for reason, count in report.reasons.items():
         display.say(f"  {count} × {reason} (see {store / REJECTS})")
+    if report.repeats:
+        display.say(f"  {report.repeats} repeats of a user and an item, merged (data.repeats)")
+    if report.unlisted_items:
+        display.say(f"  {report.unlisted_items} items are in no file of items: without features")
+    if report.columns:
+        display.say(f"  columns: {columns_text(report.columns)}")
+    for name, columns in report.not_used.items():
+        display.say(f"  not used of {name}: {', '.join(columns)}")
+
+
+def columns_text(columns: dict[str, str | None]) -> str:
+    """Which column of the log is what, as it is typed for ``data.columns``."""
+    return ", ".join(f"{role}: {column or 'null'}" for role, column in columns.items())
 
 
 def _say_store(display: Display, report: Report, store: Path) -> None:

@@ -6,18 +6,27 @@ from greatmeta_dist.config.checks import at_least, check_choices, choice, in_ran
 from greatmeta_dist.errors import require
 from greatmeta_dist.extensions import SOURCES
 
+AUTO = "auto"
+"""The name of a column that is found by its usual names."""
+MAPPED_SOURCES = ("csv", "jsonl", "parquet")
+"""Sources whose columns ``data.columns`` names."""
+MISSING_VALUES = (
+    "null", "\\N", "nan", "-nan", "None", "NA", "N/A", "#N/A", "#NA", "#N/A N/A", "<NA>", "NaT",
+    "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN",
+)  # fmt: skip
+
 
 @dataclass
 class ColumnsConfig:
-    """Column names of a csv or parquet log."""
+    """Column names of a csv, jsonl or parquet log; ``auto`` finds a column by its usual names."""
 
-    user: str = "user"
-    item: str = "item"
-    rating: str | None = "rating"
+    user: str = AUTO
+    item: str = AUTO
+    rating: str | None = AUTO
     """null where the log only says which user met which item. Then each of these is a click with
     ``data.label=click``; with ``data.label=rating`` their number is the rating."""
-    timestamp: str | None = None
-    """null where the log has no times."""
+    timestamp: str | None = AUTO
+    """null where the log has no times, or none that matter."""
 
 
 @dataclass
@@ -90,25 +99,31 @@ class DataConfig:
     min_value_count: int = 10
     """Training users, or items rated by them, that a feature value needs. A rarer value counts as
     unknown: the model would learn it by heart."""
+    missing_values: list[str] = field(default_factory=lambda: list(MISSING_VALUES))
+    """What stands in files for a missing value, in upper or lower case. An empty value always
+    does."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
-    """csv, parquet: names of the log's columns for user, item, rating and timestamp. The last two
-    may be null."""
+    """csv, jsonl, parquet: names of the log's columns for user, item, rating and timestamp.
+    ``auto`` finds one by its usual names, such as userId or ts. The last two may be null."""
     separator: str = ","
     """csv: character between fields. ``\\t`` is a tab."""
     encoding: str = choice("utf-8", ("utf-8", "latin-1"))
     """csv: encoding of the files."""
+    has_header: bool = True
+    """csv: whether files start with the names of their columns. Else these are called 1, 2
+    and so on."""
     users_path: str | None = None
-    """csv, parquet: file of user features."""
+    """csv, jsonl, parquet: file of user features. Its ending tells its format."""
     items_path: str | None = None
-    """csv, parquet: file of item features."""
+    """csv, jsonl, parquet: file of item features. Its ending tells its format."""
     user_features: dict[str, str] = field(default_factory=dict)
-    """csv, parquet: columns of ``data.users_path`` to read, each with its kind: ``token``,
+    """csv, jsonl, parquet: columns of ``data.users_path`` to read, each with its kind: ``token``,
     ``token_list`` or ``float``. Written ``{age: float, country: token}``."""
     item_features: dict[str, str] = field(default_factory=dict)
-    """csv, parquet: columns of ``data.items_path`` to read, each with its kind: ``token``,
+    """csv, jsonl, parquet: columns of ``data.items_path`` to read, each with its kind: ``token``,
     ``token_list`` or ``float``."""
     list_separator: str = "|"
-    """csv: separator inside a ``token_list`` field."""
+    """csv, jsonl: separator inside a ``token_list`` field. A list in brackets needs none."""
 
     users: int = 2000
     """synthetic: number of users."""
@@ -185,13 +200,6 @@ class DataConfig:
             f"data.path={self.path} is set, and data=synthetic reads no files; take the preset of "
             "that log, such as data=csv",
         )
-        is_mapped = self.source in ("csv", "parquet")
-        for name in ("users_path", "items_path", "user_features", "item_features"):
-            require(
-                is_mapped or not getattr(self, name),
-                f"data.{name} is set, and data={self.source} does not read it; data=csv and "
-                "data=parquet do",
-            )
 
     @property
     def repeats_rule(self) -> str:

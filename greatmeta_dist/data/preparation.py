@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +75,10 @@ class Preparation:
         """Make the store, unless it is already made from the same files in the same way."""
         self.progress("open the source", 0)
         self.source = open_source(self.config, self.work)
+        if self.source.columns is not None:
+            self.config = replace(self.config, columns=self.source.columns)
+            self.report.columns = asdict(self.source.columns)
+        self.report.not_used = self.source.not_used
         require(
             self.config.query_by != "time" or self.source.has_timestamp,
             "data.query_by=time needs times, and the log has none; set data.columns.timestamp or "

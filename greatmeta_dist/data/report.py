@@ -27,6 +27,10 @@ class Report:
     """Users of the log whom the users' file does not list: their features are unknown."""
     time_unit: str | None = None
     """The unit of the log's times that are numbers: s, ms, µs or ns."""
+    columns: dict[str, str | None] = field(default_factory=dict)
+    """The log's columns for user, item, rating and timestamp, where ``data.columns`` is read."""
+    not_used: dict[str, list[str]] = field(default_factory=dict)
+    """Columns of each file that the store does not have."""
     unrated: int = 0
     """Rows whose rating says that none was given (``data.unrated_value``)."""
     out_of_bounds: int = 0

@@ -141,13 +141,14 @@ class _CheckedColumns:
     def of(cls, source: Source, config: DataConfig) -> "_CheckedColumns":
         log = source.interactions
         schema = log.collect_schema()
-        values = {name: id_value(name, schema[name]) for name in ("user", "item")}
+        missing = config.missing_values
+        values = {name: id_value(name, schema[name], missing) for name in ("user", "item")}
         if config.has_ratings:
-            values["rating"] = number_value("rating", schema["rating"])
+            values["rating"] = number_value("rating", schema["rating"], missing)
         unit = None
         if source.has_timestamp:
             unit = time_unit(log.select("timestamp").head(NUM_SAMPLED).collect()["timestamp"])
-            values["timestamp"] = time_value("timestamp", schema["timestamp"], unit=unit)
+            values["timestamp"] = time_value("timestamp", schema["timestamp"], missing, unit=unit)
         is_unrated = pl.lit(False)
         if config.unrated_value is not None and "rating" in values:
             is_unrated = (pl.col("rating") == config.unrated_value).fill_null(False)

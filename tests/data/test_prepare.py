@@ -65,7 +65,7 @@ def test_number_of_buckets_does_not_change_who_is_where(tmp_path, monkeypatch):
         (b"", "is empty"),
         (b"u,i,r,t\n", "holds no interaction"),
         (b"u,i,r,t\na,b,1,1\n", "no training task came out of 1 usable rows"),
-        (b"\n", "expected a line of distinct column names"),
+        (b"\n", "expected a line of column names"),
     ],
 )
 def test_empty_input_says_so(tmp_path, content, message):

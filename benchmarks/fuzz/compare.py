@@ -123,6 +123,7 @@ def require_equal(folder: Path, report: Report, log: PlainLog, config: DataConfi
     assert found == expected.rejected, _first_difference(found, expected.rejected)
     counts = {
         "read": (report.read, log.num_read),
+        "kept": (report.kept, expected.num_kept),
         "unrated": (report.unrated, log.num_unrated),
         "repeats": (report.repeats, expected.num_repeats),
         "out of bounds": (report.out_of_bounds, expected.num_out_of_bounds),
@@ -131,7 +132,7 @@ def require_equal(folder: Path, report: Report, log: PlainLog, config: DataConfi
     for name, (reported, counted) in counts.items():
         assert reported == counted, f"{name}: {reported}, expected {counted}"
     left_out = report.unrated + report.out_of_bounds + report.unused + report.not_in_split
-    accounted = expected.num_kept + report.repeats + left_out + report.rejected
+    accounted = report.kept + report.repeats + left_out + report.rejected
     assert report.read == accounted, f"{report.read} rows read, {accounted} accounted for"
     labels = labels_of(Store(folder))
     assert labels.keys() == expected.tasks.keys(), f"splits {[*labels]}, not {[*expected.tasks]}"

@@ -24,9 +24,10 @@ def prepare_store(config: DataConfig, store: Path) -> None:
 
 
 def _say_rows(display: Display, source: str, report: Report, store: Path) -> None:
-    """How many rows were read, rejected and left out, and why."""
+    """How many rows were read, kept, merged, rejected and left out, and why."""
     display.say(
-        f"{source}: {report.read} rows read, {report.rejected} rejected, "
+        f"{source}: {report.read} rows read, {report.kept} kept, {report.rejected} rejected, "
+        f"{report.repeats} repeats merged, "
         f"{report.unrated + report.out_of_bounds + report.not_in_split + report.unused} left out "
         f"({report.out_of_bounds} of users out of bounds, {report.not_in_split} not in the split, "
         f"{report.unused} more than tasks take, {report.unrated} unrated)"

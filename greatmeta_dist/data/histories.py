@@ -21,7 +21,7 @@ class BucketHistory:
     num_repeats: int
     """Rows that were merged into another one of the same user and item."""
     rejected: pl.DataFrame
-    """``item`` and ``line`` of rows that repeat another one, where ``data.repeats=reject``."""
+    """The rows that repeat another one, where ``data.repeats=reject``."""
 
 
 def read_history(
@@ -41,11 +41,10 @@ def read_history(
     history = History(distinct, hash_tokens(distinct), user, item, rating, timestamp)
     merged, repeats = resolve_repeats(history, rows["line"].to_numpy(), config)
     is_rejected = config.repeats_rule == "reject"
-    rejected = rows.select("item", "line")[repeats if is_rejected else repeats[:0]]
     return BucketHistory(
         replace(merged, rating=_labels(merged.rating, config)),
         0 if is_rejected else len(repeats),
-        rejected,
+        rows[repeats] if is_rejected else rows.clear(),
     )
 
 

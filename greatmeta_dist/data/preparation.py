@@ -193,9 +193,11 @@ class Preparation:
             tasks = split_by_recipe(history, catalogue, self.config)
             self.report.out_of_bounds += tasks.num_out_of_bounds
             self.report.unused += tasks.num_unused
+            self.report.kept += len(history.user) - tasks.num_out_of_bounds - tasks.num_unused
             return tasks
         tasks, used_lines = split_as_given(history, catalogue, self.given)
         self.report.not_in_split += tasks.num_unused
+        self.report.kept += len(history.user) - tasks.num_unused
         self.given = self.given.filter(~pl.col("line").is_in(used_lines.implode()))
         return tasks
 
@@ -206,7 +208,6 @@ class Preparation:
             self.report.unlisted_users += int((~is_listed).sum())
         if len(bucket.rejected):
             repeats = bucket.rejected.with_columns(
-                file=pl.lit(self.source.files[0].name if self.source.files else ""),
                 reason=pl.lit("repeats a user and item; the latest is kept"),
                 text=pl.lit(None, pl.String),
             )

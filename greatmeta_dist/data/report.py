@@ -8,8 +8,10 @@ class Report:
     """Counts of rows, tasks and values."""
 
     read: int = 0
-    """Rows of the log. Each of them is rejected, merged into another one (``repeats``), left out by
-    a rule (``unrated``, ``out_of_bounds``, ``not_in_split``, ``unused``), or kept."""
+    """Rows of the log. Each of them is kept, merged into another one (``repeats``), left out by a
+    rule (``unrated``, ``out_of_bounds``, ``not_in_split``, ``unused``), or rejected."""
+    kept: int = 0
+    """Rows that are in tasks, each counted once."""
     rejected: int = 0
     """Rows of the log that were rejected."""
     rejected_elsewhere: dict[str, int] = field(default_factory=dict)

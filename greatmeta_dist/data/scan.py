@@ -1,24 +1,27 @@
 """The one pass over the whole log: every row is checked, and good rows go to buckets by user.
 
-Streaming: some chunks of the log are in memory at a time, and each bucket is a folder of Parquet
-files, to be read whole later. Bad rows go to the rejects with a reason.
+The log comes in batches, of which a few are in memory at a time. Bad rows go to the rejects with a
+reason.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from greatmeta_dist.config import DataConfig
-from greatmeta_dist.data.hashing import draw_bits, hash_tokens, mix
+from greatmeta_dist.data.buckets import BucketWriter, read_bucket
 from greatmeta_dist.data.rejects import REJECT_SCHEMA, Rejects
 from greatmeta_dist.data.sources import Source
 from greatmeta_dist.data.values import Value, id_value, number_value, time_unit, time_value
 from greatmeta_dist.errors import require
 
+BATCH_ROWS = 1 << 19
+"""Rows that are checked at a time."""
 BUCKET_BYTES = 1 << 24
 """Bytes of a log's files that make one bucket, about; a bucket is read into memory as a whole."""
 MAX_BUCKETS = 128
@@ -38,25 +41,21 @@ class ScannedLog:
     num_unrated: int
     items: pl.Series
     """The distinct items, as they stand in the buckets: integers or text; in no certain order."""
+    user_type: pl.DataType
     time_unit: str | None
     """The unit of times that are numbers; None where the log has none."""
 
     def bucket(self, number: int) -> pl.DataFrame:
-        """``user``, ``item``, ``rating``, ``timestamp``, ``line`` of a bucket's rows; unordered."""
-        folder = self.folder / f"bucket={number}"
-        if not folder.exists():
-            return pl.DataFrame(schema=self._schema())
-        return pl.read_parquet(sorted(folder.glob("*.parquet")), glob=False)
+        """``user item rating timestamp line`` of a bucket's rows, in the order of the log.
 
-    def _schema(self) -> pl.Schema:
-        return pl.Schema(
-            {
-                "user": pl.Int64,
-                "item": self.items.dtype,
-                "rating": pl.Float64,
-                "timestamp": pl.Float64,
-                "line": pl.Int64,
-            }
+        With ``data.repeats=reject`` they have their ``file``, too.
+        """
+        rows = read_bucket(self.folder, number)
+        if rows is not None:
+            return rows
+        number_types = {"rating": pl.Float64(), "timestamp": pl.Float64(), "line": pl.Int64()}
+        return pl.DataFrame(
+            schema={"user": self.user_type, "item": self.items.dtype, **number_types}
         )
 
 
@@ -67,52 +66,74 @@ def scan_log(source: Source, config: DataConfig, rejects: Rejects, folder: Path)
     the log has no row.
     """
     num_buckets = _num_buckets(source)
-    checked = _CheckedColumns.of(source, config)
-    log = source.interactions.with_columns(**checked.columns())
-    kept = log.filter(~pl.col("is_bad") & ~pl.col("is_unrated"))
-    good = kept.select(
-        "user", "item", "rating", "timestamp", "line",
-        bucket=pl.col("user").map_batches(
-            lambda user: _bucket_of(user, num_buckets),
-            return_dtype=pl.UInt8,
-            is_elementwise=True,
-        ),
-    ).sink_parquet(
-        pl.PartitionBy(folder, key="bucket", include_key=False), mkdir=True, lazy=True,
-        compression="lz4", statistics=False,
-    )  # fmt: skip
+    columns = _CheckedColumns.of(source, config)
     rejects.on_disk = folder.with_name("rejected.parquet")
-    bad = log.filter("is_bad").select(checked.rejected())
-    is_unrated = ~pl.col("is_bad") & pl.col("is_unrated")
-    counts = log.select(read=pl.len(), unrated=is_unrated.sum())
-    items = kept.select("item").unique()
-    # Together, so that the log is read and checked once for all of them.
-    *_, counted, distinct = pl.collect_all(
-        [good, bad.sink_parquet(rejects.on_disk, lazy=True), counts, items], engine="streaming"
-    )
-    num_read = int(counted["read"][0])
+    num_read = num_unrated = 0
+    items = _Distinct()
+    user_type: pl.DataType = pl.Int64()
+    extra = ["file"] if config.repeats_rule == "reject" else []
+    with (
+        BucketWriter(folder, num_buckets) as buckets,
+        pq.ParquetWriter(rejects.on_disk, _arrow_schema(REJECT_SCHEMA)) as rejected,
+    ):
+        for batch in _batches(source.interactions):
+            num_read += len(batch)
+            checked = columns.check(batch)
+            if checked["is_bad"].any():
+                bad = columns.rejected(batch, checked)
+                rejected.write_table(bad.to_arrow().cast(rejected.schema))
+                checked = checked.filter(~pl.col("is_bad"))
+            if checked["is_unrated"].any():
+                num_unrated += int(checked["is_unrated"].sum())
+                checked = checked.filter(~pl.col("is_unrated"))
+            good = checked.select("user", "item", "rating", "timestamp", "line", *extra)
+            user_type = good.schema["user"]
+            items.add(good["item"])
+            buckets.write(good)
     require(num_read > 0, "the log holds no interaction below its header")
     return ScannedLog(
-        folder,
-        num_buckets,
-        num_read,
-        int(counted["unrated"][0]),
-        distinct["item"],
-        checked.time_unit,
+        folder, num_buckets, num_read, num_unrated, items.values(), user_type, columns.time_unit
     )
+
+
+def _batches(log: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    """The log in order, a limited number of rows at a time."""
+    for batch in log.collect_batches(
+        chunk_size=BATCH_ROWS, maintain_order=True, engine="streaming"
+    ):
+        yield from batch.iter_slices(2 * BATCH_ROWS)
+
+
+@dataclass
+class _Distinct:
+    """The distinct values of a column that comes in batches."""
+
+    found: list[pl.Series] = field(default_factory=list)
+    """Values of which several may be equal; the first entry's are distinct."""
+    num_after_merge: int = 0
+
+    def add(self, values: pl.Series) -> None:
+        self.found.append(values.unique())
+        # Merged whenever they have doubled: every value is merged a few times in all.
+        if sum(map(len, self.found)) > 2 * self.num_after_merge + BATCH_ROWS:
+            self.values()
+
+    def values(self) -> pl.Series:
+        """All distinct values so far, in no certain order; at least one batch must have come."""
+        self.found = [pl.concat(self.found).unique()]
+        self.num_after_merge = len(self.found[0])
+        return self.found[0]
 
 
 @dataclass(frozen=True)
 class _CheckedColumns:
-    """Typed columns of a log, and the checks that a row must pass, in order."""
+    """The columns of a log, and the checks that a row must pass, in order."""
 
-    user: Value
-    item: Value
-    rating: Value | None
-    """None where the log has no ratings, or none are asked for."""
-    timestamp: Value | None
+    values: dict[str, Value]
+    """``user``, ``item``, and of ``rating`` and ``timestamp`` those that the log has."""
     checks: list[tuple[pl.Expr, str, pl.Expr]]
-    """When a row fails, the column at fault, and the reason."""
+    """When a row fails, the column at fault, and the reason. Of typed columns, and of ``NAME is
+    missing`` and ``NAME is bad`` of each."""
     is_unrated: pl.Expr
     time_unit: str | None
 
@@ -121,115 +142,112 @@ class _CheckedColumns:
         log = source.interactions
         schema = log.collect_schema()
         missing = config.missing_values
-        user, item = (id_value(name, schema[name], missing) for name in ("user", "item"))
-        has_rating = config.has_ratings
-        rating = number_value("rating", schema["rating"], missing) if has_rating else None
-        timestamp, unit = None, None
+        values = {name: id_value(name, schema[name], missing) for name in ("user", "item")}
+        if config.has_ratings:
+            values["rating"] = number_value("rating", schema["rating"], missing)
+        unit = None
         if source.has_timestamp:
             unit = time_unit(log.select("timestamp").head(NUM_SAMPLED).collect()["timestamp"])
-            timestamp = time_value("timestamp", schema["timestamp"], missing, unit=unit)
+            values["timestamp"] = time_value("timestamp", schema["timestamp"], missing, unit=unit)
         is_unrated = pl.lit(False)
-        if config.unrated_value is not None and rating is not None:
-            is_unrated = (rating.value == config.unrated_value).fill_null(False)
+        if config.unrated_value is not None and "rating" in values:
+            is_unrated = (pl.col("rating") == config.unrated_value).fill_null(False)
         checks = [
-            *_id_checks(user, "user"),
-            *_id_checks(item, "item"),
-            *_rating_checks(rating, config, is_unrated),
-            *_time_checks(timestamp, config),
+            (pl.col("reason").is_not_null(), "", pl.col("reason")),
+            *_id_checks("user"),
+            *_id_checks("item"),
+            *(_rating_checks(config, is_unrated) if "rating" in values else ()),
+            *(_time_checks(config) if "timestamp" in values else ()),
         ]
-        if "reason" in schema:
-            checks.insert(0, (pl.col("reason").is_not_null(), "", pl.col("reason")))
-        return cls(user, item, rating, timestamp, checks, is_unrated, unit)
+        return cls(values, checks, is_unrated, unit)
 
-    def columns(self) -> dict[str, pl.Expr]:
-        """The typed columns, beside ``is_bad`` and ``is_unrated``; originals are kept as text."""
-        nothing = pl.lit(None, pl.Float64)
-        return {
-            "user": self.user.value,
-            "item": self.item.value,
-            "rating": pl.lit(1.0) if self.rating is None else self.rating.value,
-            "timestamp": nothing if self.timestamp is None else self.timestamp.value,
-            "is_unrated": self.is_unrated,
-            "is_bad": pl.any_horizontal(is_bad for is_bad, _, _ in self.checks),
-            **{f"text_{name}": text for name, text in self._texts().items()},
-            **{f"fails_{k}": is_bad for k, (is_bad, _, _) in enumerate(self.checks)},
-        }
-
-    def rejected(self) -> list[pl.Expr]:
-        """``REJECT_SCHEMA``'s columns of rows that fail: the first check that each fails."""
-
-        def of_first_failure(outcome: Callable[[str, pl.Expr], pl.Expr]) -> pl.Expr:
-            chain: Any = pl
-            for k, (_, column, reason) in enumerate(self.checks):
-                chain = chain.when(pl.col(f"fails_{k}")).then(outcome(column, reason))
-            return chain.otherwise(None)
-
+    def check(self, batch: pl.DataFrame) -> pl.DataFrame:
+        """Typed columns of a batch; what is wrong with each; ``is_bad``, ``is_unrated``."""
         columns = {
-            "file": pl.col("file"),
-            "line": pl.col("line"),
-            "column": of_first_failure(lambda column, reason: pl.lit(column)),
-            "value": of_first_failure(
-                lambda column, reason: pl.col(f"text_{column}" if column else "text")
-            ),
-            "reason": of_first_failure(lambda column, reason: reason),
+            alias: column
+            for name, value in self.values.items()
+            for alias, column in _evaluate(batch, name, value).items()
         }
-        return [columns[name].cast(kind).alias(name) for name, kind in REJECT_SCHEMA.items()]
+        # Where a log has no ratings, every row counts one.
+        nothing = {"rating": pl.lit(1.0), "timestamp": pl.lit(None, pl.Float64)}
+        absent = [value.alias(name) for name, value in nothing.items() if name not in columns]
+        typed = batch.select("reason", "line", "file").with_columns(*columns.values(), *absent)
+        return typed.with_columns(
+            is_unrated=self.is_unrated,
+            is_bad=pl.any_horizontal(is_bad for is_bad, _, _ in self.checks),
+        )
 
-    def _texts(self) -> dict[str, pl.Expr]:
-        values = {
-            "user": self.user,
-            "item": self.item,
-            "rating": self.rating,
-            "timestamp": self.timestamp,
-        }
-        return {name: value.text for name, value in values.items() if value is not None}
+    def rejected(self, batch: pl.DataFrame, checked: pl.DataFrame) -> pl.DataFrame:
+        """The bad rows as ``REJECT_SCHEMA`` has them, with the first check that each fails."""
+        texts = {f"text of {name}": value.text for name, value in self.values.items()}
+        is_bad = checked["is_bad"]
+        bad = batch.filter(is_bad).select("text", **texts)
+        rows = bad.hstack(checked.filter(is_bad))
+        column: Any = pl
+        value, reason = column, column
+        for fails, name, why in self.checks:
+            column = column.when(fails).then(pl.lit(name))
+            value = value.when(fails).then(pl.col(f"text of {name}" if name else "text"))
+            reason = reason.when(fails).then(why)
+        return rows.select("file", "line", column=column, value=value, reason=reason).cast(
+            REJECT_SCHEMA
+        )
 
 
-def _id_checks(value: Value, name: str) -> list[tuple[pl.Expr, str, pl.Expr]]:
+def _evaluate(batch: pl.DataFrame, name: str, value: Value) -> dict[str, pl.Series]:
+    """A column's values, and whether each ``is missing`` and ``is bad``.
+
+    Where most rows are plain numbers in text, the others alone are looked at closely.
+    """
+    missing, bad = f"{name} is missing", f"{name} is bad"
+    closely = {name: value.value, missing: value.is_missing, bad: value.is_bad}
+    if value.if_plain is None:
+        return batch.select(**closely).to_dict()
+    plain = batch.select(value.if_plain.alias(name)).to_series()
+    rows = plain.is_null().arg_true()
+    no = pl.repeat(False, len(batch), eager=True)
+    columns = {name: plain, missing: no.alias(missing), bad: no.alias(bad)}
+    if not len(rows):
+        return columns
+    others = batch[rows].select(**closely)
+    return {alias: column.scatter(rows, others[alias]) for alias, column in columns.items()}
+
+
+def _arrow_schema(schema: pl.Schema) -> pa.Schema:
+    return schema.to_frame().to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+
+
+def _id_checks(name: str) -> list[tuple[pl.Expr, str, pl.Expr]]:
+    reason = f"{name} is no whole number, and the column holds numbers"
     return [
-        (value.is_missing, name, pl.lit(f"no {name}")),
-        (value.is_bad, name, pl.lit(f"{name} is no whole number, and the column holds numbers")),
+        (pl.col(f"{name} is missing"), name, pl.lit(f"no {name}")),
+        (pl.col(f"{name} is bad"), name, pl.lit(reason)),
     ]
 
 
-def _rating_checks(
-    value: Value | None, config: DataConfig, is_unrated: pl.Expr
-) -> list[tuple[pl.Expr, str, pl.Expr]]:
-    if value is None:
-        return []
+def _rating_checks(config: DataConfig, is_unrated: pl.Expr) -> list[tuple[pl.Expr, str, pl.Expr]]:
+    rating = pl.col("rating")
+    is_none = pl.col("rating is missing") | pl.col("rating is bad")
+    is_huge = (rating.abs() > MAX_RATING).fill_null(False)
     checks = [
-        (value.is_missing | value.is_bad, "rating", pl.lit("rating is not a number")),
-        (
-            (value.value.abs() > MAX_RATING).fill_null(False),
-            "rating",
-            pl.lit(f"rating is beyond {MAX_RATING:g}"),
-        ),
+        (is_none, "rating", pl.lit("rating is not a number")),
+        (is_huge, "rating", pl.lit(f"rating is beyond {MAX_RATING:g}")),
     ]
     if config.rating_range is not None:
         low, high = config.rating_range
-        is_out = (~value.value.is_between(low, high)).fill_null(False) & ~is_unrated
+        is_out = (~rating.is_between(low, high)).fill_null(False) & ~is_unrated
         checks.append((is_out, "rating", pl.lit(f"rating is outside {low:g} to {high:g}")))
     return checks
 
 
-def _time_checks(value: Value | None, config: DataConfig) -> list[tuple[pl.Expr, str, pl.Expr]]:
+def _time_checks(config: DataConfig) -> list[tuple[pl.Expr, str, pl.Expr]]:
     """A time that is not understood is a fault; a missing one only where order is by time."""
-    if value is None:
-        return []
     reason = pl.lit("timestamp is no time (a number, or ISO 8601) after 1900")
-    checks = [(value.is_bad, "timestamp", reason)]
+    checks = [(pl.col("timestamp is bad"), "timestamp", reason)]
     if config.query_by == "time":
-        checks.append((value.is_missing, "timestamp", pl.lit("no time, and data.query_by=time")))
+        why = pl.lit("no time, and data.query_by=time")
+        checks.append((pl.col("timestamp is missing"), "timestamp", why))
     return checks
-
-
-def _bucket_of(user: pl.Series, num_buckets: int) -> pl.Series:
-    """Which bucket each user is in, from its own hash, so that no library's version matters."""
-    if user.dtype == pl.String:
-        hashes = draw_bits(hash_tokens(user), 0, "bucket")
-    else:
-        hashes = mix(user.to_numpy().view(np.uint64))
-    return pl.Series((hashes >> np.uint64(40)).astype(np.int64) % num_buckets).cast(pl.UInt8)
 
 
 def _num_buckets(source: Source) -> int:

@@ -20,6 +20,7 @@ import fsspec
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import csv
 
@@ -31,7 +32,7 @@ PART_BYTES = 1 << 25
 """Bytes of a text file that are parsed at a time."""
 UNIT_SEPARATOR = b"\x1f"
 """Stands in for separators of several characters, which CSV readers do not know."""
-UNDECODED, REPLACEMENT = "\ufdd0", "\ufffd"
+UNDECODED = "\ufdd0"
 """Where bytes could not be decoded. It is no character, so that no text holds it; the usual
 replacement character is one, and texts that went through other programs do. In the rejects they
 stand as that character."""
@@ -143,6 +144,8 @@ def _parse_into(target: Path, text_file: Path, fmt: TextFormat, names: list[str]
         if fmt.names is None:
             file.readline()
             first_line = 2
+        elif file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            file.seek(0)
         while part := file.read(PART_BYTES):
             part += file.readline()
             num_lines = part.count(b"\n") + (not part.endswith(b"\n"))
@@ -169,7 +172,8 @@ def _parse_plain(
         if UNIT_SEPARATOR in part:
             return None
         part, separator = part.replace(separator, UNIT_SEPARATOR), UNIT_SEPARATOR
-    if len(names) == 1 or UNDECODED.encode() in part:
+    # The reader takes a mark of byte order off the first line, wherever a part starts.
+    if len(names) == 1 or UNDECODED.encode() in part or part.startswith(codecs.BOM_UTF8):
         return None
     invalid: list[tuple[int, str, int]] = []
 
@@ -195,7 +199,7 @@ def _parse_plain(
     is_valid = np.ones(num_lines, bool)
     is_valid[numbers - 1] = False
     line = first_line + np.arange(num_lines)
-    if len(table) != is_valid.sum():
+    if len(table) != is_valid.sum() or _has_blank(table):
         return None
     nothing = pa.nulls(len(table), pa.string())
     valid = table.append_column("line", pa.array(line[is_valid]))
@@ -212,6 +216,17 @@ def _parse_plain(
     return pa.concat_tables([valid, malformed.cast(valid.schema)]).sort_by("line")
 
 
+def _has_blank(table: pa.Table) -> bool:
+    """Whether any row's fields are all blank: that is what the reader makes of a blank line."""
+    is_blank = pa.array(np.ones(len(table), bool))
+    for column in table.columns:
+        trimmed = pc.utf8_trim_whitespace(column.filter(is_blank))
+        is_blank = pc.replace_with_mask(is_blank, is_blank, pc.equal(trimmed, "").combine_chunks())
+        if not pc.any(is_blank).as_py():
+            return False
+    return True
+
+
 def _parse_any(part: bytes, first_line: int, fmt: TextFormat, names: list[str]) -> pa.Table:
     """Lines of any kind, split by patterns."""
     lines = part.decode().removesuffix("\n").split("\n")
@@ -222,11 +237,13 @@ def _parse_any(part: bytes, first_line: int, fmt: TextFormat, names: list[str]) 
     fields = frame.with_columns(_fields(fmt, names)).unnest("fields")
     reason = _reason(fmt, len(names))
     parsed = fields.with_columns(reason=reason).select(
-        *names, "line", "reason",
+        *names,
+        "line",
+        "reason",
         text=pl.when(reason.is_not_null()).then(
-            pl.col("text").str.replace_all(UNDECODED, REPLACEMENT, literal=True)
+            pl.col("text").str.replace_all(UNDECODED, "\ufffd", literal=True)
         ),
-    )  # fmt: skip
+    )
     return parsed.to_arrow()
 
 
@@ -325,9 +342,10 @@ def _fields_of(line: str, fmt: TextFormat) -> list[str]:
 
 
 def as_utf8(path: Path, encoding: str, work: Path) -> Path:
-    """The file itself if it is valid UTF-8, else a copy in ``work``, bad bytes as ``UNDECODED``.
+    """The file itself if it is valid UTF-8, else a copy in ``work`` that is.
 
-    Raises ``InputError`` where the file is missing, empty, unreadable or no text.
+    Bad bytes are ``UNDECODED`` there. Raises ``InputError`` where the file is missing, empty,
+    unreadable or no text.
     """
     require_file(path)
     try:
@@ -335,11 +353,11 @@ def as_utf8(path: Path, encoding: str, work: Path) -> Path:
         _require_text(path)
         if encoding == "utf-8" and _is_utf8(path):
             return path
-        # Polars reads UTF-8 alone, and stops at the first bad byte. In a copy bad bytes are marked,
-        # so that only the lines with one are rejected.
+        # Polars reads UTF-8 alone, and stops at the first bad byte. In a copy bad bytes are
+        # marked, so that only the lines with one are rejected.
         copy = work / f"utf8-{zlib.crc32(str(path).encode()):08x}-{path.name}"
         # Incremental, since a character of several bytes may lie across two chunks.
-        codecs.register_error("mark undecoded", lambda error: (UNDECODED, error.end))
+        codecs.register_error("mark undecoded", _mark)
         decoder = codecs.getincrementaldecoder(encoding)(errors="mark undecoded")
         with path.open("rb") as source, copy.open("wb") as sink:
             while chunk := source.read(CHUNK_BYTES):
@@ -348,6 +366,12 @@ def as_utf8(path: Path, encoding: str, work: Path) -> Path:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     return copy
+
+
+def _mark(error: UnicodeError) -> tuple[str, int]:
+    """Put ``UNDECODED`` in the place of what cannot be decoded, and go on behind it."""
+    assert isinstance(error, UnicodeDecodeError)
+    return UNDECODED, error.end
 
 
 def require_file(path: Path) -> None:

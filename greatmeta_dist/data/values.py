@@ -41,6 +41,9 @@ class Value:
     """Whether there is one that is not understood."""
     text: pl.Expr
     """As it stands in the file, for the rejects."""
+    if_plain: pl.Expr | None = None
+    """Of a column of text, quick to compute: the value where the text is a plain number that is
+    neither missing nor bad, else null."""
 
 
 def id_value(column: str, kind: pl.DataType, missing: Sequence[str] = MISSING_VALUES) -> Value:
@@ -84,7 +87,12 @@ def number_value(column: str, kind: pl.DataType, missing: Sequence[str] = MISSIN
         )
         is_absent = is_missing(stripped, missing)
     is_good = number.is_finite().fill_null(False) & ~is_absent
-    return Value(pl.when(is_good).then(number), is_absent, ~is_absent & ~is_good, text)
+    is_bad = ~is_absent & ~is_good
+    if_plain = None
+    if kind == pl.String:
+        plain = value.cast(pl.Float64, strict=False)
+        if_plain = pl.when(plain.is_finite()).then(plain)
+    return Value(pl.when(is_good).then(number), is_absent, is_bad, text, if_plain)
 
 
 def time_value(
@@ -109,7 +117,12 @@ def time_value(
         moment = iso_moment(pl.when(number.is_null() & ~is_absent).then(stripped))
         seconds = pl.coalesce(number, moment.dt.epoch("us").cast(pl.Float64) / 1e6)
     is_good = seconds.is_finite().fill_null(False) & ~is_absent & (seconds >= MIN_TIME_S)
-    return Value(pl.when(is_good).then(seconds), is_absent, ~is_absent & ~is_good, text)
+    is_bad = ~is_absent & ~is_good
+    if_plain = None
+    if kind == pl.String:
+        plain = value.cast(pl.Float64, strict=False) / PER_SECOND[unit]
+        if_plain = pl.when(plain.is_finite() & (plain >= MIN_TIME_S)).then(plain)
+    return Value(pl.when(is_good).then(seconds), is_absent, is_bad, text, if_plain)
 
 
 def iso_moment(text: pl.Expr) -> pl.Expr:

@@ -32,6 +32,7 @@ def test_every_row_read_is_in_a_task_or_accounted_for(tmp_path):
     assert min(report.out_of_bounds, report.unused) > 0
     left_out = report.rejected + report.out_of_bounds + report.unused
     assert report.read == left_out + len(used)
+    assert report.kept == len(used)
 
 
 def test_a_changed_row_amid_a_large_log_is_noticed(tmp_path):

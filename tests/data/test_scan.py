@@ -4,13 +4,15 @@ import re
 
 import polars as pl
 import pytest
-from logs import csv_config, write_log
+from logs import COLUMNS, csv_config, write_log
 from stores import CHOICE, normalised, rows_of, tasks_of
 
+from benchmarks.fuzz.plain import plain_draw, plain_hash, plain_mix
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data import scan
 from greatmeta_dist.data.prepare import prepare
-from greatmeta_dist.data.rejects import REJECTS
+from greatmeta_dist.data.rejects import REJECTS, Rejects
+from greatmeta_dist.data.sources import open_source
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.errors import InputError
 
@@ -83,6 +85,44 @@ def test_a_log_of_bad_rows_alone_is_refused_after_one_pass(tmp_path, monkeypatch
     rejects = pl.read_parquet(tmp_path / "store" / REJECTS)
     assert len(rejects) == pl.read_csv(path)["i"].null_count()
     assert set(rejects["reason"]) == {"no item"}
+
+
+def test_a_missing_time_matters_only_where_order_is_by_time(tmp_path):
+    path = write_log(tmp_path)
+    lines = path.read_text().splitlines()
+    without = [re.sub(r"\d+$", "", line) if k % 20 == 1 else line for k, line in enumerate(lines)]
+    path.write_text("\n".join(without) + "\n")
+    num_without = sum(line.endswith(",") for line in without)
+    report = prepare(csv_config(path), tmp_path / "store")
+    assert (report.rejected, report.kept) == (0, report.read - report.out_of_bounds)
+    by_time = csv_config(path, query_by="time", max_rejected_fraction=0.1)
+    report = prepare(by_time, tmp_path / "by_time")
+    assert report.reasons == {"no time, and data.query_by=time": num_without}
+    assert report.rejected == num_without > 50
+
+
+@pytest.mark.parametrize("kind", [pl.String, pl.Int64])
+def test_buckets_go_by_the_documented_hash_of_the_user(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(scan, "BUCKET_BYTES", 200)
+    users = pl.Series("u", [k % 150 - 20 for k in range(600)]).cast(kind)
+    frame = pl.DataFrame({"u": users, "i": [f"i{k}" for k in range(600)], "r": 4.0, "t": 1})
+    frame.write_parquet(tmp_path / "log.parquet")
+    config = DataConfig(source="parquet", path=str(tmp_path / "log.parquet"), columns=COLUMNS)
+    source = open_source(config, tmp_path)
+    log = scan.scan_log(source, config, Rejects(tmp_path / REJECTS), tmp_path / "buckets")
+    assert log.num_buckets > 8
+    num_rows = 0
+    for k in range(log.num_buckets):
+        bucket = log.bucket(k)
+        num_rows += len(bucket)
+        for user in bucket["user"].unique():
+            hashed = (
+                plain_draw(plain_hash(user), 0, "bucket")
+                if kind == pl.String
+                else plain_mix(user % 2**64)
+            )
+            assert (hashed >> 40) % log.num_buckets == k
+    assert num_rows == 600
 
 
 def test_unrated_rows_are_left_out_and_counted(tmp_path):

@@ -1,4 +1,4 @@
-"""``greatmeta inspect``: what a log's files hold, and how ``prepare`` would read their first rows."""
+"""``greatmeta inspect``: what a log's files hold, and how ``prepare`` would read them."""
 
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.inspect import Column, Inspection, inspect_log

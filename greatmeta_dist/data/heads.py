@@ -1,4 +1,4 @@
-"""The first rows of a log's files, as small files of the same names: to look at a log of any size."""
+"""The first rows of a log's files, as small files: to look at a log of any size."""
 
 import shutil
 from dataclasses import replace
@@ -92,13 +92,15 @@ def _cut(path: Path) -> None:
 def _write_parquet_head(path: str, target: Path) -> int:
     num_rows = 0
     try:
-        with pq.ParquetFile(path, memory_map=True) as source:
-            with pq.ParquetWriter(target, source.schema_arrow) as writer:
-                for batch in source.iter_batches(batch_size=1 << 14):
-                    writer.write_batch(batch.slice(0, NUM_ROWS - num_rows))
-                    num_rows += len(batch)
-                    if num_rows >= NUM_ROWS:
-                        break
+        with (
+            pq.ParquetFile(path, memory_map=True) as source,
+            pq.ParquetWriter(target, source.schema_arrow) as writer,
+        ):
+            for batch in source.iter_batches(batch_size=1 << 14):
+                writer.write_batch(batch.slice(0, NUM_ROWS - num_rows))
+                num_rows += len(batch)
+                if num_rows >= NUM_ROWS:
+                    break
     except (pa.ArrowException, OSError):
         shutil.copyfile(path, target)  # what is wrong with it, the source says
     return min(num_rows, NUM_ROWS)

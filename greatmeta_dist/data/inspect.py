@@ -29,8 +29,8 @@ class Column:
     type: str
     examples: list[str]
     read_as: str
-    """``user``, ``item``, ``rating``, ``timestamp``, a feature with its kind, or ``NOT_USED``; empty where
-    that is not clear."""
+    """``user``, ``item``, ``rating``, ``timestamp``, a feature with its kind, or ``NOT_USED``;
+    empty where that is not clear."""
 
 
 @dataclass

@@ -24,6 +24,13 @@ class BucketHistory:
     """The rows that repeat another one, where ``data.repeats=reject``."""
 
 
+def index_of_items(in_log: pl.Series, items: pl.DataFrame) -> pl.DataFrame:
+    """``item``, as it stands in the log, and its ``index`` in the catalogue."""
+    index = items.select("id").with_row_index("index").with_columns(pl.col("index").cast(pl.Int32))
+    found = pl.DataFrame({"item": in_log, "id": in_log.cast(pl.String)}).join(index, on="id")
+    return found.select("item", "index")
+
+
 def read_history(
     rows: pl.DataFrame, index_of_item: pl.DataFrame, config: DataConfig, *, has_time: bool
 ) -> BucketHistory:

@@ -22,7 +22,7 @@ from greatmeta_dist.data.counts import TrainingCounts
 from greatmeta_dist.data.encode import encode_items, encode_tasks, with_user_features
 from greatmeta_dist.data.entities import read_catalogue, read_entities
 from greatmeta_dist.data.hashing import hash_tokens
-from greatmeta_dist.data.histories import BucketHistory, read_history
+from greatmeta_dist.data.histories import BucketHistory, index_of_items, read_history
 from greatmeta_dist.data.manifest import (
     FORMAT_VERSION,
     ITEM_ID,
@@ -152,7 +152,7 @@ class Preparation:
     def _split_users(self, log: ScannedLog) -> list[dict[str, Path]]:
         """Every bucket's tasks by split, in files; counts the training rows."""
         catalogue = self._catalogue()
-        index_of_item = _index_of_item(log.items, self.items)
+        index_of_item = index_of_items(log.items, self.items)
         self.counts = TrainingCounts.zeros(len(self.items))
         files: list[dict[str, Path]] = []
         for k in range(log.num_buckets):
@@ -375,13 +375,6 @@ class Preparation:
         # Sums and counts of ratings have another range than ratings.
         is_rating = self.config.repeats_rule not in ("sum", "count")
         return self.config.rating_range if is_rating else None
-
-
-def _index_of_item(in_log: pl.Series, items: pl.DataFrame) -> pl.DataFrame:
-    """``item``, as it stands in the log, and its ``index`` in the catalogue."""
-    index = items.select("id").with_row_index("index").with_columns(pl.col("index").cast(pl.Int32))
-    found = pl.DataFrame({"item": in_log, "id": in_log.cast(pl.String)}).join(index, on="id")
-    return found.select("item", "index")
 
 
 def _count(

@@ -90,10 +90,19 @@ def number_value(column: str, kind: pl.DataType, missing: Sequence[str] = MISSIN
     is_good = number.is_finite().fill_null(False) & ~is_absent
     is_bad = ~is_absent & ~is_good
     if_plain = None
-    if kind == pl.String:
+    if kind == pl.String and not _spells_a_number(missing):
         plain = value.cast(pl.Float64, strict=False)
         if_plain = pl.when(plain.is_finite()).then(plain)
     return Value(pl.when(is_good).then(number), is_absent, is_bad, text, if_plain)
+
+
+def _spells_a_number(missing: Sequence[str]) -> bool:
+    """Whether a number, such as -1, stands for a missing value: then none is plain at first sight.
+
+    Spellings of nan and infinity are never plain.
+    """
+    numbers = pl.Series(missing, dtype=pl.String).cast(pl.Float64, strict=False)
+    return bool(numbers.is_finite().any())
 
 
 def time_value(
@@ -120,7 +129,7 @@ def time_value(
     is_good = seconds.is_finite().fill_null(False) & ~is_absent & (seconds >= MIN_TIME_S)
     is_bad = ~is_absent & ~is_good
     if_plain = None
-    if kind == pl.String:
+    if kind == pl.String and not _spells_a_number(missing):
         plain = value.cast(pl.Float64, strict=False) / PER_SECOND[unit]
         if_plain = pl.when(plain.is_finite() & (plain >= MIN_TIME_S)).then(plain)
     return Value(pl.when(is_good).then(seconds), is_absent, is_bad, text, if_plain)

@@ -101,6 +101,17 @@ def test_a_missing_time_matters_only_where_order_is_by_time(tmp_path):
     assert report.rejected == num_without > 50
 
 
+def test_a_number_may_stand_for_a_missing_value(tmp_path):
+    path = write_log(tmp_path)
+    with path.open("a") as log:
+        log.write("u1,i49,-1,5\nu2,i49,4,-1\n")
+    report = prepare(csv_config(path, missing_values=["-1"]), tmp_path / "store")
+    assert report.reasons == {"rating is not a number": 1}
+    by_time = csv_config(path, missing_values=["-1"], query_by="time")
+    report = prepare(by_time, tmp_path / "by_time")
+    assert report.reasons == {"rating is not a number": 1, "no time, and data.query_by=time": 1}
+
+
 @pytest.mark.parametrize("kind", [pl.String, pl.Int64])
 def test_buckets_go_by_the_documented_hash_of_the_user(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(scan, "BUCKET_BYTES", 200)

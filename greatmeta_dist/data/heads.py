@@ -30,7 +30,7 @@ def write_heads(config: DataConfig, folder: Path) -> DataConfig:
         path = getattr(config, name)
         if path is not None:
             paths[name] = _head_of(path, folder / name)
-    return replace(config, **paths)
+    return replace(config, **paths)  # type: ignore[arg-type]
 
 
 def _head_of(path: str, folder: Path) -> str:

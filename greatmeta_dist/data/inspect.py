@@ -110,8 +110,8 @@ def _columns_of(source: Source, config: DataConfig, work: Path) -> list[Column]:
     if config.source in MAPPED_SOURCES:
         unused = [c for c in _samples(config, work) if c.name not in read]
         return columns + [replace(column, read_as=NOT_USED) for column in unused]
-    for file, unused in source.not_used.items():
-        columns += [Column(file, column, "", [], NOT_USED) for column in unused]
+    for file, names in source.not_used.items():
+        columns += [Column(file, column, "", [], NOT_USED) for column in names]
     return columns
 
 

@@ -8,6 +8,7 @@ silently: whatever is not understood has a reason.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from greatmeta_dist.config.data import MISSING_VALUES
@@ -157,5 +158,5 @@ def time_unit(sample: pl.Series) -> str:
     if sample.dtype.is_temporal():
         return "s"
     numbers = sample.cast(pl.Float64, strict=False).drop_nulls().drop_nans().abs()
-    typical = float(numbers.median() or 0.0) if len(numbers) else 0.0
+    typical = float(np.median(numbers.to_numpy())) if len(numbers) else 0.0
     return next(unit for unit, least in UNITS.items() if typical >= least)

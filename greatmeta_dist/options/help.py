@@ -16,6 +16,9 @@ from typing import Any
 from greatmeta_dist.options.names import COMMANDS, VERBATIM, Option, options_of, presets
 
 EXAMPLES = {
+    "inspect": """
+        greatmeta inspect data=csv data.path=log.csv
+        greatmeta inspect data=movielens_1m data.path=ml-1m""",
     "prepare": r"""
         greatmeta prepare data=synthetic data.users=5000 store=stores/synthetic
         greatmeta prepare data=recbole data.path=ml-100k store=stores/ml-100k \

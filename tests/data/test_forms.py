@@ -368,7 +368,7 @@ def test_usual_names_are_found(tmp_path, opened, header, found):
 @pytest.mark.parametrize(
     "header, message",
     [
-        ("who,item,rating", r"the user; .*data.columns='\{user: COLUMN, item: item, rating: rating\}'"),
+        ("who,item,rating", r"the user; .*'\{user: COLUMN, item: item, rating: rating\}'"),
         ("user,movie,song,rating", r"is the item; it has user, movie, song, rating"),
         ("user,item,x y", r"is the rating; "),
         ("a,b,c", r"the user and the item and the rating"),

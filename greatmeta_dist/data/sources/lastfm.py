@@ -50,7 +50,12 @@ def open_lastfm_hetrec(config: DataConfig, work: Path) -> Source:
         for frame in (tagged, tags)
     ]
     items = pl.concat(
-        [known.join(of_artist, left_on="artist", right_on="artistID", how="left"), *malformed],
+        [
+            known.join(
+                of_artist, left_on="artist", right_on="artistID", how="left", maintain_order="left"
+            ),
+            *malformed,
+        ],
         how="diagonal",
     )
     return Source(

@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -69,12 +69,16 @@ class Preparation:
     def __init__(self, config: DataConfig, store: Path, work: Path, progress: Progress):
         """``work`` is a folder for what is not kept."""
         self.config, self.store, self.work, self.progress = config, store, work, progress
-        self.rejects, self.report = Rejects(), Report()
+        self.rejects, self.report = Rejects(store / REJECTS), Report()
 
     def run(self) -> Report:
         """Make the store, unless it is already made from the same files in the same way."""
         self.progress("open the source", 0)
         self.source = open_source(self.config, self.work)
+        if self.source.columns is not None:
+            self.config = replace(self.config, columns=self.source.columns)
+            self.report.columns = asdict(self.source.columns)
+        self.report.not_used = self.source.not_used
         require(
             self.config.query_by != "time" or self.source.has_timestamp,
             "data.query_by=time needs times, and the log has none; set data.columns.timestamp or "
@@ -88,21 +92,23 @@ class Preparation:
         try:
             self._make(fingerprint)
         except InputError:
-            self.rejects.write(self.store)
+            self.rejects.write()
             raise
         return self.report
 
     def _make(self, fingerprint: str) -> None:
         self.progress("check the log", 0.02)
         table = self.source.users
-        self.users = None if table is None else read_entities(table, "user", self.rejects)
+        self.users = (
+            None if table is None else read_entities(table, "user", self.rejects, self.config)
+        )
         log = scan_log(self.source, self.config, self.rejects, self.work / "log")
         self.report.read, self.report.unrated = log.num_read, log.num_unrated
         self.report.time_unit = log.time_unit
-        self.rejects.require_few(log.num_read, self.config, self.store)
+        self._require_few_rejected()
         self.rejects.read_from_disk()
         self.items, self.report.unlisted_items = read_catalogue(
-            self.source.items, log.items, self.rejects
+            self.source.items, log.items, self.rejects, self.config
         )
 
         tasks = self._split_users(log)
@@ -148,10 +154,12 @@ class Preparation:
         catalogue = self._catalogue()
         index_of_item = _index_of_item(log.items, self.items)
         self.counts = TrainingCounts.zeros(len(self.items))
-        files = []
+        files: list[dict[str, Path]] = []
         for k in range(log.num_buckets):
             self.progress("split users", 0.4 + 0.4 * k / log.num_buckets)
-            bucket = read_history(log.bucket(k), index_of_item, self.users, self.config)
+            bucket = read_history(
+                log.bucket(k), index_of_item, self.config, has_time=self.source.has_timestamp
+            )
             self._count_left_out(bucket)
             tasks = self._split(bucket.history, catalogue)
             splits = tasks.splits
@@ -174,7 +182,7 @@ class Preparation:
         if self.given is None:
             is_cold = held_out_items(tokens, self.config)
         else:
-            asks_cold = pl.col("part").is_in(["item_cold", "both_cold"])
+            asks_cold = pl.col("split").is_in(["item_cold", "both_cold"])
             cold = self.given.filter(asks_cold & (pl.col("role") == "query"))["item"]
             is_cold = tokens.is_in(cold.implode()).to_numpy()
         return Catalogue(tokens, hash_tokens(tokens), is_cold)
@@ -185,42 +193,60 @@ class Preparation:
             tasks = split_by_recipe(history, catalogue, self.config)
             self.report.out_of_bounds += tasks.num_out_of_bounds
             self.report.unused += tasks.num_unused
+            self.report.kept += len(history.user) - tasks.num_out_of_bounds - tasks.num_unused
             return tasks
         tasks, used_lines = split_as_given(history, catalogue, self.given)
         self.report.not_in_split += tasks.num_unused
+        self.report.kept += len(history.user) - tasks.num_unused
         self.given = self.given.filter(~pl.col("line").is_in(used_lines.implode()))
         return tasks
 
     def _count_left_out(self, bucket: BucketHistory) -> None:
         self.report.repeats += bucket.num_repeats
-        if len(bucket.unlisted):
-            self.rejects.add(
-                bucket.unlisted.with_columns(
-                    file=pl.lit(self.source.files[0].name if self.source.files else ""),
-                    reason=pl.lit("the users' file does not list the user"),
-                    text=pl.lit(None, pl.String),
-                ),
-                "user",
+        if self.users is not None:
+            is_listed = bucket.history.token.is_in(self.users["id"].implode())
+            self.report.unlisted_users += int((~is_listed).sum())
+        if len(bucket.rejected):
+            repeats = bucket.rejected.with_columns(
+                reason=pl.lit("repeats a user and item; the latest is kept"),
+                text=pl.lit(None, pl.String),
             )
+            self.rejects.add(repeats, "item", of="log")
+            self._require_few_rejected()
+
+    def _require_few_rejected(self) -> None:
+        self.rejects.require_few(
+            self.report.read,
+            of="log",
+            option="data.max_rejected_fraction",
+            limit=self.config.max_rejected_fraction,
+        )
 
     def _check_rejects(self) -> None:
-        """Write the rejects; stop if they are too many."""
+        """Write the rejects; stop if the split file names too many interactions that are not."""
         if self.given is not None:
             missing = self.given.with_columns(
                 file=pl.lit(Path(self.config.split or "").name),
                 reason=pl.lit("names an interaction that the log does not hold"),
                 text=pl.concat_str("user", "item", separator=" "),
             )
-            self.rejects.add(missing, "item")
+            self.rejects.add(missing, "item", of="split")
         rejected = self.rejects.table()
-        self.rejects.write(self.store)
-        self.report.rejected = len(rejected)
-        reasons = rejected.group_by("reason").len().sort("len", descending=True)
+        self.rejects.write()
+        self.report.rejected = self.rejects.count("log")
+        counts = {of: self.rejects.count(of) for of in ("users", "items", "split")}
+        self.report.rejected_elsewhere = {of: count for of, count in counts.items() if count}
+        reasons = rejected.group_by("reason").len().sort("len", "reason", descending=[True, False])
         self.report.reasons = dict(reasons.head(20).iter_rows())
-        self.rejects.require_few(self.report.read, self.config, self.store)
+        self.rejects.require_few(
+            self.report.read,
+            of="split",
+            option="data.max_rejected_fraction",
+            limit=self.config.max_rejected_fraction,
+        )
 
     def _require_trainable(self, log: ScannedLog) -> None:
-        """Raises ``InputError`` where nothing, or nothing that can be learnt, is left to train on."""
+        """Raises ``InputError`` where nothing that can be learnt is left to train on."""
         usable = log.num_read - self.report.rejected - log.num_unrated
         remedy = (
             "check data.split"
@@ -231,6 +257,12 @@ class Preparation:
         require(
             bool(self.counts.users),
             f"no training task came out of {usable} usable rows of {log.num_read}; {remedy}",
+        )
+        is_counted = not self.config.has_ratings and not self.config.is_click
+        require(
+            not is_counted or self.counts.lowest < self.counts.highest,
+            f"every count is {self.counts.lowest:g}, so there is nothing to learn; set "
+            "data.label=click",
         )
         share = self.counts.mean
         require(
@@ -325,9 +357,7 @@ class Preparation:
             num_items=len(self.items),
             splits=self.report.tasks,
             shards=shards,
-            ratings=self.counts.ratings(
-                [0.0, 1.0] if self.config.is_click else self.config.rating_range
-            ),
+            ratings=self.counts.ratings(self._label_range()),
             is_click=self.config.is_click,
             is_implicit=self.config.is_implicit,
             known_groups=known_groups,
@@ -337,6 +367,14 @@ class Preparation:
             checksums={name: sha256(self.store / name) for name in files},
         )
         write_manifest(self.store, manifest)
+
+    def _label_range(self) -> list[float] | None:
+        """Lowest and highest label, where the options say it."""
+        if self.config.is_click:
+            return [0.0, 1.0]
+        # Sums and counts of ratings have another range than ratings.
+        is_rating = self.config.repeats_rule not in ("sum", "count")
+        return self.config.rating_range if is_rating else None
 
 
 def _index_of_item(in_log: pl.Series, items: pl.DataFrame) -> pl.DataFrame:

@@ -51,7 +51,8 @@ def prepare(
                 if is_new and [p.name for p in store.iterdir()] == [LOCK]:
                     shutil.rmtree(store)
     except pl.exceptions.PolarsError as error:
-        raise InputError(f"cannot read the log: {str(error).splitlines()[0]}") from error
+        first_line = str(error).splitlines()[0].partition(", hint:")[0]
+        raise InputError(f"cannot read the log: {first_line}") from error
 
 
 def _is_own(folder: Path) -> bool:

@@ -46,7 +46,10 @@ class ScannedLog:
     """The unit of times that are numbers; None where the log has none."""
 
     def bucket(self, number: int) -> pl.DataFrame:
-        """``user``, ``item``, ``rating``, ``timestamp``, ``line`` of a bucket's rows; unordered."""
+        """``user item rating timestamp line`` of a bucket's rows, in the order of the log.
+
+        With ``data.repeats=reject`` they have their ``file``, too.
+        """
         rows = read_bucket(self.folder, number)
         if rows is not None:
             return rows
@@ -68,6 +71,7 @@ def scan_log(source: Source, config: DataConfig, rejects: Rejects, folder: Path)
     num_read = num_unrated = 0
     items = _Distinct()
     user_type: pl.DataType = pl.Int64()
+    extra = ["file"] if config.repeats_rule == "reject" else []
     with (
         BucketWriter(folder, num_buckets) as buckets,
         pq.ParquetWriter(rejects.on_disk, _arrow_schema(REJECT_SCHEMA)) as rejected,
@@ -82,7 +86,7 @@ def scan_log(source: Source, config: DataConfig, rejects: Rejects, folder: Path)
             if checked["is_unrated"].any():
                 num_unrated += int(checked["is_unrated"].sum())
                 checked = checked.filter(~pl.col("is_unrated"))
-            good = checked.select("user", "item", "rating", "timestamp", "line")
+            good = checked.select("user", "item", "rating", "timestamp", "line", *extra)
             user_type = good.schema["user"]
             items.add(good["item"])
             buckets.write(good)
@@ -131,21 +135,20 @@ class _CheckedColumns:
     """When a row fails, the column at fault, and the reason. Of typed columns, and of ``NAME is
     missing`` and ``NAME is bad`` of each."""
     is_unrated: pl.Expr
-    target: pl.Expr
-    """What is predicted of a good row."""
     time_unit: str | None
 
     @classmethod
     def of(cls, source: Source, config: DataConfig) -> "_CheckedColumns":
         log = source.interactions
         schema = log.collect_schema()
-        values = {name: id_value(name, schema[name]) for name in ("user", "item")}
-        if not config.is_implicit:
-            values["rating"] = number_value("rating", schema["rating"])
+        missing = config.missing_values
+        values = {name: id_value(name, schema[name], missing) for name in ("user", "item")}
+        if config.has_ratings:
+            values["rating"] = number_value("rating", schema["rating"], missing)
         unit = None
         if source.has_timestamp:
             unit = time_unit(log.select("timestamp").head(NUM_SAMPLED).collect()["timestamp"])
-            values["timestamp"] = time_value("timestamp", schema["timestamp"], unit=unit)
+            values["timestamp"] = time_value("timestamp", schema["timestamp"], missing, unit=unit)
         is_unrated = pl.lit(False)
         if config.unrated_value is not None and "rating" in values:
             is_unrated = (pl.col("rating") == config.unrated_value).fill_null(False)
@@ -156,7 +159,7 @@ class _CheckedColumns:
             *(_rating_checks(config, is_unrated) if "rating" in values else ()),
             *(_time_checks(config) if "timestamp" in values else ()),
         ]
-        return cls(values, checks, is_unrated, _target(config), unit)
+        return cls(values, checks, is_unrated, unit)
 
     def check(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Typed columns of a batch; what is wrong with each; ``is_bad``, ``is_unrated``."""
@@ -165,11 +168,11 @@ class _CheckedColumns:
             for name, value in self.values.items()
             for alias, column in _evaluate(batch, name, value).items()
         }
-        nothing = pl.lit(None, pl.Float64)
-        absent = [nothing.alias(n) for n in ("rating", "timestamp") if n not in columns]
-        typed = batch.select("reason", "line").with_columns(*columns.values(), *absent)
+        # Where a log has no ratings, every row counts one.
+        nothing = {"rating": pl.lit(1.0), "timestamp": pl.lit(None, pl.Float64)}
+        absent = [value.alias(name) for name, value in nothing.items() if name not in columns]
+        typed = batch.select("reason", "line", "file").with_columns(*columns.values(), *absent)
         return typed.with_columns(
-            rating=self.target,
             is_unrated=self.is_unrated,
             is_bad=pl.any_horizontal(is_bad for is_bad, _, _ in self.checks),
         )
@@ -178,7 +181,7 @@ class _CheckedColumns:
         """The bad rows as ``REJECT_SCHEMA`` has them, with the first check that each fails."""
         texts = {f"text of {name}": value.text for name, value in self.values.items()}
         is_bad = checked["is_bad"]
-        bad = batch.filter(is_bad).select("file", "text", **texts)
+        bad = batch.filter(is_bad).select("text", **texts)
         rows = bad.hstack(checked.filter(is_bad))
         column: Any = pl
         value, reason = column, column
@@ -245,15 +248,6 @@ def _time_checks(config: DataConfig) -> list[tuple[pl.Expr, str, pl.Expr]]:
         why = pl.lit("no time, and data.query_by=time")
         checks.append((pl.col("timestamp is missing"), "timestamp", why))
     return checks
-
-
-def _target(config: DataConfig) -> pl.Expr:
-    """What is predicted of a good row: its rating, or 1 for a click and 0 for none."""
-    if config.is_implicit:
-        return pl.lit(1.0)
-    if not config.is_click:
-        return pl.col("rating")
-    return (pl.col("rating") >= config.click_at).cast(pl.Float64)
 
 
 def _num_buckets(source: Source) -> int:

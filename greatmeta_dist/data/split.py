@@ -180,7 +180,7 @@ class _Ranked:
         if config.max_interactions is not None:
             has_tasks &= count <= config.max_interactions
         # Purposes are hashed: another name for one would be another split.
-        draw = to_unit(draw_bits(history.hash, config.seed, "part"))
+        draw = to_unit(draw_bits(history.hash, config.seed, "split"))
         kind = np.select(
             [draw < config.test_fraction, draw < config.test_fraction + config.valid_fraction],
             ["test", "valid"],

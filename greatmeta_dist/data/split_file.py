@@ -15,7 +15,7 @@ NAMES = (*SPLITS, "test")
 
 
 def read_split(path: str, work: Path) -> pl.DataFrame:
-    """Read a split file: ``part`` (the split), ``user``, ``role``, ``item`` (tokens), ``line``.
+    """Read a split file: ``split``, ``user``, ``role``, ``item`` (tokens), ``line``.
 
     Raises ``InputError`` on the first bad line, where a log's would be rejected and counted: a
     split file is written on purpose, so a wrong line in it means that the split is not the one
@@ -34,8 +34,8 @@ def read_split(path: str, work: Path) -> pl.DataFrame:
         )
     _require_cold_users(split, name)
     _require_untrained_queries(split, name)
-    part = pl.when(pl.col("part") == "test").then(pl.lit("user_cold")).otherwise(pl.col("part"))
-    return split.select(part=part, user="user_id", role="role", item="item_id", line="line")
+    name_of_split = pl.col("part").replace({"test": "user_cold"})
+    return split.select("role", "line", split=name_of_split, user="user_id", item="item_id")
 
 
 def _require_valid_lines(split: pl.DataFrame, name: str) -> None:
@@ -109,7 +109,7 @@ def split_as_given(
     used = named.join(interactions, on=["number", "index"]).sort("number", "line")
     splits = {}
     for split in SPLITS:
-        rows = used.filter(part=split)
+        rows = used.filter(split=split)
         is_query = (rows["role"] == "query").to_numpy()
         splits[split] = SplitRows.of(history, rows["row"].to_numpy(), is_query)
     num_used = used["row"].n_unique()

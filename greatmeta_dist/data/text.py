@@ -8,8 +8,13 @@ where the line is well formed) and ``text`` (the line where it is malformed, els
 import codecs
 import re
 import zlib
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from csv import reader
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 import fsspec
 import numpy as np
@@ -19,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import csv
 
+from greatmeta_dist.config.data import MISSING_VALUES
 from greatmeta_dist.errors import InputError, require
 
 CHUNK_BYTES = 1 << 24
@@ -28,7 +34,8 @@ UNIT_SEPARATOR = b"\x1f"
 """Stands in for separators of several characters, which CSV readers do not know."""
 UNDECODED = "\ufdd0"
 """Where bytes could not be decoded. It is no character, so that no text holds it; the usual
-replacement character is one, and texts that went through other programs do."""
+replacement character is one, and texts that went through other programs do. In the rejects they
+stand as that character."""
 INTERNAL = ("file", "line", "reason", "text", "row", "fields", "is_malformed")
 """Columns that frames here add to a file's own; a file's column of such a name gets another."""
 FILE_SIGNATURES = {
@@ -42,8 +49,6 @@ FILE_SIGNATURES = {
     codecs.BOM_UTF16_BE: "UTF-16 text; convert it to UTF-8",
 }
 """First bytes of files that are no text of one byte or more a character, and what these are."""
-MISSING = ("", "null", "\\n", "nan", "-nan")
-"""What stands in files for a missing value, in lower case. ``\\n`` is MySQL's ``\\N``."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ class TextFormat:
     separator: str
     names: tuple[str, ...] | None = None
     """Column names in order; None reads them from the first line."""
+    has_header: bool = True
+    """Without names: whether the first line has them. Else columns are called 1, 2, …"""
     is_quoted: bool = False
     """Whether values may stand in double quotes, doubled inside."""
     is_escaped: bool = False
@@ -60,9 +67,10 @@ class TextFormat:
     encoding: str = "utf-8"
 
 
-def is_missing(value: pl.Expr) -> pl.Expr:
-    """Whether a stripped string stands for a missing value."""
-    return value.fill_null("").str.to_lowercase().is_in(MISSING)
+def is_missing(value: pl.Expr, spellings: Sequence[str] = MISSING_VALUES) -> pl.Expr:
+    """Whether a stripped string stands for a missing value; upper and lower case are the same."""
+    known = {"", *(spelling.lower() for spelling in spellings)}
+    return value.fill_null("").str.to_lowercase().is_in(sorted(known))
 
 
 def local_copy(path: str, work: Path) -> Path:
@@ -72,19 +80,31 @@ def local_copy(path: str, work: Path) -> Path:
     """
     if "://" not in path and not path.endswith((".gz", ".bz2", ".xz", ".zst", ".zip")):
         return Path(path)
-    require(
-        not path.endswith(".zst") or "zstd" in fsspec.available_compressions(),
-        f"cannot read {path} without zstandard; pip install zstandard, or unpack the file",
-    )
     # The hash of the whole path tells files of one name in different folders apart.
     target = work / f"fetched-{zlib.crc32(path.encode()):08x}-{Path(path).name}"
+    if target.exists():
+        return target
+    partial = target.with_name(f"{target.name}.partial")
     try:
-        with fsspec.open(path, "rb", compression="infer") as source, target.open("wb") as sink:
+        with open_unpacked(path) as source, partial.open("wb") as sink:
             while chunk := source.read(CHUNK_BYTES):
                 sink.write(chunk)
     except Exception as error:  # every decompressor and every file system raises its own
         raise InputError(f"cannot read {path}: {error}") from error
+    partial.rename(target)
     return target
+
+
+@contextmanager
+def open_unpacked(path: str) -> Iterator[IO[bytes]]:
+    """The bytes of a file at a path or URL, unpacked where its name says that it is packed."""
+    if path.endswith(".zst"):
+        # Arrow unpacks this kind without a further package.
+        with fsspec.open(path, "rb") as packed:
+            yield pa.CompressedInputStream(pa.PythonFile(packed, "r"), "zstd")
+        return
+    with fsspec.open(path, "rb", compression="infer") as source:
+        yield source
 
 
 def scan_text(path: str, fmt: TextFormat, work: Path) -> pl.LazyFrame:
@@ -93,6 +113,9 @@ def scan_text(path: str, fmt: TextFormat, work: Path) -> pl.LazyFrame:
     Raises ``InputError`` where the file is missing, empty, unreadable or no text.
     """
     text_file = as_utf8(local_copy(path, work), fmt.encoding, work)
+    if fmt.names is None and not fmt.has_header:
+        num_fields = len(_fields_of(_first_line(text_file), fmt))
+        fmt = replace(fmt, names=tuple(str(k + 1) for k in range(num_fields)))
     names = list(fmt.names) if fmt.names else split_header(text_file, fmt)
     names = [f"column {name}" if name in INTERNAL else name for name in names]
     parsed = work / f"parsed-{zlib.crc32(path.encode()):08x}.parquet"
@@ -285,16 +308,37 @@ def _quoted_field(groups: pl.Expr, k: int, fmt: TextFormat) -> pl.Expr:
 
 
 def split_header(path: Path, fmt: TextFormat) -> list[str]:
-    """Column names on a UTF-8 file's first line; raises ``InputError`` unless they are distinct."""
-    with path.open(encoding="utf-8") as file:
-        header = file.readline().rstrip("\r\n").removeprefix("\ufeff")
-    names = [name.strip().strip('"') for name in header.split(fmt.separator)]
+    """Column names on a UTF-8 file's first line, split as its rows are.
+
+    A column without a name, and all columns that share one, get their number: ``(column 1)``,
+    ``note (column 5)``. So nobody takes one for the other, and other columns are read all the same.
+    Raises ``InputError`` where the line is blank.
+    """
+    header = _first_line(path)
     require(
-        bool(header.strip()) and len(set(names)) == len(names) and all(names),
-        f"{path.name} starts with '{header[:80]}'; expected a line of distinct column names "
-        f"separated by '{fmt.separator}'",
+        bool(header.strip()),
+        f"{path.name} starts with '{header[:80]}'; expected a line of column names separated by "
+        f"'{fmt.separator}'",
     )
-    return names
+    names = [name.strip().strip('"') for name in _fields_of(header, fmt)]
+    count = Counter(names)
+    return [
+        name if name and count[name] == 1 else f"{name} (column {k + 1})".strip()
+        for k, name in enumerate(names)
+    ]
+
+
+def _first_line(path: Path) -> str:
+    with path.open(encoding="utf-8", newline="\n") as file:
+        return file.readline().rstrip("\r\n").removeprefix("\ufeff")
+
+
+def _fields_of(line: str, fmt: TextFormat) -> list[str]:
+    """A line's fields; one with open quotes is split at every separator."""
+    if fmt.is_quoted and len(fmt.separator) == 1 and line.count('"') % 2 == 0:
+        escape = "\\" if fmt.is_escaped else None
+        return next(reader([line], delimiter=fmt.separator, escapechar=escape), [])
+    return line.split(fmt.separator)
 
 
 def as_utf8(path: Path, encoding: str, work: Path) -> Path:
@@ -303,7 +347,7 @@ def as_utf8(path: Path, encoding: str, work: Path) -> Path:
     Bad bytes are ``UNDECODED`` there. Raises ``InputError`` where the file is missing, empty,
     unreadable or no text.
     """
-    _require_file(path)
+    require_file(path)
     try:
         require(path.stat().st_size > 0, f"{path} is empty; expected rows of text")
         _require_text(path)
@@ -330,7 +374,7 @@ def _mark(error: UnicodeError) -> tuple[str, int]:
     return UNDECODED, error.end
 
 
-def _require_file(path: Path) -> None:
+def require_file(path: Path) -> None:
     """Raise ``InputError`` where there is no such file, with what lies there instead."""
     if path.is_file():
         return

@@ -6,6 +6,7 @@ An option's text is the string below its field in ``config/``.
 import ast
 import inspect
 import itertools
+import re
 import textwrap
 from dataclasses import asdict, is_dataclass
 from functools import cache
@@ -105,10 +106,19 @@ def _plain(value: object) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k}: {_plain(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ",".join(_plain(v) for v in value) + "]"
+        return "[" + ",".join(_quoted(v) for v in value) + "]"
     if isinstance(value, bool):
         return str(value).lower()
     return "null" if value is None else str(value)
+
+
+def _quoted(value: object) -> str:
+    """A list's element; text that would be read as something else stands in quotes."""
+    text = _plain(value)
+    is_safe = not isinstance(value, str) or re.fullmatch(r"[A-Za-z_][\w.-]*", text)
+    return (
+        text if is_safe and (value is None or text.lower() not in ("null", "nan")) else f'"{text}"'
+    )
 
 
 @cache

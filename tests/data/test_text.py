@@ -27,8 +27,8 @@ def test_what_is_no_text_is_said_to_be_none(tmp_path, content, message):
 
 def test_a_folder_in_place_of_a_file_shows_what_it_holds(tmp_path):
     columns = ColumnsConfig("u", "i", "r", None)
-    with pytest.raises(InputError, match=r"is a folder; name the file; the folder holds x.csv"):
-        open_files(tmp_path, "csv", {"x.csv": b"u,i,r\n1,2,3\n"}, columns=columns)
+    with pytest.raises(InputError, match=r"no .csv file; name a file or a folder.*holds x.xls"):
+        open_files(tmp_path, "csv", {"x.xls": b"u,i,r\n1,2,3\n"}, columns=columns)
 
 
 def test_missing_file_names_what_the_folder_holds(tmp_path):

@@ -19,6 +19,9 @@ from greatmeta_dist.errors import InputError, require
 Role = Literal["id", "value", "feature"]
 """What a column is read for: ids, a rating or a time, or a feature (text, or lists of text)."""
 
+BATCH_ROWS = 1 << 19
+MAX_GROUP_ROWS = 1 << 22
+
 INTEGERS = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)
 ISO = "%Y-%m-%dT%H:%M:%S%.6f"
 PATH, ROW = "path of file ", "row of log "
@@ -109,7 +112,11 @@ def _read_footer(
     repeated = [c for c in columns if schema.names.count(c) > 1]
     require(not repeated, f"{file.name} has several columns {''.join(repeated[:1])}; rename them")
     wanted = [c for c in columns if c in schema.names]
-    if len({*schema.names}) < len(schema.names) or any(_is_strange(f.type) for f in schema):
+    is_strange = len({*schema.names}) < len(schema.names) or any(
+        _is_strange(f.type) for f in schema
+    )
+    # Polars decodes a whole row group at once, so a large one is cut first.
+    if is_strange or _largest_group(metadata) > MAX_GROUP_ROWS:
         path = _convert(path, wanted, work / "converted" / file.name)
         metadata, schema = _footer(file, path)
     return path, metadata, schema
@@ -126,6 +133,10 @@ def _footer(file: DataFile, path: Path) -> tuple[pq.FileMetaData, pa.Schema]:
         ) from error
 
 
+def _largest_group(metadata: pq.FileMetaData) -> int:
+    return max((metadata.row_group(k).num_rows for k in range(metadata.num_row_groups)), default=0)
+
+
 def _is_strange(kind: pa.DataType) -> bool:
     """Whether Polars has no such type, perhaps inside of it."""
     if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
@@ -136,13 +147,13 @@ def _is_strange(kind: pa.DataType) -> bool:
 
 
 def _convert(path: Path, columns: list[str], target: Path) -> Path:
-    """Write the columns in types that Polars has; a row group at a time."""
+    """Write the columns in types that Polars has, in small row groups; a batch at a time."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with pq.ParquetFile(path) as source:
+    with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as source:
         index = [source.schema_arrow.names.index(c) for c in columns]
         schema = pa.schema([_plain_field(source.schema_arrow.field(k)) for k in index])
         with pq.ParquetWriter(target, schema, compression="lz4") as writer:
-            for batch in source.iter_batches(columns=columns):
+            for batch in source.iter_batches(BATCH_ROWS, columns=columns):
                 arrays = [_as_plain(batch.column(c), schema.field(c).type) for c in columns]
                 writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
     return target

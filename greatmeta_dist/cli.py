@@ -86,6 +86,12 @@ def _run_command(command: str, overrides: list[str], *, is_sweep: bool) -> None:
         RUN[command](config, job)
 
 
+def _inspect(config: Config, overrides: list[str]) -> None:
+    from greatmeta_dist.commands.inspect import inspect_files
+
+    inspect_files(config.data)
+
+
 def _prepare(config: Config, overrides: list[str]) -> None:
     from greatmeta_dist.commands.prepare import prepare_store
 
@@ -105,6 +111,7 @@ def _evaluate(config: Config, overrides: list[str]) -> None:
 
 
 RUN: dict[str, Callable[[Config, list[str]], None]] = {
+    "inspect": _inspect,
     "prepare": _prepare,
     "train": _train,
     "evaluate": _evaluate,

@@ -105,6 +105,8 @@ def _run_ours(words: list[str]) -> None:
         assert named.get("data.path", "log.csv") in LOGS, f"no small log for {words}"
         shutil.rmtree(named["store"], ignore_errors=True)
         options += SMALL_DATA if named.get("data") == "synthetic" else []
+    elif command == "inspect":
+        assert named["data.path"] in LOGS, f"no small log for {words}"
     elif command == "train" and "store" in named:
         _have_store(named["store"])
         shutil.rmtree(named["run"], ignore_errors=True)

@@ -12,8 +12,11 @@ from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 
 
-def prepare_store(folder: Path) -> Path:
-    """A store of 120 users with an item feature, preference groups and all four scenarios."""
+def prepare_store(folder: Path, *, seed: int = 0) -> Path:
+    """A store of 120 users with an item feature, preference groups and all four scenarios.
+
+    The seed decides who is in which split.
+    """
     items = folder / "items.csv"
     items.write_text("i,kind\n" + "".join(f"i{k},c{k % 5}|d{k % 3}\n" for k in range(50)))
     prepare(
@@ -23,6 +26,7 @@ def prepare_store(folder: Path) -> Path:
             item_features={"kind": "token_list"},
             cold_item_fraction=0.1,
             test_fraction=0.3,
+            seed=seed,
         ),
         folder / "store",
     )

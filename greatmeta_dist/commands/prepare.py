@@ -6,8 +6,8 @@ from pathlib import Path
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.manifest import Field, read_manifest
 from greatmeta_dist.data.prepare import prepare
+from greatmeta_dist.data.rejects import REJECTS
 from greatmeta_dist.data.report import Report
-from greatmeta_dist.data.validate import REJECTS
 from greatmeta_dist.display import Display
 
 
@@ -24,15 +24,29 @@ def prepare_store(config: DataConfig, store: Path) -> None:
 
 
 def _say_rows(display: Display, source: str, report: Report, store: Path) -> None:
-    """How many rows were read, rejected and left out, and why."""
+    """How many rows were read, kept, merged, rejected and left out, and why."""
     display.say(
-        f"{source}: {report.read} rows read, {report.rejected} rejected, "
+        f"{source}: {report.read} rows read, {report.kept} kept, {report.rejected} rejected, "
+        f"{report.repeats} repeats merged, "
         f"{report.unrated + report.out_of_bounds + report.not_in_split + report.unused} left out "
         f"({report.out_of_bounds} of users out of bounds, {report.not_in_split} not in the split, "
         f"{report.unused} more than tasks take, {report.unrated} unrated)"
     )
     for reason, count in report.reasons.items():
         display.say(f"  {count} × {reason} (see {store / REJECTS})")
+    if report.repeats:
+        display.say(f"  {report.repeats} repeats of a user and an item, merged (data.repeats)")
+    if report.unlisted_items:
+        display.say(f"  {report.unlisted_items} items are in no file of items: without features")
+    if report.columns:
+        display.say(f"  columns: {columns_text(report.columns)}")
+    for name, columns in report.not_used.items():
+        display.say(f"  not used of {name}: {', '.join(columns)}")
+
+
+def columns_text(columns: dict[str, str | None]) -> str:
+    """Which column of the log is what, as it is typed for ``data.columns``."""
+    return ", ".join(f"{role}: {column or 'null'}" for role, column in columns.items())
 
 
 def _say_store(display: Display, report: Report, store: Path) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import Field, field, fields
-from typing import Any
+from typing import Any, get_args
 
 from greatmeta_dist.errors import require
 
@@ -29,6 +29,8 @@ def check_choices(section: str, config: Any) -> None:
         if allowed:
             value = getattr(config, option.name)
             for word in value if isinstance(value, list) else [value]:
+                if word is None and type(None) in get_args(option.type):
+                    continue
                 one_of(f"{section}.{option.name}", word, allowed)
 
 

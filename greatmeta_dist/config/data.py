@@ -6,17 +6,27 @@ from greatmeta_dist.config.checks import at_least, check_choices, choice, in_ran
 from greatmeta_dist.errors import require
 from greatmeta_dist.extensions import SOURCES
 
+AUTO = "auto"
+"""The name of a column that is found by its usual names."""
+MAPPED_SOURCES = ("csv", "jsonl", "parquet")
+"""Sources whose columns ``data.columns`` names."""
+MISSING_VALUES = (
+    "null", "\\N", "nan", "-nan", "None", "NA", "N/A", "#N/A", "#NA", "#N/A N/A", "<NA>", "NaT",
+    "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN",
+)  # fmt: skip
+
 
 @dataclass
 class ColumnsConfig:
-    """Column names of a csv or parquet log."""
+    """Column names of a csv, jsonl or parquet log; ``auto`` finds a column by its usual names."""
 
-    user: str = "user"
-    item: str = "item"
-    rating: str | None = "rating"
-    """null where the log only says which user met which item; needs ``data.label=click``."""
-    timestamp: str | None = None
-    """null where the log has no times."""
+    user: str = AUTO
+    item: str = AUTO
+    rating: str | None = AUTO
+    """null where the log only says which user met which item. Then each of these is a click with
+    ``data.label=click``; with ``data.label=rating`` their number is the rating."""
+    timestamp: str | None = AUTO
+    """null where the log has no times, or none that matter."""
 
 
 @dataclass
@@ -66,6 +76,15 @@ class DataConfig:
     """click, where every interaction is one: items drawn as not clicked for each interaction, out
     of those that the user has not met."""
 
+    repeats: str | None = field(
+        default=None,
+        metadata={"choices": ("latest", "first", "max", "sum", "mean", "count", "reject")},
+    )
+    """What becomes of several rows of a user and an item. ``latest`` and ``first`` keep one row,
+    ``max``, ``sum`` and ``mean`` merge their ratings, ``count`` takes their number as the rating,
+    ``reject`` keeps the latest and rejects the others. ``data.click_at`` is of what comes out. null
+    is latest for ratings, max for clicks (clicked once is a click), and count where the log has no
+    ratings."""
     rating_range: list[float] | None = None
     """Lowest and highest valid rating: ``[lowest,highest]``. Rows with others are rejected. null
     accepts every rating of the log."""
@@ -73,29 +92,38 @@ class DataConfig:
     """A number that stands for a missing rating. Such rows are left out and counted. null: there
     is no such number."""
     max_rejected_fraction: float = 0.01
-    """Largest share of rows that may be rejected. Past it the preparation stops."""
+    """Largest share of the log's rows that may be rejected. Past it the preparation stops."""
+    max_rejected_feature_fraction: float = 0.1
+    """Largest share of the rows of ``data.users_path``, or of ``data.items_path``, that may be at
+    fault. A fault there costs the feature and never a rating. Past it the preparation stops."""
     min_value_count: int = 10
     """Training users, or items rated by them, that a feature value needs. A rarer value counts as
     unknown: the model would learn it by heart."""
+    missing_values: list[str] = field(default_factory=lambda: list(MISSING_VALUES))
+    """What stands in files for a missing value, in upper or lower case. An empty value always
+    does."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
-    """csv, parquet: names of the log's columns for user, item, rating and timestamp. The last two
-    may be null."""
+    """csv, jsonl, parquet: names of the log's columns for user, item, rating and timestamp.
+    ``auto`` finds one by its usual names, such as userId or ts. The last two may be null."""
     separator: str = ","
     """csv: character between fields. ``\\t`` is a tab."""
     encoding: str = choice("utf-8", ("utf-8", "latin-1"))
     """csv: encoding of the files."""
+    has_header: bool = True
+    """csv: whether files start with the names of their columns. Else these are called 1, 2
+    and so on."""
     users_path: str | None = None
-    """csv, parquet: file of user features."""
+    """csv, jsonl, parquet: file of user features. Its ending tells its format."""
     items_path: str | None = None
-    """csv, parquet: file of item features."""
+    """csv, jsonl, parquet: file of item features. Its ending tells its format."""
     user_features: dict[str, str] = field(default_factory=dict)
-    """csv, parquet: columns of ``data.users_path`` to read, each with its kind: ``token``,
+    """csv, jsonl, parquet: columns of ``data.users_path`` to read, each with its kind: ``token``,
     ``token_list`` or ``float``. Written ``{age: float, country: token}``."""
     item_features: dict[str, str] = field(default_factory=dict)
-    """csv, parquet: columns of ``data.items_path`` to read, each with its kind: ``token``,
+    """csv, jsonl, parquet: columns of ``data.items_path`` to read, each with its kind: ``token``,
     ``token_list`` or ``float``."""
     list_separator: str = "|"
-    """csv: separator inside a ``token_list`` field."""
+    """csv, jsonl: separator inside a ``token_list`` field. A list in brackets needs none."""
 
     users: int = 2000
     """synthetic: number of users."""
@@ -120,7 +148,8 @@ class DataConfig:
         )
         for name in ("valid_fraction", "test_fraction", "warm_fraction", "cold_item_fraction"):
             in_range(f"data.{name}", getattr(self, name), 0, 1, is_open_above=True)
-        in_range("data.max_rejected_fraction", self.max_rejected_fraction, 0, 1)
+        for name in ("max_rejected_fraction", "max_rejected_feature_fraction"):
+            in_range(f"data.{name}", getattr(self, name), 0, 1)
         if self.query_fraction is not None:
             in_range("data.query_fraction", self.query_fraction, 0, 1, is_open=True)
         require(
@@ -150,9 +179,9 @@ class DataConfig:
 
     def _check_ratings(self) -> None:
         require(
-            self.columns.rating is not None or self.label == "click",
-            "data.columns.rating is null, and data.label is rating; name the column, or set "
-            "data.label=click",
+            self.columns.rating is not None or self.is_click or self.repeats_rule == "count",
+            "data.columns.rating is null, and data.label is rating; name the column, set "
+            "data.label=click, or count rows with data.repeats=count",
         )
         require(
             self.rating_range is None
@@ -171,13 +200,20 @@ class DataConfig:
             f"data.path={self.path} is set, and data=synthetic reads no files; take the preset of "
             "that log, such as data=csv",
         )
-        is_mapped = self.source in ("csv", "parquet")
-        for name in ("users_path", "items_path", "user_features", "item_features"):
-            require(
-                is_mapped or not getattr(self, name),
-                f"data.{name} is set, and data={self.source} does not read it; data=csv and "
-                "data=parquet do",
-            )
+
+    @property
+    def repeats_rule(self) -> str:
+        """``repeats``, or what suits the log."""
+        if self.repeats is not None:
+            return self.repeats
+        if self.is_click:
+            return "max"
+        return "count" if self.columns.rating is None else "latest"
+
+    @property
+    def has_ratings(self) -> bool:
+        """Whether the log's ratings are read: it has some, and they are asked for."""
+        return self.columns.rating is not None and not self.is_implicit
 
     @property
     def is_click(self) -> bool:

@@ -7,6 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from greatmeta_dist.data.manifest import Ratings
+from greatmeta_dist.data.split import History, SplitRows
 
 
 @dataclass
@@ -28,15 +29,15 @@ class TrainingCounts:
     def zeros(cls, num_items: int) -> "TrainingCounts":
         return cls(np.zeros(num_items, np.int64), np.zeros(num_items), np.zeros(num_items))
 
-    def add(self, train: pl.DataFrame) -> None:
-        """Count one bucket's training rows: ``user``, ``item`` (index), ``rating``."""
-        if not len(train):
+    def add(self, history: History, rows: SplitRows) -> None:
+        """Count one bucket's training rows."""
+        if not len(rows):
             return
-        item, rating = train["item"].to_numpy(), train["rating"].to_numpy()
+        item, rating = rows.item, rows.rating
         self.item_count += np.bincount(item, minlength=len(self.item_count))
         self.item_sum += np.bincount(item, rating, len(self.item_sum))
         self.item_squares += np.bincount(item, rating**2, len(self.item_sum))
-        self.users.append(train["user"].unique(maintain_order=True))
+        self.users.append(history.token.gather(np.unique(rows.user)))
         self.lowest = min(self.lowest, float(rating.min()))
         self.highest = max(self.highest, float(rating.max()))
 

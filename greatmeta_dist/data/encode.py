@@ -8,48 +8,50 @@ import pyarrow as pa
 
 from greatmeta_dist.data.arrow import list_array
 from greatmeta_dist.data.counts import TrainingCounts
-from greatmeta_dist.data.split import uniform_hash
+from greatmeta_dist.data.split import History, SplitRows
 from greatmeta_dist.data.vocabulary import Vocabulary
 from greatmeta_dist.ragged import Ragged, offsets_of
 
 
-def encode_tasks(
-    rows: pl.DataFrame,
+def encode_tasks(history: History, rows: SplitRows) -> pa.RecordBatch:
+    """One split's tasks of a bucket: ``user``, and items and ratings of support and query."""
+    is_first = np.ones(len(rows), bool)
+    is_first[1:] = rows.user[1:] != rows.user[:-1]
+    task = np.cumsum(is_first) - 1
+    users = history.token.gather(rows.user[is_first])
+    columns: dict[str, pa.Array] = {"user": users.to_arrow().cast(pa.string())}
+    for role, is_chosen in (("support", ~rows.is_query), ("query", rows.is_query)):
+        offsets = offsets_of(np.bincount(task[is_chosen], minlength=len(users)))
+        item = Ragged(rows.item[is_chosen], offsets)
+        rating = Ragged(rows.rating[is_chosen].astype(np.float32), offsets)
+        columns[f"{role}_item"] = list_array(item, pa.int32())
+        columns[f"{role}_rating"] = list_array(rating, pa.float32())
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def with_user_features(
+    batch: pa.RecordBatch,
     users: pl.DataFrame | None,
     vocabularies: Sequence[Vocabulary],
     known_group: pl.Series | None,
-    *,
-    seed: int,
 ) -> pa.RecordBatch:
-    """One split's tasks of a bucket, users in an order that their tokens alone decide.
+    """Tasks with the embedding rows of their users' features, and their known groups.
 
-    ``rows`` has ``user role item rating``; ``users`` every user's features by ``id``;
-    ``known_group`` the true group of each row of ``users``, where it is known.
+    ``users`` has every user's features by ``id``; ``known_group`` is that of each row of it.
     """
-    tokens = rows["user"].unique(maintain_order=True)
-    order = np.argsort(uniform_hash(tokens, seed, "order"), kind="stable")
-    position = pl.DataFrame({"user": tokens[order], "position": np.arange(len(tokens))})
-    rows = rows.join(position, on="user", maintain_order="left")
-    rows = rows.sort("position", maintain_order=True)
-    columns: dict[str, pa.Array] = {"user": pa.array(position["user"].to_list(), pa.string())}
-    for role in ("support", "query"):
-        chosen = rows.filter(pl.col("role") == role)
-        offsets = offsets_of(np.bincount(chosen["position"].to_numpy(), minlength=len(tokens)))
-        item = Ragged(chosen["item"].to_numpy(), offsets)
-        rating = Ragged(chosen["rating"].to_numpy().astype(np.float32), offsets)
-        columns[f"{role}_item"] = list_array(item, pa.int32())
-        columns[f"{role}_rating"] = list_array(rating, pa.float32())
-    user_rows = position.select(id="user")
-    if users is not None:
-        if known_group is not None:
-            users = users.with_columns(known_group=known_group)
-        user_rows = user_rows.join(users, on="id", how="left", maintain_order="left")
+    if users is None:
+        return batch
+    if known_group is not None:
+        users = users.with_columns(known_group=known_group)
+    tokens = pl.from_arrow(batch.column("user")).alias("id").to_frame()  # type: ignore[union-attr]
+    rows = tokens.join(users, on="id", how="left", maintain_order="left")
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
     for v in vocabularies:
         if v.field.side == "user":
             name = f"feature:{v.field.name}"
-            columns[name] = list_array(v.encode(user_rows[v.field.name]), pa.int32())
+            columns[name] = list_array(v.encode(rows[v.field.name]), pa.int32())
     if known_group is not None:
-        columns["known_group"] = pa.array(user_rows["known_group"].to_numpy(), pa.int32())
+        columns["known_group"] = pa.array(rows["known_group"].to_numpy(), pa.int32())
     return pa.RecordBatch.from_pydict(columns)
 
 

@@ -9,18 +9,20 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from greatmeta_dist.config import DataConfig
-from greatmeta_dist.data.arrow import write_arrow
+from greatmeta_dist.data.arrow import map_arrow, write_arrow
 from greatmeta_dist.data.counts import TrainingCounts
-from greatmeta_dist.data.encode import encode_items, encode_tasks
+from greatmeta_dist.data.encode import encode_items, encode_tasks, with_user_features
+from greatmeta_dist.data.entities import read_catalogue, read_entities
+from greatmeta_dist.data.hashing import hash_tokens
+from greatmeta_dist.data.histories import BucketHistory, index_of_items, read_history
 from greatmeta_dist.data.manifest import (
     FORMAT_VERSION,
     ITEM_ID,
@@ -28,20 +30,21 @@ from greatmeta_dist.data.manifest import (
     Manifest,
     write_manifest,
 )
-from greatmeta_dist.data.negatives import draw_negatives
+from greatmeta_dist.data.negatives import add_negatives
+from greatmeta_dist.data.rejects import REJECTS, Rejects
 from greatmeta_dist.data.report import Report
+from greatmeta_dist.data.scan import ScannedLog, scan_log
 from greatmeta_dist.data.sources import Kind, Source, open_source
-from greatmeta_dist.data.split import SPLITS, held_out_items, split_by_recipe
-from greatmeta_dist.data.split_file import read_split
-from greatmeta_dist.data.store import ITEMS, Store, shard_name
-from greatmeta_dist.data.validate import (
-    REJECTS,
-    CheckedLog,
-    Rejects,
-    catalogue,
-    check_log,
-    read_entities,
+from greatmeta_dist.data.split import (
+    SPLITS,
+    Catalogue,
+    History,
+    SplitTasks,
+    held_out_items,
+    split_by_recipe,
 )
+from greatmeta_dist.data.split_file import read_split, split_as_given
+from greatmeta_dist.data.store import ITEMS, Store, shard_name
 from greatmeta_dist.data.vocabulary import (
     Vocabulary,
     bin_edges,
@@ -54,15 +57,6 @@ from greatmeta_dist.files import sha256
 
 MIN_SHARDS = 8
 """So that a small store, too, can be read in eight lanes."""
-SPLIT_SCHEMA = pl.Schema(
-    {
-        "part": pl.String,
-        "user": pl.String,
-        "role": pl.String,
-        "item": pl.Int32,
-        "rating": pl.Float64,
-    }
-)
 FOLDERS = ("shards", "vocab")
 
 Progress = Callable[[str, float], None]
@@ -75,12 +69,16 @@ class Preparation:
     def __init__(self, config: DataConfig, store: Path, work: Path, progress: Progress):
         """``work`` is a folder for what is not kept."""
         self.config, self.store, self.work, self.progress = config, store, work, progress
-        self.rejects, self.report = Rejects(), Report()
+        self.rejects, self.report = Rejects(store / REJECTS), Report()
 
     def run(self) -> Report:
         """Make the store, unless it is already made from the same files in the same way."""
         self.progress("open the source", 0)
         self.source = open_source(self.config, self.work)
+        if self.source.columns is not None:
+            self.config = replace(self.config, columns=self.source.columns)
+            self.report.columns = asdict(self.source.columns)
+        self.report.not_used = self.source.not_used
         require(
             self.config.query_by != "time" or self.source.has_timestamp,
             "data.query_by=time needs times, and the log has none; set data.columns.timestamp or "
@@ -94,28 +92,33 @@ class Preparation:
         try:
             self._make(fingerprint)
         except InputError:
-            self.rejects.write(self.store)
+            self.rejects.write()
             raise
         return self.report
 
     def _make(self, fingerprint: str) -> None:
         self.progress("check the log", 0.02)
-        self.items = catalogue(self.source, self.rejects)
         table = self.source.users
-        self.users = None if table is None else read_entities(table, "user", self.rejects)
-        log = check_log(self.source, self.items, self.config, self.rejects, self.work / "log")
+        self.users = (
+            None if table is None else read_entities(table, "user", self.rejects, self.config)
+        )
+        log = scan_log(self.source, self.config, self.rejects, self.work / "log")
         self.report.read, self.report.unrated = log.num_read, log.num_unrated
-        self.rejects.require_few(log.num_read, self.config, self.store)
-        self.rejects.take_in()
+        self.report.time_unit = log.time_unit
+        self._require_few_rejected()
+        self.rejects.read_from_disk()
+        self.items, self.report.unlisted_items = read_catalogue(
+            self.source.items, log.items, self.rejects, self.config
+        )
 
-        buckets = self._split_users(log)
+        tasks = self._split_users(log)
         self._check_rejects()
         self._require_trainable(log)
         vocabularies = self._build_vocabularies()
         for folder in FOLDERS:
             shutil.rmtree(self.store / folder, ignore_errors=True)
             (self.store / folder).mkdir()
-        shards, known_groups = self._write_tasks(buckets, vocabularies)
+        shards, known_groups = self._write_shards(tasks, vocabularies, log.num_buckets)
         self.progress("write the manifest", 0.98)
         write_arrow(self.store / ITEMS, encode_items(self.items, vocabularies, self.counts))
         for vocabulary in vocabularies:
@@ -146,70 +149,104 @@ class Preparation:
 
     # --- splitting ------------------------------------------------------------------------
 
-    def _split_users(self, log: CheckedLog) -> list[Path]:
-        """Deal every bucket's users to splits; counts the training rows. A file for each bucket."""
-        self.is_cold = self._cold_items()
+    def _split_users(self, log: ScannedLog) -> list[dict[str, Path]]:
+        """Every bucket's tasks by split, in files; counts the training rows."""
+        catalogue = self._catalogue()
+        index_of_item = index_of_items(log.items, self.items)
         self.counts = TrainingCounts.zeros(len(self.items))
-        paths = []
+        files: list[dict[str, Path]] = []
         for k in range(log.num_buckets):
-            self.progress("split users", 0.4 + 0.3 * k / log.num_buckets)
-            bucket = log.bucket(k, self.users, self.rejects)
-            split = self._split(bucket)
-            if self.config.is_implicit:
-                split = draw_negatives(split, bucket, self.items["id"], self.is_cold, self.config)
-            self.counts.add(split.filter(pl.col("part") == "train"))
-            paths.append(self.work / f"split-{k}.parquet")
-            split.write_parquet(paths[-1])
-        return paths
-
-    def _cold_items(self) -> NDArray[np.bool_]:
-        """[items] those that training may not see, by the recipe or the given split."""
-        if self.given is None:
-            return held_out_items(self.items["id"], self.config)
-        is_asked = pl.col("part").is_in(["item_cold", "both_cold"]) & (pl.col("role") == "query")
-        cold = self.given.filter(is_asked)["item"]
-        return self.items["id"].is_in(cold.implode()).to_numpy()
-
-    def _split(self, log: pl.DataFrame) -> pl.DataFrame:
-        """A bucket's interactions by part and role."""
-        if self.given is None:
-            frame, left_out, unused = split_by_recipe(
-                log, self.items["id"], self.is_cold, self.config
+            self.progress("split users", 0.4 + 0.4 * k / log.num_buckets)
+            bucket = read_history(
+                log.bucket(k), index_of_item, self.config, has_time=self.source.has_timestamp
             )
-            self.report.out_of_bounds += left_out
-            self.report.unused += unused
-            return frame.cast(SPLIT_SCHEMA)
-        named = self.given.join(
-            self.items.select("id", index="item"), left_on="item", right_on="id", how="inner"
+            self._count_left_out(bucket)
+            tasks = self._split(bucket.history, catalogue)
+            splits = tasks.splits
+            if self.config.is_implicit:
+                splits = add_negatives(splits, tasks.history, catalogue, self.config)
+            files.append({})
+            for split, rows in splits.items():
+                if len(rows):
+                    path = files[-1][split] = self.work / f"{split}-{k}.arrow"
+                    write_arrow(path, encode_tasks(tasks.history, rows))
+                    self.report.interactions[split] = self.report.interactions.get(split, 0) + len(
+                        rows
+                    )
+            if "train" in splits:
+                self.counts.add(tasks.history, splits["train"])
+        return files
+
+    def _catalogue(self) -> Catalogue:
+        tokens = self.items["id"]
+        if self.given is None:
+            is_cold = held_out_items(tokens, self.config)
+        else:
+            asks_cold = pl.col("split").is_in(["item_cold", "both_cold"])
+            cold = self.given.filter(asks_cold & (pl.col("role") == "query"))["item"]
+            is_cold = tokens.is_in(cold.implode()).to_numpy()
+        return Catalogue(tokens, hash_tokens(tokens), is_cold)
+
+    def _split(self, history: History, catalogue: Catalogue) -> SplitTasks:
+        """A bucket's tasks, by the recipe or by the given split."""
+        if self.given is None:
+            tasks = split_by_recipe(history, catalogue, self.config)
+            self.report.out_of_bounds += tasks.num_out_of_bounds
+            self.report.unused += tasks.num_unused
+            self.report.kept += len(history.user) - tasks.num_out_of_bounds - tasks.num_unused
+            return tasks
+        tasks, used_lines = split_as_given(history, catalogue, self.given)
+        self.report.not_in_split += tasks.num_unused
+        self.report.kept += len(history.user) - tasks.num_unused
+        self.given = self.given.filter(~pl.col("line").is_in(used_lines.implode()))
+        return tasks
+
+    def _count_left_out(self, bucket: BucketHistory) -> None:
+        self.report.repeats += bucket.num_repeats
+        if self.users is not None:
+            is_listed = bucket.history.token.is_in(self.users["id"].implode())
+            self.report.unlisted_users += int((~is_listed).sum())
+        if len(bucket.rejected):
+            repeats = bucket.rejected.with_columns(
+                reason=pl.lit("repeats a user and item; the latest is kept"),
+                text=pl.lit(None, pl.String),
+            )
+            self.rejects.add(repeats, "item", of="log")
+            self._require_few_rejected()
+
+    def _require_few_rejected(self) -> None:
+        self.rejects.require_few(
+            self.report.read,
+            of="log",
+            option="data.max_rejected_fraction",
+            limit=self.config.max_rejected_fraction,
         )
-        used = log.join(
-            named.select("part", "user", "role", split_line="line", item="index"),
-            on=["user", "item"],
-            how="inner",
-            maintain_order="left",
-        )
-        self.report.not_in_split += len(log) - len(used.unique(["user", "item"]))
-        self.given = self.given.filter(~pl.col("line").is_in(used["split_line"].implode()))
-        return used.sort("split_line").select(SPLIT_SCHEMA.names())
 
     def _check_rejects(self) -> None:
-        """Write the rejects; stop if they are too many."""
+        """Write the rejects; stop if the split file names too many interactions that are not."""
         if self.given is not None:
             missing = self.given.with_columns(
                 file=pl.lit(Path(self.config.split or "").name),
                 reason=pl.lit("names an interaction that the log does not hold"),
                 text=pl.concat_str("user", "item", separator=" "),
             )
-            self.rejects.add(missing, "item")
+            self.rejects.add(missing, "item", of="split")
         rejected = self.rejects.table()
-        self.rejects.write(self.store)
-        self.report.rejected = len(rejected)
-        reasons = rejected.group_by("reason").len().sort("len", descending=True)
+        self.rejects.write()
+        self.report.rejected = self.rejects.count("log")
+        counts = {of: self.rejects.count(of) for of in ("users", "items", "split")}
+        self.report.rejected_elsewhere = {of: count for of, count in counts.items() if count}
+        reasons = rejected.group_by("reason").len().sort("len", "reason", descending=[True, False])
         self.report.reasons = dict(reasons.head(20).iter_rows())
-        self.rejects.require_few(self.report.read, self.config, self.store)
+        self.rejects.require_few(
+            self.report.read,
+            of="split",
+            option="data.max_rejected_fraction",
+            limit=self.config.max_rejected_fraction,
+        )
 
-    def _require_trainable(self, log: CheckedLog) -> None:
-        """Raise ``InputError`` where nothing that can be learnt is left to train on."""
+    def _require_trainable(self, log: ScannedLog) -> None:
+        """Raises ``InputError`` where nothing that can be learnt is left to train on."""
         usable = log.num_read - self.report.rejected - log.num_unrated
         remedy = (
             "check data.split"
@@ -220,6 +257,12 @@ class Preparation:
         require(
             bool(self.counts.users),
             f"no training task came out of {usable} usable rows of {log.num_read}; {remedy}",
+        )
+        is_counted = not self.config.has_ratings and not self.config.is_click
+        require(
+            not is_counted or self.counts.lowest < self.counts.highest,
+            f"every count is {self.counts.lowest:g}, so there is nothing to learn; set "
+            "data.label=click",
         )
         share = self.counts.mean
         require(
@@ -265,8 +308,8 @@ class Preparation:
 
     # --- writing --------------------------------------------------------------------------
 
-    def _write_tasks(
-        self, buckets: list[Path], vocabularies: list[Vocabulary]
+    def _write_shards(
+        self, tasks: list[dict[str, Path]], vocabularies: list[Vocabulary], num_buckets: int
     ) -> tuple[dict[str, int], dict[str, int]]:
         """Every split's shards; their numbers, and the training users of each known group.
 
@@ -275,27 +318,23 @@ class Preparation:
         shards = dict.fromkeys(SPLITS, 0)
         names, group = self._known_groups()
         sizes = np.zeros(len(names), np.int64)
-        for k, path in enumerate(buckets):
-            self.progress("write tasks", 0.7 + 0.28 * k / len(buckets))
-            bucket = pl.read_parquet(path, glob=False)
-            for split in SPLITS:
-                rows = bucket.filter(pl.col("part") == split)
-                if not len(rows):
-                    continue
-                batch = encode_tasks(rows, self.users, vocabularies, group, seed=self.config.seed)
+        for k, files in enumerate(tasks):
+            self.progress("write tasks", 0.8 + 0.18 * k / len(tasks))
+            for split in (name for name in SPLITS if name in files):
+                batch = with_user_features(map_arrow(files[split]), self.users, vocabularies, group)
                 num_shards = 1
                 if split == "train":
-                    num_shards = max(1, MIN_SHARDS // len(buckets))
+                    num_shards = max(1, MIN_SHARDS // num_buckets)
                     if names:
                         known = batch.column("known_group").to_numpy()
                         sizes += np.bincount(known, minlength=len(names))
                 self.report.tasks[split] = self.report.tasks.get(split, 0) + batch.num_rows
-                self.report.interactions[split] = self.report.interactions.get(split, 0) + len(rows)
                 for number in range(num_shards):
                     assigned = pa.array(np.arange(number, batch.num_rows, num_shards))
-                    path_of_shard = self.store / shard_name(split, shards[split])
-                    write_arrow(path_of_shard, batch.take(assigned))
+                    shard = batch.take(assigned) if num_shards > 1 else batch
+                    write_arrow(self.store / shard_name(split, shards[split]), shard)
                     shards[split] += 1
+                files[split].unlink()
         written = {split: count for split, count in shards.items() if count}
         return written, dict(zip(names, sizes.tolist(), strict=True))
 
@@ -318,9 +357,7 @@ class Preparation:
             num_items=len(self.items),
             splits=self.report.tasks,
             shards=shards,
-            ratings=self.counts.ratings(
-                [0.0, 1.0] if self.config.is_click else self.config.rating_range
-            ),
+            ratings=self.counts.ratings(self._label_range()),
             is_click=self.config.is_click,
             is_implicit=self.config.is_implicit,
             known_groups=known_groups,
@@ -330,6 +367,14 @@ class Preparation:
             checksums={name: sha256(self.store / name) for name in files},
         )
         write_manifest(self.store, manifest)
+
+    def _label_range(self) -> list[float] | None:
+        """Lowest and highest label, where the options say it."""
+        if self.config.is_click:
+            return [0.0, 1.0]
+        # Sums and counts of ratings have another range than ratings.
+        is_rating = self.config.repeats_rule not in ("sum", "count")
+        return self.config.rating_range if is_rating else None
 
 
 def _count(

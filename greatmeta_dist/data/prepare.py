@@ -11,9 +11,9 @@ import polars as pl
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.manifest import MANIFEST, read_manifest
 from greatmeta_dist.data.preparation import FOLDERS, Preparation, Progress
+from greatmeta_dist.data.rejects import REJECTS
 from greatmeta_dist.data.report import Report
 from greatmeta_dist.data.store import ITEMS
-from greatmeta_dist.data.validate import REJECTS
 from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.files import locked
 
@@ -51,7 +51,8 @@ def prepare(
                 if is_new and [p.name for p in store.iterdir()] == [LOCK]:
                     shutil.rmtree(store)
     except pl.exceptions.PolarsError as error:
-        raise InputError(f"cannot read the log: {str(error).splitlines()[0]}") from error
+        first_line = str(error).splitlines()[0].partition(", hint:")[0]
+        raise InputError(f"cannot read the log: {first_line}") from error
 
 
 def _is_own(folder: Path) -> bool:

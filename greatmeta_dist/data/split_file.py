@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
-from greatmeta_dist.data.split import ROLES, SPLITS
+from greatmeta_dist.data.split import ROLES, SPLITS, Catalogue, History, SplitRows, SplitTasks
 from greatmeta_dist.data.text import TextFormat, scan_text
 from greatmeta_dist.errors import InputError, require
 
@@ -14,7 +15,7 @@ NAMES = (*SPLITS, "test")
 
 
 def read_split(path: str, work: Path) -> pl.DataFrame:
-    """Read a split file: ``part`` (the split), ``user``, ``role``, ``item`` (tokens), ``line``.
+    """Read a split file: ``split``, ``user``, ``role``, ``item`` (tokens), ``line``.
 
     Raises ``InputError`` on the first bad line, where a log's would be rejected and counted: a
     split file is written on purpose, so a wrong line in it means that the split is not the one
@@ -33,8 +34,8 @@ def read_split(path: str, work: Path) -> pl.DataFrame:
         )
     _require_cold_users(split, name)
     _require_untrained_queries(split, name)
-    part = pl.when(pl.col("part") == "test").then(pl.lit("user_cold")).otherwise(pl.col("part"))
-    return split.select(part=part, user="user_id", role="role", item="item_id", line="line")
+    name_of_split = pl.col("part").replace({"test": "user_cold"})
+    return split.select("role", "line", split=name_of_split, user="user_id", item="item_id")
 
 
 def _require_valid_lines(split: pl.DataFrame, name: str) -> None:
@@ -86,3 +87,31 @@ def _refuse(bad: pl.DataFrame, name: str, message: str) -> None:
     if len(bad):
         row = bad.row(0, named=True)
         raise InputError(f"{name}, line {row['line']} " + message.format(**row))
+
+
+def split_as_given(
+    history: History, catalogue: Catalogue, given: pl.DataFrame
+) -> tuple[SplitTasks, pl.Series]:
+    """The tasks that a split file names, of a bucket's users; and the lines of it that were used.
+
+    Rows of a task stand as the file has them.
+    """
+    items = pl.DataFrame({"item": catalogue.token, "index": np.arange(len(catalogue.token))})
+    users = pl.DataFrame({"user": history.token, "number": np.arange(history.num_users)})
+    named = given.join(users, on="user").join(items, on="item")
+    interactions = pl.DataFrame(
+        {
+            "number": history.user,
+            "index": history.item.astype(np.int64),
+            "row": np.arange(len(history.user)),
+        }
+    )
+    used = named.join(interactions, on=["number", "index"]).sort("number", "line")
+    splits = {}
+    for split in SPLITS:
+        rows = used.filter(split=split)
+        is_query = (rows["role"] == "query").to_numpy()
+        splits[split] = SplitRows.of(history, rows["row"].to_numpy(), is_query)
+    num_used = used["row"].n_unique()
+    tasks = SplitTasks(history, splits, 0, num_unused=len(history.user) - num_used)
+    return tasks, used["line"]

@@ -8,15 +8,34 @@ where the line is well formed) and ``text`` (the line where it is malformed, els
 import codecs
 import re
 import zlib
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from csv import reader
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 import fsspec
+import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import csv
 
+from greatmeta_dist.config.data import MISSING_VALUES
 from greatmeta_dist.errors import InputError, require
 
 CHUNK_BYTES = 1 << 24
+PART_BYTES = 1 << 25
+"""Bytes of a text file that are parsed at a time."""
+UNIT_SEPARATOR = b"\x1f"
+"""Stands in for separators of several characters, which CSV readers do not know."""
+UNDECODED = "\ufdd0"
+"""Where bytes could not be decoded. It is no character, so that no text holds it; the usual
+replacement character is one, and texts that went through other programs do. In the rejects they
+stand as that character."""
 INTERNAL = ("file", "line", "reason", "text", "row", "fields", "is_malformed")
 """Columns that frames here add to a file's own; a file's column of such a name gets another."""
 FILE_SIGNATURES = {
@@ -30,8 +49,6 @@ FILE_SIGNATURES = {
     codecs.BOM_UTF16_BE: "UTF-16 text; convert it to UTF-8",
 }
 """First bytes of files that are no text of one byte or more a character, and what these are."""
-MISSING = ("", "null", "\\n", "nan", "-nan")
-"""What stands in files for a missing value, in lower case. ``\\n`` is MySQL's ``\\N``."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +58,8 @@ class TextFormat:
     separator: str
     names: tuple[str, ...] | None = None
     """Column names in order; None reads them from the first line."""
+    has_header: bool = True
+    """Without names: whether the first line has them. Else columns are called 1, 2, …"""
     is_quoted: bool = False
     """Whether values may stand in double quotes, doubled inside."""
     is_escaped: bool = False
@@ -48,9 +67,10 @@ class TextFormat:
     encoding: str = "utf-8"
 
 
-def is_missing(value: pl.Expr) -> pl.Expr:
-    """Whether a stripped string stands for a missing value."""
-    return value.fill_null("").str.to_lowercase().is_in(MISSING)
+def is_missing(value: pl.Expr, spellings: Sequence[str] = MISSING_VALUES) -> pl.Expr:
+    """Whether a stripped string stands for a missing value; upper and lower case are the same."""
+    known = {"", *(spelling.lower() for spelling in spellings)}
+    return value.fill_null("").str.to_lowercase().is_in(sorted(known))
 
 
 def local_copy(path: str, work: Path) -> Path:
@@ -60,43 +80,171 @@ def local_copy(path: str, work: Path) -> Path:
     """
     if "://" not in path and not path.endswith((".gz", ".bz2", ".xz", ".zst", ".zip")):
         return Path(path)
-    require(
-        not path.endswith(".zst") or "zstd" in fsspec.available_compressions(),
-        f"cannot read {path} without zstandard; pip install zstandard, or unpack the file",
-    )
     # The hash of the whole path tells files of one name in different folders apart.
     target = work / f"fetched-{zlib.crc32(path.encode()):08x}-{Path(path).name}"
+    if target.exists():
+        return target
+    partial = target.with_name(f"{target.name}.partial")
     try:
-        with fsspec.open(path, "rb", compression="infer") as source, target.open("wb") as sink:
+        with open_unpacked(path) as source, partial.open("wb") as sink:
             while chunk := source.read(CHUNK_BYTES):
                 sink.write(chunk)
     except Exception as error:  # every decompressor and every file system raises its own
         raise InputError(f"cannot read {path}: {error}") from error
+    partial.rename(target)
     return target
 
 
+@contextmanager
+def open_unpacked(path: str) -> Iterator[IO[bytes]]:
+    """The bytes of a file at a path or URL, unpacked where its name says that it is packed."""
+    if path.endswith(".zst"):
+        # Arrow unpacks this kind without a further package.
+        with fsspec.open(path, "rb") as packed:
+            yield pa.CompressedInputStream(pa.PythonFile(packed, "r"), "zstd")
+        return
+    with fsspec.open(path, "rb", compression="infer") as source:
+        yield source
+
+
 def scan_text(path: str, fmt: TextFormat, work: Path) -> pl.LazyFrame:
-    """Lazily read a delimited text file; ``work`` takes copies.
+    """Read a delimited text file into ``work``, a part at a time, and scan what came of it.
 
     Raises ``InputError`` where the file is missing, empty, unreadable or no text.
     """
     text_file = as_utf8(local_copy(path, work), fmt.encoding, work)
+    if fmt.names is None and not fmt.has_header:
+        num_fields = len(_fields_of(_first_line(text_file), fmt))
+        fmt = replace(fmt, names=tuple(str(k + 1) for k in range(num_fields)))
     names = list(fmt.names) if fmt.names else split_header(text_file, fmt)
     names = [f"column {name}" if name in INTERNAL else name for name in names]
-    # Lines are split here rather than by a CSV reader: such a reader pads short lines with nulls,
-    # lets an open quote swallow the lines after it, and cannot say on which line a value stood.
-    lines = pl.scan_lines(text_file, name="text", row_index_name="row", glob=False).with_columns(
+    parsed = work / f"parsed-{zlib.crc32(path.encode()):08x}.parquet"
+    if not parsed.exists():
+        _parse_into(parsed, text_file, fmt, names)
+    frame = pl.scan_parquet(parsed, glob=False)
+    return frame.with_columns(file=pl.lit(Path(path).name)).select(
+        *names, "file", "line", "reason", "text"
+    )
+
+
+def _parse_into(target: Path, text_file: Path, fmt: TextFormat, names: list[str]) -> None:
+    """Write a text file's lines as Parquet: the named columns, ``line``, ``reason``, ``text``.
+
+    By parts of whole lines, so that memory does not grow with the file.
+    """
+    text = pa.string()
+    schema = pa.schema(
+        [*((name, text) for name in names), ("line", pa.int64()), ("reason", text), ("text", text)]
+    )
+    first_line = 1
+    with (
+        text_file.open("rb") as file,
+        pq.ParquetWriter(target, schema, compression="lz4", write_statistics=False) as writer,
+    ):
+        if fmt.names is None:
+            file.readline()
+            first_line = 2
+        elif file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            file.seek(0)
+        while part := file.read(PART_BYTES):
+            part += file.readline()
+            num_lines = part.count(b"\n") + (not part.endswith(b"\n"))
+            table = _parse_plain(part, first_line, num_lines, fmt, names)
+            if table is None:
+                table = _parse_any(part, first_line, fmt, names)
+            writer.write_table(table.cast(schema))
+            first_line += num_lines
+
+
+def _parse_plain(
+    part: bytes, first_line: int, num_lines: int, fmt: TextFormat, names: list[str]
+) -> pa.Table | None:
+    """Lines without quotes, which a CSV reader can be trusted with; None where it cannot.
+
+    A reader of CSV lets an open quote swallow the lines after it, and takes a lone carriage return
+    for a line's end. Where there are neither, each line is a row, or one of the wrong number of
+    fields, and the reader tells of these.
+    """
+    separator = fmt.separator.encode()
+    if (fmt.is_quoted and b'"' in part) or part.count(b"\r") != part.count(b"\r\n"):
+        return None
+    if len(separator) > 1:
+        if UNIT_SEPARATOR in part:
+            return None
+        part, separator = part.replace(separator, UNIT_SEPARATOR), UNIT_SEPARATOR
+    # The reader takes a mark of byte order off the first line, wherever a part starts.
+    if len(names) == 1 or UNDECODED.encode() in part or part.startswith(codecs.BOM_UTF8):
+        return None
+    invalid: list[tuple[int, str, int]] = []
+
+    def note(row: csv.InvalidRow) -> str:
+        invalid.append((row.number, row.text, row.actual_columns))
+        return "skip"
+
+    table = csv.read_csv(
+        pa.BufferReader(part),
+        csv.ReadOptions(use_threads=False, block_size=len(part) + 1, column_names=names),
+        csv.ParseOptions(
+            delimiter=separator.decode(),
+            quote_char=False,
+            double_quote=False,
+            ignore_empty_lines=False,
+            invalid_row_handler=note,
+        ),
+        csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
+        ),
+    )
+    numbers = np.array([number for number, _, _ in invalid], np.int64)
+    is_valid = np.ones(num_lines, bool)
+    is_valid[numbers - 1] = False
+    line = first_line + np.arange(num_lines)
+    if len(table) != is_valid.sum() or _has_blank(table):
+        return None
+    nothing = pa.nulls(len(table), pa.string())
+    valid = table.append_column("line", pa.array(line[is_valid]))
+    valid = valid.append_column("reason", nothing).append_column("text", nothing)
+    if not invalid:
+        return valid
+    texts = [text.replace(UNIT_SEPARATOR.decode(), fmt.separator) for _, text, _ in invalid]
+    reasons = [
+        f"expected {len(names)} fields, found {num_fields}" if text.strip() else "blank line"
+        for text, (_, _, num_fields) in zip(texts, invalid, strict=True)
+    ]
+    columns = {name: pa.nulls(len(invalid), pa.string()) for name in names}
+    malformed = pa.table({**columns, "line": line[numbers - 1], "reason": reasons, "text": texts})
+    return pa.concat_tables([valid, malformed.cast(valid.schema)]).sort_by("line")
+
+
+def _has_blank(table: pa.Table) -> bool:
+    """Whether any row's fields are all blank: that is what the reader makes of a blank line."""
+    is_blank = pa.array(np.ones(len(table), bool))
+    for column in table.columns:
+        trimmed = pc.utf8_trim_whitespace(column.filter(is_blank))
+        is_blank = pc.replace_with_mask(is_blank, is_blank, pc.equal(trimmed, "").combine_chunks())
+        if not pc.any(is_blank).as_py():
+            return False
+    return True
+
+
+def _parse_any(part: bytes, first_line: int, fmt: TextFormat, names: list[str]) -> pa.Table:
+    """Lines of any kind, split by patterns."""
+    lines = part.decode().removesuffix("\n").split("\n")
+    frame = pl.DataFrame({"text": lines}).with_columns(
         pl.col("text").str.strip_chars_end("\r"),
-        file=pl.lit(Path(path).name),
-        line=pl.col("row").cast(pl.Int64) + 1,
+        line=pl.int_range(pl.len(), dtype=pl.Int64) + first_line,
     )
-    if fmt.names is None:
-        lines = lines.filter(pl.col("row") > 0)
-    parsed = lines.with_columns(_fields(fmt, names)).unnest("fields")
+    fields = frame.with_columns(_fields(fmt, names)).unnest("fields")
     reason = _reason(fmt, len(names))
-    return parsed.with_columns(reason=reason).select(
-        *names, "file", "line", "reason", text=pl.when(reason.is_not_null()).then(pl.col("text"))
+    parsed = fields.with_columns(reason=reason).select(
+        *names,
+        "line",
+        "reason",
+        text=pl.when(reason.is_not_null()).then(
+            pl.col("text").str.replace_all(UNDECODED, "\ufffd", literal=True)
+        ),
     )
+    return parsed.to_arrow()
 
 
 def _reason(fmt: TextFormat, num_fields: int) -> pl.Expr:
@@ -106,8 +254,7 @@ def _reason(fmt: TextFormat, num_fields: int) -> pl.Expr:
     return (
         pl.when(text.str.strip_chars() == "")
         .then(pl.lit("blank line"))
-        # ``as_utf8`` put this character where bytes could not be decoded.
-        .when(text.str.contains("\ufffd", literal=True))
+        .when(text.str.contains(UNDECODED, literal=True))
         .then(pl.lit(f"not valid {fmt.encoding}"))
         .when(pl.col("is_malformed"))
         .then(
@@ -161,34 +308,57 @@ def _quoted_field(groups: pl.Expr, k: int, fmt: TextFormat) -> pl.Expr:
 
 
 def split_header(path: Path, fmt: TextFormat) -> list[str]:
-    """Column names on a UTF-8 file's first line; raises ``InputError`` unless they are distinct."""
-    with path.open(encoding="utf-8") as file:
-        header = file.readline().rstrip("\r\n").removeprefix("\ufeff")
-    names = [name.strip().strip('"') for name in header.split(fmt.separator)]
+    """Column names on a UTF-8 file's first line, split as its rows are.
+
+    A column without a name, and all columns that share one, get their number: ``(column 1)``,
+    ``note (column 5)``. So nobody takes one for the other, and other columns are read all the same.
+    Raises ``InputError`` where the line is blank.
+    """
+    header = _first_line(path)
     require(
-        bool(header.strip()) and len(set(names)) == len(names) and all(names),
-        f"{path.name} starts with '{header[:80]}'; expected a line of distinct column names "
-        f"separated by '{fmt.separator}'",
+        bool(header.strip()),
+        f"{path.name} starts with '{header[:80]}'; expected a line of column names separated by "
+        f"'{fmt.separator}'",
     )
-    return names
+    names = [name.strip().strip('"') for name in _fields_of(header, fmt)]
+    count = Counter(names)
+    return [
+        name if name and count[name] == 1 else f"{name} (column {k + 1})".strip()
+        for k, name in enumerate(names)
+    ]
+
+
+def _first_line(path: Path) -> str:
+    with path.open(encoding="utf-8", newline="\n") as file:
+        return file.readline().rstrip("\r\n").removeprefix("\ufeff")
+
+
+def _fields_of(line: str, fmt: TextFormat) -> list[str]:
+    """A line's fields; one with open quotes is split at every separator."""
+    if fmt.is_quoted and len(fmt.separator) == 1 and line.count('"') % 2 == 0:
+        escape = "\\" if fmt.is_escaped else None
+        return next(reader([line], delimiter=fmt.separator, escapechar=escape), [])
+    return line.split(fmt.separator)
 
 
 def as_utf8(path: Path, encoding: str, work: Path) -> Path:
-    """The file itself if it is valid UTF-8, else a copy in ``work`` that is, bad bytes as U+FFFD.
+    """The file itself if it is valid UTF-8, else a copy in ``work`` that is.
 
-    Raises ``InputError`` where the file is missing, empty, unreadable or no text.
+    Bad bytes are ``UNDECODED`` there. Raises ``InputError`` where the file is missing, empty,
+    unreadable or no text.
     """
-    _require_file(path)
+    require_file(path)
     try:
         require(path.stat().st_size > 0, f"{path} is empty; expected rows of text")
         _require_text(path)
         if encoding == "utf-8" and _is_utf8(path):
             return path
-        # Polars reads UTF-8 alone, and stops at the first bad byte. In a copy each bad byte is a
-        # replacement character, so that only the lines with one are rejected.
+        # Polars reads UTF-8 alone, and stops at the first bad byte. In a copy bad bytes are
+        # marked, so that only the lines with one are rejected.
         copy = work / f"utf8-{zlib.crc32(str(path).encode()):08x}-{path.name}"
         # Incremental, since a character of several bytes may lie across two chunks.
-        decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+        codecs.register_error("mark undecoded", _mark)
+        decoder = codecs.getincrementaldecoder(encoding)(errors="mark undecoded")
         with path.open("rb") as source, copy.open("wb") as sink:
             while chunk := source.read(CHUNK_BYTES):
                 sink.write(decoder.decode(chunk).encode())
@@ -198,7 +368,13 @@ def as_utf8(path: Path, encoding: str, work: Path) -> Path:
     return copy
 
 
-def _require_file(path: Path) -> None:
+def _mark(error: UnicodeError) -> tuple[str, int]:
+    """Put ``UNDECODED`` in the place of what cannot be decoded, and go on behind it."""
+    assert isinstance(error, UnicodeDecodeError)
+    return UNDECODED, error.end
+
+
+def require_file(path: Path) -> None:
     """Raise ``InputError`` where there is no such file, with what lies there instead."""
     if path.is_file():
         return

@@ -58,6 +58,8 @@ def check_folders(command: str, words: list[str]) -> None:
     """Check that the folders a command cannot do without are named; raises ``InputError``."""
     values = dict(word.split("=", 1) for word in words)
     run, store = (_folder(values, name) for name in ("run", "store"))
+    if not COMMANDS[command].folders:
+        return
     if command == "prepare":
         require(store is not None, "store=DIR is not set; name the folder to prepare into")
         return

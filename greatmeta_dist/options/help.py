@@ -6,6 +6,7 @@ An option's text is the string below its field in ``config/``.
 import ast
 import inspect
 import itertools
+import re
 import textwrap
 from dataclasses import asdict, is_dataclass
 from functools import cache
@@ -15,6 +16,9 @@ from typing import Any
 from greatmeta_dist.options.names import COMMANDS, VERBATIM, Option, options_of, presets
 
 EXAMPLES = {
+    "inspect": """
+        greatmeta inspect data=csv data.path=log.csv
+        greatmeta inspect data=movielens_1m data.path=ml-1m""",
     "prepare": r"""
         greatmeta prepare data=synthetic data.users=5000 store=stores/synthetic
         greatmeta prepare data=recbole data.path=ml-100k store=stores/ml-100k \
@@ -105,10 +109,19 @@ def _plain(value: object) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k}: {_plain(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ",".join(_plain(v) for v in value) + "]"
+        return "[" + ",".join(_quoted(v) for v in value) + "]"
     if isinstance(value, bool):
         return str(value).lower()
     return "null" if value is None else str(value)
+
+
+def _quoted(value: object) -> str:
+    """A list's element; text that would be read as something else stands in quotes."""
+    text = _plain(value)
+    is_safe = not isinstance(value, str) or re.fullmatch(r"[A-Za-z_][\w.-]*", text)
+    return (
+        text if is_safe and (value is None or text.lower() not in ("null", "nan")) else f'"{text}"'
+    )
 
 
 @cache

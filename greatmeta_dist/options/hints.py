@@ -91,12 +91,12 @@ PRESET_SYNONYMS = {
     "bx": "bookcrossing",
     "ml100k": "movielens_100k",
     "ml1m": "movielens_1m",
-    "ml10m": "movielens_csv",
+    "ml10m": "movielens_10m",
     "ml20m": "movielens_csv",
     "ml25m": "movielens_csv",
     "ml32m": "movielens_csv",
-    "mllatest": "movielens_csv",
-    "mllatestsmall": "movielens_csv",
+    "mllatest": "movielens_latest",
+    "mllatestsmall": "movielens_latest",
     "tsv": "csv",
 }
 """Other names of presets, in small letters and digits alone."""

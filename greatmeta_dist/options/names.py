@@ -48,6 +48,11 @@ class Command:
 
 
 COMMANDS = {
+    "inspect": Command(
+        "first rows of logs → columns and rejects: inspect data=<preset> data.path=<files>",
+        (),
+        ("data",),
+    ),
     "prepare": Command(
         "logs → store: prepare data=<preset> data.path=<files> store=DIR", ("store",), ("data",)
     ),

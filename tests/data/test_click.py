@@ -19,9 +19,11 @@ def test_clicks_of_one_kind_are_refused(tmp_path, click_at, share):
         prepare(config, tmp_path / "store")
 
 
-def test_no_rating_column_needs_clicks():
+def test_no_rating_column_needs_clicks_or_counts():
+    columns = ColumnsConfig("u", "i", None)
     with pytest.raises(InputError, match=r"data.columns.rating is null, and data.label is rating"):
-        DataConfig(source="csv", path="x", columns=ColumnsConfig("u", "i", None))
+        DataConfig(source="csv", path="x", columns=columns, repeats="latest")
+    assert DataConfig(source="csv", path="x", columns=columns).repeats_rule == "count"
 
 
 def test_chances_are_prior_means_where_the_model_adds_nothing(tmp_path):

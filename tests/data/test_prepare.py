@@ -8,7 +8,7 @@ from logs import csv_config, write_log
 from stores import CHOICE, normalised, tasks_of
 
 from greatmeta_dist.config import ColumnsConfig
-from greatmeta_dist.data import validate
+from greatmeta_dist.data import scan
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.errors import InputError
@@ -32,6 +32,7 @@ def test_every_row_read_is_in_a_task_or_accounted_for(tmp_path):
     assert min(report.out_of_bounds, report.unused) > 0
     left_out = report.rejected + report.out_of_bounds + report.unused
     assert report.read == left_out + len(used)
+    assert report.kept == len(used)
 
 
 def test_a_changed_row_amid_a_large_log_is_noticed(tmp_path):
@@ -50,7 +51,7 @@ def test_a_changed_row_amid_a_large_log_is_noticed(tmp_path):
 def test_number_of_buckets_does_not_change_who_is_where(tmp_path, monkeypatch):
     path = write_log(tmp_path)
     prepare(csv_config(path), tmp_path / "one")
-    monkeypatch.setattr(validate, "BUCKET_BYTES", 2000)
+    monkeypatch.setattr(scan, "BUCKET_BYTES", 2000)
     prepare(csv_config(path), tmp_path / "many")
     one, many = Store(tmp_path / "one"), Store(tmp_path / "many")
     assert many.manifest.shards["train"] > one.manifest.shards["train"]
@@ -64,7 +65,7 @@ def test_number_of_buckets_does_not_change_who_is_where(tmp_path, monkeypatch):
         (b"", "is empty"),
         (b"u,i,r,t\n", "holds no interaction"),
         (b"u,i,r,t\na,b,1,1\n", "no training task came out of 1 usable rows"),
-        (b"\n", "expected a line of distinct column names"),
+        (b"\n", "expected a line of column names"),
     ],
 )
 def test_empty_input_says_so(tmp_path, content, message):

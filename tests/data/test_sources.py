@@ -271,8 +271,8 @@ def test_parquet_with_a_column_mapping(tmp_path):
         item_features={"tags": "token_list", "price": "float"},
     )
     assert rows(source.interactions, *LOG, "line") == [
-        ("1", "a", "3.5", "10", 1),
-        ("2", None, "4.0", "20", 2),
+        (1, "a", 3.5, 10, 1),
+        (2, None, 4.0, 20, 2),
     ]
     assert source.items is not None
     assert rows(source.items.frame, "id", "tags", "price") == [("a", ["x", "y"], "2.5")]

@@ -6,8 +6,17 @@ import pytest
 from logs import csv_config, write_log
 from stores import items_of, normalised, tasks_of
 
+from benchmarks.fuzz.plain import Interaction, is_cold, split_user
+from greatmeta_dist.config import DataConfig
+from greatmeta_dist.data.hashing import draw_bits, hash_tokens, pair_hashes
 from greatmeta_dist.data.prepare import prepare
-from greatmeta_dist.data.split import uniform_hash
+from greatmeta_dist.data.split import (
+    Catalogue,
+    History,
+    SplitTasks,
+    held_out_items,
+    split_by_recipe,
+)
 from greatmeta_dist.data.store import Store
 
 
@@ -89,24 +98,121 @@ def test_what_else_is_in_a_log_does_not_change_who_is_where(tmp_path):
         assert normalised(tasks_of(one, split)) == found
 
 
-def test_hashes_are_the_same_in_every_version():
-    draws = {
-        "u1": 0.27495299168468934,
-        "u2": 0.9529072101202587,
-        "ü": 0.33439065692572534,
-        "": 0.9757576254469108,
-    }
-    assert uniform_hash(pl.Series([*draws]), 0, "part").tolist() == [*draws.values()]
-
-
-def test_hashes_for_two_purposes_are_even_and_independent():
-    tokens = pl.Series([f"u{k}" for k in range(20_000)])
-    first, second, reseeded = (
-        uniform_hash(tokens, seed, purpose)
-        for seed, purpose in ((0, "part"), (0, "warm"), (1, "part"))
+def random_history(*, seed: int, num_users: int = 60, num_items: int = 40) -> tuple:
+    """Interactions of users with 1 to 30 items, shuffled within users; and the catalogue."""
+    rng = np.random.default_rng(seed)
+    users = pl.Series([f"u{k}" for k in range(num_users)])
+    items = pl.Series([f"i{k}" for k in range(num_items)])
+    rows = [
+        (user, item)
+        for user in range(num_users)
+        for item in rng.choice(num_items, rng.integers(1, 31), replace=False)
+    ]
+    user, item = np.array(rows).T
+    history = History(
+        users,
+        hash_tokens(users),
+        user,
+        item.astype(np.int32),
+        rng.normal(size=len(rows)),
+        rng.integers(5, size=len(rows)).astype(np.float64),  # many times are equal
     )
-    for draws in (first, second, reseeded):
-        assert np.histogram(draws, 10, (0, 1))[0] == pytest.approx(2000, rel=0.1)
-    for other in (second, reseeded):
-        assert abs(np.corrcoef(first, other)[0, 1]) < 0.03
-        assert (first < 0.2)[other < 0.2].mean() == pytest.approx(0.2, abs=0.03)
+    return history, items
+
+
+def plain_tasks(history: History, items: pl.Series, config: DataConfig) -> dict:
+    """The tasks of each user by a plain loop: split → user → (support, query), by rank."""
+    tasks: dict = {}
+    for u, user in enumerate(history.token):
+        own = np.flatnonzero(history.user == u)
+        interactions = [
+            Interaction(items[int(history.item[k])], history.rating[k], history.timestamp[k])
+            for k in own
+        ]
+        for split, task in split_user(user, interactions, config).items():
+            tasks.setdefault(split, {})[user] = task
+    return tasks
+
+
+def found_tasks(split_tasks: SplitTasks, items: pl.Series) -> dict:
+    """The same of ``split_by_recipe``'s result; checks that ratings went with their items."""
+    history = split_tasks.history
+    ratings = {
+        (u, i): r
+        for u, i, r in zip(
+            history.user.tolist(), history.item.tolist(), history.rating, strict=True
+        )
+    }
+    tasks: dict = {}
+    for split, rows in split_tasks.splits.items():
+        assert (np.diff(rows.user) >= 0).all()
+        for u, i, r, is_query in zip(
+            rows.user.tolist(), rows.item.tolist(), rows.rating, rows.is_query, strict=True
+        ):
+            assert ratings[u, i] == r
+            task = tasks.setdefault(split, {}).setdefault(
+                history.token[u], {"support": [], "query": []}
+            )
+            task["query" if is_query else "support"].append(items[i])
+    return tasks
+
+
+@pytest.mark.parametrize("max_support_items", [None, 1, 6])
+@pytest.mark.parametrize("cold_item_fraction", [0.0, 0.3])
+@pytest.mark.parametrize("query", [{"query_items": 3}, {"query_fraction": 0.35}])
+@pytest.mark.parametrize("query_by", ["random", "time"])
+@pytest.mark.parametrize("bounds", [(1, None), (8, None), (5, 20)])
+def test_the_recipe_is_that_of_a_plain_loop_over_users(
+    query_by, query, cold_item_fraction, max_support_items, bounds
+):
+    least, most = bounds
+    config = DataConfig(
+        seed=least,
+        query_by=query_by,
+        cold_item_fraction=cold_item_fraction,
+        max_support_items=max_support_items,
+        min_interactions=least,
+        max_interactions=most,
+        valid_fraction=0.2,
+        warm_fraction=0.5,
+        **{"query_items": None, "query_fraction": None, **query},
+    )
+    history, items = random_history(seed=least)
+    catalogue = Catalogue(items, hash_tokens(items), held_out_items(items, config))
+    result = split_by_recipe(history, catalogue, config)
+    expected = plain_tasks(history, items, config)
+    found = found_tasks(result, items)
+    assert found == expected
+    used = {
+        (u, i) for tasks in found.values() for u, t in tasks.items() for r in t.values() for i in r
+    }
+    assert len(history.user) == len(used) + result.num_out_of_bounds + result.num_unused
+    with_tasks = {user for tasks in expected.values() for user in tasks}
+    is_out = [history.token[int(u)] not in with_tasks for u in history.user]
+    assert result.num_out_of_bounds == sum(is_out)
+    is_cold = catalogue.is_cold
+    assert set(expected) >= {"train", "valid", "warm", "user_cold"}
+    assert ("item_cold" in expected) == ("both_cold" in expected) == bool(is_cold.any())
+
+
+def test_held_out_items_are_those_of_the_plain_hash():
+    items = pl.Series([f"i{k}" for k in range(200)])
+    config = DataConfig(cold_item_fraction=0.3, seed=2)
+    assert held_out_items(items, config).tolist() == [is_cold(item, config) for item in items]
+
+
+def test_rows_whose_draws_share_their_upper_bits_are_ranked_by_all_bits(monkeypatch):
+    history, items = random_history(seed=0, num_users=4)
+    config = DataConfig(min_interactions=1, query_items=2)
+    catalogue = Catalogue(items, hash_tokens(items), held_out_items(items, config))
+
+    def few_bits(*args):
+        return draw_bits(*args) >> np.uint64(58)
+
+    monkeypatch.setattr("greatmeta_dist.data.split.draw_bits", few_bits)
+    ranked = split_by_recipe(history, catalogue, config).history
+    pairs = pair_hashes(ranked.hash[ranked.user], catalogue.hash[ranked.item])
+    draws = few_bits(pairs, 0, "query").astype(np.int64)
+    assert len(set(draws.tolist())) > 20
+    for user in range(4):
+        assert (np.diff(draws[ranked.user == user]) >= 0).all()

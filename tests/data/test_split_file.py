@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from logs import csv_config, write_log
 from stores import tasks_of
 
 from greatmeta_dist.config import DataConfig
+from greatmeta_dist.data.hashing import hash_tokens
 from greatmeta_dist.data.prepare import prepare
+from greatmeta_dist.data.split import SPLITS, Catalogue, History
+from greatmeta_dist.data.split_file import split_as_given
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.errors import InputError
 
@@ -104,3 +108,43 @@ def test_a_split_that_cannot_be_meant_is_refused(tmp_path, rows, message):
     path.write_text(SPLIT + "\n".join(rows) + "\n")
     with pytest.raises(InputError, match=message):
         prepare(csv_config(write_log(tmp_path), split=str(path)), tmp_path / "store")
+
+
+def test_a_given_split_is_that_of_a_plain_loop():
+    rng = np.random.default_rng(0)
+    users, items = (pl.Series([f"{letter}{k}" for k in range(30)]) for letter in "ui")
+    pairs = [(u, i) for u in range(30) for i in rng.choice(30, 12, replace=False)]
+    user, item = np.array(pairs).T
+    rating = rng.normal(size=len(pairs))
+    history = History(users, hash_tokens(users), user, item.astype(np.int32), rating, None)
+    catalogue = Catalogue(items, hash_tokens(items), np.zeros(30, bool))
+    lines = []
+    for line, k in enumerate(rng.permutation(len(pairs))[:200], 2):
+        split = SPLITS[rng.integers(len(SPLITS))]
+        role = ("support", "query")[rng.integers(2)]
+        lines.append((split, users[int(user[k])], role, items[int(item[k])], line))
+    lines.append(("train", "u0", "query", "nowhere", 202))
+    lines.append(("train", "nobody", "query", "i0", 203))
+    given = pl.DataFrame(lines, ["split", "user", "role", "item", "line"], orient="row")
+    tasks, used = split_as_given(history, catalogue, given)
+    assert sorted(used) == [*range(2, 202)]
+    assert tasks.num_unused == len(pairs) - 200
+    rating_of = {
+        (users[u], items[i]): r for (u, i), r in zip(np.array(pairs).tolist(), rating, strict=True)
+    }
+    for split in SPLITS:
+        rows = tasks.splits[split]
+        found = [
+            (users[u], items[i], r, "query" if is_query else "support")
+            for u, i, r, is_query in zip(
+                rows.user.tolist(), rows.item.tolist(), rows.rating, rows.is_query, strict=True
+            )
+        ]
+        # User by user, and each one's rows as the file has them.
+        expected = [
+            (user, item, rating_of[user, item], role)
+            for user in users
+            for named, owner, role, item, _ in lines[:200]
+            if (named, owner) == (split, user)
+        ]
+        assert found == expected

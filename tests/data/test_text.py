@@ -27,8 +27,8 @@ def test_what_is_no_text_is_said_to_be_none(tmp_path, content, message):
 
 def test_a_folder_in_place_of_a_file_shows_what_it_holds(tmp_path):
     columns = ColumnsConfig("u", "i", "r", None)
-    with pytest.raises(InputError, match=r"is a folder; name the file; the folder holds x.csv"):
-        open_files(tmp_path, "csv", {"x.csv": b"u,i,r\n1,2,3\n"}, columns=columns)
+    with pytest.raises(InputError, match=r"no .csv file; name a file or a folder.*holds x.xls"):
+        open_files(tmp_path, "csv", {"x.xls": b"u,i,r\n1,2,3\n"}, columns=columns)
 
 
 def test_missing_file_names_what_the_folder_holds(tmp_path):
@@ -60,3 +60,22 @@ def test_a_damaged_archive_is_an_input_error(tmp_path, ending):
             path=f"{tmp_path}/log.csv.{ending}",
             columns=ColumnsConfig("u", "i", "r"),
         )
+
+
+@pytest.mark.parametrize("separator", ["\t", ","])
+def test_a_blank_line_is_no_row_of_empty_fields(tmp_path, separator):
+    path = tmp_path / "log.txt"
+    lines = ["1,2", "", ",", " , ", "3,4"]
+    path.write_text("\n".join(lines).replace(",", separator))
+    frame = scan_text(str(path), TextFormat(separator, ("a", "b")), tmp_path)
+    blank = [2, 3, 4] if separator == "\t" else [2]
+    assert [(line, reason) for _, line, reason, _ in bad(frame)] == [
+        (line, "blank line") for line in blank
+    ]
+
+
+def test_a_mark_of_byte_order_is_no_part_of_the_first_value(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_bytes("\ufeff1,2\n3,4\n".encode())
+    frame = scan_text(str(path), TextFormat(",", ("a", "b")), tmp_path)
+    assert rows(frame, "a", "b", "line") == [("1", "2", 1), ("3", "4", 2)]

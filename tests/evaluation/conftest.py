@@ -15,7 +15,8 @@ from greatmeta_dist.training.loop import train
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Path:
-    return prepare_store(tmp_path_factory.mktemp("evaluation"))
+    # A seed with which some of the groups are small enough to be minorities.
+    return prepare_store(tmp_path_factory.mktemp("evaluation"), seed=1)
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ def test_a_word_of_several_meanings_leads_to_all(word):
 
 def test_an_option_of_another_command_is_said_to_be_one():
     found = message("train", "data.users=5")
-    assert found == "data.users is no option of train; it is an option of prepare"
+    assert found == "data.users is no option of train; it is an option of inspect and prepare"
     assert "did you mean train.steps=5? That is for train, not for prepare" in message(
         "prepare", "steps=5"
     )

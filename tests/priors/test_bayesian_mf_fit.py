@@ -11,7 +11,7 @@ from stores import CHOICE
 
 from greatmeta_dist.config import PriorsConfig
 from greatmeta_dist.config.priors import BayesianMFConfig
-from greatmeta_dist.data import validate
+from greatmeta_dist.data import scan
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.priors import bayesian_mf_fit
@@ -251,7 +251,7 @@ def spread_of_components(start):
 def test_number_of_shards_and_of_users_in_a_block_does_not_matter(tmp_path, monkeypatch):
     path = write_low_rank_log(tmp_path)
     prepare(csv_config(path), tmp_path / "one")
-    monkeypatch.setattr(validate, "BUCKET_BYTES", 4000)
+    monkeypatch.setattr(scan, "BUCKET_BYTES", 4000)
     prepare(csv_config(path), tmp_path / "many")
     one, many = Store(tmp_path / "one"), Store(tmp_path / "many")
     assert many.manifest.shards["train"] > one.manifest.shards["train"]
@@ -265,7 +265,7 @@ def test_a_large_log_is_factorised_by_its_first_users_and_items_these_say_enough
     tmp_path, monkeypatch
 ):
     path = write_log(tmp_path)
-    monkeypatch.setattr(validate, "BUCKET_BYTES", 2000)
+    monkeypatch.setattr(scan, "BUCKET_BYTES", 2000)
     passes, chunks_of_passes = [], []
     inner = bayesian_mf_fit.factorise
 

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_info
 
 from greatmeta_dist.config import Config, DataConfig, PriorsConfig
 from greatmeta_dist.config.priors import BayesianMFConfig
-from greatmeta_dist.data import validate
+from greatmeta_dist.data import scan
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.errors import InputError
@@ -195,7 +195,7 @@ def test_the_key_is_of_store_options_and_versions(monkeypatch):
 def test_number_of_shards_does_not_matter(tmp_path, monkeypatch):
     path = write_low_rank_log(tmp_path)
     prepare(csv_config(path), tmp_path / "one")
-    monkeypatch.setattr(validate, "BUCKET_BYTES", 2000)
+    monkeypatch.setattr(scan, "BUCKET_BYTES", 2000)
     prepare(csv_config(path), tmp_path / "many")
     stores = [Store(tmp_path / name) for name in ("one", "many")]
     shards = [store.manifest.shards["train"] for store in stores]

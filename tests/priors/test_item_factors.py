@@ -12,7 +12,7 @@ from stores import CHOICE
 
 from greatmeta_dist.config import PriorsConfig
 from greatmeta_dist.config.priors import ItemFactorsConfig
-from greatmeta_dist.data import validate
+from greatmeta_dist.data import scan
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import ITEM_ID, Store
 from greatmeta_dist.options.compose import compose_config
@@ -104,7 +104,7 @@ def test_factors_are_of_training_users_alone(tmp_path):
 
 def test_a_large_log_is_factored_by_its_first_users(tmp_path, monkeypatch):
     path = write_log(tmp_path)
-    monkeypatch.setattr(validate, "BUCKET_BYTES", 2000)
+    monkeypatch.setattr(scan, "BUCKET_BYTES", 2000)
     prepare(csv_config(path), tmp_path / "store")
     store = Store(tmp_path / "store")
     rows = store.training_rows()

@@ -1,29 +1,31 @@
 """What a source of interactions is, and what several sources share.
 
 A source is a function ``(DataConfig, work folder) -> Source``. It opens a log in one form, says
-which columns are which, and checks no value: values stay strings until ``data/validate.py`` checks
+which columns are which, and checks no value: values stay as they are until ``data/scan.py`` checks
 them. A new source is one module with such a function, and one line in ``extensions.SOURCES`` or in
 the entry points of a package (group ``greatmeta_dist.sources``).
 
 Frames of a source are lazy, and each has four columns beside its values:
 
     file    String   name of the file that the row is from
-    line    Int64    its line there (of Parquet: its row), from 1
+    line    Int64    its line there, from 1 (of Parquet: its row in all files together)
     reason  String   why the row is malformed; null where it is well formed
     text    String   the line as it is where it is malformed; null elsewhere
 
 ``scan_text`` of ``data/text.py`` returns such frames.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import polars as pl
 
-from greatmeta_dist.config import DataConfig
+from greatmeta_dist.config import ColumnsConfig, DataConfig
+from greatmeta_dist.config.data import MISSING_VALUES
 from greatmeta_dist.data.text import INTERNAL, is_missing
+from greatmeta_dist.data.values import id_value
 from greatmeta_dist.errors import require
 
 Kind = Literal["token", "token_list", "float"]
@@ -31,9 +33,19 @@ Kind = Literal["token", "token_list", "float"]
 
 OpenSource = Callable[[DataConfig, Path], "Source"]
 
-CHECKED_OPTIONS = ("path", "users_path", "items_path", "user_features", "item_features")
+ENTITY_OPTIONS = ("users_path", "items_path", "user_features", "item_features")
+TEXT_OPTIONS = ("separator", "encoding", "has_header", "list_separator")
+MAPPED_OPTIONS = ("path", "columns", *ENTITY_OPTIONS, *TEXT_OPTIONS)
+"""What sources of files of any columns read. Files of users and items may be text, whatever the log
+is."""
+CHECKED_OPTIONS = (*MAPPED_OPTIONS, "users", "items", "mean_interactions")
 """Options of ``data`` that some sources read and others do not."""
 
+QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+LIST_VALUE = rf"""{QUOTED}|[^\[\]'",\s][^\[\]",]*"""
+"""A value of a list in brackets: in quotes, or bare."""
+LIST = rf"^\[\s*(?:(?:{LIST_VALUE})(?:\s*,\s*(?:{LIST_VALUE})|\s*{QUOTED})*\s*,?\s*)?\]$"
+"""A list in brackets, as Python, JSON and NumPy (which puts no commas) write it."""
 RESERVED_COLUMNS = (*INTERNAL, "id", "item", "user", "item_id")
 """Column names of the preparation itself, which no feature may have."""
 
@@ -52,7 +64,8 @@ class Source:
     """An opened log, its values unchecked."""
 
     interactions: pl.LazyFrame
-    """``user``, ``item``, ``rating``, ``timestamp`` (String; null where the log has none)."""
+    """``user``, ``item``, ``rating``, ``timestamp``, of any plain types (null where the log has
+    none)."""
     has_timestamp: bool
     users: Table | None
     """None where users have no features."""
@@ -66,6 +79,10 @@ class Source:
     """A column of ``users`` that holds the true preference group; never a feature."""
     notes: dict[str, float] = field(default_factory=dict)
     """Facts for the manifest, such as a known noise floor."""
+    columns: ColumnsConfig | None = None
+    """Which columns of the log were taken; None where the source decides that by itself."""
+    not_used: dict[str, list[str]] = field(default_factory=dict)
+    """Columns of each file that the store will not have."""
 
 
 def reads(*options: str) -> Callable[[OpenSource], OpenSource]:
@@ -126,30 +143,71 @@ def interactions_of(frame: pl.LazyFrame, names: dict[str, str]) -> pl.LazyFrame:
 
 
 def entity_table(
-    frame: pl.LazyFrame, id_column: str, columns: list[pl.Expr], features: dict[str, Kind]
+    frame: pl.LazyFrame,
+    id_column: str,
+    columns: list[pl.Expr],
+    features: dict[str, Kind],
+    *,
+    missing: Sequence[str] = MISSING_VALUES,
 ) -> Table:
     """A table of users or items from a frame.
 
-    ``columns`` gives the features, and ``features`` their kinds by name. Raises ``InputError``
-    where a feature's name cannot be used.
+    ``columns`` gives the features, and ``features`` their kinds by name; ``missing`` are spellings
+    of no value. A list in brackets that is not understood is a fault of its row. Raises
+    ``InputError`` where a feature's name cannot be used.
     """
-    reserved = sorted({*RESERVED_COLUMNS} & {*features})
+    require_feature_names(features)
+    schema = frame.collect_schema()
+    entity_id = id_value(id_column, schema[id_column], missing)
+    texts = [n for n, k in features.items() if k == "token_list" and schema.get(n) == pl.String]
+    reason = pl.coalesce(
+        "reason",
+        pl.when(entity_id.is_bad).then(pl.lit("the id is no whole number, as others are")),
+        *(pl.when(is_broken_list(n)).then(pl.lit(f"{n} is no list in brackets")) for n in texts),
+    ).alias("reason")
+    ids = entity_id.value.cast(pl.String).alias("id")
+    return Table(frame.select(ids, *columns, "file", "line", reason, "text"), features)
+
+
+def require_feature_names(features: Iterable[str]) -> None:
+    """Raise ``InputError`` where a feature's name cannot be used."""
+    names = list(features)
+    reserved = sorted({*RESERVED_COLUMNS} & {*names})
     require(not reserved, f"a feature may not be called {', '.join(reserved)}; rename that column")
     # A feature's vocabulary is a file of its name.
-    slashed = [name for name in features if "/" in name]
+    slashed = [name for name in names if "/" in name]
     require(not slashed, f"feature '{''.join(slashed[:1])}' holds a '/'; rename that column")
-    entity_id = pl.col(id_column).str.strip_chars().alias("id")
-    return Table(frame.select(entity_id, *columns, "file", "line", "reason", "text"), features)
 
 
-def single_value(column: str) -> pl.Expr:
+def single_value(column: str, missing: Sequence[str] = MISSING_VALUES) -> pl.Expr:
     """A ``token`` or ``float`` feature: the stripped value, or null where the file has none."""
     value = pl.col(column).str.strip_chars()
-    return pl.when(is_missing(value) | (value == "NA")).then(None).otherwise(value).alias(column)
+    return pl.when(~is_missing(value, missing)).then(value).alias(column)
 
 
-def value_list(column: str, separator: str) -> pl.Expr:
-    """A ``token_list`` feature: distinct stripped values in order; empty where there are none."""
-    values = pl.col(column).fill_null("").str.split(separator)
+def value_list(column: str, separator: str, missing: Sequence[str] = MISSING_VALUES) -> pl.Expr:
+    """A ``token_list`` feature of text: distinct stripped values in order.
+
+    Values are split at the separator, or stand in brackets, as in ``['drama', 'noir']``. Empty
+    where there are none.
+    """
+    text = pl.col(column).fill_null("").str.strip_chars()
+    in_brackets = text.str.extract_all(LIST_VALUE).list.eval(
+        pl.element().str.replace(r"""^(?:'(.*)'|"(.*)")$""", "$1$2").str.replace_all(r"\\(.)", "$1")
+    )
+    is_list = text.str.contains(LIST)
+    values = pl.when(is_list).then(in_brackets).otherwise(text.str.split(separator))
+    return distinct_values(values, missing).alias(column)
+
+
+def distinct_values(values: pl.Expr, missing: Sequence[str] = MISSING_VALUES) -> pl.Expr:
+    """A ``token_list`` feature of lists: distinct stripped values in order."""
     value = pl.element().str.strip_chars()
-    return values.list.eval(value.filter(~is_missing(value))).list.unique(maintain_order=True)
+    known = values.list.eval(value.filter(~is_missing(value, missing)))
+    return known.list.unique(maintain_order=True).fill_null(pl.lit([], pl.List(pl.String)))
+
+
+def is_broken_list(column: str) -> pl.Expr:
+    """Whether a text starts as a list of quoted values does, and is none."""
+    text = pl.col(column).fill_null("").str.strip_chars()
+    return text.str.contains(r"""^\[\s*['"\[]""") & ~text.str.contains(LIST)

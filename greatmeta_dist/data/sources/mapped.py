@@ -1,135 +1,252 @@
-"""CSV and Parquet logs of any columns: ``data.columns`` says which column is what."""
+"""CSV, JSON Lines and Parquet logs of any columns: ``data.columns`` says which column is what."""
 
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.sources.base import (
-    CHECKED_OPTIONS,
+    ENTITY_OPTIONS,
+    MAPPED_OPTIONS,
     Kind,
     Source,
     Table,
+    distinct_values,
     entity_table,
     interactions_of,
     reads,
-    require_columns,
+    require_feature_names,
     single_value,
     value_list,
 )
-from greatmeta_dist.data.text import INTERNAL, TextFormat, local_copy, scan_text
-from greatmeta_dist.errors import InputError, require
+from greatmeta_dist.data.sources.columns import entity_column, find_columns, require_known
+from greatmeta_dist.data.sources.folders import DataFile, files_of, format_of, local_file
+from greatmeta_dist.data.sources.json_lines import json_columns, scan_json
+from greatmeta_dist.data.sources.parquet import Role, parquet_columns, scan_parquet_files
+from greatmeta_dist.data.text import INTERNAL, TextFormat, scan_text
+from greatmeta_dist.errors import require
 
-LIST_MARK = "|"
-"""Joins the values of a Parquet list, so that it can be read as a ``token_list`` of text is."""
-
-Scan = Callable[[str, list[str]], pl.LazyFrame]
-"""(path, columns) → a frame of these columns, and perhaps others."""
+NUM_SAMPLED = 1000
+"""First rows that tell whether a column of text holds floats."""
+ROLES: dict[str, Role] = {"user": "id", "item": "id", "rating": "value", "timestamp": "value"}
 
 
-@reads(*CHECKED_OPTIONS)
+@reads(*MAPPED_OPTIONS)
 def open_csv(config: DataConfig, work: Path) -> Source:
-    """Open the CSV file ``data.path`` (local or a URL, perhaps compressed), and the features."""
-    fmt = TextFormat(config.separator, is_quoted=True, encoding=config.encoding)
-
-    def scan(path: str, columns: list[str]) -> pl.LazyFrame:
-        frame = scan_text(path, fmt, work)
-        require_columns(frame, path, tuple(columns))
-        return frame
-
-    return _open_mapped(config, work, scan, config.list_separator)
+    """Open the CSV file ``data.path`` (local or a URL, perhaps packed) or such a folder."""
+    return open_mapped(config, work, "csv")
 
 
-@reads(*CHECKED_OPTIONS)
+@reads(*(name for name in MAPPED_OPTIONS if name not in ("has_header",)))
+def open_jsonl(config: DataConfig, work: Path) -> Source:
+    """Open the file ``data.path`` with a JSON object on each line, or a folder of such files."""
+    return open_mapped(config, work, "jsonl")
+
+
+@reads("path", "columns", *ENTITY_OPTIONS, "separator", "encoding", "list_separator")
 def open_parquet(config: DataConfig, work: Path) -> Source:
-    """Open the Parquet file ``data.path``, or all of such a folder, and the features."""
-
-    def scan(path: str, columns: list[str]) -> pl.LazyFrame:
-        return scan_columns(path, columns, work)
-
-    return _open_mapped(config, work, scan, LIST_MARK)
+    """Open the Parquet file ``data.path``, or all of such a folder and the folders in it."""
+    return open_mapped(config, work, "parquet")
 
 
-def _open_mapped(config: DataConfig, work: Path, scan: Scan, list_separator: str) -> Source:
-    column_of = {k: v for k, v in asdict(config.columns).items() if v is not None}
-    clashing = sorted({*INTERNAL} & {*column_of.values()})
+def open_mapped(config: DataConfig, work: Path, kind: str) -> Source:
+    """Open a log of that format, and the features of users and items where these are named."""
+    assert config.path is not None
+    clashing = sorted({*INTERNAL} & {*asdict(config.columns).values()})
     require(
         not clashing,
         f"data.columns names '{''.join(clashing[:1])}', as the preparation calls a column of its "
         "own; rename that column",
     )
-    for name, kind in {**config.user_features, **config.item_features}.items():
+    require_feature_names([*config.user_features, *config.item_features])
+    for name, feature_kind in {**config.user_features, **config.item_features}.items():
         require(
-            kind in ("token", "token_list", "float"),
-            f"feature {name} has kind '{kind}'; expected token, token_list or float",
+            feature_kind in ("token", "token_list", "float"),
+            f"feature {name} has kind '{feature_kind}'; expected token, token_list or float",
         )
-
-    def entities(path: str | None, side: str, kinds: dict[str, Kind]) -> Table | None:
-        if path is None:
-            require(not kinds, f"features {', '.join(kinds)} are named but {side}s_path is not set")
-            return None
-        id_column = column_of[side]
-        columns = [
-            value_list(n, list_separator) if k == "token_list" else single_value(n)
-            for n, k in kinds.items()
-        ]
-        return entity_table(scan(path, [id_column, *kinds]), id_column, columns, kinds)
-
-    assert config.path is not None
-    log = scan(config.path, list(column_of.values()))
-    paths = [p for p in (config.path, config.users_path, config.items_path) if p]
+    for side in ("user", "item"):
+        path, features = getattr(config, f"{side}s_path"), getattr(config, f"{side}_features")
+        require(
+            path is not None or not features,
+            f"features {', '.join(features)} are named but {side}s_path is not set",
+        )
+        require(
+            path is None or bool(features),
+            f"data.{side}s_path={path} is set, and data.{side}_features names no column of it; set "
+            f"data.{side}_features='{{COLUMN: token}}'",
+        )
+    reader = Reader(config, work)
+    log = Files.at(config.path, kind)
+    available = reader.columns(log)
+    columns = find_columns(
+        config.columns,
+        available,
+        log.files[0].name,
+        is_rating_needed=not config.is_click and config.repeats_rule != "count",
+    )
+    require_known(columns, available, log.files[0].name)
+    column_of = {k: v for k, v in asdict(columns).items() if v is not None}
+    not_used = {log.files[0].name: [c for c in available if c not in column_of.values()]}
+    files = [local_file(file, work) for file in log.files]
+    tables: dict[str, Table | None] = {"user": None, "item": None}
+    for side in tables:
+        path = getattr(config, f"{side}s_path")
+        if path is not None:
+            entities = Files.at(path, format_of(path, kind))
+            kinds = dict(getattr(config, f"{side}_features"))
+            names = reader.columns(entities)
+            id_column = entity_column(column_of[side], side, names, entities.files[0].name)
+            tables[side] = reader.table(entities, id_column, kinds)
+            unused = [c for c in names if c not in (id_column, *kinds)]
+            not_used[entities.files[0].name] = unused
+            files += [local_file(file, work) for file in entities.files]
+    frame = reader.scan(log, {column_of[k]: ROLES[k] for k in column_of})
     return Source(
-        interactions_of(log, column_of),
+        interactions_of(frame, column_of),
         has_timestamp="timestamp" in column_of,
-        users=entities(config.users_path, "user", dict(config.user_features)),  # type: ignore[arg-type]
-        items=entities(config.items_path, "item", dict(config.item_features)),  # type: ignore[arg-type]
-        files=tuple(file for p in paths for file in _files_at(local_copy(p, work))),
+        users=tables["user"],
+        items=tables["item"],
+        files=tuple(files),
+        columns=columns,
+        not_used={name: unused for name, unused in not_used.items() if unused},
     )
 
 
-def _files_at(path: Path) -> list[Path]:
-    """The Parquet files of a folder, or the file itself."""
-    return sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+@dataclass(frozen=True)
+class Files:
+    """Files of one format that together are one table."""
+
+    files: list[DataFile]
+    kind: str
+
+    @classmethod
+    def at(cls, path: str, kind: str) -> "Files":
+        """The file at that path, or all of that folder."""
+        return cls(files_of(path, kind), kind)
 
 
-def scan_columns(path: str, columns: list[str], work: Path) -> pl.LazyFrame:
-    """Columns of a Parquet file or folder as strings, in the frame of a source (``sources/base``).
+@dataclass(frozen=True)
+class Reader:
+    """Reads columns of files of each format, in the frame of a source (``sources/base``)."""
 
-    Raises ``InputError`` where it is missing or unreadable, or lacks a column.
+    config: DataConfig
+    work: Path
+    parsed: dict[str, pl.LazyFrame] = field(default_factory=dict)
+    """CSV files, so that each is parsed once."""
+
+    def columns(self, table: Files) -> list[str]:
+        """The columns of the first file, and of its folders' keys."""
+        file = table.files[0]
+        if table.kind == "parquet":
+            return parquet_columns(file, self.work)
+        if table.kind == "jsonl":
+            return json_columns(file, self.work)
+        names = self._scan_csv(file).collect_schema().names()[:-4]
+        return [*names, *(key for key in file.keys if key not in names)]
+
+    def scan(self, table: Files, roles: dict[str, Role]) -> pl.LazyFrame:
+        """The columns, as they come; of text files, text."""
+        if table.kind == "parquet":
+            return scan_parquet_files(table.files, roles, self.work)
+        read = self._csv_columns if table.kind == "csv" else self._json_columns
+        frames = [_without_points(read(file, list(roles)), roles) for file in table.files]
+        return pl.concat(frames) if len(frames) > 1 else frames[0]
+
+    def table(self, table: Files, id_column: str, kinds: dict[str, Kind]) -> Table:
+        """Users or items with their features."""
+        missing = self.config.missing_values
+        roles: dict[str, Role] = {id_column: "id"}
+        roles |= dict.fromkeys(kinds, "feature")
+        frame = self.scan(table, roles)
+        schema = frame.collect_schema()
+        columns = []
+        for name, kind in kinds.items():
+            is_list = isinstance(schema[name], pl.List)
+            require(
+                not is_list or kind == "token_list",
+                f"{table.files[0].name}: column {name} holds lists, and its kind is {kind}; say "
+                f"{name}: token_list",
+            )
+            if is_list:
+                columns.append(distinct_values(pl.col(name), missing).alias(name))
+            elif kind == "token_list":
+                columns.append(value_list(name, self.config.list_separator, missing))
+            else:
+                columns.append(single_value(name, missing))
+        return entity_table(frame, id_column, columns, kinds, missing=missing)
+
+    def _json_columns(self, file: DataFile, columns: list[str]) -> pl.LazyFrame:
+        return scan_json(file, columns, self.work)
+
+    def _csv_columns(self, file: DataFile, columns: list[str]) -> pl.LazyFrame:
+        frame = self._scan_csv(file)
+        names = frame.collect_schema().names()[:-4]
+        keys = {k: v for k, v in file.keys.items() if k not in names}
+        missing = [c for c in columns if c not in names and c not in keys]
+        require(
+            not missing,
+            f"{file.name} has no column {', '.join(missing)}; it has {', '.join([*names, *keys])}",
+        )
+        frame = frame.with_columns(
+            **{c: pl.lit(keys[c], pl.String) for c in columns if c in keys}, file=pl.lit(file.name)
+        )
+        return frame.select(*columns, "file", "line", "reason", "text")
+
+    def _scan_csv(self, file: DataFile) -> pl.LazyFrame:
+        separator = "\t" if ".tsv" in file.name and self.config.separator == "," else None
+        fmt = TextFormat(
+            separator or self.config.separator,
+            has_header=self.config.has_header,
+            is_quoted=True,
+            encoding=self.config.encoding,
+        )
+        if file.path not in self.parsed:
+            self.parsed[file.path] = scan_text(file.path, fmt, self.work)
+        return self.parsed[file.path]
+
+
+def _without_points(frame: pl.LazyFrame, roles: dict[str, Role]) -> pl.LazyFrame:
+    """The frame with ids such as 7.0 as 7, where a column has such ones only.
+
+    Many tools write a column of integers with a missing value as floats.
     """
-    local = local_copy(path, work)
-    require(local.exists(), f"{path} does not exist; check the path")
-    files = _files_at(local)
-    require(bool(files), f"{path} holds no .parquet file; name a file or a folder of them")
-    try:
-        schema = pl.scan_parquet(files, glob=False).collect_schema()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"{path} is not a readable Parquet file: {error}") from error
-    missing = [c for c in columns if c not in schema]
-    require(
-        not missing,
-        f"{path} has no column {', '.join(missing)}; it has {', '.join(schema.names())}",
-    )
-    nested = [c for c in columns if isinstance(schema[c], pl.Struct)]
-    require(not nested, f"{path}: column {''.join(nested[:1])} is a struct; expected plain values")
-    # With a space, because a file may have a column "row" of its own.
-    frame = pl.scan_parquet(files, glob=False).select(columns).with_row_index("row ")
-    return frame.select(
-        *[_as_text(c, schema[c]) for c in columns],
-        file=pl.lit(Path(path).name),
-        line=pl.col("row ").cast(pl.Int64) + 1,
-        reason=pl.lit(None, pl.String),
-        text=pl.lit(None, pl.String),
-    )
+    ids = [column for column, role in roles.items() if role == "id"]
+    sample = frame.select(ids).head(NUM_SAMPLED).collect()
+    pattern = r"^(\s*-?\d+)\.0+\s*$"
+    floats = []
+    for column in ids:
+        values = sample[column].drop_nulls()
+        values = values.filter(values.str.contains(r"\d"))
+        if len(values) and values.str.contains(pattern).all():
+            floats.append(column)
+    return frame.with_columns(pl.col(c).str.replace(pattern, "$1") for c in floats)
 
 
-def _as_text(column: str, kind: pl.DataType) -> pl.Expr:
-    """A Parquet column as strings: lists joined by ``|``, dates as seconds since 1970."""
-    value = pl.col(column)
-    if isinstance(kind, pl.List):
-        return value.list.eval(pl.element().cast(pl.String)).list.join(LIST_MARK).alias(column)
-    if kind.is_temporal() and kind != pl.Duration and kind != pl.Time:
-        value = value.cast(pl.Datetime("us")).dt.epoch("us") / 1e6
-    return value.cast(pl.String)
+def sample_columns(
+    config: DataConfig, work: Path, *, num_rows: int
+) -> list[tuple[str, str, str, list[str]]]:
+    """Each column of the first file of a log: file, name, type, and its first values as text."""
+    assert config.path is not None
+    table = Files.at(config.path, config.source)
+    file = table.files[0]
+    if table.kind == "parquet":
+        with pq.ParquetFile(local_file(file, work)) as parquet:
+            batch = next(parquet.iter_batches(batch_size=num_rows), None)
+            schema = parquet.schema_arrow
+        columns = [
+            (f.name, str(f.type), [] if batch is None else batch.column(k).to_pylist())
+            for k, f in enumerate(schema)
+        ]
+    else:
+        reader = Reader(config, work)
+        names = reader.columns(table)
+        one_file = Files([file], table.kind)
+        roles: dict[str, Role] = dict.fromkeys(names, "value")
+        head = reader.scan(one_file, roles).head(num_rows).collect()
+        columns = [(name, "text", head[name].to_list()) for name in names]
+    return [
+        (file.name, name, kind, [str(v) for v in values if v is not None])
+        for name, kind, values in columns
+    ]

@@ -1,4 +1,4 @@
-"""MovieLens as downloaded: 100K (``u.data``), 1M (``.dat`` files), and CSV (25M, 32M)."""
+"""MovieLens as downloaded: 100K (``u.data``), 1M and 10M (``.dat``), and CSV (20M to latest)."""
 
 from pathlib import Path
 
@@ -45,6 +45,8 @@ ML100K_GENRES = [
     "Western",
 ]
 """What the last columns of ``u.item`` stand for, in order: 1 where a film is of that genre."""
+
+NO_GENRES = "(no genres listed)"
 
 
 def open_movielens_100k(config: DataConfig, work: Path) -> Source:
@@ -102,6 +104,26 @@ def open_movielens_1m(config: DataConfig, work: Path) -> Source:
     )
 
 
+def open_movielens_10m(config: DataConfig, work: Path) -> Source:
+    """Open the folder ``data.path`` with ``ratings.dat`` and ``movies.dat``; no users' file."""
+    folder = local_folder(config)
+    log = scan_text(f"{folder}/ratings.dat", TextFormat("::", LOG_COLUMNS), work)
+    items = scan_text(f"{folder}/movies.dat", TextFormat("::", ("id_", "title_", "genres")), work)
+    genres = pl.when(pl.col("genres") != NO_GENRES).then(pl.col("genres")).alias("genres")
+    return Source(
+        interactions_of(log, {n: n for n in LOG_COLUMNS}),
+        has_timestamp=True,
+        users=None,
+        items=entity_table(
+            items.with_columns(genres),
+            "id_",
+            [*_title_and_year("title_"), value_list("genres", "|")],
+            MOVIE_FEATURES,
+        ),
+        files=tuple(Path(folder, n) for n in ("ratings.dat", "movies.dat")),
+    )
+
+
 def open_movielens_csv(config: DataConfig, work: Path) -> Source:
     """Open the folder ``data.path`` with ``ratings.csv`` and ``movies.csv``; no users' file."""
     folder = local_folder(config)
@@ -110,7 +132,7 @@ def open_movielens_csv(config: DataConfig, work: Path) -> Source:
     items = scan_text(f"{folder}/movies.csv", fmt, work)
     require_columns(log, f"{folder}/ratings.csv", ("userId", "movieId", "rating"))
     require_columns(items, f"{folder}/movies.csv", ("movieId", "title", "genres"))
-    genres = pl.when(pl.col("genres") != "(no genres listed)").then(pl.col("genres"))
+    genres = pl.when(pl.col("genres") != NO_GENRES).then(pl.col("genres"))
     return Source(
         interactions_of(
             log,

@@ -9,7 +9,7 @@ from greatmeta_dist.data.sources.base import Source, Table, reads
 from greatmeta_dist.data.synthetic import write_synthetic
 
 
-@reads()
+@reads("users", "items", "mean_interactions")
 def open_synthetic(config: DataConfig, work: Path) -> Source:
     """Generate a log into ``work`` and open it; its true preference groups are known."""
     synthetic = write_synthetic(

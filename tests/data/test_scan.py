@@ -4,12 +4,15 @@ import re
 
 import polars as pl
 import pytest
-from logs import csv_config, write_log
+from logs import COLUMNS, csv_config, write_log
 from stores import CHOICE, normalised, rows_of, tasks_of
 
+from benchmarks.fuzz.plain import plain_draw, plain_hash, plain_mix
 from greatmeta_dist.config import DataConfig
-from greatmeta_dist.data import validate
+from greatmeta_dist.data import scan
 from greatmeta_dist.data.prepare import prepare
+from greatmeta_dist.data.rejects import REJECTS, Rejects
+from greatmeta_dist.data.sources import open_source
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.errors import InputError
 
@@ -21,9 +24,8 @@ BAD_ROWS = {
     "u1,i1,9,3": "rating is outside 1 to 5",
     ",i1,4,3": "no user",
     "u1,,4,3": "no item",
-    "u1,i1,4,noon": "timestamp is not a number (of seconds)",
+    "u1,i1,4,noon": "timestamp is no time (a number, or ISO 8601) after 1900",
     '"u1,i1,4,3': "malformed quotes",
-    "u1,i999,4,3": "the items' file does not list the item",
     "u1,i1,1e30,3": "rating is beyond 1e+15",
 }
 
@@ -34,7 +36,7 @@ def test_every_kind_of_bad_row_is_rejected_with_file_line_and_reason(tmp_path):
     items.write_text("i,kind\n" + "".join(f"i{k},a\n" for k in range(50)) + "i3,b\n,c\n")
     good = path.read_text().splitlines()
     first_bad = len(good) + 1
-    path.write_text("\n".join([*good, *BAD_ROWS, good[1]]) + "\n")
+    path.write_text("\n".join([*good, *BAD_ROWS, good[1], "u1,i999,4,3"]) + "\n")
     report = prepare(
         csv_config(
             path,
@@ -50,15 +52,15 @@ def test_every_kind_of_bad_row_is_rejected_with_file_line_and_reason(tmp_path):
     reasons = dict(log.select("line", "reason").rows())
     for k, reason in enumerate(BAD_ROWS.values()):
         assert reasons[first_bad + k] == reason
-    # The repeated row is the later one of its time, so line 2 goes.
-    assert reasons[2] == "repeats a user and item; the latest is kept"
-    assert len(log) == len(BAD_ROWS) + 1
+    assert len(log) == len(BAD_ROWS)  # neither the repeated row nor that of an item not listed
     assert rejects.filter(file="items.csv").select("line", "reason").rows() == [
         (52, "repeats the item; the first is kept"),
         (53, "no item id"),
     ]
     assert dict(log.select("line", "value").rows())[first_bad + 1] == "five"
-    assert report.rejected == len(rejects)
+    assert report.rejected == len(log)
+    assert (report.repeats, report.unlisted_items) == (1, 1)
+    assert report.rejected_elsewhere == {"items": 2}
     kept = Store(tmp_path / "store").manifest.splits
     assert kept["train"] + kept["valid"] + kept["user_cold"] == 60
 
@@ -75,14 +77,63 @@ def test_too_many_rejects_stop_the_preparation_and_are_kept(tmp_path):
 def test_a_log_of_bad_rows_alone_is_refused_after_one_pass(tmp_path, monkeypatch):
     path = write_log(tmp_path)
     path.write_text(re.sub(r",i1\d*,", ",,", path.read_text()))
-    monkeypatch.setattr(validate.CheckedLog, "bucket", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(scan.ScannedLog, "bucket", lambda *_: pytest.fail("read again"))
     with pytest.raises(
         InputError, match=r"rows were rejected.*the first: log.csv, line \d+: no item"
     ):
         prepare(csv_config(path), tmp_path / "store")
-    rejects = pl.read_parquet(tmp_path / "store" / validate.REJECTS)
+    rejects = pl.read_parquet(tmp_path / "store" / REJECTS)
     assert len(rejects) == pl.read_csv(path)["i"].null_count()
     assert set(rejects["reason"]) == {"no item"}
+
+
+def test_a_missing_time_matters_only_where_order_is_by_time(tmp_path):
+    path = write_log(tmp_path)
+    lines = path.read_text().splitlines()
+    without = [re.sub(r"\d+$", "", line) if k % 20 == 1 else line for k, line in enumerate(lines)]
+    path.write_text("\n".join(without) + "\n")
+    num_without = sum(line.endswith(",") for line in without)
+    report = prepare(csv_config(path), tmp_path / "store")
+    assert (report.rejected, report.kept) == (0, report.read - report.out_of_bounds)
+    by_time = csv_config(path, query_by="time", max_rejected_fraction=0.1)
+    report = prepare(by_time, tmp_path / "by_time")
+    assert report.reasons == {"no time, and data.query_by=time": num_without}
+    assert report.rejected == num_without > 50
+
+
+def test_a_number_may_stand_for_a_missing_value(tmp_path):
+    path = write_log(tmp_path)
+    with path.open("a") as log:
+        log.write("u1,i49,-1,5\nu2,i49,4,-1\n")
+    report = prepare(csv_config(path, missing_values=["-1"]), tmp_path / "store")
+    assert report.reasons == {"rating is not a number": 1}
+    by_time = csv_config(path, missing_values=["-1"], query_by="time")
+    report = prepare(by_time, tmp_path / "by_time")
+    assert report.reasons == {"rating is not a number": 1, "no time, and data.query_by=time": 1}
+
+
+@pytest.mark.parametrize("kind", [pl.String, pl.Int64])
+def test_buckets_go_by_the_documented_hash_of_the_user(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(scan, "BUCKET_BYTES", 200)
+    users = pl.Series("u", [k % 150 - 20 for k in range(600)]).cast(kind)
+    frame = pl.DataFrame({"u": users, "i": [f"i{k}" for k in range(600)], "r": 4.0, "t": 1})
+    frame.write_parquet(tmp_path / "log.parquet")
+    config = DataConfig(source="parquet", path=str(tmp_path / "log.parquet"), columns=COLUMNS)
+    source = open_source(config, tmp_path)
+    log = scan.scan_log(source, config, Rejects(tmp_path / REJECTS), tmp_path / "buckets")
+    assert log.num_buckets > 8
+    num_rows = 0
+    for k in range(log.num_buckets):
+        bucket = log.bucket(k)
+        num_rows += len(bucket)
+        for user in bucket["user"].unique():
+            hashed = (
+                plain_draw(plain_hash(user), 0, "bucket")
+                if kind == pl.String
+                else plain_mix(user % 2**64)
+            )
+            assert (hashed >> 40) % log.num_buckets == k
+    assert num_rows == 600
 
 
 def test_unrated_rows_are_left_out_and_counted(tmp_path):
@@ -124,7 +175,7 @@ def test_missing_values_are_nobody_and_no_number(tmp_path):
 
 
 def test_generated_logs_are_cut_into_buckets_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(validate, "BUCKET_BYTES", 20_000)
+    monkeypatch.setattr(scan, "BUCKET_BYTES", 20_000)
     prepare(DataConfig(users=300), tmp_path / "many")
     monkeypatch.undo()
     prepare(DataConfig(users=300), tmp_path / "one")

@@ -1,0 +1,91 @@
+"""What logs are generated, and how each is prepared."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.fuzz.compare import require_equal
+from benchmarks.fuzz.generate import write_csv, write_parquet
+from benchmarks.fuzz.reader import read_csv, read_parquet
+from greatmeta_dist.config import ColumnsConfig, DataConfig
+from greatmeta_dist.data.prepare import prepare
+from greatmeta_dist.data.report import Report
+
+RATINGS = ColumnsConfig("u", "i", "r", "t")
+UNRATED = ColumnsConfig("u", "i", None, "t")
+UNTIMED = ColumnsConfig("u", "i", "r", None)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A generated log, and options."""
+
+    name: str
+    kind: str
+    """``csv`` or ``parquet``."""
+    seed: int
+    num_rows: int
+    num_users: int
+    num_items: int
+    options: dict[str, Any]
+
+    def write(self, folder: Path) -> DataConfig:
+        """Write the log into a folder; returns how it is to be prepared."""
+        path = folder / "log.csv" if self.kind == "csv" else folder / "log"
+        write = write_csv if self.kind == "csv" else write_parquet
+        write(
+            path,
+            num_rows=self.num_rows,
+            num_users=self.num_users,
+            num_items=self.num_items,
+            seed=self.seed,
+        )
+        options: dict[str, Any] = {
+            "columns": RATINGS,
+            "min_interactions": 2,
+            "query_items": 1,
+            "max_rejected_fraction": 1.0,
+            **self.options,
+        }
+        return DataConfig(source=self.kind, path=str(path), seed=self.seed, **options)
+
+    def check(self, folder: Path) -> Report:
+        """Prepare the log in a new folder, and raise ``AssertionError`` where a row is lost."""
+        config = self.write(folder)
+        assert config.path is not None
+        report = prepare(config, folder / "store")
+        read = read_csv if self.kind == "csv" else read_parquet
+        require_equal(folder / "store", report, read(Path(config.path), config), config)
+        return report
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "latest": {"rating_range": [0.0, 5.0], "warm_fraction": 0.4},
+    "first": {"repeats": "first", "cold_item_fraction": 0.3, "query_items": 2},
+    "max": {"repeats": "max", "query_by": "time", "cold_item_fraction": 0.2},
+    "sum": {"repeats": "sum", "max_support_items": 3, "query_fraction": 0.3, "query_items": None},
+    "mean": {"repeats": "mean", "min_interactions": 4, "max_interactions": 40},
+    "count": {"columns": UNRATED, "query_by": "time", "query_fraction": 0.5, "query_items": None},
+    "reject": {"repeats": "reject", "unrated_value": 0.0, "rating_range": [0.5, 5.0]},
+    "untimed": {"columns": UNTIMED, "valid_fraction": 0.3},
+    "click": {"label": "click", "click_at": 3.0},
+    "click-count": {"label": "click", "click_at": 2.0, "repeats": "count"},
+    "implicit": {
+        "label": "click",
+        "columns": UNRATED,
+        "cold_item_fraction": 0.3,
+        "warm_fraction": 0.5,
+    },
+}
+"""Options by what is special about them."""
+
+
+def cases(*, num_rows: int) -> Iterator[Case]:
+    """Cases of so many rows altogether: every set of options with CSV and with Parquet."""
+    size = num_rows // (2 * len(OPTIONS))
+    for k, (name, options) in enumerate(OPTIONS.items()):
+        for kind in ("csv", "parquet"):
+            num_users = max(2, size // (4 + 8 * (k % 3)))
+            seed = 2 * k + (kind == "csv") * (k % 2)
+            yield Case(f"{name}, {kind}", kind, seed, size, num_users, size // 10 + 5, options)

@@ -1,0 +1,158 @@
+"""Is a store what a plain reader makes of its log, and is every row accounted for?"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from benchmarks.fuzz.plain import (
+    Interaction,
+    Row,
+    Task,
+    by_age,
+    draw_negatives,
+    is_cold,
+    merge_repeats,
+    split_user,
+)
+from benchmarks.fuzz.reader import PlainLog
+from greatmeta_dist.config import DataConfig
+from greatmeta_dist.data.rejects import REJECTS
+from greatmeta_dist.data.report import Report
+from greatmeta_dist.data.store import FeatureSpec, Store
+
+Labels = dict[str, dict[str, dict[str, dict[str, float]]]]
+"""split → user → role → item → label."""
+
+
+@dataclass
+class Expected:
+    """What a plain reader finds."""
+
+    tasks: Labels = field(default_factory=lambda: defaultdict(dict))
+    rejected: dict[int, str] = field(default_factory=dict)
+    num_repeats: int = 0
+    num_out_of_bounds: int = 0
+    num_unused: int = 0
+    num_kept: int = 0
+
+
+def expect(log: PlainLog, config: DataConfig) -> Expected:
+    """What ``prepare`` should make of a log."""
+    expected = Expected(rejected=dict(log.rejected))
+    by_user: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in log.rows:
+        by_user[row.user][row.item].append(row)
+    catalogue = sorted({row.item for row in log.rows}, key=str.encode)
+    pools = {cold: [i for i in catalogue if is_cold(i, config) == cold] for cold in (True, False)}
+    has_time = config.columns.timestamp is not None
+    for user, by_item in by_user.items():
+        merged = [merge_repeats(rows, config, has_time=has_time) for rows in by_item.values()]
+        _count_repeats(expected, by_item, config, has_time=has_time)
+        tasks = split_user(user, merged, config)
+        used = {i for task in tasks.values() for role in task.values() for i in role}
+        expected.num_kept += len(used)
+        left_out = len(merged) - len(used)
+        if tasks:
+            expected.num_unused += left_out
+        else:
+            expected.num_out_of_bounds += left_out
+        drawn = {}
+        if config.is_implicit:
+            drawn = draw_negatives(user, tasks, set(by_item), pools, config)
+        _add_labels(expected, user, merged, tasks, drawn)
+    return expected
+
+
+def _count_repeats(
+    expected: Expected,
+    by_item: dict[str, list[Row]],
+    config: DataConfig,
+    *,
+    has_time: bool,
+) -> None:
+    for rows in by_item.values():
+        if config.repeats_rule != "reject":
+            expected.num_repeats += len(rows) - 1
+            continue
+        for row in by_age(rows, has_time=has_time)[:-1]:
+            expected.rejected[row.line] = "repeats a user and item; the latest is kept"
+
+
+def _add_labels(
+    expected: Expected,
+    user: str,
+    merged: list[Interaction],
+    tasks: dict[str, Task],
+    drawn: dict[str, Task],
+) -> None:
+    label = {one.item: one.label for one in merged}
+    for split, task in tasks.items():
+        expected.tasks[split][user] = {
+            role: {i: float(np.float32(label[i])) for i in items}
+            | dict.fromkeys(drawn.get(split, {}).get(role, []), 0.0)
+            for role, items in task.items()
+        }
+
+
+def labels_of(store: Store) -> Labels:
+    """All tasks of a store."""
+    tokens = store.item_tokens()
+    labels: Labels = {}
+    for split in store.manifest.splits:
+        stored = store.split(split, FeatureSpec(has_item_id=True, list_pooling="mean"))
+        labels[split] = {user: {} for user in stored.user}
+        for role in ("support", "query"):
+            items = getattr(stored.tasks, f"{role}_item")
+            ratings = getattr(stored.tasks, f"{role}_label")
+            for k, user in enumerate(stored.user):
+                rows = slice(items.offsets[k], items.offsets[k + 1])
+                pairs = zip(items.values[rows], ratings.values[rows], strict=True)
+                labels[split][user][role] = {tokens[i]: float(r) for i, r in pairs}
+    return labels
+
+
+def require_equal(folder: Path, report: Report, log: PlainLog, config: DataConfig) -> None:
+    """Raise ``AssertionError`` where a store or its report differs from what the reader finds."""
+    expected = expect(log, config)
+    rejects = pl.read_parquet(folder / REJECTS).select("line", "reason")
+    assert len(rejects) == report.rejected, "as many rejects as the report says"
+    found = dict(rejects.iter_rows())
+    assert found == expected.rejected, _first_difference(found, expected.rejected)
+    counts = {
+        "read": (report.read, log.num_read),
+        "kept": (report.kept, expected.num_kept),
+        "unrated": (report.unrated, log.num_unrated),
+        "repeats": (report.repeats, expected.num_repeats),
+        "out of bounds": (report.out_of_bounds, expected.num_out_of_bounds),
+        "unused": (report.unused, expected.num_unused),
+    }
+    for name, (reported, counted) in counts.items():
+        assert reported == counted, f"{name}: {reported}, expected {counted}"
+    left_out = report.unrated + report.out_of_bounds + report.unused + report.not_in_split
+    accounted = report.kept + report.repeats + left_out + report.rejected
+    assert report.read == accounted, f"{report.read} rows read, {accounted} accounted for"
+    labels = labels_of(Store(folder))
+    assert labels.keys() == expected.tasks.keys(), f"splits {[*labels]}, not {[*expected.tasks]}"
+    for split, tasks in labels.items():
+        _require_equal_tasks(split, tasks, expected.tasks[split], config)
+
+
+def _require_equal_tasks(split: str, found: dict, expected: dict, config: DataConfig) -> None:
+    assert found.keys() == expected.keys(), f"{split}: {found.keys() ^ expected.keys()}"
+    # Sums are added in another order.
+    tolerance = 1e-6 if config.repeats_rule in ("sum", "mean") else 0.0
+    for user, task in found.items():
+        for role, labels in task.items():
+            others = expected[user][role]
+            assert labels.keys() == others.keys(), f"{split}, {user}, {role}: other items"
+            for item, label in labels.items():
+                error = abs(label - others[item])
+                assert error <= tolerance * max(1.0, abs(label)), f"{split}, {user}, {item}"
+
+
+def _first_difference(found: dict[int, str], expected: dict[int, str]) -> str:
+    lines = sorted(k for k in found.keys() | expected.keys() if found.get(k) != expected.get(k))
+    return "; ".join(f"line {k}: {found.get(k)}, not {expected.get(k)}" for k in lines[:3])

@@ -1,0 +1,1 @@
+"""Preparing logs of many rows: seconds and memory, beside other programs."""

@@ -1,0 +1,133 @@
+"""Which column of a log is the user, the item, the rating and the time, told by usual names."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from greatmeta_dist.config import ColumnsConfig
+from greatmeta_dist.config.data import AUTO
+from greatmeta_dist.errors import InputError, require
+
+USUAL_NAMES: dict[str, tuple[str, ...]] = {
+    "user": (
+        "user userid",
+        "uid useridx username customer customerid client clientid visitor visitorid member "
+        "memberid reviewer reviewerid account accountid person personid viewer viewerid profile "
+        "profileid reader readerid listener listenerid player playerid steamid steamid64 usr usrid",
+        "u",
+    ),
+    "item": (
+        "item itemid",
+        "parentasin",
+        "iid movie movieid film filmid product productid asin book bookid isbn song songid track "
+        "trackid artist artistid album albumid game gameid app appid video videoid news newsid "
+        "article articleid business businessid place placeid venue venueid poi poiid anime animeid "
+        "recipe recipeid beer beerid joke jokeid sku skuid goods goodsid hotel hotelid show showid "
+        "content contentid course courseid restaurant restaurantid podcast podcastid creative "
+        "creativeid",
+        "i",
+    ),
+    "rating": (
+        "rating ratings",
+        "stars star score overall bookrating starrating userrating itemrating overallrating "
+        "ratingvalue ratingscore reviewscore reviewoverall reviewrating myrating grade",
+        "r",
+    ),
+    "timestamp": (
+        "timestamp",
+        "time ts date datetime unixreviewtime unixtime unixtimestamp reviewtime reviewdate created "
+        "createdat createdtime eventtime eventtimestamp ratedat ratingtime ratingdate dateadded "
+        "timestampms tstamp epoch interactiontime",
+        "t",
+    ),
+}
+"""Usual names of each column, without case and marks, by preference: where a file has one of an
+earlier line, those of later lines are other things."""
+
+
+def find_columns(
+    columns: ColumnsConfig, available: Sequence[str], name: str, *, is_rating_needed: bool
+) -> ColumnsConfig:
+    """The columns with each ``auto`` replaced by what a file has, or by null.
+
+    ``available`` are the columns of the file called ``name``. Raises ``InputError`` where it is not
+    clear which column is the user or the item, which is the rating if there must be one, or where
+    several may be one of them.
+    """
+    named = asdict(columns)
+    taken = {column for column in named.values() if column not in (None, AUTO)}
+    found = dict(named)
+    for role in named:
+        if named[role] == AUTO:
+            candidates = _candidates(role, [c for c in available if c not in taken])
+            found[role] = candidates[0] if len(candidates) == 1 else None
+            needed = role in ("user", "item") or (role == "rating" and is_rating_needed)
+            if len(candidates) > 1 or (needed and not candidates):
+                found[role] = AUTO
+    if AUTO in found.values():
+        raise InputError(_unclear(found, available, name))
+    return ColumnsConfig(**found)
+
+
+def require_known(columns: ColumnsConfig, available: Sequence[str], name: str) -> None:
+    """Raise ``InputError`` where a file lacks a column that was named."""
+    missing = [c for c in asdict(columns).values() if c is not None and c not in available]
+    require(
+        not missing,
+        f"{name} has no column {', '.join(missing)}; it has {', '.join(available)}",
+    )
+
+
+def _candidates(role: str, available: Sequence[str]) -> list[str]:
+    """The columns that have the most usual names of a role."""
+    for names in USUAL_NAMES[role]:
+        candidates = [c for c in available if _bare(c) in names.split()]
+        if candidates:
+            return candidates
+    return []
+
+
+def _bare(column: str) -> str:
+    """``User-ID``, ``user_id`` and ``userId`` → ``userid``."""
+    return re.sub(r"[^a-z0-9]", "", column.lower())
+
+
+def _unclear(found: dict[str, str | None], available: Sequence[str], name: str) -> str:
+    """One line: what is not clear, what there is, and the option to type."""
+    unclear = [role for role, column in found.items() if column == AUTO]
+    typed = ", ".join(
+        f"{role}: {'COLUMN' if column == AUTO else _quoted(column)}"
+        for role, column in found.items()
+        if column is not None
+    )
+    message = (
+        f"{name}: it is not clear which column is the {' and the '.join(unclear)}; it has "
+        f"{', '.join(available)}; name it, as in data.columns='{{{typed}}}'"
+    )
+    if any(re.fullmatch(r"-?[\d.]+", column) for column in available):
+        message += "; if its first line is a row, set data.has_header=false and name columns by "
+        message += "number: data.columns='{user: 1, item: 2, rating: 3}'"
+    return message
+
+
+def _quoted(column: str | None) -> str:
+    """A name as it is written in YAML."""
+    assert column is not None
+    return column if re.fullmatch(r"[\w-]+", column) else f'"{column}"'
+
+
+def entity_column(in_log: str, side: str, available: Sequence[str], name: str) -> str:
+    """The column of a users' or items' file (``side``) with the ids.
+
+    It is called as in the log, or by a usual name, or ``id``. Raises ``InputError`` where there is
+    none, or several.
+    """
+    if in_log in available:
+        return in_log
+    candidates = _candidates(side, available) or [c for c in available if _bare(c) == "id"]
+    require(
+        len(candidates) == 1,
+        f"{name} has no column {in_log}, as the log calls the {side}; it has "
+        f"{', '.join(available)}; rename the column with the {side}",
+    )
+    return candidates[0]

@@ -1,0 +1,74 @@
+"""The files of a log: one file, or all of a folder, with the keys that its folders have in Hive."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote
+
+from greatmeta_dist.data.text import local_copy
+from greatmeta_dist.errors import require
+
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+ENDINGS = {
+    "parquet": (".parquet", ".parq", ".pq"),
+    "jsonl": (".jsonl", ".ndjson", ".json"),
+    "csv": (".csv", ".tsv", ".txt", ".dat"),
+}
+"""How the names of files of a format end, before the ending of a packed one."""
+NULL_KEY = "__HIVE_DEFAULT_PARTITION__"
+"""What Hive calls the folder of rows whose key is null."""
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file of a log."""
+
+    path: str
+    """On this disk, or a URL."""
+    name: str
+    """As messages call it: inside its folder."""
+    keys: dict[str, str | None] = field(default_factory=dict)
+    """Columns that folders above it say, as in ``day=0001/part-0.parquet``; text, as spelt."""
+
+
+def format_of(path: str, default: str) -> str:
+    """The format that a file's name tells; ``default`` where it tells none."""
+    name = bare_name(path)
+    known = (kind for kind, endings in ENDINGS.items() if name.endswith(endings))
+    return next(known, default)
+
+
+def bare_name(path: str) -> str:
+    """A file's name in lower case, without the ending of a packed one."""
+    name = path.rstrip("/").rpartition("/")[2].lower()
+    return next((name.removesuffix(ending) for ending in PACKED if name.endswith(ending)), name)
+
+
+def files_of(path: str, kind: str) -> list[DataFile]:
+    """The file at a path or URL, or all files of that kind in a folder and the folders in it.
+
+    Raises ``InputError`` where there are none. Names that start with a dot or an underscore are
+    left out, as all tools do: they are marks of the tools.
+    """
+    root = Path(path)
+    if "://" in path or not root.is_dir():
+        return [DataFile(path, Path(path).name)]
+    inside = sorted(p.relative_to(root) for p in root.rglob("*") if p.is_file())
+    visible = [p for p in inside if not any(part.startswith((".", "_")) for part in p.parts)]
+    chosen = [p for p in visible if bare_name(p.as_posix()).endswith(ENDINGS[kind])]
+    listing = ", ".join(p.as_posix() for p in inside[:8]) or "nothing"
+    require(
+        bool(chosen),
+        f"{path} holds no {ENDINGS[kind][0]} file; name a file or a folder of them (it holds "
+        f"{listing})",
+    )
+    return [DataFile(str(root / p), p.as_posix(), _keys(p)) for p in chosen]
+
+
+def _keys(path: Path) -> dict[str, str | None]:
+    pairs = [part.split("=", 1) for part in path.parts[:-1] if "=" in part]
+    return {key: None if value == NULL_KEY else unquote(value) for key, value in pairs}
+
+
+def local_file(file: DataFile, work: Path) -> Path:
+    """A file on this disk; packed and remote ones are copied to ``work``."""
+    return local_copy(file.path, work)

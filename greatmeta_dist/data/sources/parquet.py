@@ -1,0 +1,282 @@
+"""Parquet files of one log → one frame, though their types differ.
+
+Parts of a folder may differ in number types, in the order of columns, and in columns that nobody
+asked for. Parts of the same types are one scan, so that ten thousand small files are read as one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from greatmeta_dist.data.sources.folders import DataFile, local_file
+from greatmeta_dist.errors import InputError, require
+
+Role = Literal["id", "value", "feature"]
+"""What a column is read for: ids, a rating or a time, or a feature (text, or lists of text)."""
+
+BATCH_ROWS = 1 << 19
+MAX_GROUP_ROWS = 1 << 22
+
+INTEGERS = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)
+ISO = "%Y-%m-%dT%H:%M:%S%.6f"
+PATH, ROW = "path of file ", "row of log "
+"""Columns that a scan adds. They end in a space, because a file may have any plain name."""
+
+
+@dataclass
+class _Form:
+    """Files whose columns of interest have the same types."""
+
+    types: dict[str, pl.DataType]
+    paths: list[Path] = field(default_factory=list)
+    shifts: list[int] = field(default_factory=list)
+    """Of each file: its first row in the log, less its first row in this form."""
+    num_rows: int = 0
+
+
+def parquet_columns(file: DataFile, work: Path) -> list[str]:
+    """The names of a file's columns, and of the keys of its folders."""
+    names = _footer(file, local_file(file, work))[1].names
+    return [*dict.fromkeys(names), *(key for key in file.keys if key not in names)]
+
+
+def scan_parquet_files(
+    files: Sequence[DataFile], roles: dict[str, Role], work: Path
+) -> pl.LazyFrame:
+    """Columns of Parquet files, in the frame of a source (``sources/base``).
+
+    A column has one type throughout: that of all files, or one that holds all their values.
+    ``line`` is the row in all files together. Raises ``InputError`` where a file is unreadable or
+    lacks a column, or a column is of a type that its role has no use for.
+    """
+    forms: dict[tuple[str, ...], _Form] = {}
+    first_row, paths = 0, []
+    for file in files:
+        path, metadata, schema = _read_footer(file, work, list(roles))
+        paths.append(path)
+        types = tuple(
+            str(schema.field(c).type) if c in schema.names else "key of a folder" for c in roles
+        )
+        if types not in forms:
+            forms[types] = _Form(_polars_types(file, path, roles))
+        form = forms[types]
+        form.paths.append(path)
+        form.shifts.append(first_row - form.num_rows)
+        form.num_rows += metadata.num_rows
+        first_row += metadata.num_rows
+    common = {c: _common_type([f.types[c] for f in forms.values()], r) for c, r in roles.items()}
+    folder = Path(files[0].path.removesuffix(files[0].name)).name
+    for column, kind in common.items():
+        require(
+            kind is not None,
+            f"{folder}: column {column} holds lists in some files, and no lists in others",
+        )
+    keys = {str(path): file.keys for path, file in zip(paths, files, strict=True)}
+    frames = [_scan(form, roles, common, keys) for form in forms.values()]
+    frame = pl.concat(frames) if len(frames) > 1 else frames[0]
+    if len(frames) == 1 and len(files) == 1:
+        name = pl.lit(files[0].name)
+    else:
+        name = _name_in_folder(files, work)
+    nothing = pl.lit(None, pl.String)
+    line = pl.col(ROW).cast(pl.Int64) + 1
+    return frame.select(*roles, file=name, line=line, reason=nothing, text=nothing)
+
+
+def _name_in_folder(files: Sequence[DataFile], work: Path) -> pl.Expr:
+    """The part of the path that is inside the log's folder."""
+    root = files[0].path.removesuffix(files[0].name)
+    return pl.col(PATH).str.strip_prefix(root).str.strip_prefix(f"{work / 'converted'}/")
+
+
+def _read_footer(
+    file: DataFile, work: Path, columns: list[str]
+) -> tuple[Path, pq.FileMetaData, pa.Schema]:
+    """Where a file is that Polars can read, and what its footer says.
+
+    Raises ``InputError`` where the file is unreadable or lacks a column.
+    """
+    path = local_file(file, work)
+    metadata, schema = _footer(file, path)
+    missing = [c for c in columns if c not in schema.names and c not in file.keys]
+    available = [*schema.names, *(k for k in file.keys if k not in schema.names)]
+    require(
+        not missing,
+        f"{file.name} has no column {', '.join(missing)}; it has {', '.join(available)}",
+    )
+    repeated = [c for c in columns if schema.names.count(c) > 1]
+    require(not repeated, f"{file.name} has several columns {''.join(repeated[:1])}; rename them")
+    wanted = [c for c in columns if c in schema.names]
+    is_strange = len({*schema.names}) < len(schema.names) or any(
+        _is_strange(f.type) for f in schema
+    )
+    # Polars decodes a whole row group at once, so a large one is cut first.
+    if is_strange or _largest_group(metadata) > MAX_GROUP_ROWS:
+        path = _convert(path, wanted, work / "converted" / file.name)
+        metadata, schema = _footer(file, path)
+    return path, metadata, schema
+
+
+def _footer(file: DataFile, path: Path) -> tuple[pq.FileMetaData, pa.Schema]:
+    require(path.exists(), f"{file.path} does not exist; check the path")
+    try:
+        metadata = pq.read_metadata(path)
+        return metadata, metadata.schema.to_arrow_schema()
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"{file.name} is not a readable Parquet file; it may be cut off, or of another format"
+        ) from error
+
+
+def _largest_group(metadata: pq.FileMetaData) -> int:
+    return max((metadata.row_group(k).num_rows for k in range(metadata.num_row_groups)), default=0)
+
+
+def _is_strange(kind: pa.DataType) -> bool:
+    """Whether Polars has no such type, perhaps inside of it."""
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        return True
+    return pa.types.is_nested(kind) and any(
+        _is_strange(kind.field(k).type) for k in range(kind.num_fields)
+    )
+
+
+def _convert(path: Path, columns: list[str], target: Path) -> Path:
+    """Write the columns in types that Polars has, in small row groups; a batch at a time."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as source:
+        index = [source.schema_arrow.names.index(c) for c in columns]
+        schema = pa.schema([_plain_field(source.schema_arrow.field(k)) for k in index])
+        with pq.ParquetWriter(target, schema, compression="lz4") as writer:
+            for batch in source.iter_batches(BATCH_ROWS, columns=columns):
+                arrays = [_as_plain(batch.column(c), schema.field(c).type) for c in columns]
+                writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+    return target
+
+
+def _as_plain(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_large_list_view(array.type):
+        return pa.array(array.to_pylist(), kind)  # casts of these make broken arrays
+    return array.cast(kind)
+
+
+def _plain_field(field_: pa.Field) -> pa.Field:
+    kind = field_.type
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        return pa.field(field_.name, pa.large_list(kind.value_type))
+    return pa.field(field_.name, kind)
+
+
+def _polars_types(file: DataFile, path: Path, roles: dict[str, Role]) -> dict[str, pl.DataType]:
+    """Each column's type; raises ``InputError`` where its role has no use for it."""
+    schema = pl.scan_parquet(path, glob=False, hive_partitioning=False).collect_schema()
+    types = {c: schema.get(c, pl.String()) for c in roles}
+    for column, kind in types.items():
+        is_list = isinstance(kind, pl.List | pl.Array)
+        inner = _inner(kind)
+        is_plain = not inner.is_nested() and inner not in (pl.Object, pl.Duration, pl.Time)
+        require(
+            is_plain and (roles[column] == "feature" or not is_list),
+            f"{file.name}: column {column} is of type {kind}; expected plain values"
+            + (" or lists of them" if roles[column] == "feature" else ""),
+        )
+    return types
+
+
+def _scan(
+    form: _Form,
+    roles: dict[str, Role],
+    common: dict[str, pl.DataType | None],
+    keys: dict[str, dict[str, str | None]],
+) -> pl.LazyFrame:
+    """A form's columns of interest in the common types, with ``PATH`` and ``ROW``."""
+    paths = [str(path) for path in form.paths]
+    of_folders = [c for c in roles if all(c in keys[p] for p in paths) and not _in_files(form, c)]
+    frame = pl.scan_parquet(
+        paths,
+        glob=False,
+        hive_partitioning=False,
+        schema={c: kind for c, kind in form.types.items() if c not in of_folders},
+        extra_columns="ignore",
+        row_index_name=ROW,
+        include_file_paths=PATH,
+    )
+    path = pl.col(PATH)
+    row = pl.col(ROW).cast(pl.Int64)
+    if any(form.shifts):
+        row = row + path.replace_strict(paths, form.shifts, return_dtype=pl.Int64)
+    values = {
+        c: path.replace_strict(paths, [keys[p][c] for p in paths], return_dtype=pl.String)
+        for c in of_folders
+    }
+    frame = frame.with_columns(row.alias(ROW), **values)
+    return frame.select(*(_cast(c, form.types[c], common[c]) for c in roles), PATH, ROW)
+
+
+def _in_files(form: _Form, column: str) -> bool:
+    return column in pq.read_schema(form.paths[0]).names
+
+
+def _common_type(kinds: list[pl.DataType], role: Role) -> pl.DataType | None:
+    """The type that holds the values of all; None where some are lists and others are not.
+
+    Ids and values that have one type everywhere keep it.
+    """
+    distinct = [kind for kind in dict.fromkeys(kinds) if kind != pl.Null] or [pl.String()]
+    if role == "feature":
+        is_list = {isinstance(kind, pl.List | pl.Array) for kind in distinct}
+        if len(is_list) > 1:
+            return None
+        return pl.List(pl.String()) if True in is_list else pl.String()
+    if len(distinct) == 1 and distinct[0] not in (pl.Binary, pl.Categorical, pl.Enum):
+        return distinct[0]
+    if all(kind in INTEGERS or kind == pl.Boolean for kind in distinct):
+        return pl.Int64()
+    if role == "value" and all(kind.is_numeric() or kind == pl.Boolean for kind in distinct):
+        return pl.Float64()
+    if all(kind in (pl.Date, pl.Datetime) for kind in distinct):
+        return pl.Datetime("us")
+    return pl.String()
+
+
+def _inner(kind: pl.DataType) -> pl.DataType:
+    """The type of a list's values; of anything else, its own."""
+    if not isinstance(kind, pl.List | pl.Array):
+        return kind
+    return kind.inner if isinstance(kind.inner, pl.DataType) else kind.inner()
+
+
+def _cast(column: str, kind: pl.DataType, target: pl.DataType | None) -> pl.Expr:
+    value = pl.col(column)
+    if target is None or kind == target:
+        return value
+    if target == pl.String:
+        return as_text(value, kind).alias(column)
+    if isinstance(kind, pl.List | pl.Array):
+        value = value.arr.to_list() if isinstance(kind, pl.Array) else value
+        return value.list.eval(as_text(pl.element(), _inner(kind))).alias(column)
+    if target == pl.Datetime("us") and kind != pl.Null:
+        return _moment(value, kind).alias(column)
+    return value.cast(target).alias(column)
+
+
+def as_text(value: pl.Expr, kind: pl.DataType) -> pl.Expr:
+    """A plain column as text: whole floats as integers, times in ISO 8601."""
+    if kind.is_float() or isinstance(kind, pl.Decimal):
+        text = value.cast(pl.Float64).cast(pl.String) if kind.is_float() else value.cast(pl.String)
+        return text.str.replace(r"^(-?\d+)\.0+$", "$1")
+    if kind in (pl.Date, pl.Datetime):
+        return _moment(value, kind).dt.strftime(ISO)
+    return value.cast(pl.String, strict=False)
+
+
+def _moment(value: pl.Expr, kind: pl.DataType) -> pl.Expr:
+    """A date or time as one without a zone, that of UTC."""
+    if isinstance(kind, pl.Datetime) and kind.time_zone is not None:
+        value = value.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+    return value.cast(pl.Datetime("us"))

@@ -1,0 +1,162 @@
+"""A log's columns as they come → ids, numbers and times, and what is wrong with a value.
+
+A column may be text, a number of any width, a Boolean, a decimal, a category or a time. Each
+function here takes a column's name and type, and returns expressions over it. Nothing becomes null
+silently: whatever is not understood has a reason.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from greatmeta_dist.config.data import MISSING_VALUES
+from greatmeta_dist.data.text import is_missing
+
+TRUE, FALSE = ("true", "t", "yes", "y"), ("false", "f", "no", "n")
+"""Spellings of Booleans in text, in lower case."""
+UNITS = {"ns": 1e17, "µs": 1e14, "ms": 1e11, "s": 0.0}
+"""Numbers of at least so much since 1970 are times in this unit: in seconds it would be after the
+year 5000, and in the next coarser one."""
+PER_SECOND = {"s": 1.0, "ms": 1e3, "µs": 1e6, "ns": 1e9}
+MIN_TIME_S = -2_208_988_800.0
+"""1900-01-01. Earlier dates, such as year 1, are fillers for a missing time."""
+
+ISO_PATTERN = (
+    r"^(?P<year>\d{4})[-/](?P<month>\d\d)[-/](?P<day>\d\d)"
+    r"(?:[T ](?P<clock>\d\d:\d\d)(?::(?P<second>\d\d))?(?:[.,](?P<fraction>\d{1,6})\d*)?)?"
+    r"\s*(?:Z|UTC|(?P<zone>[+-]\d\d):?(?P<minutes>\d\d)?)?$"
+)
+
+
+@dataclass(frozen=True)
+class Value:
+    """A column's values, checked."""
+
+    value: pl.Expr
+    """Typed; null where missing or bad."""
+    is_missing: pl.Expr
+    """Whether there is no value."""
+    is_bad: pl.Expr
+    """Whether there is one that is not understood."""
+    text: pl.Expr
+    """As it stands in the file, for the rejects."""
+    if_plain: pl.Expr | None = None
+    """Of a column of text, quick to compute: the value where the text is a plain number that is
+    neither missing nor bad, else null."""
+
+
+def id_value(column: str, kind: pl.DataType, missing: Sequence[str] = MISSING_VALUES) -> Value:
+    """Ids: integers as Int64, everything else as text. ``missing`` are spellings of no value.
+
+    Whole floats are integers: a column of integers in which a value is missing comes as floats from
+    many tools. Text is stripped.
+    """
+    value, is_null = pl.col(column), pl.col(column).is_null()
+    if (kind.is_integer() and kind not in (pl.UInt64, pl.Int128, pl.UInt128)) or kind == pl.Boolean:
+        return Value(value.cast(pl.Int64), is_null, pl.lit(False), value.cast(pl.String))
+    if kind.is_float():
+        # Beyond 2⁵³ neighbouring integers are the same float.
+        is_whole = (value == value.floor()) & (value.abs() <= 2.0**53)
+        whole = pl.when(is_whole).then(value).cast(pl.Int64)
+        is_absent = is_null | value.is_nan()
+        return Value(whole, is_absent, ~is_absent & ~is_whole, value.cast(pl.String))
+    text = value.cast(pl.String, strict=False).str.strip_chars()
+    if isinstance(kind, pl.Decimal):
+        text = text.str.replace(r"\.0+$", "")
+    is_absent = is_missing(text, missing)
+    return Value(pl.when(~is_absent).then(text), is_absent, pl.lit(False), text)
+
+
+def number_value(column: str, kind: pl.DataType, missing: Sequence[str] = MISSING_VALUES) -> Value:
+    """Finite numbers as Float64; Booleans are 0 and 1. ``missing`` are spellings of no value."""
+    value, is_null = pl.col(column), pl.col(column).is_null()
+    text = value.cast(pl.String, strict=False)
+    if kind.is_numeric() or kind == pl.Boolean:
+        number = value.cast(pl.Float64)
+        is_absent = is_null | number.is_nan()
+    else:
+        stripped = text.str.strip_chars()
+        lower = stripped.str.to_lowercase()
+        number = (
+            pl.when(lower.is_in(TRUE))
+            .then(1.0)
+            .when(lower.is_in(FALSE))
+            .then(0.0)
+            .otherwise(stripped.cast(pl.Float64, strict=False))
+        )
+        is_absent = is_missing(stripped, missing)
+    is_good = number.is_finite().fill_null(False) & ~is_absent
+    is_bad = ~is_absent & ~is_good
+    if_plain = None
+    if kind == pl.String and not _spells_a_number(missing):
+        plain = value.cast(pl.Float64, strict=False)
+        if_plain = pl.when(plain.is_finite()).then(plain)
+    return Value(pl.when(is_good).then(number), is_absent, is_bad, text, if_plain)
+
+
+def _spells_a_number(missing: Sequence[str]) -> bool:
+    """Whether a number, such as -1, stands for a missing value: then none is plain at first sight.
+
+    Spellings of nan and infinity are never plain.
+    """
+    numbers = pl.Series(missing, dtype=pl.String).cast(pl.Float64, strict=False)
+    return bool(numbers.is_finite().any())
+
+
+def time_value(
+    column: str, kind: pl.DataType, missing: Sequence[str] = MISSING_VALUES, *, unit: str
+) -> Value:
+    """Times as seconds since 1970, Float64. ``missing`` are spellings of no value.
+
+    Numbers are in ``unit``; text is numbers or ISO 8601. Times without a zone are of UTC.
+    """
+    value, is_null = pl.col(column), pl.col(column).is_null()
+    text = value.cast(pl.String, strict=False)
+    if kind in (pl.Date, pl.Datetime):
+        seconds = value.cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64) / 1e6
+        is_absent = is_null
+    elif kind.is_numeric():
+        seconds = value.cast(pl.Float64) / PER_SECOND[unit]
+        is_absent = is_null | seconds.is_nan()
+    else:
+        stripped = text.str.strip_chars()
+        number = stripped.cast(pl.Float64, strict=False) / PER_SECOND[unit]
+        is_absent = is_missing(stripped, missing)
+        moment = iso_moment(pl.when(number.is_null() & ~is_absent).then(stripped))
+        seconds = pl.coalesce(number, moment.dt.epoch("us").cast(pl.Float64) / 1e6)
+    is_good = seconds.is_finite().fill_null(False) & ~is_absent & (seconds >= MIN_TIME_S)
+    is_bad = ~is_absent & ~is_good
+    if_plain = None
+    if kind == pl.String and not _spells_a_number(missing):
+        plain = value.cast(pl.Float64, strict=False) / PER_SECOND[unit]
+        if_plain = pl.when(plain.is_finite() & (plain >= MIN_TIME_S)).then(plain)
+    return Value(pl.when(is_good).then(seconds), is_absent, is_bad, text, if_plain)
+
+
+def iso_moment(text: pl.Expr) -> pl.Expr:
+    """ISO 8601 as moments of UTC; null where the text is none.
+
+    ``2019-05-01``, ``2019/05/01 10:30``, ``2019-05-01T10:30:00.5+02:00`` and the like are brought
+    to one form, since a column may mix them and one format is what Polars reads.
+    """
+    parts = text.str.extract_groups(ISO_PATTERN)
+    defaults = {"clock": "00:00", "second": "00", "fraction": "0", "zone": "+00", "minutes": "00"}
+    names = ("year", "month", "day", *defaults)
+    filled = [
+        parts.struct.field(name).fill_null(defaults[name]) if name in defaults
+        else parts.struct.field(name)
+        for name in names
+    ]  # fmt: skip
+    whole = pl.format("{}-{}-{}T{}:{}.{}{}{}", *filled)
+    return whole.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%z", time_unit="us", strict=False)
+
+
+def time_unit(sample: pl.Series) -> str:
+    """The unit of a column's numbers, told by the size of its first ones."""
+    if sample.dtype.is_temporal():
+        return "s"
+    numbers = sample.cast(pl.Float64, strict=False).drop_nulls().drop_nans().abs()
+    typical = float(np.median(numbers.to_numpy())) if len(numbers) else 0.0
+    return next(unit for unit, least in UNITS.items() if typical >= least)

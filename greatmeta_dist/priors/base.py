@@ -171,6 +171,19 @@ class RatingPrior(Prior):
         residual, and whether the prior knows the item; where it does not, the number means nothing.
         """
 
+    def predict_catalogue(
+        self, support: Ragged, residual: NDArray[np.float64], num_items: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """The same for every item of the catalogue: residuals [U, I], and whether each is known.
+
+        A prior that scores all items at once by a matrix product should do so here.
+        """
+        num_users = len(support.lengths)
+        everything = np.tile(np.arange(num_items), num_users)
+        query = Ragged(everything, np.arange(num_users + 1) * num_items)
+        predicted, is_known = self.predict_residual(support, residual, query)
+        return predicted.reshape(num_users, -1), is_known.reshape(num_users, -1)[0]
+
 
 def ratings_per_item(matrices: Iterable[sparse.csr_matrix], num_items: int) -> NDArray[np.int64]:
     """[I] entries of each column of the matrices [U, I] together."""

@@ -47,6 +47,17 @@ class BayesianMFPrior(RatingPrior):
             total += predicted / len(self.starts)
         return total, is_known
 
+    def predict_catalogue(
+        self, support: Ragged, residual: Floats, num_items: int
+    ) -> tuple[Floats, NDArray[np.bool_]]:
+        total = np.zeros((len(support.lengths), num_items))
+        for start in self.starts:
+            x = start.fold_in(support, residual)
+            total[:, start.item] += (start.mean[:, 0] + x @ start.mean[:, 1:].T) / len(self.starts)
+        is_known = np.zeros(num_items, bool)
+        is_known[self.starts[0].item] = True
+        return total, is_known
+
     def state(self) -> State:
         arrays = {
             f"{number}.{name}": array

@@ -1,0 +1,96 @@
+"""Every user's adapted model as a function of an item's features alone.
+
+A recommendation scores the whole catalogue for each user. What does not depend on the item is taken
+out of the items' way: the user's own features and the encoder's scales and shifts are folded into
+the weights of the hidden layers, and fast weights are formed. What is left is a small network for
+each user, applied to all items by matrix products (DESIGN.md section 2, *Model*).
+
+Shapes as in ``batch.py``; Di = Fi·d width of an item's features, n items, h width of a hidden layer.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from greatmeta_dist.meta.activations import ACTIVATIONS
+from greatmeta_dist.meta.fast_weights import FastWeights
+from greatmeta_dist.meta.layer_input import LayerInput
+from greatmeta_dist.meta.model import Recommender
+from greatmeta_dist.meta.set_input import SetInput
+
+
+@dataclass(frozen=True)
+class UserNetworks:
+    """The networks of B users."""
+
+    hidden: list[tuple[Tensor, Tensor]]
+    """Of each hidden layer: weight [B, h, in], and bias [B, h, 1]; the first reads Di inputs."""
+    output: Tensor
+    """[B, 1, h]"""
+    linear: Tensor
+    """[B, Di] what a prediction adds for each of the item's features: the kernel's share."""
+    constant: Tensor
+    """[B, 1] what it adds for any item."""
+    activation: Callable[[Tensor], Tensor]
+
+    @classmethod
+    def of(cls, model: Recommender, support: SetInput, weights: FastWeights) -> "UserNetworks":
+        """From users' supports and the weights that were adapted to them.
+
+        The model must not read its context from the rows that it predicts (``context="own"``):
+        then a prediction depends on what else is asked, and is no function of one item.
+        """
+        assert model.context == "support" or not model.has_encoder
+        user = support.x.shared
+        assert user is not None
+        num_shared, hidden = user.shape[1], []
+        film = _film(model, support, weights)
+        for k in range(len(model.hidden)):
+            weight, bias = weights.formed(f"hidden_{k + 1}", len(user))
+            assert bias is not None
+            bias = bias.unsqueeze(2)
+            if k == 0:
+                bias = bias + weight[:, :, :num_shared] @ user.unsqueeze(2)
+                weight = weight[:, :, num_shared:]
+            if film:
+                scale, shift = film[k]
+                weight, bias = scale * weight, scale * bias + shift
+            hidden.append((weight, bias))
+        output, constant = weights.formed("output", len(user))
+        assert constant is not None
+        linear = user.new_zeros(len(user), model.num_item_fields * model.embedding_dim)
+        if model.has_kernel:
+            assert support.context is not None
+            kernel, _ = weights.formed("kernel", len(user))
+            mean = support.context.rows[:, 0, model.input_dim :]
+            weighted = kernel[:, 0] * mean
+            linear = weighted[:, num_shared:]
+            constant = constant + (weighted[:, :num_shared] * user).sum(1, keepdim=True)
+        return cls(hidden, output, linear, constant, ACTIVATIONS[model.activation].forward)
+
+    def predict(self, items: Tensor) -> Tensor:
+        """Predictions [B, n] for items, whose features [Di, n] stand in columns."""
+        value = items
+        for k, (weight, bias) in enumerate(self.hidden):
+            if k == 0:  # one product for all users
+                z = (weight.reshape(-1, weight.shape[2]) @ items).view(*weight.shape[:2], -1)
+            else:
+                z = weight @ value
+            value = self.activation(z.add_(bias))
+        prediction = (self.output @ value).squeeze(1)
+        return torch.addmm(prediction, self.linear, items).add_(self.constant)
+
+
+def _film(
+    model: Recommender, support: SetInput, weights: FastWeights
+) -> list[tuple[Tensor, Tensor]]:
+    """Scale and shift [B, h, 1] of each hidden layer; nothing without encoder."""
+    if not model.has_encoder:
+        return []
+    assert support.context is not None
+    encoded = LayerInput(weights.apply("encoder", support.context))
+    film = weights.apply("film", encoded).mT.split(model.layers["film"].splits, 1)
+    scales = [1 + scale for scale in film[0::2]] if model.is_film_residual else film[0::2]
+    return list(zip(scales, film[1::2], strict=True))

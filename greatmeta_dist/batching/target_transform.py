@@ -89,25 +89,14 @@ class TargetTransform:
         Of clicks, to chances.
         """
         _, prior_mean = self.prior_means(tasks, is_training=False)
-        return lambda prediction: self._rating(prediction, prior_mean)
 
-    def to_catalogue_rating(self, tasks: TaskTable, prediction: NDArray) -> Floats:
-        """Ratings, or chances, from predictions [U, I] for every item of the catalogue."""
-        items = np.arange(len(self.bias.item_count))
-        if self.kind in ("rating", "standardised"):
-            mean = 0.0 if self.kind == "rating" else self.ratings.mean
-            return self._rating(prediction, np.full((1, len(items)), mean))
-        item, rating = tasks.support_item, tasks.support_label
-        residual = rating.values - self.bias.item_means(item.values)
-        offset = self.bias.user_offsets(residual, item.lengths)
-        return self._rating(prediction, offset[:, None] + self.bias.item_means(items))
+        def rating(prediction: NDArray) -> Floats:
+            if self.is_click:
+                chance: Floats = expit(prediction + self._logit(prior_mean))
+                return chance
+            return self.in_range(prediction.astype(np.float64) * self.scale + prior_mean)
 
-    def _rating(self, prediction: NDArray, prior_mean: Floats) -> Floats:
-        """Ratings, or chances, from predictions and prior means of one shape."""
-        if self.is_click:
-            chance: Floats = expit(prediction + self._logit(prior_mean))
-            return chance
-        return self.in_range(prediction.astype(np.float64) * self.scale + prior_mean)
+        return rating
 
     def in_range(self, rating: Floats) -> Floats:
         """Ratings clipped to those that the data allow."""
@@ -115,6 +104,6 @@ class TargetTransform:
 
     def _logit(self, prior_mean: Floats) -> Floats:
         if self.kind == "rating":
-            return np.zeros_like(prior_mean)
+            return np.zeros(len(prior_mean))
         chance = np.clip(prior_mean, LEAST_CHANCE, 1 - LEAST_CHANCE)
         return np.log(chance / (1 - chance))

@@ -57,23 +57,6 @@ class Blend:
             is_known &= knows
         return self.transform.in_range(total + content_mean[query]), is_known
 
-    def apply_to_catalogue(self, tasks: TaskTable, rating: Floats) -> Floats:
-        """As ``apply``, of ratings [U, I] that a model predicts for every item of the catalogue."""
-        if not self.priors:
-            return rating
-        content_mean = self.transform.bias.content_mean
-        residual = tasks.support_label.values - content_mean[tasks.support_item.values]
-        total, is_known = np.zeros_like(rating), np.ones(rating.shape[1], bool)
-        for prior in self.priors:
-            predicted, knows = prior.predict_catalogue(
-                tasks.support_item, residual, rating.shape[1]
-            )
-            total += predicted / len(self.priors)
-            is_known &= knows
-        of_priors = self.transform.in_range(total + content_mean)
-        blended: Floats = np.where(is_known, rating + self.weight * (of_priors - rating), rating)
-        return blended
-
 
 @dataclass(frozen=True)
 class BlendSums:

@@ -5,16 +5,16 @@ out of the items' way: the user's own features and the encoder's scales and shif
 the weights of the hidden layers, and fast weights are formed. What is left is a small network for
 each user, applied to all items by matrix products (DESIGN.md section 2, *Model*).
 
-Shapes as in ``batch.py``; Di = Fi·d width of an item's features, n items, h width of a hidden layer.
+Shapes as in ``batch.py``; Di = Fi·d width of an item's features, n items, h width of a hidden
+layer.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from greatmeta_dist.meta.activations import ACTIVATIONS
+from greatmeta_dist.meta.activations import ACTIVATIONS, Activation
 from greatmeta_dist.meta.fast_weights import FastWeights
 from greatmeta_dist.meta.layer_input import LayerInput
 from greatmeta_dist.meta.model import Recommender
@@ -33,7 +33,7 @@ class UserNetworks:
     """[B, Di] what a prediction adds for each of the item's features: the kernel's share."""
     constant: Tensor
     """[B, 1] what it adds for any item."""
-    activation: Callable[[Tensor], Tensor]
+    activation: Activation
 
     @classmethod
     def of(cls, model: Recommender, support: SetInput, weights: FastWeights) -> "UserNetworks":
@@ -68,19 +68,63 @@ class UserNetworks:
             weighted = kernel[:, 0] * mean
             linear = weighted[:, num_shared:]
             constant = constant + (weighted[:, :num_shared] * user).sum(1, keepdim=True)
-        return cls(hidden, output, linear, constant, ACTIVATIONS[model.activation].forward)
+        return cls(hidden, output, linear, constant, ACTIVATIONS[model.activation])
+
+    def take(self, users: Tensor) -> "UserNetworks":
+        """The networks of the chosen users."""
+        hidden = [(weight[users], bias[users]) for weight, bias in self.hidden]
+        return UserNetworks(
+            hidden,
+            self.output[users],
+            self.linear[users],
+            self.constant[users],
+            self.activation,
+        )
 
     def predict(self, items: Tensor) -> Tensor:
-        """Predictions [B, n] for items, whose features [Di, n] stand in columns."""
-        value = items
+        """Predictions [B, n] for items whose features [Di, n] stand in columns.
+
+        Each user may have items of its own: [B, Di, n].
+        """
+        _, hidden = self._forward(items)
+        output = (self.output @ hidden[-1]).squeeze(1)
+        return output + self._linear(items) + self.constant
+
+    def linearised(self, at: Tensor) -> tuple[Tensor, Tensor]:
+        """The tangents of all users' predictions at an item ``at`` [Di].
+
+        Returns slopes [B, Di] and constants [B, 1]: an item x is predicted as slope · x + constant.
+        Hidden layers are only mildly curved over a catalogue, so this says which items can be among
+        a user's best.
+        """
+        column = at.unsqueeze(1)
+        z, hidden = self._forward(column)
+        slope = self.output
+        for k in reversed(range(len(self.hidden))):
+            slope = self.activation.backward(slope, z[k].mT, hidden[k].mT) @ self.hidden[k][0]
+        slope = slope.squeeze(1) + self.linear
+        constant = self.predict(column) - slope @ column
+        return slope, constant
+
+    def _forward(self, items: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Every hidden layer's values [B, h, n] before and after its activation."""
+        before: list[Tensor] = []
+        after: list[Tensor] = []
         for k, (weight, bias) in enumerate(self.hidden):
-            if k == 0:  # one product for all users
-                z = (weight.reshape(-1, weight.shape[2]) @ items).view(*weight.shape[:2], -1)
+            if k == 0 and items.ndim == 2:  # one product for all users
+                flat = weight.reshape(-1, weight.shape[2]) @ items
+                z = flat.view(*weight.shape[:2], -1).add_(bias)
             else:
-                z = weight @ value
-            value = self.activation(z.add_(bias))
-        prediction = (self.output @ value).squeeze(1)
-        return torch.addmm(prediction, self.linear, items).add_(self.constant)
+                z = torch.baddbmm(bias, weight, after[-1] if k else items)
+            before.append(z)
+            after.append(self.activation.forward(z))
+        return before, after
+
+    def _linear(self, items: Tensor) -> Tensor:
+        """[B, n] the kernel's share."""
+        if items.ndim == 2:
+            return self.linear @ items
+        return (self.linear.unsqueeze(1) @ items).squeeze(1)
 
 
 def _film(

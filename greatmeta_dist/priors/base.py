@@ -171,18 +171,29 @@ class RatingPrior(Prior):
         residual, and whether the prior knows the item; where it does not, the number means nothing.
         """
 
-    def predict_catalogue(
-        self, support: Ragged, residual: NDArray[np.float64], num_items: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """The same for every item of the catalogue: residuals [U, I], and whether each is known.
+    def item_vectors(self, num_items: int) -> "ItemVectors | None":
+        """What makes this prior's predictions inner products; None where they are none.
 
-        A prior that scores all items at once by a matrix product should do so here.
+        A prior that is an inner product of a user's and an item's numbers scores a catalogue by one
+        matrix product. Of another, every item is asked for.
         """
-        num_users = len(support.lengths)
-        everything = np.tile(np.arange(num_items), num_users)
-        query = Ragged(everything, np.arange(num_users + 1) * num_items)
-        predicted, is_known = self.predict_residual(support, residual, query)
-        return predicted.reshape(num_users, -1), is_known.reshape(num_users, -1)[0]
+        return None
+
+    def user_vectors(self, support: Ragged, residual: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[U, F] users' numbers, which go with ``item_vectors``."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ItemVectors:
+    """The items of a prior whose predictions are constant_j + vector_j · user vector."""
+
+    constant: NDArray[np.float64]
+    """[I]"""
+    vector: NDArray[np.float64]
+    """[I, F]"""
+    is_known: NDArray[np.bool_]
+    """[I] whether the prior knows the item; else its numbers are zeros."""
 
 
 def ratings_per_item(matrices: Iterable[sparse.csr_matrix], num_items: int) -> NDArray[np.int64]:

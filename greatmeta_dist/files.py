@@ -86,8 +86,11 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def write_json_atomically(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, as ``write_text_atomically`` does."""
-    write_text_atomically(path, json.dumps(value, indent=1))
+    """Write a value as indented JSON, as ``write_text_atomically`` does.
+
+    Raises ``ValueError`` for nan and infinity, which JSON does not have.
+    """
+    write_text_atomically(path, json.dumps(value, indent=1, allow_nan=False))
 
 
 @contextmanager

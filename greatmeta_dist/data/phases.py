@@ -105,7 +105,9 @@ class Phases:
                 left -= scale * weights[number]
                 self._done += scale * weights[number]
                 self._tell(phase, left)
-        return [result for result in results.values() if result is not None]
+        ended = [result for result in results.values() if result is not None]
+        assert len(ended) == len(units)
+        return ended
 
     def _begin(self, phase: str, cost: float | None) -> float:
         """What the phase costs; phases that should have come before it will not come."""

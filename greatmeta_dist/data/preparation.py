@@ -31,6 +31,7 @@ from greatmeta_dist.data.manifest import (
     write_manifest,
 )
 from greatmeta_dist.data.negatives import add_negatives
+from greatmeta_dist.data.recipe import split_by_recipe
 from greatmeta_dist.data.rejects import REJECTS, Rejects
 from greatmeta_dist.data.report import Report
 from greatmeta_dist.data.scan import ScannedLog, scan_log
@@ -41,10 +42,10 @@ from greatmeta_dist.data.split import (
     History,
     SplitTasks,
     held_out_items,
-    split_by_recipe,
 )
 from greatmeta_dist.data.split_file import read_split, split_as_given
 from greatmeta_dist.data.store import ITEMS, Store, shard_name
+from greatmeta_dist.data.summary import LogSummary
 from greatmeta_dist.data.vocabulary import (
     Vocabulary,
     bin_edges,
@@ -154,6 +155,7 @@ class Preparation:
         catalogue = self._catalogue()
         index_of_item = index_of_items(log.items, self.items)
         self.counts = TrainingCounts.zeros(len(self.items))
+        summary = LogSummary.zeros(len(self.items))
         files: list[dict[str, Path]] = []
         for k in range(log.num_buckets):
             self.progress("split users", 0.4 + 0.4 * k / log.num_buckets)
@@ -162,6 +164,7 @@ class Preparation:
             )
             self._count_left_out(bucket)
             tasks = self._split(bucket.history, catalogue)
+            summary.add(LogSummary.of(tasks, len(self.items)))
             splits = tasks.splits
             if self.config.is_implicit:
                 splits = add_negatives(splits, tasks.history, catalogue, self.config)
@@ -175,6 +178,7 @@ class Preparation:
                     )
             if "train" in splits:
                 self.counts.add(tasks.history, splits["train"])
+        self.report.add_summary(summary, self.config)
         return files
 
     def _catalogue(self) -> Catalogue:
@@ -190,14 +194,8 @@ class Preparation:
     def _split(self, history: History, catalogue: Catalogue) -> SplitTasks:
         """A bucket's tasks, by the recipe or by the given split."""
         if self.given is None:
-            tasks = split_by_recipe(history, catalogue, self.config)
-            self.report.out_of_bounds += tasks.num_out_of_bounds
-            self.report.unused += tasks.num_unused
-            self.report.kept += len(history.user) - tasks.num_out_of_bounds - tasks.num_unused
-            return tasks
+            return split_by_recipe(history, catalogue, self.config)
         tasks, used_lines = split_as_given(history, catalogue, self.given)
-        self.report.not_in_split += tasks.num_unused
-        self.report.kept += len(history.user) - tasks.num_unused
         self.given = self.given.filter(~pl.col("line").is_in(used_lines.implode()))
         return tasks
 
@@ -248,11 +246,10 @@ class Preparation:
     def _require_trainable(self, log: ScannedLog) -> None:
         """Raises ``InputError`` where nothing that can be learnt is left to train on."""
         usable = log.num_read - self.report.rejected - log.num_unrated
-        remedy = (
+        remedy = self.report.advice or (
             "check data.split"
             if self.config.split
-            else f"lower data.min_interactions (now {self.config.min_interactions}), or keep fewer "
-            "query rows and held-out users"
+            else "lower data.valid_fraction and data.test_fraction, the shares of held-out users"
         )
         require(
             bool(self.counts.users),

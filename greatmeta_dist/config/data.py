@@ -38,6 +38,8 @@ class DataConfig:
     path: str | None = None
     """Folder to read; for csv and parquet, the file of interactions. A local path or a URL.
     synthetic reads none."""
+    from_store: str | None = field(default=None, metadata={"typed_as": "from"})
+    """A store to grow: its log comes first, then that of ``data.path``. It stays as it is."""
     split: str | None = None
     """File that assigns users and interactions to splits: tab-separated columns part, user_id,
     role, item_id. null assigns users by a hash of their names."""

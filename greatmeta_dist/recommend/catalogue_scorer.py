@@ -57,9 +57,9 @@ class CatalogueScorer:
     linear: LinearStage
 
     @classmethod
-    def of(cls, scorer: Scorer) -> "CatalogueScorer":
-        """Look up, pool and compute what all items give."""
-        features = _pooled(scorer, scorer.collator.items)
+    def of(cls, scorer: Scorer, num_items: int) -> "CatalogueScorer":
+        """Look up, pool and compute what the first ``num_items`` items of the scorer give."""
+        features = _pooled(scorer, scorer.collator.items)[:num_items]
         linear = LinearStage.of(scorer, features.T.contiguous())
         return cls(scorer, np.arange(len(features)), linear)
 

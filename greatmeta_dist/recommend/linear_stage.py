@@ -47,7 +47,7 @@ class ItemSide:
         transform, blend = scorer.collator.target_transform, scorer.blend
         everything = asking_nobody(np.arange(num_items))
         _, prior_mean = transform.prior_means(everything, is_training=False)
-        constant, weight = transform.bias.content_mean.copy(), np.zeros(num_items)
+        constant, weight = transform.bias.content_mean[:num_items].copy(), np.zeros(num_items)
         vectors = [np.zeros((num_items, 0))]
         items = [prior.item_vectors(num_items) for prior in blend.priors]
         known = [one for one in items if one is not None]

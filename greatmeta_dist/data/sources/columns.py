@@ -59,7 +59,7 @@ def find_columns(
     found = dict(named)
     for role in named:
         if named[role] == AUTO:
-            candidates = _candidates(role, [c for c in available if c not in taken])
+            candidates = candidates_for(role, [c for c in available if c not in taken])
             found[role] = candidates[0] if len(candidates) == 1 else None
             needed = role in ("user", "item") or (role == "rating" and is_rating_needed)
             if len(candidates) > 1 or (needed and not candidates):
@@ -78,7 +78,7 @@ def require_known(columns: ColumnsConfig, available: Sequence[str], name: str) -
     )
 
 
-def _candidates(role: str, available: Sequence[str]) -> list[str]:
+def candidates_for(role: str, available: Sequence[str]) -> list[str]:
     """The columns that have the most usual names of a role."""
     for names in USUAL_NAMES[role]:
         candidates = [c for c in available if _bare(c) in names.split()]
@@ -124,7 +124,7 @@ def entity_column(in_log: str, side: str, available: Sequence[str], name: str) -
     """
     if in_log in available:
         return in_log
-    candidates = _candidates(side, available) or [c for c in available if _bare(c) == "id"]
+    candidates = candidates_for(side, available) or [c for c in available if _bare(c) == "id"]
     require(
         len(candidates) == 1,
         f"{name} has no column {in_log}, as the log calls the {side}; it has "

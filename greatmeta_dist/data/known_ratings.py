@@ -57,7 +57,9 @@ def known_ratings(interactions: Any) -> KnownRatings:
     """
     if hasattr(interactions, "__arrow_c_stream__"):
         return _of_frame(interactions)
-    if isinstance(interactions, Mapping) and any(map(_is_known, interactions.values())):
+    if isinstance(interactions, Mapping) and any(
+        isinstance(value, Mapping | list | tuple) for value in interactions.values()
+    ):
         users = list(interactions)
         return _of_users(users, [interactions[user] for user in users], is_one_user=False)
     return _of_users([None], [interactions], is_one_user=True)
@@ -83,11 +85,6 @@ def like(frame: Any, columns: dict[str, Any]) -> Any:
     if library == "polars":
         return pl.from_arrow(table)
     return table.to_pandas() if library == "pandas" else table
-
-
-def _is_known(value: Any) -> bool:
-    """Whether it is what is known of a user, and no rating."""
-    return value is None or isinstance(value, Mapping | list | tuple)
 
 
 def _of_users(users: list[Any], known: Sequence[Any], *, is_one_user: bool) -> KnownRatings:

@@ -85,6 +85,8 @@ class CatalogueScorer:
         ``exclude`` holds, for each user, indices of items that it must not get. Equal scores are
         ordered by what they would be without the bounds of ratings, then by index.
         """
+        if not len(self.item):
+            return [TopItems(np.empty(0, np.int64), np.empty(0))] * len(tasks)
         networks = self._networks(tasks)
         approximate = self.linear.scores(tasks, networks)
         if exclude is not None:

@@ -342,11 +342,13 @@ class Preparation:
     def _publish(self) -> None:
         """Move the files of the store to where they belong.
 
-        What is not there was moved before this process was started again.
+        A folder in which nothing is was moved before this process was started again.
         """
         for path in list(self.staged.iterdir()):
             target = self.store / path.name
             if path.is_dir():
+                if not any(path.iterdir()):
+                    continue
                 shutil.rmtree(target, ignore_errors=True)
             path.rename(target)
 

@@ -189,7 +189,7 @@ def test_published_form_trains_from_its_preset(capsys, tmp_path):
         ),
         (["prepare", "store=x", "data.columns.timestmp=at"], "did you mean timestamp?"),
         (["prepare", "store=x", "data.list_separator="], "data.list_separator is empty"),
-        (["prepare", "store=x", "data.max_interactions=5"], "is below data.min_interactions=13"),
+        (["prepare", "store=x", "data.max_interactions=2"], "is below data.min_interactions=3"),
         (["evaluate", "run=x", "cluster=ray"], "cluster is no option of evaluate"),
         (["prepare", "store=x", "data=movielens_1m", "data.path=nowhere"], "is no folder here"),
         (["prepare", "store=x", "data=csv", "data.path=."], "is a folder; name the file"),

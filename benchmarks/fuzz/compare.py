@@ -1,6 +1,6 @@
 """Is a store what a plain reader makes of its log, and is every row accounted for?"""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from benchmarks.fuzz.plain import (
     draw_negatives,
     is_cold,
     merge_repeats,
+    rule_of_user,
     split_user,
 )
 from benchmarks.fuzz.reader import PlainLog
@@ -34,7 +35,8 @@ class Expected:
     tasks: Labels = field(default_factory=lambda: defaultdict(dict))
     rejected: dict[int, str] = field(default_factory=dict)
     num_repeats: int = 0
-    num_out_of_bounds: int = 0
+    left_out_users: Counter[str] = field(default_factory=Counter)
+    left_out_rows: Counter[str] = field(default_factory=Counter)
     num_unused: int = 0
     num_kept: int = 0
 
@@ -58,7 +60,11 @@ def expect(log: PlainLog, config: DataConfig) -> Expected:
         if tasks:
             expected.num_unused += left_out
         else:
-            expected.num_out_of_bounds += left_out
+            num_warm = sum(not is_cold(one.item, config) for one in merged)
+            num_rows = sum(map(len, by_item.values()))
+            rule = rule_of_user(num_rows, len(merged), num_warm, config)
+            expected.left_out_users[rule] += 1
+            expected.left_out_rows[rule] += left_out
         drawn = {}
         if config.is_implicit:
             drawn = draw_negatives(user, tasks, set(by_item), pools, config)
@@ -126,7 +132,8 @@ def require_equal(folder: Path, report: Report, log: PlainLog, config: DataConfi
         "kept": (report.kept, expected.num_kept),
         "unrated": (report.unrated, log.num_unrated),
         "repeats": (report.repeats, expected.num_repeats),
-        "out of bounds": (report.out_of_bounds, expected.num_out_of_bounds),
+        "users left out": (report.left_out_users, expected.left_out_users),
+        "rows left out": (report.left_out_rows, expected.left_out_rows),
         "unused": (report.unused, expected.num_unused),
     }
     for name, (reported, counted) in counts.items():

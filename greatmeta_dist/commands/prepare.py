@@ -42,6 +42,11 @@ def _say_rows(display: Display, source: str, report: Report, store: Path) -> Non
     )
     for reason, count in report.reasons.items():
         display.say(f"  {count} × {reason} (see {store / REJECTS})")
+    for rule, count in report.left_out_users.items():
+        rows = report.left_out_rows[rule]
+        display.say(f"  {count:,} users with {rows:,} rows left out: {rule}")
+    if report.advice:
+        display.say(f"  {report.advice}")
     if report.repeats:
         display.say(f"  {report.repeats} repeats of a user and an item, merged (data.repeats)")
     if report.unlisted_items:

@@ -38,6 +38,8 @@ class DataConfig:
     path: str | None = None
     """Folder to read; for csv and parquet, the file of interactions. A local path or a URL.
     synthetic reads none."""
+    from_store: str | None = field(default=None, metadata={"typed_as": "from"})
+    """A store to grow: its log comes first, then that of ``data.path``. It stays as it is."""
     split: str | None = None
     """File that assigns users and interactions to splits: tab-separated columns part, user_id,
     role, item_id. null assigns users by a hash of their names."""
@@ -52,20 +54,26 @@ class DataConfig:
     """Share of training users of whom some interactions are held out, for the warm scenario."""
     cold_item_fraction: float = 0.0
     """Share of items held out, for the item-cold and both-cold scenarios."""
-    min_interactions: int = 13
+    min_interactions: int = 3
     """Users with fewer interactions are left out."""
     max_interactions: int | None = None
     """Users with more interactions are left out. null sets no bound."""
     query_items: int | None = 10
-    """Interactions of each user that form the query set. The others form the support set."""
+    """Interactions of each user that form the query set, or less where a user has few:
+    ``data.max_query_fraction``. The others form the support set."""
+    max_query_fraction: float = 0.5
+    """Largest share of a user's interactions that ``data.query_items`` may take. A query takes at
+    least one, and leaves at least one to the support."""
     query_fraction: float | None = None
     """Share of each user's interactions that form the query set. Takes the place of
     ``data.query_items``, which must be null then."""
     query_by: str = choice("random", ("random", "time"))
     """Which of a user's interactions form the query set. ``time`` takes the latest ones."""
-    max_support_items: int | None = None
-    """Largest support set. Of more interactions, random ones are kept, or the latest with
-    ``data.query_by=time``. null keeps all."""
+    max_support: int | None = 1024
+    """Largest support set. Very active users' other interactions are not used. null keeps all."""
+    support_by: str | None = field(default=None, metadata={"choices": ("latest", "random")})
+    """Which interactions a support set keeps where a user has more than ``data.max_support``. null
+    is latest with ``data.query_by=time``, else random."""
 
     label: str = choice("rating", ("rating", "click"))
     """What is predicted: a rating, or the probability of a click."""
@@ -150,6 +158,7 @@ class DataConfig:
             in_range(f"data.{name}", getattr(self, name), 0, 1, is_open_above=True)
         for name in ("max_rejected_fraction", "max_rejected_feature_fraction"):
             in_range(f"data.{name}", getattr(self, name), 0, 1)
+        in_range("data.max_query_fraction", self.max_query_fraction, 0, 1, is_open_below=True)
         if self.query_fraction is not None:
             in_range("data.query_fraction", self.query_fraction, 0, 1, is_open=True)
         require(
@@ -167,7 +176,7 @@ class DataConfig:
             "negatives",
         ):
             at_least(f"data.{name}", getattr(self, name), 1)
-        for name in ("max_interactions", "query_items", "max_support_items"):
+        for name in ("max_interactions", "query_items", "max_support"):
             if getattr(self, name) is not None:
                 at_least(f"data.{name}", getattr(self, name), 1)
         at_least("data.mean_interactions", self.mean_interactions, 1)
@@ -200,6 +209,11 @@ class DataConfig:
             f"data.path={self.path} is set, and data=synthetic reads no files; take the preset of "
             "that log, such as data=csv",
         )
+
+    @property
+    def support_rule(self) -> str:
+        """``support_by``, or what suits the query."""
+        return self.support_by or ("latest" if self.query_by == "time" else "random")
 
     @property
     def repeats_rule(self) -> str:

@@ -45,7 +45,8 @@ def read_history(
     rating = rows["rating"].to_numpy()
     # A row without a time counts as older than any other.
     timestamp = rows["timestamp"].fill_null(-np.inf).to_numpy() if has_time else None
-    history = History(distinct, hash_tokens(distinct), user, item, rating, timestamp)
+    num_rows = np.bincount(user, minlength=len(distinct))
+    history = History(distinct, hash_tokens(distinct), user, item, rating, timestamp, num_rows)
     merged, repeats = resolve_repeats(history, rows["line"].to_numpy(), config)
     is_rejected = config.repeats_rule == "reject"
     return BucketHistory(

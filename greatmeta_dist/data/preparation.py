@@ -42,6 +42,7 @@ from greatmeta_dist.data.split_buckets import (
 )
 from greatmeta_dist.data.split_file import read_split
 from greatmeta_dist.data.store import ITEMS, Store
+from greatmeta_dist.data.summary import LogSummary
 from greatmeta_dist.data.vocabulary import (
     Vocabulary,
     bin_edges,
@@ -182,9 +183,11 @@ class Preparation:
         )
         results = self.phases.run(SPLIT, split, range(log.num_buckets))
         self.counts = TrainingCounts.zeros(len(self.items))
+        summary = LogSummary.zeros(len(self.items))
         for number, result in enumerate(results):
-            for name, count in result["counts"].items():
-                setattr(self.report, name, getattr(self.report, name) + count)
+            self.report.repeats += result["repeats"]
+            self.report.unlisted_users += result["unlisted_users"]
+            summary.add(LogSummary.read(split.summary_path(number), len(self.items)))
             for name, (num_tasks, num_rows) in result["tasks"].items():
                 for total, count in (
                     (self.report.tasks, num_tasks),
@@ -203,6 +206,7 @@ class Preparation:
             assert self.given is not None
             self.given = self.given.join(used, on="line", how="anti", maintain_order="left")
         self._require_few_rejected()
+        self.report.add_summary(summary, self.config)
         return split, [result["tasks"] for result in results]
 
     def _is_cold(self) -> pl.Series:
@@ -256,11 +260,10 @@ class Preparation:
     def _require_trainable(self, log: ScannedLog) -> None:
         """Raises ``InputError`` where nothing that can be learnt is left to train on."""
         usable = log.num_read - self.report.rejected - log.num_unrated
-        remedy = (
+        remedy = self.report.advice or (
             "check data.split"
             if self.config.split
-            else f"lower data.min_interactions (now {self.config.min_interactions}), or keep fewer "
-            "query rows and held-out users"
+            else "lower data.valid_fraction and data.test_fraction, the shares of held-out users"
         )
         require(
             self.report.tasks.get("train", 0) > 0,

@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass, field
 
+from greatmeta_dist.config import DataConfig
+from greatmeta_dist.data.advice import advice
+from greatmeta_dist.data.left_out import NOT_IN_SPLIT
+from greatmeta_dist.data.summary import LogSummary
+
 
 @dataclass
 class Report:
@@ -9,7 +14,7 @@ class Report:
 
     read: int = 0
     """Rows of the log. Each of them is kept, merged into another one (``repeats``), left out by a
-    rule (``unrated``, ``out_of_bounds``, ``not_in_split``, ``unused``), or rejected."""
+    rule (``unrated``, ``left_out_rows``, ``unused_rows``), or rejected."""
     kept: int = 0
     """Rows that are in tasks, each counted once."""
     rejected: int = 0
@@ -33,13 +38,14 @@ class Report:
     """Columns of each file that the store does not have."""
     unrated: int = 0
     """Rows whose rating says that none was given (``data.unrated_value``)."""
-    out_of_bounds: int = 0
-    """Interactions of users with too few or too many of them, or no more than a query takes."""
-    not_in_split: int = 0
-    """Interactions that the given split does not name."""
-    unused: int = 0
-    """Interactions of users with tasks that none of these takes: more than a support may hold, or
-    than a query of held-out items."""
+    left_out_users: dict[str, int] = field(default_factory=dict)
+    """Users without a task, by the rule that leaves them out."""
+    left_out_rows: dict[str, int] = field(default_factory=dict)
+    """Their interactions."""
+    unused_rows: dict[str, int] = field(default_factory=dict)
+    """Other users' interactions that are in no task, by the reason."""
+    advice: str | None = None
+    """What to set where most users are left out."""
     tasks: dict[str, int] = field(default_factory=dict)
     """Tasks of each split."""
     interactions: dict[str, int] = field(default_factory=dict)
@@ -48,3 +54,26 @@ class Report:
     """Of each feature, the values that too few have for a row of their own."""
     is_new: bool = True
     """False where the store had been made the same way before."""
+
+    @property
+    def out_of_bounds(self) -> int:
+        """Interactions of users whom the recipe leaves out."""
+        return sum(n for rule, n in self.left_out_rows.items() if rule != NOT_IN_SPLIT)
+
+    @property
+    def not_in_split(self) -> int:
+        """Interactions that the given split does not name."""
+        return sum(c.get(NOT_IN_SPLIT, 0) for c in (self.left_out_rows, self.unused_rows))
+
+    @property
+    def unused(self) -> int:
+        """Interactions of users with tasks that none of these takes."""
+        return sum(n for rule, n in self.unused_rows.items() if rule != NOT_IN_SPLIT)
+
+    def add_summary(self, summary: LogSummary, config: DataConfig) -> None:
+        """Add what the buckets' summaries come to."""
+        left_out = summary.left_out
+        self.left_out_users, self.left_out_rows = dict(left_out.users), dict(left_out.rows)
+        self.unused_rows = dict(+left_out.unused)
+        self.kept = summary.num_interactions - left_out.num_rows - left_out.num_unused
+        self.advice = advice(summary, config)

@@ -14,9 +14,11 @@ from greatmeta_dist.data.encode import encode_tasks
 from greatmeta_dist.data.hashing import hash_tokens
 from greatmeta_dist.data.histories import index_of_items, read_history
 from greatmeta_dist.data.negatives import add_negatives
+from greatmeta_dist.data.recipe import split_by_recipe
 from greatmeta_dist.data.scan import ScannedLog
-from greatmeta_dist.data.split import Catalogue, History, SplitTasks, split_by_recipe
+from greatmeta_dist.data.split import Catalogue, History, SplitTasks
 from greatmeta_dist.data.split_file import split_as_given
+from greatmeta_dist.data.summary import LogSummary
 from greatmeta_dist.data.units import Result
 from greatmeta_dist.files import written_atomically
 
@@ -29,8 +31,8 @@ NUM_CACHED = 4
 class SplitUnit:
     """Splits a bucket; a unit is the bucket's number.
 
-    The result counts rows in ``counts``, under names of ``Report``, and in ``tasks`` the tasks and
-    interactions of each split.
+    The result counts ``repeats``, ``unlisted_users`` and ``rejected`` rows, and in ``tasks`` the
+    tasks and interactions of each split.
     """
 
     log: ScannedLog
@@ -46,6 +48,10 @@ class SplitUnit:
     def counts_path(self, number: int) -> Path:
         """Counts of the training rows."""
         return self.folder / f"counts-{number}.arrow"
+
+    def summary_path(self, number: int) -> Path:
+        """What the bucket's log is like."""
+        return self.folder / f"summary-{number}.arrow"
 
     def rejects_path(self, number: int) -> Path:
         """Rows that repeat another one, where these are rejected."""
@@ -63,14 +69,15 @@ class SplitUnit:
             self.config,
             has_time=self.has_time,
         )
-        counts = {"repeats": bucket.num_repeats}
-        users = self.folder / "users.arrow"
+        users, num_unlisted = self.folder / "users.arrow", 0
         if users.exists():
             is_listed = bucket.history.token.is_in(read_table(users)["id"].implode())
-            counts["unlisted_users"] = int((~is_listed).sum())
+            num_unlisted = int((~is_listed).sum())
         if len(bucket.rejected):
             write_table(self.rejects_path(number), bucket.rejected)
-        tasks = self._split(number, bucket.history, catalogue, counts)
+        tasks = self._split(number, bucket.history, catalogue)
+        with written_atomically(self.summary_path(number)) as partial:
+            LogSummary.of(tasks, len(catalogue.token)).write(partial)
         splits = tasks.splits
         if self.config.is_implicit:
             splits = add_negatives(splits, tasks.history, catalogue, self.config)
@@ -86,23 +93,20 @@ class SplitUnit:
             training.add(tasks.history, splits["train"])
         with written_atomically(self.counts_path(number)) as partial:
             training.write(partial)
-        return {"counts": counts, "tasks": written, "rejected": len(bucket.rejected)}
+        return {
+            "repeats": bucket.num_repeats,
+            "unlisted_users": num_unlisted,
+            "rejected": len(bucket.rejected),
+            "tasks": written,
+        }
 
-    def _split(
-        self, number: int, history: History, catalogue: Catalogue, counts: dict[str, int]
-    ) -> SplitTasks:
-        """A bucket's tasks, by the recipe or by the given split; what is left out is counted."""
+    def _split(self, number: int, history: History, catalogue: Catalogue) -> SplitTasks:
+        """A bucket's tasks, by the recipe or by the given split."""
         given = self.folder / "given.arrow"
         if not given.exists():
-            tasks = split_by_recipe(history, catalogue, self.config)
-            counts["out_of_bounds"] = tasks.num_out_of_bounds
-            counts["unused"] = tasks.num_unused
-        else:
-            tasks, used_lines = split_as_given(history, catalogue, read_table(given))
-            counts["not_in_split"] = tasks.num_unused
-            write_table(self.used_lines_path(number), used_lines.to_frame("line"))
-        left_out = tasks.num_out_of_bounds + tasks.num_unused
-        counts["kept"] = len(history.user) - left_out
+            return split_by_recipe(history, catalogue, self.config)
+        tasks, used_lines = split_as_given(history, catalogue, read_table(given))
+        write_table(self.used_lines_path(number), used_lines.to_frame("line"))
         return tasks
 
 

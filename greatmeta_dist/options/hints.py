@@ -12,6 +12,7 @@ from greatmeta_dist.options.names import COMMANDS, all_options, options_of, pres
 RENAMED = {
     "data.category": "priors.user_groups.category",
     "data.num_groups": "priors.user_groups.num_groups",
+    "data.max_support_items": "data.max_support",
     "model.is_list_mean": "model.list_pooling",
     "model.label": "model.target",
     "model.is_spectral": "model.item_init",

@@ -23,8 +23,10 @@ VERBATIM = (
     "data.split",
     "data.users_path",
     "data.items_path",
+    "data.from",
     "data.separator",
     "data.list_separator",
+    "train.from",
 )
 """Options whose values are taken as they stand: paths may hold ``=``, commas and brackets."""
 MAPPINGS = ("data.columns", "data.user_features", "data.item_features")
@@ -79,6 +81,10 @@ class Option:
     """One ``section.option`` of the command line."""
 
     name: str
+    """As it is typed: ``data.from``."""
+    path: str
+    """Where it stands in the config: ``data.from_store``. It differs from the name where that is a
+    word of Python's own."""
     field: Field[Any]
     schema: type
     """The dataclass that holds the field."""
@@ -129,7 +135,8 @@ def _leaves(schema: type, prefix: str) -> Iterator[Option]:
         if isinstance(nested, type) and is_dataclass(nested) and nested is not ColumnsConfig:
             yield from _leaves(nested, f"{prefix}{f.name}.")
         else:
-            yield Option(prefix + f.name, f, schema)
+            name = f.metadata.get("typed_as", f.name)
+            yield Option(prefix + name, prefix + f.name, f, schema)
 
 
 @cache

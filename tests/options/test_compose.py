@@ -59,3 +59,11 @@ def test_what_hydra_refuses_is_said_in_one_line(word, expected):
         compose_config([word])
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_an_option_named_like_a_word_of_python_is_typed_by_its_name():
+    words = ["data.from=stores/a=b", "train.from=runs/a"]
+    config = compose_config(words)
+    assert config.data.from_store == "stores/a=b"
+    assert config.train.from_run == "runs/a"
+    assert with_changes(Config(), config, words[1:]).train.from_run == "runs/a"

@@ -46,11 +46,11 @@ class EarlierStore:
         Raises ``InputError`` where it is no whole store, keeps no log, or is ``store`` itself.
         """
         folder = Path(path)
-        _require_store(folder)
         require(
             folder.resolve() != store.resolve(),
             f"data.from={path} is store={store} itself; a store grows into another folder",
         )
+        _require_store(folder)
         opened = Store(folder)
         manifest = opened.manifest
         require(

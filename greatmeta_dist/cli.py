@@ -95,7 +95,7 @@ def _inspect(config: Config, overrides: list[str]) -> None:
 def _prepare(config: Config, overrides: list[str]) -> None:
     from greatmeta_dist.commands.prepare import prepare_store
 
-    prepare_store(config.data, Path(config.store or ""))
+    prepare_store(config.data, Path(config.store or ""), config.cluster)
 
 
 def _train(config: Config, overrides: list[str]) -> None:

@@ -15,7 +15,6 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -32,7 +31,7 @@ Numbers = Mapping[str, float | None]
 class Bar(Protocol):
     """Shows how far one activity is."""
 
-    def update(self, done: int, detail: str = "") -> None:
+    def update(self, done: float, detail: str = "") -> None:
         """Show that ``done`` of the total are done; ``detail`` such as a loss stands beside it."""
 
 
@@ -60,10 +59,10 @@ class Display:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[detail]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[eta]}"),
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
-            task = progress.add_task(label, total=total, completed=done, detail="")
+            task = progress.add_task(label, total=total, completed=done, detail="", eta="")
             yield _TerminalBar(progress, task, pace)
 
     def results(self, evaluation: dict[str, Any]) -> None:
@@ -97,14 +96,17 @@ class _Pace:
     """Units that were done before this start, as in a resumed run."""
     start: float = field(default_factory=time.monotonic)
 
-    def per_second(self, done: int) -> float:
+    def per_second(self, done: float) -> float:
         return (done - self.done_before) / max(time.monotonic() - self.start, 1e-3)
 
-    def seconds_left(self, done: int) -> float:
-        seconds_each = (time.monotonic() - self.start) / max(done - self.done_before, 1)
-        return seconds_each * (self.total - done)
+    def eta(self, done: float) -> str:
+        """How long the rest takes if it goes as fast as what was done; empty where none was."""
+        if done <= self.done_before:
+            return ""
+        seconds_each = (time.monotonic() - self.start) / (done - self.done_before)
+        return f"eta {seconds_each * (self.total - done):.0f} s"
 
-    def detail(self, done: int, detail: str) -> str:
+    def detail(self, done: float, detail: str) -> str:
         """The detail, with a rate where users are counted."""
         is_rate_shown = self.unit == "users"
         return f"{detail}  {self.per_second(done):.0f} users/s" if is_rate_shown else detail
@@ -116,8 +118,13 @@ class _TerminalBar:
     def __init__(self, progress: Progress, task: TaskID, pace: _Pace):
         self._progress, self._task, self._pace = progress, task, pace
 
-    def update(self, done: int, detail: str = "") -> None:
-        self._progress.update(self._task, completed=done, detail=self._pace.detail(done, detail))
+    def update(self, done: float, detail: str = "") -> None:
+        self._progress.update(
+            self._task,
+            completed=done,
+            detail=self._pace.detail(done, detail),
+            eta=self._pace.eta(done),
+        )
 
 
 class _LineBar:
@@ -127,13 +134,13 @@ class _LineBar:
         self._console, self._label, self._pace = console, label, pace
         self._last_line = pace.start
 
-    def update(self, done: int, detail: str = "") -> None:
+    def update(self, done: float, detail: str = "") -> None:
         pace, now = self._pace, time.monotonic()
         if now - self._last_line < SECONDS_BETWEEN_LINES and done < pace.total:
             return
         self._last_line = now
-        line = f"{self._label}: {done}/{pace.total} {pace.unit}  {pace.detail(done, detail)}"
-        line = f"{line}  eta {pace.seconds_left(done):.0f} s"
+        line = f"{self._label}: {int(done)}/{pace.total} {pace.unit}  {pace.detail(done, detail)}"
+        line = f"{line}  {pace.eta(done)}"
         self._console.print(line, highlight=False, soft_wrap=True)
 
 

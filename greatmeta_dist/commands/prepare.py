@@ -3,19 +3,27 @@
 import time
 from pathlib import Path
 
-from greatmeta_dist.config import DataConfig
+from greatmeta_dist.config import ClusterConfig, DataConfig
 from greatmeta_dist.data.manifest import Field, read_manifest
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.rejects import REJECTS
 from greatmeta_dist.data.report import Report
 from greatmeta_dist.display import Display
+from greatmeta_dist.launch.units import unit_runner
 
 
-def prepare_store(config: DataConfig, store: Path) -> None:
+def prepare_store(config: DataConfig, store: Path, cluster: ClusterConfig) -> None:
     """Prepare logs into a store, and say what was found in them."""
     display, start = Display(), time.monotonic()
-    with display.bar("prepare", 100, "%") as bar:
-        report = prepare(config, store, lambda stage, share: bar.update(int(100 * share), stage))
+    with (
+        unit_runner(cluster, display) as run_units,
+        display.bar("prepare", 100, "%") as bar,
+    ):
+
+        def progress(phase: str, share: float) -> None:
+            bar.update(100 * share, phase)
+
+        report = prepare(config, store, progress, run_units=run_units)
     if not report.is_new:
         display.say(f"{store} is already prepared from the same files in the same way")
     _say_rows(display, config.source, report, store)

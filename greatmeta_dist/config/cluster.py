@@ -1,4 +1,4 @@
-"""Options of the machines that train."""
+"""Options of the machines that prepare and train."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,15 +9,15 @@ from greatmeta_dist.errors import require
 
 @dataclass
 class ClusterConfig:
-    """The workers of a training, and how they compute together."""
+    """The workers, and how they compute together."""
 
     kind: str = choice("local", ("local", "ray"))
-    """Where workers run. ``local``: as processes of this machine, without Ray. ``ray``: as workers
-    of a Ray cluster."""
+    """Where workers run. ``local``: on this machine, without Ray. ``ray``: on a Ray cluster."""
     workers: Any = None
     """Number of workers: a power of two. With ``cluster=ray`` it may be a range
-    ``[fewest,most]``; the group then grows and shrinks with the cluster. null is this process
-    alone, or one Ray worker."""
+    ``[fewest,most]``; the group then grows and shrinks with the cluster. ``train``: null is this
+    process alone, or one Ray worker. ``prepare``: parts of the log that are worked on at a time;
+    null is one for each processor, here at most four, since each is in memory."""
     address: str | None = None
     """ray: address of a running cluster to join. ``auto`` is the one of this machine. null starts
     a cluster here, which ends with the command."""

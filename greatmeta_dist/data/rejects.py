@@ -42,6 +42,10 @@ class Rejects:
         if len(rejected):
             self.frames.setdefault(of, []).append(rejected.cast(REJECT_SCHEMA))
 
+    @property
+    def has_any(self) -> bool:
+        return self.on_disk is not None or bool(self.frames)
+
     def count(self, of: str) -> int:
         """Rejected rows of the log, the users, the items or the split."""
         number = sum(map(len, self.frames.get(of, [])))

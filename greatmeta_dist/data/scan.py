@@ -1,11 +1,11 @@
 """The one pass over the whole log: every row is checked, and good rows go to buckets by user.
 
-The log comes in batches, of which a few are in memory at a time. Bad rows go to the rejects with a
-reason.
+The log is cut into units of rows, in order. Each writes its good rows by bucket, and its bad rows
+with a reason.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from greatmeta_dist.config import DataConfig
-from greatmeta_dist.data.buckets import BucketWriter, read_bucket
+from greatmeta_dist.data.buckets import BucketFile, BucketWriter, read_bucket
+from greatmeta_dist.data.phases import Phases
 from greatmeta_dist.data.rejects import REJECT_SCHEMA, Rejects
 from greatmeta_dist.data.sources import Source
+from greatmeta_dist.data.units import Result
 from greatmeta_dist.data.values import Value, id_value, number_value, time_unit, time_value
 from greatmeta_dist.errors import require
+from greatmeta_dist.files import written_atomically
 
+CHECK = "check the log"
+UNIT_ROWS = 1 << 20
+"""Rows of a unit, about: it is read as a whole."""
+UNIT_PIECES = 256
+"""Most small files of a unit."""
 BATCH_ROWS = 1 << 19
 """Rows that are checked at a time."""
 BUCKET_BYTES = 1 << 24
@@ -35,94 +43,199 @@ NUM_SAMPLED = 1000
 class ScannedLog:
     """A log's good rows on disk, in buckets by user."""
 
-    folder: Path
+    files: tuple[BucketFile, ...]
+    """In the order of the log."""
     num_buckets: int
     num_read: int
     num_unrated: int
-    items: pl.Series
-    """The distinct items, as they stand in the buckets: integers or text; in no certain order."""
+    num_rejected: int
+    items_path: Path
     user_type: pl.DataType
+    item_type: pl.DataType
     time_unit: str | None
     """The unit of times that are numbers; None where the log has none."""
+
+    @property
+    def items(self) -> pl.Series:
+        """The distinct items, as they stand in the buckets: integers or text, ascending."""
+        return pl.read_ipc(self.items_path)["item"]
 
     def bucket(self, number: int) -> pl.DataFrame:
         """``user item rating timestamp line`` of a bucket's rows, in the order of the log.
 
-        With ``data.repeats=reject`` they have their ``file``, too.
+        ``line`` counts these rows. With ``data.repeats=reject`` they have their ``file``, and their
+        ``line_in_file``, too.
         """
-        rows = read_bucket(self.folder, number)
-        if rows is not None:
-            return rows
-        number_types = {"rating": pl.Float64(), "timestamp": pl.Float64(), "line": pl.Int64()}
-        return pl.DataFrame(
-            schema={"user": self.user_type, "item": self.items.dtype, **number_types}
-        )
+        rows = read_bucket(self.files, number)
+        if rows is None:
+            number_types = {"rating": pl.Float64(), "timestamp": pl.Float64()}
+            rows = pl.DataFrame(
+                schema={"user": self.user_type, "item": self.item_type, **number_types}
+            )
+        return rows.with_columns(line=pl.int_range(pl.len(), dtype=pl.Int64))
 
 
-def scan_log(source: Source, config: DataConfig, rejects: Rejects, folder: Path) -> ScannedLog:
-    """Check every row of the log, and write the good ones into ``folder`` by bucket.
+def scan_log(
+    source: Source,
+    config: DataConfig,
+    rejects: Rejects,
+    folder: Path,
+    *,
+    phases: Phases | None = None,
+    part_rows: Sequence[int] | None = None,
+) -> ScannedLog:
+    """Check every row of the log, and write the good ones by bucket.
 
-    The bad ones are written beside it, and become ``rejects.on_disk``. Raises ``InputError`` where
-    the log has no row.
+    What does not belong to a unit is written into ``folder``: the distinct items, and the bad rows,
+    which become ``rejects.on_disk``. ``part_rows`` are the rows of the source's frames, where they
+    are known. Raises ``InputError`` where the log has no row.
     """
-    num_buckets = _num_buckets(source)
+    folder.mkdir(parents=True, exist_ok=True)
+    phases = phases or Phases(folder)
+    part_rows = part_rows or count_rows(source)
+    require(sum(part_rows) > 0, "the log holds no interaction below its header")
     columns = _CheckedColumns.of(source, config)
-    rejects.on_disk = folder.with_name("rejected.parquet")
-    num_read = num_unrated = 0
-    items = _Distinct()
-    user_type: pl.DataType = pl.Int64()
-    extra = ["file"] if config.repeats_rule == "reject" else []
-    with (
-        BucketWriter(folder, num_buckets) as buckets,
-        pq.ParquetWriter(rejects.on_disk, _arrow_schema(REJECT_SCHEMA)) as rejected,
-    ):
-        for batch in _batches(source.interactions):
-            num_read += len(batch)
-            checked = columns.check(batch)
-            if checked["is_bad"].any():
-                bad = columns.rejected(batch, checked)
-                rejected.write_table(bad.to_arrow().cast(rejected.schema))
-                checked = checked.filter(~pl.col("is_bad"))
-            if checked["is_unrated"].any():
-                num_unrated += int(checked["is_unrated"].sum())
-                checked = checked.filter(~pl.col("is_unrated"))
-            good = checked.select("user", "item", "rating", "timestamp", "line", *extra)
-            user_type = good.schema["user"]
-            items.add(good["item"])
-            buckets.write(good)
-    require(num_read > 0, "the log holds no interaction below its header")
+    units = _units(part_rows)
+    scan = _ScanUnit(
+        source.frames,
+        columns,
+        config.repeats_rule == "reject",
+        num_buckets(source_bytes(source)),
+        phases.folder_of(CHECK),
+    )
+    rows = [sum(num_rows for _, _, num_rows in unit) for unit in units]
+    results = phases.run(CHECK, scan, units, unit_costs=rows)
+    num_read = sum(result["read"] for result in results)
+    numbers = range(len(units))
+    items = _distinct(scan.items_path(k) for k in numbers)
+    with written_atomically(folder / "items.arrow") as partial:
+        items.to_frame("item").write_ipc(partial)
+    num_rejected = sum(result["rejected"] for result in results)
+    if num_rejected:
+        rejects.on_disk = folder / "rejected.parquet"
+        _join([scan.rejects_path(k) for k in numbers if results[k]["rejected"]], rejects.on_disk)
     return ScannedLog(
-        folder, num_buckets, num_read, num_unrated, items.values(), user_type, columns.time_unit
+        tuple(BucketFile(scan.rows_path(k), tuple(results[k]["buckets"])) for k in numbers),
+        scan.num_buckets,
+        num_read,
+        sum(result["unrated"] for result in results),
+        num_rejected,
+        folder / "items.arrow",
+        columns.id_types["user"],
+        items.dtype,
+        columns.time_unit,
     )
 
 
-def _batches(log: pl.LazyFrame) -> Iterator[pl.DataFrame]:
-    """The log in order, a limited number of rows at a time."""
-    for batch in log.collect_batches(
-        chunk_size=BATCH_ROWS, maintain_order=True, engine="streaming"
+@dataclass(frozen=True)
+class _ScanUnit:
+    """Checks a unit of the log: pieces, each of which is ``[part, first row, number of rows]``."""
+
+    parts: tuple[pl.LazyFrame, ...]
+    columns: "_CheckedColumns"
+    has_places: bool
+    """Whether good rows keep their file and line."""
+    num_buckets: int
+    folder: Path
+
+    def rows_path(self, number: int) -> Path:
+        """The good rows of a unit."""
+        return self.folder / f"rows-{number}.arrow"
+
+    def items_path(self, number: int) -> Path:
+        """Their distinct items."""
+        return self.folder / f"items-{number}.arrow"
+
+    def rejects_path(self, number: int) -> Path:
+        """The bad rows of a unit, if it has any."""
+        return self.folder / f"rejects-{number}.parquet"
+
+    def __call__(self, number: int, unit: Sequence[Sequence[int]]) -> Result:
+        num_read = num_unrated = 0
+        items, bad_rows = [], []
+        with (
+            written_atomically(self.rows_path(number)) as partial,
+            BucketWriter(partial, self.num_buckets) as writer,
+        ):
+            for batch in self._batches(unit):
+                num_read += len(batch)
+                good, bad, is_unrated = self.columns.parted(batch, has_places=self.has_places)
+                num_unrated += is_unrated
+                if len(bad):
+                    bad_rows.append(bad)
+                items.append(good["item"].unique())
+                writer.write(good)
+            if not writer.buckets:
+                partial.touch()
+        with written_atomically(self.items_path(number)) as partial:
+            pl.concat(items).unique().sort().to_frame("item").write_ipc(partial)
+        if bad_rows:
+            with written_atomically(self.rejects_path(number)) as partial:
+                pl.concat(bad_rows).write_parquet(partial)
+        return {
+            "read": num_read,
+            "unrated": num_unrated,
+            "rejected": sum(map(len, bad_rows)),
+            "buckets": writer.buckets,
+        }
+
+    def _batches(self, unit: Sequence[Sequence[int]]) -> Iterator[pl.DataFrame]:
+        frames = [
+            self.parts[part].slice(first, num_rows).collect(engine="streaming")
+            for part, first, num_rows in unit
+        ]
+        rows = pl.concat(frames) if len(frames) > 1 else frames[0]
+        del frames
+        yield from rows.iter_slices(BATCH_ROWS)
+
+
+def count_rows(source: Source) -> list[int]:
+    """The rows of each of the source's frames."""
+    frames = source.frames
+    counts = [frame.select(pl.len()) for frame in frames]
+    return [count.item() for count in pl.collect_all(counts, engine="streaming")]
+
+
+def _units(part_rows: Sequence[int]) -> list[list[list[int]]]:
+    """Pieces of parts, in order, such that each unit has about ``UNIT_ROWS`` rows.
+
+    A large part is cut, and small ones are put together.
+    """
+    units: list[list[list[int]]] = [[]]
+    size = 0
+    for part, num_rows in enumerate(part_rows):
+        first = 0
+        while first < num_rows:
+            if size >= UNIT_ROWS or len(units[-1]) == UNIT_PIECES:
+                units.append([])
+                size = 0
+            taken = min(num_rows - first, UNIT_ROWS - size)
+            units[-1].append([part, first, taken])
+            size, first = size + taken, first + taken
+    return units
+
+
+def _distinct(paths: Iterator[Path]) -> pl.Series:
+    """All distinct items of the units, ascending."""
+    items: list[pl.Series] = []
+    num_merged = 0
+    for path in paths:
+        items.append(pl.read_ipc(path)["item"])
+        # Merged whenever they have doubled: every item is merged a few times in all.
+        if sum(map(len, items)) > 2 * num_merged + BATCH_ROWS:
+            items = [pl.concat(items).unique()]
+            num_merged = len(items[0])
+    return pl.concat(items).unique().sort()
+
+
+def _join(paths: Sequence[Path], target: Path) -> None:
+    """Write the rows of Parquet files into one, a file at a time."""
+    with (
+        written_atomically(target) as partial,
+        pq.ParquetWriter(partial, _arrow_schema(REJECT_SCHEMA)) as writer,
     ):
-        yield from batch.iter_slices(2 * BATCH_ROWS)
-
-
-@dataclass
-class _Distinct:
-    """The distinct values of a column that comes in batches."""
-
-    found: list[pl.Series] = field(default_factory=list)
-    """Values of which several may be equal; the first entry's are distinct."""
-    num_after_merge: int = 0
-
-    def add(self, values: pl.Series) -> None:
-        self.found.append(values.unique())
-        # Merged whenever they have doubled: every value is merged a few times in all.
-        if sum(map(len, self.found)) > 2 * self.num_after_merge + BATCH_ROWS:
-            self.values()
-
-    def values(self) -> pl.Series:
-        """All distinct values so far, in no certain order; at least one batch must have come."""
-        self.found = [pl.concat(self.found).unique()]
-        self.num_after_merge = len(self.found[0])
-        return self.found[0]
+        for path in paths:
+            writer.write_table(pl.read_parquet(path).to_arrow().cast(writer.schema))
 
 
 @dataclass(frozen=True)
@@ -135,11 +248,13 @@ class _CheckedColumns:
     """When a row fails, the column at fault, and the reason. Of typed columns, and of ``NAME is
     missing`` and ``NAME is bad`` of each."""
     is_unrated: pl.Expr
+    id_types: dict[str, pl.DataType]
+    """Of ``user`` and ``item``: Int64 or String."""
     time_unit: str | None
 
     @classmethod
     def of(cls, source: Source, config: DataConfig) -> "_CheckedColumns":
-        log = source.interactions
+        log = source.frames[0]
         schema = log.collect_schema()
         missing = config.missing_values
         values = {name: id_value(name, schema[name], missing) for name in ("user", "item")}
@@ -159,7 +274,27 @@ class _CheckedColumns:
             *(_rating_checks(config, is_unrated) if "rating" in values else ()),
             *(_time_checks(config) if "timestamp" in values else ()),
         ]
-        return cls(values, checks, is_unrated, unit)
+        ids = {n: schema.to_frame().select(values[n].value)[n].dtype for n in ("user", "item")}
+        return cls(values, checks, is_unrated, ids, unit)
+
+    def parted(
+        self, batch: pl.DataFrame, *, has_places: bool
+    ) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+        """A batch's good rows, typed; its bad ones, as rejects; and the number of unrated ones.
+
+        With ``has_places`` good rows have their ``file`` and ``line_in_file``.
+        """
+        checked, bad = self.check(batch), REJECT_SCHEMA.to_frame()
+        if checked["is_bad"].any():
+            bad = self.rejected(batch, checked)
+            checked = checked.filter(~pl.col("is_bad"))
+        num_unrated = int(checked["is_unrated"].sum())
+        if num_unrated:
+            checked = checked.filter(~pl.col("is_unrated"))
+        file, line = pl.col("file"), pl.col("line").alias("line_in_file")
+        places = [file, line] if has_places else []
+        ids = [pl.col(name).cast(kind) for name, kind in self.id_types.items()]
+        return checked.select(*ids, "rating", "timestamp", *places), bad, num_unrated
 
     def check(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Typed columns of a batch; what is wrong with each; ``is_bad``, ``is_unrated``."""
@@ -250,10 +385,14 @@ def _time_checks(config: DataConfig) -> list[tuple[pl.Expr, str, pl.Expr]]:
     return checks
 
 
-def _num_buckets(source: Source) -> int:
+def source_bytes(source: Source) -> int:
+    """Bytes of a log's files."""
+    return sum(f.stat().st_size for f in (*source.files, *source.generated) if f.exists())
+
+
+def num_buckets(num_bytes: int) -> int:
     """A power of two, such that a bucket is of about ``BUCKET_BYTES`` or less."""
-    num_bytes = sum(f.stat().st_size for f in (*source.files, *source.generated) if f.exists())
-    num_buckets = 1
-    while num_buckets < MAX_BUCKETS and num_buckets * BUCKET_BYTES < num_bytes:
-        num_buckets *= 2
-    return num_buckets
+    number = 1
+    while number < MAX_BUCKETS and number * BUCKET_BYTES < num_bytes:
+        number *= 2
+    return number

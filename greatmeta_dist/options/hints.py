@@ -173,7 +173,11 @@ def word_hint(word: str, command: str) -> str:
 def owners(option: str) -> list[str]:
     """The commands that read an option, or take a group's presets."""
     section = option.partition(".")[0]
-    return [name for name, c in COMMANDS.items() if section in (*c.folders, *c.groups)]
+    return [
+        name
+        for name, c in COMMANDS.items()
+        if section in (*c.folders, *c.groups) and option not in c.not_read
+    ]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

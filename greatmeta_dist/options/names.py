@@ -42,6 +42,8 @@ class Command:
     """Options that name a folder."""
     sections: tuple[str, ...] = ()
     """Sections of the config, each of them also a group of presets."""
+    not_read: tuple[str, ...] = ()
+    """Options of its sections that it does not read."""
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -56,7 +58,12 @@ COMMANDS = {
         ("data",),
     ),
     "prepare": Command(
-        "logs → store: prepare data=<preset> data.path=<files> store=DIR", ("store",), ("data",)
+        "logs → store: prepare data=<preset> data.path=<files> store=DIR [cluster=ray]",
+        ("store",),
+        ("data", "cluster"),
+        not_read=tuple(
+            f"cluster.{name}" for name in ("gpus_per_worker", "reduction", "threads", "precision")
+        ),
     ),
     "train": Command(
         "store → run: train store=DIR run=DIR [experiment=…]",
@@ -116,8 +123,9 @@ def all_options() -> dict[str, Option]:
 
 def options_of(command: str) -> dict[str, Option]:
     """The options that a command reads, folders first."""
-    reads = (*COMMANDS[command].folders, *COMMANDS[command].sections)
-    options = all_options().values()
+    spec = COMMANDS[command]
+    reads = (*spec.folders, *spec.sections)
+    options = [o for o in all_options().values() if o.name not in spec.not_read]
     return {o.name: o for section in reads for o in options if o.section == section}
 
 

@@ -83,6 +83,14 @@ class Source:
     """Which columns of the log were taken; None where the source decides that by itself."""
     not_used: dict[str, list[str]] = field(default_factory=dict)
     """Columns of each file that the store will not have."""
+    parts: tuple[pl.LazyFrame, ...] = ()
+    """The frames that ``interactions`` joins, where it joins many: rows amid one frame are found at
+    once, and amid joined ones only by reading those before."""
+
+    @property
+    def frames(self) -> tuple[pl.LazyFrame, ...]:
+        """The log in order, in one or more frames."""
+        return self.parts or (self.interactions,)
 
 
 def reads(*options: str) -> Callable[[OpenSource], OpenSource]:

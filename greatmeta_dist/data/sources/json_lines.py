@@ -2,19 +2,19 @@
 
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from greatmeta_dist.data.sources.folders import DataFile, local_file
-from greatmeta_dist.data.text import require_file
+from greatmeta_dist.data.text import local_copy, require_file
+from greatmeta_dist.data.text_units import LinesFile, fetched, parse_files
 from greatmeta_dist.errors import require
 
-LINES_AT_A_TIME = 1 << 16
 NUM_SAMPLED = 1000
 """First lines that tell a file's columns."""
 
@@ -36,60 +36,50 @@ def json_columns(file: DataFile, work: Path) -> list[str]:
 
 
 def scan_json(file: DataFile, columns: Sequence[str], work: Path) -> pl.LazyFrame:
-    """Read columns of a file into ``work``, and scan what came of it, in the frame of a source.
+    """Parse columns of a file into ``work``, in units of lines, and scan what came of it.
 
-    A column that an object lacks is missing there. Numbers are text: whole ones without a point.
-    Lists are JSON.
+    The frame is that of a source. A column that an object lacks is missing there. Numbers are text:
+    whole ones without a point. Lists are JSON.
     """
-    in_file = [c for c in columns if c not in file.keys]
-    key = zlib.crc32("\n".join([file.path, *in_file]).encode())
-    target = work / f"json-{key:08x}.parquet"
-    if not target.exists():
-        _parse_into(target, local_file(file, work), in_file)
-    frame = pl.scan_parquet(target, glob=False).with_columns(
+    lines = _lines_file(file, columns, work)
+    parse_files([lines])
+    frame = lines.scan().with_columns(
         **{c: pl.lit(file.keys[c], pl.String) for c in columns if c in file.keys},
         file=pl.lit(file.name),
     )
     return frame.select(*columns, "file", "line", "reason", "text")
 
 
-def _parse_into(target: Path, path: Path, columns: list[str]) -> None:
-    """Write a file's lines as Parquet: the columns, ``line``, ``reason``, ``text``."""
+def parse_json(files: Sequence[DataFile], columns: Sequence[str], work: Path) -> None:
+    """Parse many files at a time; ``scan_json`` then finds them parsed."""
+    key = zlib.crc32("\n".join(file.path for file in files).encode())
+    fetched(partial(local_copy, work=work), [file.path for file in files], f"{key:08x}")
+    parse_files([_lines_file(file, columns, work) for file in files])
+
+
+def _lines_file(file: DataFile, columns: Sequence[str], work: Path) -> LinesFile:
+    in_file = [c for c in columns if c not in file.keys]
+    key = zlib.crc32("\n".join([file.path, *in_file]).encode())
     text = pa.string()
-    schema = pa.schema(
-        [
-            *((name, text) for name in columns),
-            ("line", pa.int64()),
-            ("reason", text),
-            ("text", text),
-        ]
-    )
-    with path.open("rb") as lines, pq.ParquetWriter(target, schema, compression="lz4") as writer:
-        for first_line, part in _parts(lines):
-            parsed = [_object(line) for line in part]
-            arrays = [
-                *(_strings([_text(v.get(c)) if v else None for v, _ in parsed]) for c in columns),
-                pa.array(range(first_line, first_line + len(part)), pa.int64()),
-                pa.array([reason for _, reason in parsed], text),
-                _strings(
-                    [
-                        line.decode(errors="replace").rstrip("\r\n") if reason else None
-                        for line, (_, reason) in zip(part, parsed, strict=True)
-                    ]
-                ),
-            ]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+    schema = pa.schema([*((name, text) for name in in_file), ("reason", text), ("text", text)])
+    parse = partial(_parse, columns=tuple(in_file))
+    return LinesFile(local_file(file, work), work / f"json-{key:08x}", 0, 1, parse, schema)
 
 
-def _parts(lines: Any) -> Iterator[tuple[int, list[bytes]]]:
-    first_line, part = 1, []
-    for line in lines:
-        part.append(line)
-        if len(part) == LINES_AT_A_TIME:
-            yield first_line, part
-            first_line, part = first_line + len(part), []
-    if part:
-        yield first_line, part
+def _parse(part: bytes, *, columns: Sequence[str]) -> pa.Table:
+    """The columns, ``reason`` and ``text`` of each line."""
+    lines = part.removesuffix(b"\n").split(b"\n")
+    parsed = [_object(line) for line in lines]
+    columns_of = {
+        c: _strings([_text(value.get(c)) if value else None for value, _ in parsed])
+        for c in columns
+    }
+    text = [
+        line.decode(errors="replace").rstrip("\r\n") if reason else None
+        for line, (_, reason) in zip(lines, parsed, strict=True)
+    ]
+    reasons = pa.array([reason for _, reason in parsed], pa.string())
+    return pa.table({**columns_of, "reason": reasons, "text": _strings(text)})
 
 
 def _object(line: bytes) -> tuple[dict[str, Any] | None, str | None]:

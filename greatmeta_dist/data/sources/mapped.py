@@ -23,9 +23,9 @@ from greatmeta_dist.data.sources.base import (
 )
 from greatmeta_dist.data.sources.columns import entity_column, find_columns, require_known
 from greatmeta_dist.data.sources.folders import DataFile, files_of, format_of, local_file
-from greatmeta_dist.data.sources.json_lines import json_columns, scan_json
+from greatmeta_dist.data.sources.json_lines import json_columns, parse_json, scan_json
 from greatmeta_dist.data.sources.parquet import Role, parquet_columns, scan_parquet_files
-from greatmeta_dist.data.text import INTERNAL, TextFormat, scan_text
+from greatmeta_dist.data.text import INTERNAL, TextFormat, parse_texts, scan_text
 from greatmeta_dist.errors import require
 
 NUM_SAMPLED = 1000
@@ -102,15 +102,17 @@ def open_mapped(config: DataConfig, work: Path, kind: str) -> Source:
             unused = [c for c in names if c not in (id_column, *kinds)]
             not_used[entities.files[0].name] = unused
             files += [local_file(file, work) for file in entities.files]
-    frame = reader.scan(log, {column_of[k]: ROLES[k] for k in column_of})
+    frames = reader.parts(log, {column_of[k]: ROLES[k] for k in column_of})
+    parts = tuple(interactions_of(frame, column_of) for frame in frames)
     return Source(
-        interactions_of(frame, column_of),
+        pl.concat(parts) if len(parts) > 1 else parts[0],
         has_timestamp="timestamp" in column_of,
         users=tables["user"],
         items=tables["item"],
         files=tuple(files),
         columns=columns,
         not_used={name: unused for name, unused in not_used.items() if unused},
+        parts=parts,
     )
 
 
@@ -148,11 +150,21 @@ class Reader:
 
     def scan(self, table: Files, roles: dict[str, Role]) -> pl.LazyFrame:
         """The columns, as they come; of text files, text."""
-        if table.kind == "parquet":
-            return scan_parquet_files(table.files, roles, self.work)
-        read = self._csv_columns if table.kind == "csv" else self._json_columns
-        frames = [_without_points(read(file, list(roles)), roles) for file in table.files]
+        frames = self.parts(table, roles)
         return pl.concat(frames) if len(frames) > 1 else frames[0]
+
+    def parts(self, table: Files, roles: dict[str, Role]) -> list[pl.LazyFrame]:
+        """The same in one or more frames: of text files, one of each."""
+        files, columns = table.files, list(roles)
+        if table.kind == "parquet":
+            return scan_parquet_files(files, roles, self.work)
+        if table.kind == "jsonl":
+            parse_json(files, columns, self.work)
+            frames = [scan_json(file, columns, self.work) for file in files]
+        else:
+            parse_texts({file.path: self._format(file) for file in files}, self.work)
+            frames = [self._csv_columns(file, columns) for file in files]
+        return [_without_points(frame, roles) for frame in frames]
 
     def table(self, table: Files, id_column: str, kinds: dict[str, Kind]) -> Table:
         """Users or items with their features."""
@@ -177,9 +189,6 @@ class Reader:
                 columns.append(single_value(name, missing))
         return entity_table(frame, id_column, columns, kinds, missing=missing)
 
-    def _json_columns(self, file: DataFile, columns: list[str]) -> pl.LazyFrame:
-        return scan_json(file, columns, self.work)
-
     def _csv_columns(self, file: DataFile, columns: list[str]) -> pl.LazyFrame:
         frame = self._scan_csv(file)
         names = frame.collect_schema().names()[:-4]
@@ -195,16 +204,18 @@ class Reader:
         return frame.select(*columns, "file", "line", "reason", "text")
 
     def _scan_csv(self, file: DataFile) -> pl.LazyFrame:
+        if file.path not in self.parsed:
+            self.parsed[file.path] = scan_text(file.path, self._format(file), self.work)
+        return self.parsed[file.path]
+
+    def _format(self, file: DataFile) -> TextFormat:
         separator = "\t" if ".tsv" in file.name and self.config.separator == "," else None
-        fmt = TextFormat(
+        return TextFormat(
             separator or self.config.separator,
             has_header=self.config.has_header,
             is_quoted=True,
             encoding=self.config.encoding,
         )
-        if file.path not in self.parsed:
-            self.parsed[file.path] = scan_text(file.path, fmt, self.work)
-        return self.parsed[file.path]
 
 
 def _without_points(frame: pl.LazyFrame, roles: dict[str, Role]) -> pl.LazyFrame:

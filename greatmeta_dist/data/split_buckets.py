@@ -1,0 +1,162 @@
+"""The second pass: each bucket of users is read whole, and its tasks are written by split."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import polars as pl
+
+from greatmeta_dist.config import DataConfig
+from greatmeta_dist.data.arrow import write_arrow
+from greatmeta_dist.data.counts import TrainingCounts
+from greatmeta_dist.data.encode import encode_tasks
+from greatmeta_dist.data.hashing import hash_tokens
+from greatmeta_dist.data.histories import index_of_items, read_history
+from greatmeta_dist.data.negatives import add_negatives
+from greatmeta_dist.data.recipe import split_by_recipe
+from greatmeta_dist.data.scan import ScannedLog
+from greatmeta_dist.data.split import Catalogue, History, SplitTasks
+from greatmeta_dist.data.split_file import split_as_given
+from greatmeta_dist.data.summary import LogSummary
+from greatmeta_dist.data.units import Result
+from greatmeta_dist.files import written_atomically
+
+SPLIT = "split users"
+NUM_CACHED = 4
+"""Tables that a process keeps open: units of one phase read the same ones."""
+
+
+@dataclass(frozen=True)
+class SplitUnit:
+    """Splits a bucket; a unit is the bucket's number.
+
+    The result counts rows in ``counts``, under names of ``Report``, in ``tasks`` the tasks and
+    interactions of each split, and in ``summary`` what ``LogSummary`` counts.
+    """
+
+    log: ScannedLog
+    config: DataConfig
+    has_time: bool
+    folder: Path
+    """Has what ``write_context`` wrote."""
+
+    def tasks_path(self, number: int, split: str) -> Path:
+        """A split's tasks, if the bucket has any."""
+        return self.folder / f"{split}-{number}.arrow"
+
+    def counts_path(self, number: int) -> Path:
+        """Counts of the training rows."""
+        return self.folder / f"counts-{number}.arrow"
+
+    def summary_path(self, number: int) -> Path:
+        """Interactions of each item."""
+        return self.folder / f"summary-{number}.arrow"
+
+    def rejects_path(self, number: int) -> Path:
+        """Rows that repeat another one, where these are rejected."""
+        return self.folder / f"rejects-{number}.arrow"
+
+    def used_lines_path(self, number: int) -> Path:
+        """Lines of the split file that name a row of the bucket."""
+        return self.folder / f"used-{number}.arrow"
+
+    def __call__(self, number: int, unit: int) -> Result:
+        catalogue = _catalogue(self.folder / "catalogue.arrow")
+        bucket = read_history(
+            self.log.bucket(unit),
+            read_table(self.folder / "index.arrow"),
+            self.config,
+            has_time=self.has_time,
+        )
+        counts = {"repeats": bucket.num_repeats}
+        users = self.folder / "users.arrow"
+        if users.exists():
+            is_listed = bucket.history.token.is_in(read_table(users)["id"].implode())
+            counts["unlisted_users"] = int((~is_listed).sum())
+        if len(bucket.rejected):
+            write_table(self.rejects_path(number), bucket.rejected)
+        tasks = self._split(number, bucket.history, catalogue)
+        summary = LogSummary.of(tasks, len(catalogue.token))
+        summary.write_items(self.summary_path(number))
+        splits = tasks.splits
+        if self.config.is_implicit:
+            splits = add_negatives(splits, tasks.history, catalogue, self.config)
+        written = {}
+        for split, rows in splits.items():
+            if len(rows):
+                batch = encode_tasks(tasks.history, rows)
+                with written_atomically(self.tasks_path(number, split)) as partial:
+                    write_arrow(partial, batch)
+                written[split] = [batch.num_rows, len(rows)]
+        training = TrainingCounts.zeros(len(catalogue.token))
+        if "train" in splits:
+            training.add(tasks.history, splits["train"])
+        with written_atomically(self.counts_path(number)) as partial:
+            training.write(partial)
+        return {
+            "counts": counts,
+            "tasks": written,
+            "rejected": len(bucket.rejected),
+            "summary": summary.as_result(),
+        }
+
+    def _split(self, number: int, history: History, catalogue: Catalogue) -> SplitTasks:
+        """A bucket's tasks, by the recipe or by the given split."""
+        given = self.folder / "given.arrow"
+        if not given.exists():
+            return split_by_recipe(history, catalogue, self.config)
+        tasks, used_lines = split_as_given(history, catalogue, read_table(given))
+        write_table(self.used_lines_path(number), used_lines.to_frame("line"))
+        return tasks
+
+
+def write_context(
+    folder: Path,
+    log: ScannedLog,
+    items: pl.DataFrame,
+    is_cold: pl.Series,
+    *,
+    users: pl.DataFrame | None,
+    given: pl.DataFrame | None,
+) -> None:
+    """Write what every bucket needs to know, as files: they may be large, and workers share them.
+
+    ``items`` is the catalogue, and ``is_cold`` says which of its items are held out.
+    """
+    tokens = items["id"]
+    catalogue = pl.DataFrame({"id": tokens, "hash": hash_tokens(tokens), "is_cold": is_cold})
+    write_table(folder / "catalogue.arrow", catalogue)
+    write_table(folder / "index.arrow", index_of_items(log.items, items))
+    if users is not None:
+        write_table(folder / "users.arrow", users.select("id"))
+    if given is not None:
+        write_table(folder / "given.arrow", given)
+
+
+def read_all(paths: Sequence[Path]) -> Iterator[pl.DataFrame]:
+    """The tables that some units wrote; units that wrote none are passed over."""
+    for path in paths:
+        if path.exists():
+            yield pl.read_ipc(path)
+
+
+def write_table(path: Path, table: pl.DataFrame) -> None:
+    """Write a table, whole or not at all."""
+    with written_atomically(path) as partial:
+        table.write_ipc(partial)
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """A table that every unit reads; a process keeps it open."""
+    return _opened(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(NUM_CACHED)
+def _opened(path: Path, modified_ns: int) -> pl.DataFrame:
+    return pl.read_ipc(path)
+
+
+def _catalogue(path: Path) -> Catalogue:
+    table = read_table(path)
+    return Catalogue(table["id"], table["hash"].to_numpy(), table["is_cold"].to_numpy())

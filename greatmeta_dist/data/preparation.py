@@ -41,6 +41,7 @@ from greatmeta_dist.data.split_buckets import (
     write_table,
 )
 from greatmeta_dist.data.split_file import read_split
+from greatmeta_dist.data.split_time import find_split_time, require_times
 from greatmeta_dist.data.store import ITEMS, Store
 from greatmeta_dist.data.summary import LogSummary
 from greatmeta_dist.data.vocabulary import (
@@ -84,11 +85,7 @@ class Preparation:
             self.config = replace(self.config, columns=self.source.columns)
             self.report.columns = asdict(self.source.columns)
         self.report.not_used = self.source.not_used
-        require(
-            self.config.query_by != "time" or self.source.has_timestamp,
-            "data.query_by=time needs times, and the log has none; set data.columns.timestamp or "
-            "data.query_by=random",
-        )
+        require_times(self.config, has_times=self.source.has_timestamp)
         self.given = read_split(self.config.split, self.work) if self.config.split else None
         part_rows = count_rows(self.source)
         self._expect(sum(part_rows), source_bytes(self.source))
@@ -177,10 +174,20 @@ class Preparation:
 
     def _split_users(self, log: ScannedLog) -> tuple[SplitUnit, list[dict[str, list[int]]]]:
         """Split every bucket; the tasks and interactions of each split, by bucket."""
-        split = SplitUnit(log, self.config, self.source.has_timestamp, self.phases.folder_of(SPLIT))
-        write_context(
-            split.folder, log, self.items, self._is_cold(), users=self.users, given=self.given
+        is_cold, split_time = self._is_cold(), None
+        if self.config.is_split_by_time:
+            point = find_split_time(log, self.config, self.phases)
+            split_time = self.report.split_time = point.seconds
+            seen = point.seen_items.cast(pl.String)
+            is_cold |= ~self.items["id"].is_in(seen.implode())
+        split = SplitUnit(
+            log,
+            self.config,
+            self.source.has_timestamp,
+            split_time,
+            self.phases.folder_of(SPLIT),
         )
+        write_context(split.folder, log, self.items, is_cold, users=self.users, given=self.given)
         results = self.phases.run(SPLIT, split, range(log.num_buckets))
         self.counts = TrainingCounts.zeros(len(self.items))
         summary = LogSummary.zeros(len(self.items))

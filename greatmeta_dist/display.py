@@ -69,8 +69,12 @@ class Display:
         """Print the tables of ``evaluation.json``, one for each scenario."""
         for scenario, results in evaluation["scenarios"].items():
             self._print(_scenario_table(scenario, results))
+            for line in _who_counts(results):
+                self.say(line)
             if "catalogue" in results:
                 self._print(_catalogue_table(scenario, results["catalogue"]))
+                for line in _who_counts_in_catalogue(results):
+                    self.say(line)
         self.say("MAE and RMSE are in the ratings' units; gap is minority RMSE minus majority RMSE")
         for name, value in evaluation["notes"].items():
             self.say(f"{name.replace('_', ' ')}: {value:.3f}")
@@ -205,6 +209,50 @@ def _catalogue_table(scenario: str, models: dict[str, Numbers]) -> Table:
     ordered = sorted(dict.fromkeys(names), key=lambda name: kinds.index(name.partition("@")[0]))
     columns = [_Column(name, _by_model(models, name), is_higher_better=True) for name in ordered]
     return _table(f"{scenario}, whole catalogue", list(models), columns)
+
+
+def _who_counts(results: Mapping[str, Any]) -> list[str]:
+    """A line for the numbers that some of a scenario's users do not count in, and why."""
+    # Imported here as above.
+    from greatmeta_dist.evaluation.metrics import metric_of, registered_metrics
+
+    num_users = results["users"]
+    numbers: dict[tuple[int, str], list[str]] = {}
+    for number, num_counted in results.get("counted", {}).items():
+        if num_counted < num_users:
+            left_out = registered_metrics()[metric_of(number)].left_out
+            numbers.setdefault((num_counted, left_out), []).append(number)
+    return [
+        _line(names, num_counted, left_out, num_users)
+        for (num_counted, left_out), names in numbers.items()
+    ]
+
+
+def _who_counts_in_catalogue(results: Mapping[str, Any]) -> list[str]:
+    from greatmeta_dist.evaluation.metrics import NOTHING_TO_RANK
+
+    num_users = results["users"]
+    num_counted = results.get("catalogue_counted", num_users)
+    is_any = num_counted < num_users
+    return [_line(["whole catalogue"], num_counted, NOTHING_TO_RANK, num_users)] if is_any else []
+
+
+def _line(names: list[str], num_counted: int, left_out: str, num_users: int) -> str:
+    """``ndcg@1, 3, 5, 10 and auc of 118 of 120 users; 2 have nothing to rank``."""
+    cutoffs: dict[str, list[str]] = {}
+    for name in names:
+        metric, _, cutoff = name.partition("@")
+        cutoffs.setdefault(metric, []).append(cutoff)
+    *first, last = [
+        f"{metric}@{', '.join(values)}" if any(values) else metric
+        for metric, values in cutoffs.items()
+    ]
+    what = f"{', '.join(first)} and {last}" if first else last
+    if not num_counted:
+        return f"{what} undefined: of {num_users} users each has {left_out}"
+    others = num_users - num_counted
+    has = "has" if others == 1 else "have"
+    return f"{what} of {num_counted} of {num_users} users; {others} {has} {left_out}"
 
 
 def _by_model(models: Mapping[str, Numbers], number: str) -> Numbers:

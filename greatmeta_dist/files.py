@@ -110,8 +110,11 @@ def written_atomically(path: Path) -> Iterator[Path]:
 
 
 def write_json_atomically(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, as ``write_text_atomically`` does."""
-    write_text_atomically(path, json.dumps(value, indent=1))
+    """Write a value as indented JSON, as ``write_text_atomically`` does.
+
+    Raises ``ValueError`` for nan and infinity, which JSON does not have.
+    """
+    write_text_atomically(path, json.dumps(value, indent=1, allow_nan=False))
 
 
 @contextmanager

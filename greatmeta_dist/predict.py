@@ -20,7 +20,8 @@ from greatmeta_dist.evaluation.baselines import Baselines
 from greatmeta_dist.evaluation.scoring import Scorer
 from greatmeta_dist.ragged import Ragged
 from greatmeta_dist.training.build import Model, build_model
-from greatmeta_dist.training.run_folder import CHECKPOINTS, require_same_store, saved_config
+from greatmeta_dist.training.run_config import saved_config
+from greatmeta_dist.training.run_folder import CHECKPOINTS, require_same_store
 from greatmeta_dist.training.saved_model import SavedModel
 
 FOR_PREDICTIONS: checkpoint.Wanted = {"rows": None}

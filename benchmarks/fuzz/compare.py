@@ -122,7 +122,10 @@ def _count_repeats(
         kept = by_age(counted[item], has_time=has_time)[-1]
         for row in rows:
             if row is not kept:
-                expected.rejected[row.line] = "repeats a user and item; the latest is kept"
+                reason = "repeats a user and item; the latest is kept"
+                if config.is_split_by_time:
+                    reason += ", of those before the point in time if there are any"
+                expected.rejected[row.line] = reason
 
 
 def _add_labels(

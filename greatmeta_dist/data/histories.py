@@ -24,6 +24,12 @@ class BucketHistory:
     """The rows that repeat another one, where ``data.repeats=reject``."""
 
 
+def repeat_reason(config: DataConfig) -> str:
+    """Why a row is rejected that repeats another one, with ``data.repeats=reject``."""
+    where = ", of those before the point in time if there are any" * config.is_split_by_time
+    return f"repeats a user and item; the latest is kept{where}"
+
+
 def index_of_items(in_log: pl.Series, items: pl.DataFrame) -> pl.DataFrame:
     """``item``, as it stands in the log, and its ``index`` in the catalogue."""
     index = items.select("id").with_row_index("index").with_columns(pl.col("index").cast(pl.Int32))

@@ -51,15 +51,6 @@ class LeftOut:
             left_out.rows[name] = int(num_interactions[is_out].sum())
         return left_out
 
-    def as_result(self) -> dict[str, dict[str, int]]:
-        """The counts, as JSON can hold them."""
-        return {"users": dict(self.users), "rows": dict(self.rows), "unused": dict(self.unused)}
-
-    @classmethod
-    def of_result(cls, result: dict[str, dict[str, int]]) -> "LeftOut":
-        """From the counts as JSON has them."""
-        return cls(**{name: Counter(counts) for name, counts in result.items()})
-
     def add(self, other: "LeftOut") -> None:
         """Add another bucket's counts."""
         self.users += other.users

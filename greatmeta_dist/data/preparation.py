@@ -20,6 +20,7 @@ from greatmeta_dist.data.counts import TrainingCounts
 from greatmeta_dist.data.encode import encode_items
 from greatmeta_dist.data.entities import read_catalogue, read_entities
 from greatmeta_dist.data.fingerprint import HASH, files_in, hash_files
+from greatmeta_dist.data.histories import repeat_reason
 from greatmeta_dist.data.manifest import (
     FORMAT_VERSION,
     ITEM_ID,
@@ -192,8 +193,9 @@ class Preparation:
         self.counts = TrainingCounts.zeros(len(self.items))
         summary = LogSummary.zeros(len(self.items))
         for number, result in enumerate(results):
-            for name, count in result["counts"].items():
-                setattr(self.report, name, getattr(self.report, name) + count)
+            self.report.repeats += result["repeats"]
+            self.report.unlisted_users += result["unlisted_users"]
+            summary.add(LogSummary.read(split.summary_path(number), len(self.items)))
             for name, (num_tasks, num_rows) in result["tasks"].items():
                 for total, count in (
                     (self.report.tasks, num_tasks),
@@ -201,7 +203,6 @@ class Preparation:
                 ):
                     total[name] = total.get(name, 0) + count
             self.counts.add_file(split.counts_path(number))
-            summary.add(result["summary"], split.summary_path(number))
             train = split.tasks_path(number, "train")
             if "train" in result["tasks"] and self.users is not None:
                 users = pl.from_arrow(map_arrow(train).column("user"))
@@ -228,7 +229,7 @@ class Preparation:
     def _reject_repeats(self, rows: pl.DataFrame) -> None:
         repeats = rows.with_columns(
             line="line_in_file",
-            reason=pl.lit("repeats a user and item; the latest is kept"),
+            reason=pl.lit(repeat_reason(self.config)),
             text=pl.lit(None, pl.String),
         )
         self.rejects.add(repeats, "item", of="log")

@@ -31,8 +31,8 @@ NUM_CACHED = 4
 class SplitUnit:
     """Splits a bucket; a unit is the bucket's number.
 
-    The result counts rows in ``counts``, under names of ``Report``, in ``tasks`` the tasks and
-    interactions of each split, and in ``summary`` what ``LogSummary`` counts.
+    The result counts ``repeats``, ``unlisted_users`` and ``rejected`` rows, and in ``tasks`` the
+    tasks and interactions of each split.
     """
 
     log: ScannedLog
@@ -52,7 +52,7 @@ class SplitUnit:
         return self.folder / f"counts-{number}.arrow"
 
     def summary_path(self, number: int) -> Path:
-        """Interactions of each item."""
+        """What the bucket's log is like."""
         return self.folder / f"summary-{number}.arrow"
 
     def rejects_path(self, number: int) -> Path:
@@ -72,16 +72,15 @@ class SplitUnit:
             has_time=self.has_time,
             split_time=self.split_time,
         )
-        counts = {"repeats": bucket.num_repeats}
-        users = self.folder / "users.arrow"
+        users, num_unlisted = self.folder / "users.arrow", 0
         if users.exists():
             is_listed = bucket.history.token.is_in(read_table(users)["id"].implode())
-            counts["unlisted_users"] = int((~is_listed).sum())
+            num_unlisted = int((~is_listed).sum())
         if len(bucket.rejected):
             write_table(self.rejects_path(number), bucket.rejected)
         tasks = self._split(number, bucket.history, catalogue)
-        summary = LogSummary.of(tasks, len(catalogue.token))
-        summary.write_items(self.summary_path(number))
+        with written_atomically(self.summary_path(number)) as partial:
+            LogSummary.of(tasks, len(catalogue.token)).write(partial)
         splits = tasks.splits
         if self.config.is_implicit:
             splits = add_negatives(splits, tasks.history, catalogue, self.config)
@@ -98,10 +97,10 @@ class SplitUnit:
         with written_atomically(self.counts_path(number)) as partial:
             training.write(partial)
         return {
-            "counts": counts,
-            "tasks": written,
+            "repeats": bucket.num_repeats,
+            "unlisted_users": num_unlisted,
             "rejected": len(bucket.rejected),
-            "summary": summary.as_result(),
+            "tasks": written,
         }
 
     def _split(self, number: int, history: History, catalogue: Catalogue) -> SplitTasks:

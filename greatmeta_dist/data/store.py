@@ -103,6 +103,12 @@ class Store:
             tuple(f.unknown_row for f in fields),
         )
 
+    def vocabulary(self, field: Field) -> tuple[pa.ChunkedArray, NDArray[np.int32]]:
+        """A field's values that have an embedding row of their own, and these rows."""
+        table = pq.read_table(self._path(f"vocab/{field.name}.parquet"), columns=["value", "row"])
+        frequent = table.slice(0, field.num_rows - 1)
+        return frequent["value"], frequent["row"].to_numpy()
+
     def _item_rows(self, field: Field) -> Ragged:
         codes = ragged_of(self._items.column(f"code:{field.name}"))
         table = pq.read_table(self._path(f"vocab/{field.name}.parquet"), columns=["row"])

@@ -6,18 +6,17 @@ different activities there are: at most the root of twice the rows.
 Shapes: I items of the catalogue, U users of a bucket, n interactions.
 """
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import polars as pl
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from greatmeta_dist.data.left_out import LeftOut
 from greatmeta_dist.data.split import Ints, SplitTasks
-from greatmeta_dist.files import written_atomically
 
 QUANTILES = {"min": 0.0, "10%": 0.1, "50%": 0.5, "90%": 0.9, "99%": 0.99, "max": 1.0}
 
@@ -56,30 +55,43 @@ class LogSummary:
             summary.last_time = float(known.max(initial=-np.inf))
         return summary
 
-    def write_items(self, path: Path) -> None:
-        """Write the counts of the items that have any."""
+    def add(self, other: "LogSummary") -> None:
+        """Add another bucket's counts."""
+        self.item_count += other.item_count
+        self.activity += other.activity
+        self.first_time = min(self.first_time, other.first_time)
+        self.last_time = max(self.last_time, other.last_time)
+        self.left_out.add(other.left_out)
+
+    def write(self, path: Path) -> None:
+        """Write the counts: of the items, those that have any."""
         item = np.flatnonzero(self.item_count)
-        with written_atomically(path) as partial:
-            pl.DataFrame({"item": item, "count": self.item_count[item]}).write_ipc(partial)
-
-    def as_result(self) -> dict[str, Any]:
-        """The other counts, as JSON can hold them."""
-        times = {"first": self.first_time, "last": self.last_time}
-        return {
-            "activity": sorted(self.activity.items()),
-            "times": times if np.isfinite(self.first_time) else None,
-            "left_out": self.left_out.as_result(),
+        facts = {
+            "activity": list(self.activity.items()),
+            "times": None
+            if self.first_time > self.last_time
+            else [self.first_time, self.last_time],
+            "left_out": vars(self.left_out),
         }
+        counts = pa.table({"item": item, "count": self.item_count[item]})
+        table = counts.replace_schema_metadata({"facts": json.dumps(facts)})
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
 
-    def add(self, result: dict[str, Any], items: Path) -> None:
-        """Add another bucket's counts: ``as_result``, and what ``write_items`` wrote."""
-        table = pl.read_ipc(items)
-        self.item_count[table["item"].to_numpy()] += table["count"].to_numpy()
-        self.activity.update(dict(result["activity"]))
-        if result["times"] is not None:
-            self.first_time = min(self.first_time, result["times"]["first"])
-            self.last_time = max(self.last_time, result["times"]["last"])
-        self.left_out.add(LeftOut.of_result(result["left_out"]))
+    @classmethod
+    def read(cls, path: Path, num_items: int) -> "LogSummary":
+        """The inverse of ``write``."""
+        with pa.memory_map(str(path)) as source:
+            table = pa.ipc.open_file(source).read_all()
+        facts = json.loads(table.schema.metadata[b"facts"])
+        summary = cls.zeros(num_items)
+        summary.item_count[table["item"].to_numpy()] = table["count"].to_numpy()
+        summary.activity = Counter(dict(facts["activity"]))
+        if facts["times"]:
+            summary.first_time, summary.last_time = facts["times"]
+        counts = {name: Counter(by_rule) for name, by_rule in facts["left_out"].items()}
+        summary.left_out = LeftOut(**counts)
+        return summary
 
     @property
     def num_users(self) -> int:

@@ -16,6 +16,7 @@ for the one before. Nothing is ever unpickled, so a checkpoint from elsewhere ca
 ``checkpoint_writer.py`` writes them.
 """
 
+import itertools
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
@@ -148,6 +149,23 @@ def newest_state(folder: Path) -> dict[str, Any] | None:
             if isinstance(state, dict) and "store" in state:
                 return state
     return None
+
+
+def read_parts(
+    folder: Path, step: int, table: str, *, entries_per_part: int
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """A table of a checkpoint that ``load`` found whole, in parts: the number of the first entry,
+    and entries as ``Block.tensors``. So a table need not fit into memory."""
+    path, prefix = folder / folder_name(step), f"{table}/"
+    dense = parse((path / DENSE).read_bytes())
+    scalars = {k.removeprefix(prefix): v for k, v in dense.items() if k.startswith(prefix)}
+    for file in sorted(path.glob(table_file_name(table, 0).replace("0" * 12, "*"))):
+        first = int(file.name.removeprefix(f"{table}-").removesuffix(".safetensors"))
+        for start in itertools.count(0, entries_per_part):
+            entries = dict(_read_slices(file, start, start + entries_per_part))
+            if not len(next(iter(entries.values()))):
+                break
+            yield first + start, entries | scalars
 
 
 def _read(

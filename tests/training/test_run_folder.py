@@ -16,7 +16,7 @@ from greatmeta_dist.display import Display
 from greatmeta_dist.errors import InputError
 from greatmeta_dist.predict import Predictor
 from greatmeta_dist.training.loop import train
-from greatmeta_dist.training.run_folder import saved_config
+from greatmeta_dist.training.run_config import saved_config
 
 OLD_CONFIG = """
 model: {embedding_dim: 64, hidden: [64, 64], is_list_mean: true, label: bias, is_spectral: true}

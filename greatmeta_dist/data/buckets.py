@@ -83,6 +83,19 @@ def read_bucket(files: Iterable[BucketFile], number: int) -> pl.DataFrame | None
     return table
 
 
+def read_columns(file: BucketFile, names: list[str]) -> pl.DataFrame | None:
+    """Some columns of a unit's rows, in the order of the file; None where it has no rows."""
+    if not file.path.exists():
+        return None
+    with pa.memory_map(str(file.path)) as source:
+        schema = pa.ipc.open_file(source).schema
+        chosen = [schema.get_field_index(name) for name in names]
+        options = pa.ipc.IpcReadOptions(included_fields=chosen)
+        table = pl.from_arrow(pa.ipc.open_file(source, options=options).read_all())
+    assert isinstance(table, pl.DataFrame)
+    return table
+
+
 def bucket_of(user: pl.Series, num_buckets: int) -> NDArray[np.uint8]:
     """[n] the bucket of each user, from its own hash: no library's version matters."""
     if user.dtype == pl.String:

@@ -21,6 +21,7 @@ from greatmeta_dist.data.entities import catalogue_of, read_entities
 from greatmeta_dist.data.fields import Fields, build_fields
 from greatmeta_dist.data.fingerprint import HASH, files_in, hash_files
 from greatmeta_dist.data.growth import EarlierStore
+from greatmeta_dist.data.histories import repeat_reason
 from greatmeta_dist.data.kept_log import CARRY, INDEX, LOG, REJECTED, LogIndex, keep_rows
 from greatmeta_dist.data.manifest import FORMAT_VERSION, MANIFEST, Manifest, write_manifest
 from greatmeta_dist.data.phases import Phases, shared_with_sources
@@ -37,6 +38,7 @@ from greatmeta_dist.data.split_buckets import (
     write_table,
 )
 from greatmeta_dist.data.split_file import read_split
+from greatmeta_dist.data.split_time import find_split_time, require_times
 from greatmeta_dist.data.store import ITEMS, Store
 from greatmeta_dist.data.summary import LogSummary
 from greatmeta_dist.data.vocabulary import Vocabulary
@@ -109,11 +111,7 @@ class Preparation:
             self.config = replace(self.config, columns=source.columns)
             self.report.columns = asdict(source.columns)
         self.report.not_used = source.not_used
-        require(
-            self.config.query_by != "time" or source.has_timestamp,
-            "data.query_by=time needs times, and the log has none; set data.columns.timestamp or "
-            "data.query_by=random",
-        )
+        require_times(self.config, has_times=source.has_timestamp)
         tables = {"user": source.users, "item": source.items}
         if self.earlier is None:
             self.kinds = {side: table.features if table else {} for side, table in tables.items()}
@@ -213,10 +211,20 @@ class Preparation:
 
     def _split_users(self, log: ScannedLog) -> tuple[SplitUnit, list[dict[str, list[int]]]]:
         """Split every bucket; the tasks and interactions of each split, by bucket."""
-        split = SplitUnit(log, self.config, self.source.has_timestamp, self.phases.folder_of(SPLIT))
-        write_context(
-            split.folder, log, self.items, self._is_cold(), users=self.users, given=self.given
+        is_cold, split_time = self._is_cold(), None
+        if self.config.is_split_by_time:
+            point = find_split_time(log, self.config, self.phases)
+            split_time = self.report.split_time = point.seconds
+            seen = point.seen_items.cast(pl.String)
+            is_cold |= ~self.items["id"].is_in(seen.implode())
+        split = SplitUnit(
+            log,
+            self.config,
+            self.source.has_timestamp,
+            split_time,
+            self.phases.folder_of(SPLIT),
         )
+        write_context(split.folder, log, self.items, is_cold, users=self.users, given=self.given)
         results = self.phases.run(SPLIT, split, range(log.num_buckets))
         self.counts = TrainingCounts.zeros(len(self.items))
         summary = LogSummary.zeros(len(self.items))
@@ -257,7 +265,7 @@ class Preparation:
     def _reject_repeats(self, rows: pl.DataFrame) -> None:
         repeats = rows.with_columns(
             line="line_in_file",
-            reason=pl.lit("repeats a user and item; the latest is kept"),
+            reason=pl.lit(repeat_reason(self.config)),
             text=pl.lit(None, pl.String),
         )
         self.rejects.add(repeats, "item", of="log")

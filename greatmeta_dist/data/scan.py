@@ -405,8 +405,8 @@ def _time_checks(config: DataConfig) -> list[tuple[pl.Expr, str, pl.Expr]]:
     """A time that is not understood is a fault; a missing one only where order is by time."""
     reason = pl.lit("timestamp is no time (a number, or ISO 8601) after 1900")
     checks = [(pl.col("timestamp is bad"), "timestamp", reason)]
-    if config.query_by == "time":
-        why = pl.lit("no time, and data.query_by=time")
+    if config.needs_times is not None:
+        why = pl.lit(f"no time, and {config.needs_times}")
         checks.append((pl.col("timestamp is missing"), "timestamp", why))
     return checks
 

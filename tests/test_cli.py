@@ -282,15 +282,15 @@ def test_a_preparation_that_failed_leaves_nothing_but_its_rejects(capsys, tmp_pa
     with monkeypatch.context() as patched:
         patched.setattr("greatmeta_dist.data.preparation.write_manifest", full)
         assert run(capsys, *made)[0] == 1
-    assert {p.name for p in (tmp_path / "store").iterdir()} == {".lock", "rejects.parquet"}
+    assert not (tmp_path / "store").exists()  # no row was rejected
     for unfinished in (".preparing", "shards", "vocab"):  # of one that was killed
-        (tmp_path / "store" / unfinished).mkdir()
+        (tmp_path / "store" / unfinished).mkdir(parents=True)
     (tmp_path / "store" / "shards" / "train-00099.arrow").touch()
     assert run(capsys, *made)[0] == 0
     checksums = Store(tmp_path / "store").manifest.checksums
     files = (p for p in (tmp_path / "store").rglob("*") if p.is_file())
     written = {str(p.relative_to(tmp_path / "store")) for p in files}
-    assert written == {*checksums, ".lock", "manifest.json"}
+    assert written == {*checksums, "manifest.json"}
     assert not (tmp_path / "store" / ".preparing").exists()
 
 

@@ -155,7 +155,7 @@ def rule_of_user(num_rows: int, num_merged: int, num_warm: int, config: DataConf
 def split_user(
     user: str, interactions: Sequence[Interaction], config: DataConfig
 ) -> dict[str, Task]:
-    """The tasks of a user by split; empty for one who is out of bounds."""
+    """The tasks of a user who has some, by split."""
     hashed = plain_hash(user)
 
     def rank(one: Interaction) -> tuple:
@@ -168,8 +168,6 @@ def split_user(
     ranked = sorted(interactions, key=rank)
     cold = [one for one in ranked if is_cold(one.item, config)]
     warm = [one for one in ranked if one not in cold]
-    if rule_of_user(len(ranked), len(interactions), len(warm), config):
-        return {}
     size = query_size(len(warm), 1, config)
 
     def task(support: list[Interaction], query: list[Interaction]) -> Task:

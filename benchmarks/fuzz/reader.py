@@ -140,8 +140,8 @@ def _add(
         if seconds is not None and not (math.isfinite(seconds) and seconds >= YEAR_1900):
             log.rejected[line] = NO_TIME
             return
-        if seconds is None and config.query_by == "time":
-            log.rejected[line] = "no time, and data.query_by=time"
+        if seconds is None and config.needs_times is not None:
+            log.rejected[line] = f"no time, and {config.needs_times}"
             return
     if config.has_ratings and number == config.unrated_value:
         log.num_unrated += 1

@@ -1,9 +1,11 @@
 """``greatmeta prepare``: logs → store, with progress and a report."""
 
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from greatmeta_dist.config import ClusterConfig, DataConfig
+from greatmeta_dist.data.growth import with_earlier_options
 from greatmeta_dist.data.manifest import Field, read_manifest
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.rejects import REJECTS
@@ -12,9 +14,16 @@ from greatmeta_dist.display import Display
 from greatmeta_dist.launch.units import unit_runner
 
 
-def prepare_store(config: DataConfig, store: Path, cluster: ClusterConfig) -> None:
-    """Prepare logs into a store, and say what was found in them."""
+def prepare_store(
+    config: DataConfig, store: Path, cluster: ClusterConfig, *, typed: Collection[str] = ()
+) -> None:
+    """Prepare logs into a store, and say what was found in them.
+
+    Where a store grows, options of splitting that are not among those ``typed`` are its own.
+    """
     display, start = Display(), time.monotonic()
+    if config.from_store is not None:
+        config = with_earlier_options(config, typed)
     with (
         unit_runner(cluster, display) as run_units,
         display.bar("prepare", 100, "%") as bar,

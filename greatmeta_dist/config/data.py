@@ -1,6 +1,8 @@
 """Options of ``prepare``: where interactions come from, how they become tasks."""
 
+import math
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from greatmeta_dist.config.checks import at_least, check_choices, choice, in_range
 from greatmeta_dist.errors import require
@@ -40,9 +42,18 @@ class DataConfig:
     synthetic reads none."""
     from_store: str | None = field(default=None, metadata={"typed_as": "from"})
     """A store to grow: its log comes first, then that of ``data.path``. It stays as it is."""
+    keep_log: bool = True
+    """Whether the store keeps the checked rows of its log, so that ``data.from`` can grow it. They
+    take about 20 bytes a row."""
     split: str | None = None
     """File that assigns users and interactions to splits: tab-separated columns part, user_id,
     role, item_id. null assigns users by a hash of their names."""
+    split_at: str | None = None
+    """Point in time before which all training rows lie, as ISO 8601 or as seconds since 1970. Users
+    who come later are new: they are for validation and tests. null assigns users by a hash."""
+    split_last: float | None = None
+    """Share of the log's rows, the latest ones, that ``data.split_at`` is to leave out of training.
+    Takes the place of ``data.split_at``."""
     seed: int = 0
     """Decides every random choice of the preparation."""
 
@@ -147,6 +158,7 @@ class DataConfig:
         self._check_counts()
         self._check_ratings()
         self._check_files()
+        self._check_time_split()
 
     def _check_shares(self) -> None:
         held_out = self.valid_fraction + self.test_fraction
@@ -210,10 +222,62 @@ class DataConfig:
             "that log, such as data=csv",
         )
 
+    def _check_time_split(self) -> None:
+        chosen = [
+            f"data.{name}={value}"
+            for name in ("split", "split_at", "split_last")
+            if (value := getattr(self, name)) is not None
+        ]
+        require(
+            len(chosen) < 2,
+            f"{' and '.join(chosen)} are different ways to split; set one and make the others null",
+        )
+        if self.split_last is not None:
+            in_range("data.split_last", self.split_last, 0, 1, is_open=True)
+        require(
+            self.split_at is None or self.split_seconds is not None,
+            f"data.split_at is '{self.split_at}'; expected a time such as 2020-01-31 or "
+            "2020-01-31T12:00:00Z, or seconds since 1970",
+        )
+
+    @property
+    def split_seconds(self) -> float | None:
+        """``split_at`` in seconds since 1970; None where it is unset, or no time."""
+        if self.split_at is None:
+            return None
+        try:
+            seconds = float(self.split_at)
+            return seconds if math.isfinite(seconds) else None
+        except ValueError:
+            pass
+        try:
+            moment = datetime.fromisoformat(self.split_at)
+        except ValueError:
+            return None
+        return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+
+    @property
+    def is_split_by_time(self) -> bool:
+        """Whether a point in time decides who is trained on."""
+        return self.split_at is not None or self.split_last is not None
+
+    @property
+    def query_order(self) -> str:
+        """``query_by``, or time where users are split by it."""
+        return "time" if self.is_split_by_time else self.query_by
+
+    @property
+    def needs_times(self) -> str | None:
+        """The option for which every row needs a time; None where none does."""
+        for name in ("split_at", "split_last"):
+            if getattr(self, name) is not None:
+                return f"data.{name}={getattr(self, name)}"
+        return "data.query_by=time" if self.query_by == "time" else None
+
     @property
     def support_rule(self) -> str:
         """``support_by``, or what suits the query."""
-        return self.support_by or ("latest" if self.query_by == "time" else "random")
+        return self.support_by or ("latest" if self.query_order == "time" else "random")
 
     @property
     def repeats_rule(self) -> str:

@@ -6,9 +6,11 @@ from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.left_out import (
     COLD_ONLY,
     MERGED,
+    NOT_HELD_OUT,
     NOT_IN_SPLIT,
     ONE_ROW,
     TOO_FEW,
+    TOO_FEW_BEFORE,
     TOO_MANY,
 )
 from greatmeta_dist.data.summary import LogSummary
@@ -37,6 +39,8 @@ def _remedy(rule: str, summary: LogSummary, config: DataConfig) -> str:
         TOO_MANY: "set data.max_interactions=null to keep them",
         COLD_ONLY: f"lower data.cold_item_fraction (now {config.cold_item_fraction:g})",
         ONE_ROW: NOTHING_TO_ASK,
+        TOO_FEW_BEFORE: "set a later data.split_at, or a smaller data.split_last",
+        NOT_HELD_OUT: "set data.valid_fraction and data.test_fraction",
         NOT_IN_SPLIT: "name them there, or set data.split=null",
     }[rule]
 

@@ -24,6 +24,8 @@ class BucketFile:
     """There is no such file where there are no rows."""
     buckets: tuple[int, ...]
     """The bucket of each record batch."""
+    sha256: str = ""
+    """Of the file, where it is to be kept."""
 
 
 class BucketWriter:
@@ -77,6 +79,19 @@ def read_bucket(files: Iterable[BucketFile], number: int) -> pl.DataFrame | None
     if not batches:
         return None
     table = pl.from_arrow(pa.Table.from_batches(batches))
+    assert isinstance(table, pl.DataFrame)
+    return table
+
+
+def read_columns(file: BucketFile, names: list[str]) -> pl.DataFrame | None:
+    """Some columns of a unit's rows, in the order of the file; None where it has no rows."""
+    if not file.path.exists():
+        return None
+    with pa.memory_map(str(file.path)) as source:
+        schema = pa.ipc.open_file(source).schema
+        chosen = [schema.get_field_index(name) for name in names]
+        options = pa.ipc.IpcReadOptions(included_fields=chosen)
+        table = pl.from_arrow(pa.ipc.open_file(source, options=options).read_all())
     assert isinstance(table, pl.DataFrame)
     return table
 

@@ -24,6 +24,8 @@ ONE_ROW = "one row, and a task needs two"
 NOT_IN_SPLIT = "not in the file data.split"
 USER_RULES = (TOO_MANY, MERGED, TOO_FEW, COLD_ONLY, ONE_ROW)
 """The recipe's rules, in the order in which they are looked at."""
+TOO_FEW_BEFORE = "too few before the point in time"
+NOT_HELD_OUT = "new after the point in time, and no user is held out"
 PAST_SUPPORT = "past data.max_support"
 PAST_QUERY = "past the query, or of held-out items that nothing asks for"
 
@@ -85,3 +87,24 @@ def user_rules(
         has_no_task,
     ]
     return np.select(conditions, USER_RULES, "")
+
+
+def period_rules(
+    num_rows: Ints,
+    num_interactions: Ints,
+    num_in_period: Ints,
+    num_warm: Ints,
+    is_new: NDArray[np.bool_],
+    config: DataConfig,
+) -> NDArray[np.str_]:
+    """``user_rules`` of users who are split by time: bounds are of the rows they are known by.
+
+    These are ``num_in_period``: rows before the point, or all of users who are new after it.
+    """
+    rule = user_rules(num_rows, num_in_period, num_warm, config)
+    is_few = np.isin(rule, (TOO_FEW, ONE_ROW))
+    had_enough = num_interactions >= max(2, config.min_interactions)
+    rule = np.where(~is_new & is_few & had_enough, TOO_FEW_BEFORE, rule)
+    if config.test_fraction + config.valid_fraction == 0:
+        rule = np.where(is_new, NOT_HELD_OUT, rule)
+    return rule

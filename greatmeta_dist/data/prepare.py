@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.fingerprint import work_key
@@ -51,14 +52,15 @@ def prepare(
         if not work.exists():
             _delete_unfinished(store)
             work.mkdir(parents=True)
+        phases = Phases(work / "phases", run_units=run_units, progress=progress)
         try:
-            phases = Phases(work / "phases", run_units=run_units, progress=progress)
             report = Preparation(config, store, work, phases).run()
-        except pl.exceptions.PolarsError as error:
+        # The same command would end in the same way. After a kill, a Ctrl-C, or the death of
+        # workers it goes on, so then everything stays.
+        except (InputError, OSError, pl.exceptions.PolarsError) as error:
             _delete_unfinished(store)
-            raise InputError(polars_message(error)) from error
-        except InputError:
-            _delete_unfinished(store)
+            if isinstance(error, pl.exceptions.PolarsError):
+                raise InputError(polars_message(error)) from error
             raise
         shutil.rmtree(store / WORK)
         phases.end("done")
@@ -94,7 +96,7 @@ def _is_own(folder: Path) -> bool:
 
 
 def _delete_unfinished(store: Path) -> None:
-    """Delete what a preparation wrote that did not reach its end; rejects are kept."""
+    """Delete what a preparation wrote that did not reach its end; rejects are kept, if any."""
     shutil.rmtree(store / WORK, ignore_errors=True)
     if (store / MANIFEST).exists():
         return
@@ -102,3 +104,6 @@ def _delete_unfinished(store: Path) -> None:
         shutil.rmtree(store / folder, ignore_errors=True)
     for name in (ITEMS, "report.json", f"{MANIFEST}.partial"):
         (store / name).unlink(missing_ok=True)
+    rejects = store / REJECTS
+    if rejects.exists() and not pq.read_metadata(rejects).num_rows:
+        rejects.unlink()

@@ -38,6 +38,8 @@ class Report:
     """Columns of each file that the store does not have."""
     unrated: int = 0
     """Rows whose rating says that none was given (``data.unrated_value``)."""
+    split_time: float | None = None
+    """The point in time before which all training rows lie, where users are split by time."""
     left_out_users: dict[str, int] = field(default_factory=dict)
     """Users without a task, by the rule that leaves them out."""
     left_out_rows: dict[str, int] = field(default_factory=dict)

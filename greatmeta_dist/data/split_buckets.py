@@ -38,6 +38,8 @@ class SplitUnit:
     log: ScannedLog
     config: DataConfig
     has_time: bool
+    split_time: float | None
+    """The point in time at which users are split; None where a hash or a file splits them."""
     folder: Path
     """Has what ``write_context`` wrote."""
 
@@ -62,12 +64,13 @@ class SplitUnit:
         return self.folder / f"used-{number}.arrow"
 
     def __call__(self, number: int, unit: int) -> Result:
-        catalogue = _catalogue(self.folder / "catalogue.arrow")
+        catalogue = _catalogue(self.folder / "catalogue.arrow", self.split_time)
         bucket = read_history(
             self.log.bucket(unit),
             read_table(self.folder / "index.arrow"),
             self.config,
             has_time=self.has_time,
+            split_time=self.split_time,
         )
         users, num_unlisted = self.folder / "users.arrow", 0
         if users.exists():
@@ -156,6 +159,7 @@ def _opened(path: Path, modified_ns: int) -> pl.DataFrame:
     return pl.read_ipc(path)
 
 
-def _catalogue(path: Path) -> Catalogue:
+def _catalogue(path: Path, split_time: float | None) -> Catalogue:
     table = read_table(path)
-    return Catalogue(table["id"], table["hash"].to_numpy(), table["is_cold"].to_numpy())
+    is_cold = table["is_cold"].to_numpy()
+    return Catalogue(table["id"], table["hash"].to_numpy(), is_cold, split_time)

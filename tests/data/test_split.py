@@ -6,7 +6,7 @@ import pytest
 from logs import csv_config, write_log
 from stores import items_of, normalised, tasks_of
 
-from benchmarks.fuzz.plain import Interaction, is_cold, split_user
+from benchmarks.fuzz.plain import Interaction, is_cold, rule_of_user, split_user
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.hashing import draw_bits, hash_tokens, pair_hashes
 from greatmeta_dist.data.left_out import TOO_FEW, TOO_MANY
@@ -130,6 +130,9 @@ def plain_tasks(history: History, items: pl.Series, config: DataConfig) -> dict:
             Interaction(items[int(history.item[k])], history.rating[k], history.timestamp[k])
             for k in own
         ]
+        num_warm = sum(not is_cold(one.item, config) for one in interactions)
+        if rule_of_user(len(own), len(own), num_warm, config):
+            continue
         for split, task in split_user(user, interactions, config).items():
             tasks.setdefault(split, {})[user] = task
     return tasks

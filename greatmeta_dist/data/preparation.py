@@ -42,7 +42,7 @@ from greatmeta_dist.data.split_buckets import (
     write_table,
 )
 from greatmeta_dist.data.split_file import read_split
-from greatmeta_dist.data.split_time import find_split_time, require_times
+from greatmeta_dist.data.split_time import FIND_POINT, find_split_time, require_times
 from greatmeta_dist.data.store import ITEMS, Store
 from greatmeta_dist.data.summary import LogSummary
 from greatmeta_dist.data.vocabulary import (
@@ -58,7 +58,7 @@ from greatmeta_dist.files import sha256
 
 FOLDERS = ("shards", "vocab")
 FINISH = "write the manifest"
-COSTS = {CHECK: 0.45, SPLIT: 0.4, WRITE: 0.05, FINISH: 0.01}
+COSTS = {CHECK: 0.45, FIND_POINT: 0.05, SPLIT: 0.4, WRITE: 0.05, FINISH: 0.01}
 """Seconds that a million rows take, about: the shares that the progress shows."""
 HASH_COST = 0.7
 """Seconds of a GB of files."""
@@ -105,7 +105,8 @@ class Preparation:
     def _expect(self, num_rows: int, num_bytes: int) -> None:
         """Tell the phases what is to come."""
         costs = {HASH: HASH_COST * num_bytes / 1e9}
-        self.phases.expect(costs | {name: cost * num_rows / 1e6 for name, cost in COSTS.items()})
+        phases = COSTS if self.config.is_split_by_time else COSTS | {FIND_POINT: 0.0}
+        self.phases.expect(costs | {name: cost * num_rows / 1e6 for name, cost in phases.items()})
 
     def _fingerprint(self) -> str:
         """Of every source file: its name and what it holds."""
@@ -215,6 +216,8 @@ class Preparation:
             self.given = self.given.join(used, on="line", how="anti", maintain_order="left")
         self._require_few_rejected()
         self.report.add_summary(summary, self.config)
+        self.report.cold_items = int(is_cold.sum())
+        self.report.untrained_items = int((self.counts.item_count == 0).sum())
         return split, [result["tasks"] for result in results]
 
     def _is_cold(self) -> pl.Series:
@@ -256,8 +259,7 @@ class Preparation:
         self.report.rejected = self.rejects.count("log")
         counts = {of: self.rejects.count(of) for of in ("users", "items", "split")}
         self.report.rejected_elsewhere = {of: count for of, count in counts.items() if count}
-        reasons = rejected.group_by("reason").len().sort("len", "reason", descending=[True, False])
-        self.report.reasons = dict(reasons.head(20).iter_rows())
+        self.report.add_rejects(rejected)
         self.rejects.require_few(
             self.report.read,
             of="split",

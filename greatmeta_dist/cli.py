@@ -95,7 +95,8 @@ def _inspect(config: Config, overrides: list[str]) -> None:
 def _prepare(config: Config, overrides: list[str]) -> None:
     from greatmeta_dist.commands.prepare import prepare_store
 
-    prepare_store(config.data, Path(config.store or ""), config.cluster)
+    typed = {word.partition("=")[0].split(".")[1] for word in overrides if word.startswith("data.")}
+    prepare_store(config.data, Path(config.store or ""), config.cluster, typed=typed)
 
 
 def _train(config: Config, overrides: list[str]) -> None:

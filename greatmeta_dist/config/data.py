@@ -42,6 +42,9 @@ class DataConfig:
     synthetic reads none."""
     from_store: str | None = field(default=None, metadata={"typed_as": "from"})
     """A store to grow: its log comes first, then that of ``data.path``. It stays as it is."""
+    keep_log: bool = True
+    """Whether the store keeps the checked rows of its log, so that ``data.from`` can grow it. They
+    take about 20 bytes a row."""
     split: str | None = None
     """File that assigns users and interactions to splits: tab-separated columns part, user_id,
     role, item_id. null assigns users by a hash of their names."""

@@ -24,6 +24,8 @@ class BucketFile:
     """There is no such file where there are no rows."""
     buckets: tuple[int, ...]
     """The bucket of each record batch."""
+    sha256: str = ""
+    """Of the file, where it is to be kept."""
 
 
 class BucketWriter:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from greatmeta_dist.config import DataConfig
-from greatmeta_dist.data.manifest import FORMAT_VERSION
+from greatmeta_dist.data.manifest import FORMAT_VERSION, MANIFEST
 from greatmeta_dist.data.phases import Phases
 from greatmeta_dist.data.units import Result
 from greatmeta_dist.files import sha256
@@ -51,6 +51,9 @@ def work_key(config: DataConfig) -> str:
         for name in paths
         for path in files_in(name)
     ]
+    if config.from_store is not None and (Path(config.from_store) / MANIFEST).exists():
+        status = (Path(config.from_store) / MANIFEST).stat()
+        files.append([config.from_store, status.st_size, status.st_mtime_ns])
     content = [version("greatmeta_dist"), FORMAT_VERSION, asdict(config), files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 

@@ -8,7 +8,7 @@ from typing import Any
 from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.files import write_json_atomically
 
-FORMAT_VERSION = 8
+FORMAT_VERSION = 9
 MANIFEST = "manifest.json"
 ITEM_ID = "item_id"
 """The field of an item's own embedding row."""

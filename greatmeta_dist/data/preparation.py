@@ -7,7 +7,6 @@ and the manifest. Nothing is fitted: a store is data.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,21 +17,18 @@ from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.arrow import map_arrow, write_arrow
 from greatmeta_dist.data.counts import TrainingCounts
 from greatmeta_dist.data.encode import encode_items
-from greatmeta_dist.data.entities import read_catalogue, read_entities
+from greatmeta_dist.data.entities import catalogue_of, read_entities
+from greatmeta_dist.data.fields import Fields, build_fields
 from greatmeta_dist.data.fingerprint import HASH, files_in, hash_files
+from greatmeta_dist.data.growth import EarlierStore
 from greatmeta_dist.data.histories import repeat_reason
-from greatmeta_dist.data.manifest import (
-    FORMAT_VERSION,
-    ITEM_ID,
-    MANIFEST,
-    Manifest,
-    write_manifest,
-)
+from greatmeta_dist.data.kept_log import CARRY, INDEX, LOG, REJECTED, LogIndex, keep_rows
+from greatmeta_dist.data.manifest import FORMAT_VERSION, MANIFEST, Manifest, write_manifest
 from greatmeta_dist.data.phases import Phases, shared_with_sources
 from greatmeta_dist.data.rejects import REJECTS, Rejects
 from greatmeta_dist.data.report import Report
 from greatmeta_dist.data.scan import CHECK, ScannedLog, count_rows, scan_log, source_bytes
-from greatmeta_dist.data.sources import Kind, open_source
+from greatmeta_dist.data.sources import Table, open_source
 from greatmeta_dist.data.split import held_out_items
 from greatmeta_dist.data.split_buckets import (
     SPLIT,
@@ -45,21 +41,16 @@ from greatmeta_dist.data.split_file import read_split
 from greatmeta_dist.data.split_time import FIND_POINT, find_split_time, require_times
 from greatmeta_dist.data.store import ITEMS, Store
 from greatmeta_dist.data.summary import LogSummary
-from greatmeta_dist.data.vocabulary import (
-    Vocabulary,
-    bin_edges,
-    binned,
-    build_vocabularies,
-    count_values,
-)
+from greatmeta_dist.data.vocabulary import Vocabulary
 from greatmeta_dist.data.write_shards import WRITE, WriteUnit, number_shards
 from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.files import sha256
 
-FOLDERS = ("shards", "vocab")
+FOLDERS = ("shards", "vocab", LOG)
 FINISH = "write the manifest"
-COSTS = {CHECK: 0.45, FIND_POINT: 0.05, SPLIT: 0.4, WRITE: 0.05, FINISH: 0.01}
+COSTS = {FIND_POINT: 0.05, SPLIT: 0.8, WRITE: 0.03, FINISH: 0.01}
 """Seconds that a million rows take, about: the shares that the progress shows."""
+CHECK_COST, CHECK_TEXT_COST, CARRY_COST = 0.25, 0.65, 0.05
 HASH_COST = 0.7
 """Seconds of a GB of files."""
 ROW_BYTES = 30
@@ -72,6 +63,7 @@ class Preparation:
     def __init__(self, config: DataConfig, store: Path, work: Path, phases: Phases):
         """``work`` is a folder for what is not kept."""
         self.config, self.store, self.work, self.phases = config, store, work, phases
+        self.earlier: EarlierStore | None = None
         self.staged = work / "store"
         """Where the files of the store are written; they are moved when all are there."""
         self.rejects, self.report = Rejects(store / REJECTS), Report()
@@ -79,17 +71,14 @@ class Preparation:
     def run(self) -> Report:
         """Make the store, unless it is already made from the same files in the same way."""
         num_bytes = sum(path.stat().st_size for path in files_in(self.config.path))
-        self._expect(num_bytes // ROW_BYTES, num_bytes)
-        with shared_with_sources(self.phases):
-            self.source = open_source(self.config, self.work)
-        if self.source.columns is not None:
-            self.config = replace(self.config, columns=self.source.columns)
-            self.report.columns = asdict(self.source.columns)
-        self.report.not_used = self.source.not_used
-        require_times(self.config, has_times=self.source.has_timestamp)
+        self._expect(num_bytes // ROW_BYTES, num_bytes, is_text=True)
+        if self.config.from_store is not None:
+            self.earlier = EarlierStore.open(self.config.from_store, self.store)
+        self._open_source()
         self.given = read_split(self.config.split, self.work) if self.config.split else None
         part_rows = count_rows(self.source)
-        self._expect(sum(part_rows), source_bytes(self.source))
+        is_text = self.source.frames[0].collect_schema()["user"] == pl.String
+        self._expect(sum(part_rows), source_bytes(self.source), is_text=is_text)
         fingerprint = self._fingerprint()
         if self._is_done(fingerprint):
             report = json.loads((self.store / "report.json").read_text())
@@ -102,17 +91,42 @@ class Preparation:
             raise
         return self.report
 
-    def _expect(self, num_rows: int, num_bytes: int) -> None:
+    def _expect(self, num_rows: int, num_bytes: int, *, is_text: bool) -> None:
         """Tell the phases what is to come."""
-        costs = {HASH: HASH_COST * num_bytes / 1e9}
+        num_earlier = self.earlier.index.num_read if self.earlier is not None else 0
+        check = CHECK_TEXT_COST if is_text else CHECK_COST
+        costs = {
+            HASH: HASH_COST * num_bytes / 1e9,
+            CARRY: CARRY_COST * num_earlier / 1e6,
+            CHECK: check * num_rows / 1e6,
+        }
+        num_rows += num_earlier
         phases = COSTS if self.config.is_split_by_time else COSTS | {FIND_POINT: 0.0}
         self.phases.expect(costs | {name: cost * num_rows / 1e6 for name, cost in phases.items()})
 
+    def _open_source(self) -> None:
+        """Open the log, and check that it has what the options need."""
+        with shared_with_sources(self.phases):
+            self.source = source = open_source(self.config, self.work)
+        if source.columns is not None:
+            self.config = replace(self.config, columns=source.columns)
+            self.report.columns = asdict(source.columns)
+        self.report.not_used = source.not_used
+        require_times(self.config, has_times=source.has_timestamp)
+        tables = {"user": source.users, "item": source.items}
+        if self.earlier is None:
+            self.kinds = {side: table.features if table else {} for side, table in tables.items()}
+        else:
+            self.earlier.require_fits(self.config, source)
+            self.kinds = {side: self.earlier.kinds(side, table) for side, table in tables.items()}
+
     def _fingerprint(self) -> str:
-        """Of every source file: its name and what it holds."""
+        """Of every source file: its name and what it holds; and of the store that grows."""
         files = [*self.source.files, *([Path(self.config.split)] if self.config.split else [])]
         hashes = hash_files(files, self.phases)
         named = [f"{path.name} {digest}" for path, digest in zip(files, hashes, strict=True)]
+        if self.earlier is not None:
+            named.insert(0, json.dumps(self.earlier.manifest.checksums))
         return hashlib.sha256("\n".join(named).encode()).hexdigest()
 
     def _is_done(self, fingerprint: str) -> bool:
@@ -138,10 +152,8 @@ class Preparation:
         return True
 
     def _make(self, fingerprint: str, part_rows: Sequence[int]) -> None:
-        table = self.source.users
-        self.users = (
-            None if table is None else read_entities(table, "user", self.rejects, self.config)
-        )
+        listed = self._entities("item", self.source.items)
+        self.users = self._entities("user", self.source.users)
         log = scan_log(
             self.source,
             self.config,
@@ -149,28 +161,52 @@ class Preparation:
             self.work / "log",
             phases=self.phases,
             part_rows=part_rows,
+            earlier=self.earlier.rows if self.earlier is not None else None,
         )
+        self._require_few_rejected(log.num_read)
+        self.rejects.read_from_disk()
+        if self.earlier is not None:
+            log = self._with_earlier_counts(log, self.earlier)
+        rejected = self.rejects.table_of("log")
         self.report.read, self.report.unrated = log.num_read, log.num_unrated
         self.report.time_unit = log.time_unit
-        self._require_few_rejected()
-        self.rejects.read_from_disk()
-        self.items, self.report.unlisted_items = read_catalogue(
-            self.source.items, log.items, self.rejects, self.config
-        )
+        first = self.earlier.items() if self.earlier is not None else pl.Series([], dtype=pl.String)
+        self.items, self.report.unlisted_items = catalogue_of(first, listed, log.items)
         split, tasks = self._split_users(log)
         self._check_rejects()
         self._require_trainable(log)
-        vocabularies = self._build_vocabularies()
+        fields = build_fields(
+            self.users, self.items, self.kinds, self.counts, self.config, self.earlier
+        )
+        self.report.rare_values = {v.field.name: v.num_rare for v in fields.vocabularies}
         for folder in FOLDERS:
             (self.staged / folder).mkdir(parents=True, exist_ok=True)
-        shards, checksums, known_groups = self._write_shards(split, tasks, vocabularies)
+        shards, checksums, known_groups = self._write_shards(split, tasks, fields)
         self.phases.run(FINISH, _nothing, [])
-        for vocabulary in vocabularies:
+        for vocabulary in fields.vocabularies:
             vocabulary.write(self.staged / "vocab")
-        write_arrow(self.staged / ITEMS, encode_items(self.items, vocabularies, self.counts))
+        items = encode_items(fields.items, fields.vocabularies, self.counts)
+        write_arrow(self.staged / ITEMS, items)
         (self.staged / "report.json").write_text(json.dumps(asdict(self.report), indent=1))
+        if self.config.keep_log:
+            checksums |= self._keep_log(log, fields, {"user": self.users, "item": listed}, rejected)
         self._publish()
-        self._write_manifest(fingerprint, vocabularies, shards, checksums, known_groups)
+        self._write_manifest(fingerprint, fields.vocabularies, shards, checksums, known_groups)
+
+    def _entities(self, side: str, table: Table | None) -> pl.DataFrame | None:
+        """The features of users or items: of the earlier store's, then of the files."""
+        new = None if table is None else read_entities(table, side, self.rejects, self.config)
+        return new if self.earlier is None else self.earlier.with_earlier(side, new)
+
+    def _with_earlier_counts(self, log: ScannedLog, earlier: EarlierStore) -> ScannedLog:
+        """Count the rows of the earlier log, and its rejects, too."""
+        self.rejects.add_earlier(earlier.rejected(), of="log")
+        return replace(
+            log,
+            num_read=log.num_read + earlier.index.num_read,
+            num_unrated=log.num_unrated + earlier.index.num_unrated,
+            time_unit=log.time_unit or earlier.index.time_unit,
+        )
 
     # --- splitting ------------------------------------------------------------------------
 
@@ -214,7 +250,7 @@ class Preparation:
         for used in read_all([split.used_lines_path(k) for k in numbers]):
             assert self.given is not None
             self.given = self.given.join(used, on="line", how="anti", maintain_order="left")
-        self._require_few_rejected()
+        self._require_few_rejected(log.num_read)
         self.report.add_summary(summary, self.config)
         self.report.cold_items = int(is_cold.sum())
         self.report.untrained_items = int((self.counts.item_count == 0).sum())
@@ -237,9 +273,9 @@ class Preparation:
         )
         self.rejects.add(repeats, "item", of="log")
 
-    def _require_few_rejected(self) -> None:
+    def _require_few_rejected(self, num_read: int) -> None:
         self.rejects.require_few(
-            self.report.read,
+            num_read,
             of="log",
             option="data.max_rejected_fraction",
             limit=self.config.max_rejected_fraction,
@@ -292,43 +328,18 @@ class Preparation:
             f"set data.click_at (now {self.config.click_at}) within the ratings, or data.negatives",
         )
 
-    # --- vocabularies ---------------------------------------------------------------------
-
-    def _build_vocabularies(self) -> list[Vocabulary]:
-        """Rows for every value that training users and their items have."""
-        self.items = self.items.with_columns(pl.col("id").alias(ITEM_ID))
-        item_kinds: dict[str, Kind] = {ITEM_ID: "token"}
-        item_kinds |= self.source.items.features if self.source.items else {}
-        user_kinds = self.source.users.features if self.source.users else {}
-        both = sorted(user_kinds.keys() & item_kinds.keys())
-        require(
-            not both,
-            f"{', '.join(both)} is a feature of users and of items; rename one of the two columns",
-        )
-        counted, least = [], self.config.min_value_count
-        if self.users is not None:
-            is_seen = pl.col("id").is_in(pl.concat(self.counts.users).implode())
-            self.users, counts = _count(self.users, user_kinds, is_seen, least)
-            counted += [(n, "user", user_kinds[n], c) for n, c in counts.items()]
-        is_seen = pl.lit(pl.Series(self.counts.item_count > 0))
-        self.items, counts = _count(self.items, item_kinds, is_seen, least)
-        counted += [(n, "item", item_kinds[n], c) for n, c in counts.items()]
-        vocabularies = build_vocabularies(counted, min_count=least, seed=self.config.seed)
-        self.report.rare_values = {v.field.name: v.num_rare for v in vocabularies}
-        return vocabularies
-
     # --- writing --------------------------------------------------------------------------
 
     def _write_shards(
         self,
         split: SplitUnit,
         tasks: list[dict[str, list[int]]],
-        vocabularies: list[Vocabulary],
+        fields: Fields,
     ) -> tuple[dict[str, int], dict[str, str], dict[str, int]]:
         """Every split's shards: their numbers, their checksums, and the users of known groups."""
         units, shards = number_shards(tasks, split.log.num_buckets)
         folder, users_path = self.phases.folder_of(WRITE), None
-        users, names = self.users, self._known_groups()
+        users, names = fields.users, self._known_groups()
         if users is not None:
             if self.source.group is not None:
                 index = {name: k for k, name in enumerate(names)}
@@ -336,7 +347,7 @@ class Preparation:
                 users = users.with_columns(known_group=group)
             users_path = folder / "users.arrow"
             write_table(users_path, users)
-        of_users = [v for v in vocabularies if v.field.side == "user"]
+        of_users = [v for v in fields.vocabularies if v.field.side == "user"]
         write = WriteUnit(split, of_users, users_path, len(names), self.staged)
         results = self.phases.run(WRITE, write, units)
         checksums: dict[str, str] = {}
@@ -352,18 +363,52 @@ class Preparation:
         assert self.users is not None
         return sorted(self.users[self.source.group].unique().to_list())
 
+    def _keep_log(
+        self,
+        log: ScannedLog,
+        fields: Fields,
+        tables: dict[str, pl.DataFrame | None],
+        rejected: pl.DataFrame,
+    ) -> dict[str, str]:
+        """Keep the checked rows and the features, so that the store can grow; their checksums."""
+        names, checksums = keep_rows(log.files, self.staged)
+        num_bytes = self.earlier.index.num_bytes if self.earlier is not None else 0
+        index = LogIndex(
+            num_buckets=log.num_buckets,
+            user_type=str(log.user_type),
+            item_type=str(log.item_type),
+            num_read=log.num_read,
+            num_unrated=log.num_unrated,
+            num_bytes=num_bytes + source_bytes(self.source),
+            has_time=self.source.has_timestamp,
+            has_ratings=self.config.has_ratings,
+            time_unit=log.time_unit,
+            user_features=dict(self.kinds["user"]),
+            item_features=dict(self.kinds["item"]),
+            edges={name: edges.tolist() for name, edges in fields.edges.items()},
+            files=names,
+            buckets=[list(file.buckets) for file in log.files],
+        )
+        index.write(self.staged)
+        written = [INDEX, REJECTED]
+        rejected.write_parquet(self.staged / REJECTED)
+        for side, table in tables.items():
+            if table is not None:
+                written.append(f"{LOG}/{side}s.parquet")
+                table.write_parquet(self.staged / written[-1])
+        return checksums | {name: sha256(self.staged / name) for name in written}
+
     def _publish(self) -> None:
         """Move the files of the store to where they belong.
 
-        A folder in which nothing is was moved before this process was started again.
+        What is not there was moved before this process was started again.
         """
-        for path in list(self.staged.iterdir()):
-            target = self.store / path.name
+        for path in sorted(self.staged.rglob("*")):
+            target = self.store / path.relative_to(self.staged)
             if path.is_dir():
-                if not any(path.iterdir()):
-                    continue
-                shutil.rmtree(target, ignore_errors=True)
-            path.rename(target)
+                target.mkdir(exist_ok=True)
+            else:
+                path.replace(target)
 
     def _write_manifest(
         self,
@@ -389,7 +434,7 @@ class Preparation:
             known_groups=known_groups,
             recipe=asdict(self.config),
             fingerprint=fingerprint,
-            notes=self.source.notes,
+            notes=(self.earlier.manifest.notes if self.earlier else {}) | self.source.notes,
             checksums={name: sha256(self.store / name) for name in files} | checksums,
         )
         write_manifest(self.store, manifest)
@@ -405,14 +450,3 @@ class Preparation:
 
 def _nothing(number: int, unit: object) -> dict:
     return {}
-
-
-def _count(
-    frame: pl.DataFrame, kinds: dict[str, Kind], is_seen: pl.Expr, min_count: int
-) -> tuple[pl.DataFrame, dict[str, pl.DataFrame]]:
-    """Bin numeric features by the seen entities, and count every feature's values among them."""
-    for name, kind in kinds.items():
-        if kind == "float":
-            edges = bin_edges(frame.filter(is_seen)[name], min_count=min_count)
-            frame = frame.with_columns(binned(frame[name], edges).alias(name))
-    return frame, count_values(frame.filter(is_seen), kinds)

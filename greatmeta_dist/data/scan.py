@@ -5,7 +5,7 @@ with a reason.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.buckets import BucketFile, BucketWriter, read_bucket
+from greatmeta_dist.data.kept_log import KeptRows
 from greatmeta_dist.data.phases import Phases
 from greatmeta_dist.data.rejects import REJECT_SCHEMA, Rejects
 from greatmeta_dist.data.sources import Source
 from greatmeta_dist.data.units import Result
 from greatmeta_dist.data.values import Value, id_value, number_value, time_unit, time_value
 from greatmeta_dist.errors import require
-from greatmeta_dist.files import written_atomically
+from greatmeta_dist.files import sha256, written_atomically
 
 CHECK = "check the log"
 UNIT_ROWS = 1 << 20
@@ -48,7 +49,6 @@ class ScannedLog:
     num_buckets: int
     num_read: int
     num_unrated: int
-    num_rejected: int
     items_path: Path
     user_type: pl.DataType
     item_type: pl.DataType
@@ -83,31 +83,43 @@ def scan_log(
     *,
     phases: Phases | None = None,
     part_rows: Sequence[int] | None = None,
+    earlier: KeptRows | None = None,
 ) -> ScannedLog:
     """Check every row of the log, and write the good ones by bucket.
 
     What does not belong to a unit is written into ``folder``: the distinct items, and the bad rows,
     which become ``rejects.on_disk``. ``part_rows`` are the rows of the source's frames, where they
-    are known. Raises ``InputError`` where the log has no row.
+    are known. ``earlier`` are good rows of an earlier store, which come first. Raises
+    ``InputError`` where the log has no row.
     """
     folder.mkdir(parents=True, exist_ok=True)
     phases = phases or Phases(folder)
     part_rows = part_rows or count_rows(source)
     require(sum(part_rows) > 0, "the log holds no interaction below its header")
     columns = _CheckedColumns.of(source, config)
+    number = num_buckets(source_bytes(source))
+    files: list[BucketFile] = []
+    earlier_items = pl.Series("item", [], columns.id_types["item"])
+    if earlier is not None:
+        number = num_buckets(source_bytes(source) + earlier.index.num_bytes)
+        number = max(number, earlier.index.num_buckets)
+        columns = columns.beside(earlier.id_types)
+        files = earlier.take_over(phases, number, columns.id_types)
+        earlier_items = earlier.items_as(columns.id_types["item"])
     units = _units(part_rows)
     scan = _ScanUnit(
         source.frames,
         columns,
         config.repeats_rule == "reject",
-        num_buckets(source_bytes(source)),
+        config.keep_log,
+        number,
         phases.folder_of(CHECK),
     )
     rows = [sum(num_rows for _, _, num_rows in unit) for unit in units]
     results = phases.run(CHECK, scan, units, unit_costs=rows)
     num_read = sum(result["read"] for result in results)
     numbers = range(len(units))
-    items = _distinct(scan.items_path(k) for k in numbers)
+    items = _distinct(earlier_items, [scan.items_path(k) for k in numbers])
     with written_atomically(folder / "items.arrow") as partial:
         items.to_frame("item").write_ipc(partial)
     num_rejected = sum(result["rejected"] for result in results)
@@ -115,11 +127,10 @@ def scan_log(
         rejects.on_disk = folder / "rejected.parquet"
         _join([scan.rejects_path(k) for k in numbers if results[k]["rejected"]], rejects.on_disk)
     return ScannedLog(
-        tuple(BucketFile(scan.rows_path(k), tuple(results[k]["buckets"])) for k in numbers),
+        (*files, *(scan.bucket_file(k, results[k]) for k in numbers)),
         scan.num_buckets,
         num_read,
         sum(result["unrated"] for result in results),
-        num_rejected,
         folder / "items.arrow",
         columns.id_types["user"],
         items.dtype,
@@ -135,6 +146,8 @@ class _ScanUnit:
     columns: "_CheckedColumns"
     has_places: bool
     """Whether good rows keep their file and line."""
+    is_kept: bool
+    """Whether the store will keep the rows, so that their checksum is needed."""
     num_buckets: int
     folder: Path
 
@@ -149,6 +162,10 @@ class _ScanUnit:
     def rejects_path(self, number: int) -> Path:
         """The bad rows of a unit, if it has any."""
         return self.folder / f"rejects-{number}.parquet"
+
+    def bucket_file(self, number: int, result: Result) -> BucketFile:
+        """The good rows of a unit, by bucket."""
+        return BucketFile(self.rows_path(number), tuple(result["buckets"]), result["sha256"])
 
     def __call__(self, number: int, unit: Sequence[Sequence[int]]) -> Result:
         num_read = num_unrated = 0
@@ -177,6 +194,7 @@ class _ScanUnit:
             "unrated": num_unrated,
             "rejected": sum(map(len, bad_rows)),
             "buckets": writer.buckets,
+            "sha256": sha256(self.rows_path(number)) if self.is_kept else "",
         }
 
     def _batches(self, unit: Sequence[Sequence[int]]) -> Iterator[pl.DataFrame]:
@@ -215,10 +233,10 @@ def _units(part_rows: Sequence[int]) -> list[list[list[int]]]:
     return units
 
 
-def _distinct(paths: Iterator[Path]) -> pl.Series:
-    """All distinct items of the units, ascending."""
-    items: list[pl.Series] = []
-    num_merged = 0
+def _distinct(first: pl.Series, paths: Sequence[Path]) -> pl.Series:
+    """All distinct items of the units, and of ``first``, ascending."""
+    items = [first]
+    num_merged = len(first)
     for path in paths:
         items.append(pl.read_ipc(path)["item"])
         # Merged whenever they have doubled: every item is merged a few times in all.
@@ -276,6 +294,14 @@ class _CheckedColumns:
         ]
         ids = {n: schema.to_frame().select(values[n].value)[n].dtype for n in ("user", "item")}
         return cls(values, checks, is_unrated, ids, unit)
+
+    def beside(self, earlier: dict[str, pl.DataType]) -> "_CheckedColumns":
+        """The same with ids as text where an earlier log has them in another type."""
+        types = {
+            name: kind if earlier[name] == kind else pl.String()
+            for name, kind in self.id_types.items()
+        }
+        return replace(self, id_types=types)
 
     def parted(
         self, batch: pl.DataFrame, *, has_places: bool

@@ -56,6 +56,7 @@ COMMANDS = {
         "first rows of logs → columns and rejects: inspect data=<preset> data.path=<files>",
         (),
         ("data",),
+        not_read=("data.from", "data.keep_log"),
     ),
     "prepare": Command(
         "logs → store: prepare data=<preset> data.path=<files> store=DIR [cluster=ray]",

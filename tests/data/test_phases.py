@@ -1,4 +1,4 @@
-"""Units of work: any number of threads writes the same bytes, and what is done is not done again."""
+"""Units of work: any number of threads writes the same bytes, and nothing done is done again."""
 
 import json
 import signal
@@ -116,9 +116,10 @@ def test_a_preparation_that_ends_as_its_files_are_moved_goes_on(tmp_path, monkey
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr("greatmeta_dist.data.preparation.write_manifest", interrupt)
-        prepare(config, tmp_path / "store")
+        with pytest.raises(KeyboardInterrupt):
+            prepare(config, tmp_path / "store")
     assert (tmp_path / "store" / "shards").exists()
     counts: dict[str, int] = {}
     prepare(config, tmp_path / "store", run_units=counting(counts))

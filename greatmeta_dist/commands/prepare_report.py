@@ -36,7 +36,7 @@ def _log_lines(report: Report) -> Iterator[str]:
         yield _line("not used", f"{_shortened(', '.join(columns))} of {name}")
     if report.user_activity:
         yield from _aligned(
-            ["", "", *report.user_activity],
+            ["rows each", "", *report.user_activity],
             ["users", f"{report.users:,}", *_numbers(report.user_activity)],
             ["items", f"{report.items:,}", *_numbers(report.item_activity)],
         )
@@ -54,13 +54,14 @@ def _row_lines(report: Report) -> Iterator[str]:
     """Every row that was read is in one of these."""
     num_left_out = sum(report.left_out_rows.values())
     num_unused = sum(report.unused_rows.values())
+    num_users = sum(report.left_out_users.values())
     lines = [
         (report.read, "rows read"),
         (report.kept, "kept, in tasks"),
         (report.repeats, "repeats of a user and an item, merged (data.repeats)"),
         (
             num_left_out,
-            f"left out, of {sum(report.left_out_users.values()):,} users without a task",
+            f"left out, of users without a task ({num_users:,})",
         ),
         (num_unused, "left out, of users with tasks"),
         (report.unrated, "left out, unrated (data.unrated_value)"),
@@ -96,10 +97,10 @@ def _left_out_lines(report: Report) -> Iterator[str]:
     """Which rules leave users out, and what to set where these are most."""
     rules = sorted(report.left_out_users.items(), key=lambda rule: -rule[1])
     for rule, count in rules[:MAX_RULES]:
-        yield f"  {count:,} users, {report.left_out_rows[rule]:,} rows: {rule}"
+        yield f"  users: {count:,} with {report.left_out_rows[rule]:,} rows left out: {rule}"
     unused = sorted(report.unused_rows.items(), key=lambda rule: -rule[1])
     for rule, count in unused[:MAX_RULES]:
-        yield f"  {count:,} rows of other users: {rule}"
+        yield f"  rows: {count:,} of other users left out: {rule}"
     if report.advice:
         yield f"  {report.advice}"
 

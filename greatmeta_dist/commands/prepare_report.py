@@ -8,7 +8,7 @@ from greatmeta_dist.data.rejects import REJECTS
 from greatmeta_dist.data.report import Report
 from greatmeta_dist.data.split_time import iso_time
 
-MAX_REASONS, MAX_RULES, MAX_FILES = 5, 3, 2
+MAX_REASONS, MAX_RULES, MAX_FILES = 4, 3, 2
 """Reasons of rejected rows, rules that leave rows out, and files with unused columns."""
 MAX_WIDTH = 40
 """Characters of a rejected value, or of a list of columns, that are shown."""
@@ -16,7 +16,7 @@ LABEL_WIDTH = 10
 
 
 def report_lines(report: Report, manifest: Manifest, store: Path) -> Iterator[str]:
-    """At most 40 lines: what the log is like, where its rows went, and what the store holds."""
+    """Less than 40 lines: what the log is like, where its rows went, and what the store holds."""
     yield from _log_lines(report)
     yield from _row_lines(report)
     yield from _reject_lines(report, store)
@@ -82,9 +82,10 @@ def _reject_lines(report: Report, store: Path) -> Iterator[str]:
         num_more = len(reasons) - MAX_REASONS
         more = f"{num_more} more reasons; " if num_more > 0 else ""
         yield f"  {more}all rejected rows: {store / REJECTS}"
-    for num, what in ((report.unlisted_items, "items"), (report.unlisted_users, "users")):
-        if num:
-            yield f"  {num:,} {what} are in no file of {what}: without features"
+    unlisted = {"items": report.unlisted_items, "users": report.unlisted_users}
+    if any(unlisted.values()):
+        counts = " and ".join(f"{number:,} {what}" for what, number in unlisted.items() if number)
+        yield f"  {counts} are in no file of features: known by their ratings alone"
 
 
 def _example(row: dict[str, object] | None) -> str:
@@ -99,7 +100,7 @@ def _left_out_lines(report: Report) -> Iterator[str]:
     for rule, count in rules[:MAX_RULES]:
         yield f"  users: {count:,} with {report.left_out_rows[rule]:,} rows left out: {rule}"
     unused = sorted(report.unused_rows.items(), key=lambda rule: -rule[1])
-    for rule, count in unused[:MAX_RULES]:
+    for rule, count in unused[: MAX_RULES - 1]:
         yield f"  rows: {count:,} of other users left out: {rule}"
     if report.advice:
         yield f"  {report.advice}"

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -189,3 +190,52 @@ def test_what_is_not_understood_is_one_line(trained, known, message):
     with pytest.raises(InputError, match=re.escape(message)) as caught:
         Predictor.load(trained).recommend(known)
     assert "\n" not in str(caught.value)
+
+
+def test_features_of_users_are_told_by_their_values(tmp_path):
+    users = tmp_path / "users.csv"
+    people = [f"u{k},{20 + k % 40},c{k % 3}" for k in range(120)]
+    users.write_text("\n".join(["u,age,country", *people]))
+    config = csv_config(
+        write_log(tmp_path, num_users=120),
+        users_path=str(users),
+        user_features={"age": "float", "country": "token"},
+        min_value_count=2,
+    )
+    prepare(config, tmp_path / "store")
+    train(small(tmp_path / "store"), tmp_path / "run", Display())
+    predictor = Predictor.load(tmp_path / "run")
+    store = predictor.open_store()
+    batch = store.shard("user_cold", 0)
+    scores = predictor.score_tasks(store.tasks_of(batch, predictor.feature_spec).tasks)
+    tokens, start = predictor.catalogue.item_tokens(), 0
+    for row in batch.to_pylist():
+        known = [tokens[item] for item in row["support_item"]]
+        number = int(row["user"][1:])
+        features = {"age": 20 + number % 40, "country": f"c{number % 3}"}
+        asked = [tokens[item] for item in row["query_item"]]
+        ratings = list(zip(known, row["support_rating"], strict=True))
+        scored = predictor.score(ratings, asked, user_features=features)
+        assert scored == pytest.approx(scores[start : start + len(asked)], abs=1e-5)
+        start += len(asked)
+    unknown = predictor.score({"i1": 5.0}, ["i2"])
+    assert predictor.score({"i1": 5.0}, ["i2"], user_features={"age": 21}) != unknown
+    assert predictor.score({"i1": 5.0}, ["i2"], user_features={"country": "c99"}) == unknown
+    many = predictor.recommend({"a": {"i1": 5.0}}, user_features={"a": {"age": 21.0}})
+    alone = predictor.recommend({"i1": 5.0}, user_features={"age": 21.0})
+    assert [item for item, _ in many["a"]] == [item for item, _ in alone]
+    for features, message in (
+        ({"height": 2}, "no user feature is called height; this run has age, country"),
+        ({"age": "old"}, "age is 'old'; expected a finite number"),
+        ("age", "user_features are 'age'; expected {feature: value}"),
+    ):
+        with pytest.raises(InputError, match=message):
+            predictor.recommend({"i1": 5.0}, user_features=features)
+
+
+def test_threads_share_a_predictor(trained):
+    predictor = Predictor.load(trained)
+    users = [{f"i{k}": 1.0 + k % 5, f"i{k + 20}": 3.0} for k in range(20)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(predictor.recommend, users))
+    assert together == [predictor.recommend(user) for user in users]

@@ -18,6 +18,7 @@ from greatmeta_dist.data.known_ratings import KnownRatings, token_of
 from greatmeta_dist.data.manifest import Field
 from greatmeta_dist.data.store import FeatureSpec, Store
 from greatmeta_dist.data.tasks import Features, TaskTable
+from greatmeta_dist.data.vocabulary import bin_token
 from greatmeta_dist.errors import require
 from greatmeta_dist.evaluation.scoring import Scorer
 from greatmeta_dist.ragged import Ragged, concatenate, offsets_of
@@ -137,7 +138,20 @@ class NewUsers:
         for user in users:
             value = user.get(field.name)
             values = value if isinstance(value, list | tuple) else [value]
-            tokens = [rows.get(token_of(v), field.unknown_row) for v in values if v is not None]
-            lists.append(tokens or [field.unknown_row])
+            tokens = [_token(v, field) for v in values if v is not None]
+            known = [rows.get(token, field.unknown_row) for token in tokens]
+            lists.append(known or [field.unknown_row])
         flat = np.array([row for one in lists for row in one], np.int32)
         return Ragged(flat, offsets_of(np.array([len(one) for one in lists], np.int64)))
+
+
+def _token(value: Any, field: Field) -> str:
+    """A feature's value as the vocabulary has it. Raises ``InputError``."""
+    if field.edges is None:
+        return token_of(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    require(np.isfinite(number), f"{field.name} is {value!r}; expected a finite number")
+    return bin_token(number, np.array(field.edges))

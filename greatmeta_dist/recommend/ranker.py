@@ -1,7 +1,7 @@
 """Recommendations and scores for users as callers have them: plain types and frames, raw ids."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -84,9 +84,15 @@ class Ranker:
     def _tasks(self, known: KnownRatings, user_features: Any) -> TaskTable:
         """The users as tasks; warns of items that are not in the catalogue."""
         self._indices(known.item, "interactions")
-        if user_features is not None and known.is_one_user:
-            user_features = {known.users[0]: user_features}
-        return self.new_users.tasks(known, user_features)
+        by_user = user_features or {}
+        if by_user and known.is_one_user:
+            by_user = {known.users[0]: by_user}
+        is_good = isinstance(by_user, Mapping) and all(
+            isinstance(features, Mapping) for features in by_user.values()
+        )
+        form = "{feature: value}" if known.is_one_user else "{user: {feature: value}}"
+        require(is_good, f"user_features are {user_features!r}; expected {form}")
+        return self.new_users.tasks(known, by_user)
 
     def _indices(self, tokens: Sequence[str], what: str) -> NDArray[np.int64]:
         """Items' indices; warns of those that are not in the catalogue."""

@@ -32,7 +32,7 @@ from greatmeta_dist.data.sources import Table, open_source
 from greatmeta_dist.data.split import held_out_items
 from greatmeta_dist.data.split_buckets import SPLIT, SplitUnit, write_context
 from greatmeta_dist.data.split_file import read_split
-from greatmeta_dist.data.split_time import find_split_time, require_times
+from greatmeta_dist.data.split_time import FIND_POINT, find_split_time, require_times
 from greatmeta_dist.data.store import ITEMS, Store
 from greatmeta_dist.data.summary import LogSummary
 from greatmeta_dist.data.tables import read_tables, write_table
@@ -44,7 +44,7 @@ from greatmeta_dist.files import publish, sha256
 
 FOLDERS = ("shards", "vocab", LOG)
 FINISH = "write the manifest"
-COSTS = {SPLIT: 0.8, WRITE: 0.03, FINISH: 0.01}
+COSTS = {FIND_POINT: 0.05, SPLIT: 0.8, WRITE: 0.03, FINISH: 0.01}
 """Seconds that a million rows take, about: the shares that the progress shows."""
 CHECK_COST, CHECK_TEXT_COST, CARRY_COST = 0.25, 0.8, 0.05
 HASH_COST = 0.7
@@ -97,7 +97,8 @@ class Preparation:
             CHECK: check * num_rows / 1e6,
         }
         num_rows += num_earlier
-        self.phases.expect(costs | {name: cost * num_rows / 1e6 for name, cost in COSTS.items()})
+        phases = COSTS if self.config.is_split_by_time else COSTS | {FIND_POINT: 0.0}
+        self.phases.expect(costs | {name: cost * num_rows / 1e6 for name, cost in phases.items()})
 
     def _open_source(self) -> None:
         """Open the log, and check that it has what the options need."""
@@ -247,6 +248,8 @@ class Preparation:
             self.given = self.given.join(used, on="line", how="anti", maintain_order="left")
         self._require_few_rejected(log.num_read)
         self.report.add_summary(summary, self.config)
+        self.report.cold_items = int(is_cold.sum())
+        self.report.untrained_items = int((self.counts.item_count == 0).sum())
         return split, [result["tasks"] for result in results]
 
     def _is_cold(self) -> pl.Series:
@@ -288,8 +291,7 @@ class Preparation:
         self.report.rejected = self.rejects.count("log")
         counts = {of: self.rejects.count(of) for of in ("users", "items", "split")}
         self.report.rejected_elsewhere = {of: count for of, count in counts.items() if count}
-        reasons = rejected.group_by("reason").len().sort("len", "reason", descending=[True, False])
-        self.report.reasons = dict(reasons.head(20).iter_rows())
+        self.report.add_rejects(rejected)
         self.rejects.require_few(
             self.report.read,
             of="split",

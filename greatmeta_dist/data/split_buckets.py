@@ -77,7 +77,7 @@ class SplitUnit:
             write_table(self.rejects_path(number), bucket.rejected)
         tasks = self._split(number, bucket.history, catalogue)
         with written_atomically(self.summary_path(number)) as partial:
-            LogSummary.of(tasks, len(catalogue.token)).write(partial)
+            LogSummary.of(tasks, len(catalogue.token), bucket.times).write(partial)
         splits = tasks.splits
         if self.config.is_implicit:
             splits = add_negatives(splits, tasks.history, catalogue, self.config)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-LOGS = ("log.csv", "events.csv", "ml-1m", "ml-100k", "log.txt")
+LOGS = ("log.csv", "new-rows.csv", "events.csv", "ml-1m", "ml-100k", "log.txt")
 """Names of logs, as ``data.path`` has them."""
 NUM_USERS, NUM_ITEMS, NUM_RATINGS = 80, 260, 45
 
@@ -38,6 +38,10 @@ def _write(path: Path, lines: list[str]) -> None:
 def _write_csv(folder: Path, ratings: list[tuple[int, int, int]]) -> None:
     log = [f"{user},{item},{stars},{k}" for k, (user, item, stars) in enumerate(ratings)]
     _write(folder / "log.csv", ["uid,iid,stars,at", *log])
+    new = [
+        f"{user},{item},{stars},{10**6 + k}" for k, (user, item, stars) in enumerate(ratings[::7])
+    ]
+    _write(folder / "new-rows.csv", ["uid,iid,stars,at", *new])
     events = [f"{user},{item}" for user, item, _ in ratings]
     _write(folder / "events.csv", ["uid,iid", *events])
     items = [f"{item},{'drama|war' if item % 3 else 'comedy'},{item}.5" for item in _all_items()]

@@ -359,3 +359,26 @@ def test_two_writers_of_a_folder_are_one_too_many(capsys, store, tmp_path):
         code, _, err = run(capsys, "train", f"run={tmp_path}/run", "train.steps=9")
     assert code == 2
     assert "another training writes" in err
+
+
+def test_a_sweep_goes_on_after_a_job_that_fails(capsys, store, tmp_path):
+    (tmp_path / "s" / "0").mkdir(parents=True)
+    (tmp_path / "s" / "0" / "other").touch()
+    words = [f"store={store}", f"run={tmp_path}/s", *TINY, "train.seed=0,1"]
+    assert main(["train", "-m", *words]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f"greatmeta: sweep 0: run={tmp_path}/s/0 exists and is no run")
+    assert lines[-1] == "greatmeta: 1 of 2 jobs of the sweep failed: 0"
+    assert (tmp_path / "s" / "1" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["priors.seed=4294967296", "model.embedding_dim=1000000000000", "model.hidden=[1000000000000]",
+     "cluster.threads=100000000000000"],
+)  # fmt: skip
+def test_numbers_that_no_machine_holds_are_refused_in_one_line(capsys, store, tmp_path, word):
+    assert main(["train", f"store={store}", f"run={tmp_path}/run", word]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert f"greatmeta: {word.partition('=')[0]} is " in err

@@ -22,7 +22,7 @@ from greatmeta_dist.data.fields import Fields, build_fields
 from greatmeta_dist.data.fingerprint import HASH, files_in, hash_files
 from greatmeta_dist.data.growth import EarlierStore
 from greatmeta_dist.data.histories import repeat_reason
-from greatmeta_dist.data.kept_log import CARRY, INDEX, LOG, REJECTED, LogIndex, keep_rows
+from greatmeta_dist.data.kept_log import CARRY, LOG, LogIndex, keep_rows
 from greatmeta_dist.data.manifest import FORMAT_VERSION, MANIFEST, Manifest, write_manifest
 from greatmeta_dist.data.phases import Phases, shared_with_sources
 from greatmeta_dist.data.rejects import REJECTS, Rejects
@@ -30,21 +30,17 @@ from greatmeta_dist.data.report import Report
 from greatmeta_dist.data.scan import CHECK, ScannedLog, count_rows, scan_log, source_bytes
 from greatmeta_dist.data.sources import Table, open_source
 from greatmeta_dist.data.split import held_out_items
-from greatmeta_dist.data.split_buckets import (
-    SPLIT,
-    SplitUnit,
-    read_all,
-    write_context,
-    write_table,
-)
+from greatmeta_dist.data.split_buckets import SPLIT, SplitUnit, write_context
 from greatmeta_dist.data.split_file import read_split
 from greatmeta_dist.data.split_time import FIND_POINT, find_split_time, require_times
 from greatmeta_dist.data.store import ITEMS, Store
 from greatmeta_dist.data.summary import LogSummary
+from greatmeta_dist.data.tables import read_tables, write_table
+from greatmeta_dist.data.trainable import require_trainable
 from greatmeta_dist.data.vocabulary import Vocabulary
 from greatmeta_dist.data.write_shards import WRITE, WriteUnit, number_shards
 from greatmeta_dist.errors import InputError, require
-from greatmeta_dist.files import sha256
+from greatmeta_dist.files import publish, sha256
 
 FOLDERS = ("shards", "vocab", LOG)
 FINISH = "write the manifest"
@@ -174,7 +170,7 @@ class Preparation:
         self.items, self.report.unlisted_items = catalogue_of(first, listed, log.items)
         split, tasks = self._split_users(log)
         self._check_rejects()
-        self._require_trainable(log)
+        require_trainable(self.counts, self.report, self.config)
         fields = build_fields(
             self.users, self.items, self.kinds, self.counts, self.config, self.earlier
         )
@@ -189,8 +185,8 @@ class Preparation:
         write_arrow(self.staged / ITEMS, items)
         (self.staged / "report.json").write_text(json.dumps(asdict(self.report), indent=1))
         if self.config.keep_log:
-            checksums |= self._keep_log(log, fields, {"user": self.users, "item": listed}, rejected)
-        self._publish()
+            checksums |= self._keep_log(log, fields, listed, rejected)
+        publish(self.staged, self.store)
         self._write_manifest(fingerprint, fields.vocabularies, shards, checksums, known_groups)
 
     def _entities(self, side: str, table: Table | None) -> pl.DataFrame | None:
@@ -245,9 +241,9 @@ class Preparation:
                 users = pl.from_arrow(map_arrow(train).column("user"))
                 self.counts.users.append(pl.Series(users))
         numbers = range(log.num_buckets)
-        for repeats in read_all([split.rejects_path(k) for k in numbers]):
+        for repeats in read_tables([split.rejects_path(k) for k in numbers]):
             self._reject_repeats(repeats)
-        for used in read_all([split.used_lines_path(k) for k in numbers]):
+        for used in read_tables([split.used_lines_path(k) for k in numbers]):
             assert self.given is not None
             self.given = self.given.join(used, on="line", how="anti", maintain_order="left")
         self._require_few_rejected(log.num_read)
@@ -303,31 +299,6 @@ class Preparation:
             limit=self.config.max_rejected_fraction,
         )
 
-    def _require_trainable(self, log: ScannedLog) -> None:
-        """Raises ``InputError`` where nothing that can be learnt is left to train on."""
-        usable = log.num_read - self.report.rejected - log.num_unrated
-        remedy = self.report.advice or (
-            "check data.split"
-            if self.config.split
-            else "lower data.valid_fraction and data.test_fraction, the shares of held-out users"
-        )
-        require(
-            self.report.tasks.get("train", 0) > 0,
-            f"no training task came out of {usable} usable rows of {log.num_read}; {remedy}",
-        )
-        is_counted = not self.config.has_ratings and not self.config.is_click
-        require(
-            not is_counted or self.counts.lowest < self.counts.highest,
-            f"every count is {self.counts.lowest:g}, so there is nothing to learn; set "
-            "data.label=click",
-        )
-        share = self.counts.mean
-        require(
-            not self.config.is_click or 0 < share < 1,
-            f"{share:.0%} of the training rows are clicks, and training needs clicks and others; "
-            f"set data.click_at (now {self.config.click_at}) within the ratings, or data.negatives",
-        )
-
     # --- writing --------------------------------------------------------------------------
 
     def _write_shards(
@@ -364,11 +335,7 @@ class Preparation:
         return sorted(self.users[self.source.group].unique().to_list())
 
     def _keep_log(
-        self,
-        log: ScannedLog,
-        fields: Fields,
-        tables: dict[str, pl.DataFrame | None],
-        rejected: pl.DataFrame,
+        self, log: ScannedLog, fields: Fields, listed: pl.DataFrame | None, rejected: pl.DataFrame
     ) -> dict[str, str]:
         """Keep the checked rows and the features, so that the store can grow; their checksums."""
         names, checksums = keep_rows(log.files, self.staged)
@@ -389,26 +356,7 @@ class Preparation:
             files=names,
             buckets=[list(file.buckets) for file in log.files],
         )
-        index.write(self.staged)
-        written = [INDEX, REJECTED]
-        rejected.write_parquet(self.staged / REJECTED)
-        for side, table in tables.items():
-            if table is not None:
-                written.append(f"{LOG}/{side}s.parquet")
-                table.write_parquet(self.staged / written[-1])
-        return checksums | {name: sha256(self.staged / name) for name in written}
-
-    def _publish(self) -> None:
-        """Move the files of the store to where they belong.
-
-        What is not there was moved before this process was started again.
-        """
-        for path in sorted(self.staged.rglob("*")):
-            target = self.store / path.relative_to(self.staged)
-            if path.is_dir():
-                target.mkdir(exist_ok=True)
-            else:
-                path.replace(target)
+        return checksums | index.write(self.staged, self.users, listed, rejected)
 
     def _write_manifest(
         self,

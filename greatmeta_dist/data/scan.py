@@ -19,6 +19,7 @@ from greatmeta_dist.data.kept_log import KeptRows
 from greatmeta_dist.data.phases import Phases
 from greatmeta_dist.data.rejects import REJECT_SCHEMA, Rejects
 from greatmeta_dist.data.sources import Source
+from greatmeta_dist.data.tables import read_table, write_table
 from greatmeta_dist.data.units import Result
 from greatmeta_dist.data.values import Value, id_value, number_value, time_unit, time_value
 from greatmeta_dist.errors import require
@@ -58,7 +59,7 @@ class ScannedLog:
     @property
     def items(self) -> pl.Series:
         """The distinct items, as they stand in the buckets: integers or text, ascending."""
-        return pl.read_ipc(self.items_path)["item"]
+        return read_table(self.items_path)["item"]
 
     def bucket(self, number: int) -> pl.DataFrame:
         """``user item rating timestamp line`` of a bucket's rows, in the order of the log.
@@ -120,8 +121,7 @@ def scan_log(
     num_read = sum(result["read"] for result in results)
     numbers = range(len(units))
     items = _distinct(earlier_items, [scan.items_path(k) for k in numbers])
-    with written_atomically(folder / "items.arrow") as partial:
-        items.to_frame("item").write_ipc(partial)
+    write_table(folder / "items.arrow", items.to_frame("item"))
     num_rejected = sum(result["rejected"] for result in results)
     if num_rejected:
         rejects.on_disk = folder / "rejected.parquet"
@@ -184,8 +184,8 @@ class _ScanUnit:
                 writer.write(good)
             if not writer.buckets:
                 partial.touch()
-        with written_atomically(self.items_path(number)) as partial:
-            pl.concat(items).unique().sort().to_frame("item").write_ipc(partial)
+        distinct = pl.concat(items).unique().sort()
+        write_table(self.items_path(number), distinct.to_frame("item"))
         if bad_rows:
             with written_atomically(self.rejects_path(number)) as partial:
                 pl.concat(bad_rows).write_parquet(partial)
@@ -238,7 +238,7 @@ def _distinct(first: pl.Series, paths: Sequence[Path]) -> pl.Series:
     items = [first]
     num_merged = len(first)
     for path in paths:
-        items.append(pl.read_ipc(path)["item"])
+        items.append(read_table(path)["item"])
         # Merged whenever they have doubled: every item is merged a few times in all.
         if sum(map(len, items)) > 2 * num_merged + BATCH_ROWS:
             items = [pl.concat(items).unique()]
@@ -253,7 +253,7 @@ def _join(paths: Sequence[Path], target: Path) -> None:
         pq.ParquetWriter(partial, _arrow_schema(REJECT_SCHEMA)) as writer,
     ):
         for path in paths:
-            writer.write_table(pl.read_parquet(path).to_arrow().cast(writer.schema))
+            writer.write_table(pl.read_parquet(path, glob=False).to_arrow().cast(writer.schema))
 
 
 @dataclass(frozen=True)

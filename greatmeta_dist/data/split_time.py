@@ -19,6 +19,7 @@ from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.buckets import read_columns
 from greatmeta_dist.data.phases import Phases
 from greatmeta_dist.data.scan import ScannedLog
+from greatmeta_dist.data.tables import read_table
 from greatmeta_dist.data.units import Result
 from greatmeta_dist.errors import require
 from greatmeta_dist.files import written_atomically
@@ -82,7 +83,7 @@ def find_split_time(log: ScannedLog, config: DataConfig, phases: Phases) -> Spli
     results = phases.run(FIND_POINT, seen, units, part="items")
     if config.split_last is not None:
         seconds = min(result["next"] for result in results if result["next"] is not None)
-    seen_items = [pl.read_ipc(seen.path(k))["item"] for k in units]
+    seen_items = [read_table(seen.path(k))["item"] for k in units]
     return SplitTime(seconds, pl.concat(seen_items).unique())
 
 

@@ -73,6 +73,8 @@ class Training:
     lanes: Lanes
     validation: Validation
     checkpoints: RunCheckpoints
+    is_interrupted: bool = False
+    """Whether any worker was asked to stop while it trained."""
 
     @classmethod
     def open(
@@ -128,12 +130,15 @@ class Training:
                 f"{self.run_folder} is already at step {step}; raise train.steps to go on"
             )
         self._write_blend_weight(step)
-        if self.worker.is_stopping:
-            raise KeyboardInterrupt
+        is_done = step >= self.config.train.steps
         best, latest = self.validation.best, self.validation.latest
         metrics = {"step": step, "valid": latest, "best": best}
-        if communicator.is_first:
+        if communicator.is_first and is_done:
             write_json_atomically(self.run_folder / "metrics.json", metrics)
+        if self.is_interrupted:
+            if is_done:
+                self.display.say(f"stopped in the last step: {self.run_folder} is complete")
+            raise KeyboardInterrupt
         return metrics
 
     def _train(self, start: int, is_stopped: Callable[[], bool], *, is_new: bool) -> int:
@@ -156,6 +161,9 @@ class Training:
                 self._save(start, tracker)
             step = self._take_steps(start, batches, tracker, bar, stop, is_stopped)
             self.checkpoints.writer.wait()
+            # A stop may have come in or after the last step, of which no step has told the others.
+            is_stopping = stop.is_received or is_stopped() or self.worker.is_stopping
+            self.is_interrupted = not self.worker.communicator.all_true(not is_stopping)
         return step
 
     def _take_steps(

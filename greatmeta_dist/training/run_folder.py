@@ -20,7 +20,7 @@ from greatmeta_dist.data.store import Store
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.communicator import Communicator
-from greatmeta_dist.errors import require
+from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.files import locked, write_json_atomically
 from greatmeta_dist.training.earlier_run import EarlierRun
 from greatmeta_dist.training.run_config import saved_config, saved_note, write_config
@@ -64,6 +64,7 @@ def open_run(config: Config, run: Path, display: Display) -> Iterator[Config]:
         note = _describe_start(config, store)
     run.mkdir(parents=True, exist_ok=True)
     with locked(run / ".lock", f"another training writes {run}"):
+        _require_writable(run / CHECKPOINTS)
         if is_new:
             write_model(run, store, config.priors, display)
         write_config(run, config, note=note)
@@ -87,6 +88,24 @@ def write_workers(run: Path, communicator: Communicator, device: torch.device) -
     by_worker = communicator.gather_objects(here)
     if by_worker is not None:
         write_json_atomically(run / "workers.json", by_worker)
+
+
+def _require_writable(folder: Path) -> None:
+    """Raises ``InputError`` where a folder is there and cannot be written.
+
+    Else the first checkpoint would fail, when much has been computed.
+    """
+    if not folder.exists():
+        return
+    probe = folder / ".partial-probe"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"cannot write into {folder} ({error.strerror}); change who may write it, or take "
+            "another run=DIR"
+        ) from error
 
 
 def _describe_start(config: Config, store: Store) -> str | None:
@@ -128,6 +147,12 @@ def _require_resumable(run: Path, config: Config, store: Store) -> None:
         return
     if not checkpoint.steps(run / CHECKPOINTS):
         return
+    step = checkpoint.steps(run / CHECKPOINTS)[-1]
+    require(
+        config.train.steps >= step,
+        f"train.steps is {config.train.steps}, and {run} is at step {step} already; take {step} "
+        "or more, or another run=DIR",
+    )
     differences = _differences(asdict(before), asdict(config))
     require(
         not differences,

@@ -54,6 +54,24 @@ def test_run_with_another_config_is_refused_with_the_difference(run, store):
         train(small(store), store, Display())
 
 
+def test_fewer_steps_than_are_done_are_refused_and_not_written(run, store, capsys):
+    before = (run / "config.yaml").read_text()
+    line = refused(capsys, "train", f"run={run}", "train.steps=5")
+    assert f"train.steps is 5, and {run} is at step 12 already; take 12 or more" in line
+    assert (run / "config.yaml").read_text() == before
+    assert train(small(store), run, Display())["step"] == 12
+
+
+def test_a_folder_of_checkpoints_that_cannot_be_written_is_said_at_once(tmp_path, store):
+    run = tmp_path / "run"
+    run.mkdir()
+    train(small(store, steps=2), run, Display())
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").touch()
+    with pytest.raises(InputError, match=r"cannot write into .*checkpoints \(Not a directory\)"):
+        train(small(store, steps=4), run, Display())
+
+
 def test_a_refused_store_leaves_the_run_as_it_was(tmp_path, run, store):
     before = sorted(run.rglob("*"))
     prepare(csv_config(write_log(tmp_path, num_users=120)), tmp_path / "other")

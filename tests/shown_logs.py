@@ -6,6 +6,8 @@ import numpy as np
 
 LOGS = ("log.csv", "new-rows.csv", "events.csv", "ml-1m", "ml-100k", "log.txt")
 """Names of logs, as ``data.path`` has them."""
+FIRST_TIME = 956_703_932
+"""April 2000, when the first ratings of MovieLens 1M were given; the last ones are of 2001 here."""
 NUM_USERS, NUM_ITEMS, NUM_RATINGS = 80, 260, 45
 
 
@@ -51,7 +53,8 @@ def _write_csv(folder: Path, ratings: list[tuple[int, int, int]]) -> None:
 
 
 def _write_movielens_1m(folder: Path, ratings: list[tuple[int, int, int]]) -> None:
-    log = [f"{user}::{item}::{stars}::{k}" for k, (user, item, stars) in enumerate(ratings)]
+    log = [f"{user}::{item}::{stars}::{FIRST_TIME + 10_000 * k}"
+           for k, (user, item, stars) in enumerate(ratings)]  # fmt: skip
     _write(folder / "ratings.dat", log)
     users = [f"{user}::F::25::{user % 4}::0" for user in range(1, NUM_USERS + 1)]
     _write(folder / "users.dat", users)

@@ -25,13 +25,21 @@ def prepare_store(config: DataConfig, store: Path) -> None:
 
 def _say_rows(display: Display, source: str, report: Report, store: Path) -> None:
     """How many rows were read, kept, merged, rejected and left out, and why."""
+    left_out = report.unrated + report.other_events + report.not_in_split
+    left_out += report.out_of_bounds + report.unused
     display.say(
         f"{source}: {report.read} rows read, {report.kept} kept, {report.rejected} rejected, "
         f"{report.repeats} repeats merged, "
-        f"{report.unrated + report.out_of_bounds + report.not_in_split + report.unused} left out "
+        f"{left_out} left out "
         f"({report.out_of_bounds} of users out of bounds, {report.not_in_split} not in the split, "
-        f"{report.unused} more than tasks take, {report.unrated} unrated)"
+        f"{report.unused} more than tasks take, {report.unrated} unrated, {report.other_events} of "
+        "other events)"
     )
+    if report.events:
+        events = ", ".join(f"{count} {event}" for event, count in report.events.items())
+        display.say(f"  events: {events}")
+    for hint in report.hints:
+        display.say(f"  {hint}")
     for reason, count in report.reasons.items():
         display.say(f"  {count} × {reason} (see {store / REJECTS})")
     if report.repeats:

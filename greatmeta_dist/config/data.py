@@ -1,5 +1,6 @@
 """Options of ``prepare``: where interactions come from, how they become tasks."""
 
+import math
 from dataclasses import dataclass, field
 
 from greatmeta_dist.config.checks import at_least, check_choices, choice, in_range
@@ -27,6 +28,8 @@ class ColumnsConfig:
     ``data.label=click``; with ``data.label=rating`` their number is the rating."""
     timestamp: str | None = AUTO
     """null where the log has no times, or none that matter."""
+    event: str | None = AUTO
+    """Where ``data.events`` names events: the column that says which event a row is."""
 
 
 @dataclass
@@ -76,6 +79,10 @@ class DataConfig:
     """click, where every interaction is one: items drawn as not clicked for each interaction, out
     of those that the user has not met."""
 
+    events: dict[str, float] = field(default_factory=dict)
+    """Events of the log that count, each with its weight: ``{view: 1, cart: 2, purchase: 4}``. Rows
+    of other events are left out. The weight is the rating of a row; it multiplies the rating where
+    ``data.columns.rating`` names one. Empty takes every row, whatever its event."""
     repeats: str | None = field(
         default=None,
         metadata={"choices": ("latest", "first", "max", "sum", "mean", "count", "reject")},
@@ -83,8 +90,8 @@ class DataConfig:
     """What becomes of several rows of a user and an item. ``latest`` and ``first`` keep one row,
     ``max``, ``sum`` and ``mean`` merge their ratings, ``count`` takes their number as the rating,
     ``reject`` keeps the latest and rejects the others. ``data.click_at`` is of what comes out. null
-    is latest for ratings, max for clicks (clicked once is a click), and count where the log has no
-    ratings."""
+    is latest for ratings, max for clicks (clicked once is a click) and for ``data.events`` (the
+    weightiest event), and count where the log has no ratings."""
     rating_range: list[float] | None = None
     """Lowest and highest valid rating: ``[lowest,highest]``. Rows with others are rejected. null
     accepts every rating of the log."""
@@ -104,7 +111,8 @@ class DataConfig:
     does."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     """csv, jsonl, parquet: names of the log's columns for user, item, rating and timestamp.
-    ``auto`` finds one by its usual names, such as userId or ts. The last two may be null."""
+    ``auto`` finds one by its usual names, such as userId or ts. Rating and timestamp may be null.
+    ``event`` is read with ``data.events``."""
     separator: str = ","
     """csv: character between fields. ``\\t`` is a tab."""
     encoding: str = choice("utf-8", ("utf-8", "latin-1"))
@@ -178,10 +186,25 @@ class DataConfig:
         )
 
     def _check_ratings(self) -> None:
+        is_weighed = bool(self.events)
         require(
-            self.columns.rating is not None or self.is_click or self.repeats_rule == "count",
+            self.columns.rating is not None
+            or is_weighed
+            or self.is_click
+            or self.repeats_rule == "count",
             "data.columns.rating is null, and data.label is rating; name the column, set "
             "data.label=click, or count rows with data.repeats=count",
+        )
+        infinite = [name for name, weight in self.events.items() if not math.isfinite(weight)]
+        require(
+            not infinite,
+            f"data.events weighs {', '.join(infinite)} with no finite number; expected one, as "
+            "in data.events='{view: 1, purchase: 4}'",
+        )
+        require(
+            is_weighed or self.columns.event in (None, AUTO),
+            f"data.columns.event={self.columns.event} is set, and data.events names no event; set "
+            "data.events='{view: 1, purchase: 4}', with the log's own events",
         )
         require(
             self.rating_range is None
@@ -206,7 +229,7 @@ class DataConfig:
         """``repeats``, or what suits the log."""
         if self.repeats is not None:
             return self.repeats
-        if self.is_click:
+        if self.is_click or self.events:
             return "max"
         return "count" if self.columns.rating is None else "latest"
 
@@ -222,4 +245,5 @@ class DataConfig:
     @property
     def is_implicit(self) -> bool:
         """Whether the log holds clicks only, so that items not clicked must be drawn."""
-        return self.is_click and (self.click_at is None or self.columns.rating is None)
+        has_values = self.columns.rating is not None or bool(self.events)
+        return self.is_click and (self.click_at is None or not has_values)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.sources.folders import ENDINGS, PACKED, bare_name
-from greatmeta_dist.data.text import open_unpacked
+from greatmeta_dist.data.text_files import open_unpacked
 from greatmeta_dist.errors import InputError
 
 NUM_ROWS = 100_000

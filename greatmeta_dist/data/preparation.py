@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from greatmeta_dist.config import DataConfig
+from greatmeta_dist.config.data import AUTO
 from greatmeta_dist.data.arrow import map_arrow, write_arrow
 from greatmeta_dist.data.counts import TrainingCounts
 from greatmeta_dist.data.encode import encode_items, encode_tasks, with_user_features
@@ -77,8 +78,9 @@ class Preparation:
         self.source = open_source(self.config, self.work)
         if self.source.columns is not None:
             self.config = replace(self.config, columns=self.source.columns)
-            self.report.columns = asdict(self.source.columns)
-        self.report.not_used = self.source.not_used
+            columns = asdict(self.source.columns)
+            self.report.columns = {role: c for role, c in columns.items() if c != AUTO}
+        self.report.not_used, self.report.hints = self.source.not_used, self.source.hints
         require(
             self.config.query_by != "time" or self.source.has_timestamp,
             "data.query_by=time needs times, and the log has none; set data.columns.timestamp or "
@@ -105,6 +107,7 @@ class Preparation:
         log = scan_log(self.source, self.config, self.rejects, self.work / "log")
         self.report.read, self.report.unrated = log.num_read, log.num_unrated
         self.report.time_unit = log.time_unit
+        self.report.other_events, self.report.events = log.num_other_events, log.events
         self._require_few_rejected()
         self.rejects.read_from_disk()
         self.items, self.report.unlisted_items = read_catalogue(
@@ -208,6 +211,7 @@ class Preparation:
             self.report.unlisted_users += int((~is_listed).sum())
         if len(bucket.rejected):
             repeats = bucket.rejected.with_columns(
+                line="line in file",
                 reason=pl.lit("repeats a user and item; the latest is kept"),
                 text=pl.lit(None, pl.String),
             )
@@ -247,7 +251,7 @@ class Preparation:
 
     def _require_trainable(self, log: ScannedLog) -> None:
         """Raises ``InputError`` where nothing that can be learnt is left to train on."""
-        usable = log.num_read - self.report.rejected - log.num_unrated
+        usable = log.num_read - self.report.rejected - log.num_unrated - log.num_other_events
         remedy = (
             "check data.split"
             if self.config.split
@@ -258,10 +262,11 @@ class Preparation:
             bool(self.counts.users),
             f"no training task came out of {usable} usable rows of {log.num_read}; {remedy}",
         )
+        noun = "weight" if self.config.events else "count"
         is_counted = not self.config.has_ratings and not self.config.is_click
         require(
             not is_counted or self.counts.lowest < self.counts.highest,
-            f"every count is {self.counts.lowest:g}, so there is nothing to learn; set "
+            f"every {noun} is {self.counts.lowest:g}, so there is nothing to learn; set "
             "data.label=click",
         )
         share = self.counts.mean
@@ -373,7 +378,7 @@ class Preparation:
         if self.config.is_click:
             return [0.0, 1.0]
         # Sums and counts of ratings have another range than ratings.
-        is_rating = self.config.repeats_rule not in ("sum", "count")
+        is_rating = self.config.repeats_rule not in ("sum", "count") and not self.config.events
         return self.config.rating_range if is_rating else None
 
 

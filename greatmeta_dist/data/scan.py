@@ -4,6 +4,7 @@ The log comes in batches, of which a few are in memory at a time. Bad rows go to
 reason.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,8 @@ BUCKET_BYTES = 1 << 24
 MAX_BUCKETS = 128
 MAX_RATING = 1e15
 """Beyond this a rating is a mistake, and squares of it would lose all digits of the others."""
+MAX_EVENTS = 20
+"""Of the events that a log has, the most frequent ones are reported."""
 NUM_SAMPLED = 1000
 """First rows that tell the unit of times."""
 
@@ -39,6 +42,9 @@ class ScannedLog:
     num_buckets: int
     num_read: int
     num_unrated: int
+    num_other_events: int
+    events: dict[str, int]
+    """With ``data.events``: rows of each event, the most frequent first."""
     items: pl.Series
     """The distinct items, as they stand in the buckets: integers or text; in no certain order."""
     user_type: pl.DataType
@@ -46,9 +52,10 @@ class ScannedLog:
     """The unit of times that are numbers; None where the log has none."""
 
     def bucket(self, number: int) -> pl.DataFrame:
-        """``user item rating timestamp line`` of a bucket's rows, in the order of the log.
+        """``user item rating timestamp line`` of a bucket's rows.
 
-        With ``data.repeats=reject`` they have their ``file``, too.
+        ``line`` is the place in the whole log, of which a later row has a greater one. With
+        ``data.repeats=reject`` they have their ``file`` and ``line in file``, too.
         """
         rows = read_bucket(self.folder, number)
         if rows is not None:
@@ -68,10 +75,11 @@ def scan_log(source: Source, config: DataConfig, rejects: Rejects, folder: Path)
     num_buckets = _num_buckets(source)
     columns = _CheckedColumns.of(source, config)
     rejects.on_disk = folder.with_name("rejected.parquet")
-    num_read = num_unrated = 0
+    num_read = num_unrated = num_other_events = 0
+    events: Counter[str] = Counter()
     items = _Distinct()
     user_type: pl.DataType = pl.Int64()
-    extra = ["file"] if config.repeats_rule == "reject" else []
+    extra = ["file", "line in file"] if config.repeats_rule == "reject" else []
     with (
         BucketWriter(folder, num_buckets) as buckets,
         pq.ParquetWriter(rejects.on_disk, _arrow_schema(REJECT_SCHEMA)) as rejected,
@@ -83,6 +91,10 @@ def scan_log(source: Source, config: DataConfig, rejects: Rejects, folder: Path)
                 bad = columns.rejected(batch, checked)
                 rejected.write_table(bad.to_arrow().cast(rejected.schema))
                 checked = checked.filter(~pl.col("is_bad"))
+            if "event" in checked.columns:
+                events.update(dict(checked["event"].drop_nulls().value_counts().iter_rows()))
+                num_other_events += int(checked["is_other_event"].sum())
+                checked = checked.filter(~pl.col("is_other_event"))
             if checked["is_unrated"].any():
                 num_unrated += int(checked["is_unrated"].sum())
                 checked = checked.filter(~pl.col("is_unrated"))
@@ -91,8 +103,28 @@ def scan_log(source: Source, config: DataConfig, rejects: Rejects, folder: Path)
             items.add(good["item"])
             buckets.write(good)
     require(num_read > 0, "the log holds no interaction below its header")
+    frequent = dict(events.most_common(MAX_EVENTS))
+    _require_events(config, events)
     return ScannedLog(
-        folder, num_buckets, num_read, num_unrated, items.values(), user_type, columns.time_unit
+        folder,
+        num_buckets,
+        num_read,
+        num_unrated,
+        num_other_events,
+        frequent,
+        items.values(),
+        user_type,
+        columns.time_unit,
+    )
+
+
+def _require_events(config: DataConfig, events: Counter[str]) -> None:
+    """Raise ``InputError`` where no row is of an event that ``data.events`` names."""
+    absent = [event for event in config.events if event not in events]
+    found = ", ".join(event for event, _ in events.most_common(8)) or "none"
+    require(
+        not absent,
+        f"data.events names {', '.join(absent)}, and no row of the log is one; its events: {found}",
     )
 
 
@@ -136,6 +168,9 @@ class _CheckedColumns:
     missing`` and ``NAME is bad`` of each."""
     is_unrated: pl.Expr
     time_unit: str | None
+    events: dict[str, float]
+    place: str
+    """The column of the place in the whole log."""
 
     @classmethod
     def of(cls, source: Source, config: DataConfig) -> "_CheckedColumns":
@@ -143,6 +178,8 @@ class _CheckedColumns:
         schema = log.collect_schema()
         missing = config.missing_values
         values = {name: id_value(name, schema[name], missing) for name in ("user", "item")}
+        if config.events:
+            values["event"] = id_value("event", schema["event"], missing)
         if config.has_ratings:
             values["rating"] = number_value("rating", schema["rating"], missing)
         unit = None
@@ -153,16 +190,27 @@ class _CheckedColumns:
         if config.unrated_value is not None and "rating" in values:
             is_unrated = (pl.col("rating") == config.unrated_value).fill_null(False)
         checks = [
-            (pl.col("reason").is_not_null(), "", pl.col("reason")),
             *_id_checks("user"),
             *_id_checks("item"),
             *(_rating_checks(config, is_unrated) if "rating" in values else ()),
             *(_time_checks(config) if "timestamp" in values else ()),
         ]
-        return cls(values, checks, is_unrated, unit)
+        first = [(pl.col("reason").is_not_null(), "", pl.col("reason"))]
+        if config.events:
+            first += _id_checks("event")
+            # A row that is left out need not be right.
+            is_asked = ~pl.col("is_other_event")
+            checks = [(fails & is_asked, name, why) for fails, name, why in checks]
+            is_unrated &= is_asked
+        place = "place" if "place" in schema else "line"
+        return cls(values, [*first, *checks], is_unrated, unit, config.events, place)
 
     def check(self, batch: pl.DataFrame) -> pl.DataFrame:
-        """Typed columns of a batch; what is wrong with each; ``is_bad``, ``is_unrated``."""
+        """Typed columns of a batch; what is wrong with each; ``is_bad``, ``is_unrated``.
+
+        ``line`` is the place in the whole log. With ``data.events`` there are ``event`` and
+        ``is_other_event`` besides, and ratings are weighed.
+        """
         columns = {
             alias: column
             for name, value in self.values.items()
@@ -171,10 +219,28 @@ class _CheckedColumns:
         # Where a log has no ratings, every row counts one.
         nothing = {"rating": pl.lit(1.0), "timestamp": pl.lit(None, pl.Float64)}
         absent = [value.alias(name) for name, value in nothing.items() if name not in columns]
-        typed = batch.select("reason", "line", "file").with_columns(*columns.values(), *absent)
+        lines = {"line": pl.col(self.place), "line in file": pl.col("line")}
+        typed = batch.select("reason", "file", **lines).with_columns(*columns.values(), *absent)
+        if self.events:
+            typed = self._with_events(typed)
+        weighed = [pl.col("rating") * pl.col("weight")] if self.events else []
         return typed.with_columns(
+            *weighed,
             is_unrated=self.is_unrated,
             is_bad=pl.any_horizontal(is_bad for is_bad, _, _ in self.checks),
+        )
+
+    def _with_events(self, typed: pl.DataFrame) -> pl.DataFrame:
+        """With each row's ``event`` as text, its ``weight``, and ``is_other_event``."""
+        event = pl.col("event").cast(pl.String)
+        weight = event.replace_strict(
+            list(self.events), list(self.events.values()), default=None, return_dtype=pl.Float64
+        )
+        is_well_formed = pl.col("reason").is_null() & event.is_not_null()
+        return typed.with_columns(
+            event=pl.when(is_well_formed).then(event),
+            weight=weight,
+            is_other_event=is_well_formed & weight.is_null(),
         )
 
     def rejected(self, batch: pl.DataFrame, checked: pl.DataFrame) -> pl.DataFrame:
@@ -189,7 +255,8 @@ class _CheckedColumns:
             column = column.when(fails).then(pl.lit(name))
             value = value.when(fails).then(pl.col(f"text of {name}" if name else "text"))
             reason = reason.when(fails).then(why)
-        return rows.select("file", "line", column=column, value=value, reason=reason).cast(
+        line = pl.col("line in file")
+        return rows.select("file", line=line, column=column, value=value, reason=reason).cast(
             REJECT_SCHEMA
         )
 

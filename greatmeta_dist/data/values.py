@@ -19,6 +19,7 @@ TRUE, FALSE = ("true", "t", "yes", "y"), ("false", "f", "no", "n")
 UNITS = {"ns": 1e17, "µs": 1e14, "ms": 1e11, "s": 0.0}
 """Numbers of at least so much since 1970 are times in this unit: in seconds it would be after the
 year 5000, and in the next coarser one."""
+ISO = "%Y-%m-%dT%H:%M:%S%.6f"
 PER_SECOND = {"s": 1.0, "ms": 1e3, "µs": 1e6, "ns": 1e9}
 MIN_TIME_S = -2_208_988_800.0
 """1900-01-01. Earlier dates, such as year 1, are fillers for a missing time."""
@@ -57,11 +58,9 @@ def id_value(column: str, kind: pl.DataType, missing: Sequence[str] = MISSING_VA
     if (kind.is_integer() and kind not in (pl.UInt64, pl.Int128, pl.UInt128)) or kind == pl.Boolean:
         return Value(value.cast(pl.Int64), is_null, pl.lit(False), value.cast(pl.String))
     if kind.is_float():
-        # Beyond 2⁵³ neighbouring integers are the same float.
-        is_whole = (value == value.floor()) & (value.abs() <= 2.0**53)
-        whole = pl.when(is_whole).then(value).cast(pl.Int64)
+        whole = pl.when(is_whole(value)).then(value).cast(pl.Int64)
         is_absent = is_null | value.is_nan()
-        return Value(whole, is_absent, ~is_absent & ~is_whole, value.cast(pl.String))
+        return Value(whole, is_absent, ~is_absent & ~is_whole(value), value.cast(pl.String))
     text = value.cast(pl.String, strict=False).str.strip_chars()
     if isinstance(kind, pl.Decimal):
         text = text.str.replace(r"\.0+$", "")
@@ -160,3 +159,28 @@ def time_unit(sample: pl.Series) -> str:
     numbers = sample.cast(pl.Float64, strict=False).drop_nulls().drop_nans().abs()
     typical = float(np.median(numbers.to_numpy())) if len(numbers) else 0.0
     return next(unit for unit, least in UNITS.items() if typical >= least)
+
+
+def is_whole(value: pl.Expr) -> pl.Expr:
+    """Whether a float is an integer. Beyond 2⁵³ neighbouring integers are the same float."""
+    return (value == value.floor()) & (value.abs() <= 2.0**53)
+
+
+def as_text(value: pl.Expr, kind: pl.DataType) -> pl.Expr:
+    """A plain column as text: whole floats as integers, times in ISO 8601."""
+    if kind.is_float():
+        number = value.cast(pl.Float64)
+        whole = pl.when(is_whole(number)).then(number).cast(pl.Int64).cast(pl.String)
+        return pl.coalesce(whole, number.cast(pl.String))
+    if isinstance(kind, pl.Decimal):
+        return value.cast(pl.String).str.replace(r"^(-?\d+)\.0+$", "$1")
+    if kind in (pl.Date, pl.Datetime):
+        return moment(value, kind).dt.strftime(ISO)
+    return value.cast(pl.String, strict=False)
+
+
+def moment(value: pl.Expr, kind: pl.DataType) -> pl.Expr:
+    """A date or time as one without a zone, that of UTC."""
+    if isinstance(kind, pl.Datetime) and kind.time_zone is not None:
+        value = value.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+    return value.cast(pl.Datetime("us"))

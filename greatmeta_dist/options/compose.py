@@ -4,6 +4,7 @@ Words have passed ``checks`` before; what is wrong here is in their values.
 """
 
 import itertools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -132,7 +133,22 @@ def _mapping(key: str, value: str) -> dict[str, str | None]:
         known = [f.name for f in fields(ColumnsConfig)]
         for name in mapping:
             require(name in known, f"{key} has no '{name}'; {nearest(name, known)}")
-    return {k: None if v in ("", "null", "~") else str(v) for k, v in mapping.items()}
+    values = {k: None if v in ("", "null", "~") else str(v) for k, v in mapping.items()}
+    if key == "data.events":
+        wrong = [name for name, weight in values.items() if not _is_number(weight)]
+        require(
+            not wrong,
+            f"{key}={value} gives {', '.join(wrong)} no weight; expected a number for each event, "
+            f"as in {key}='{{view: 1, purchase: 4}}'",
+        )
+    return values
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        return text is not None and math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _remedy(message: str, words: list[str]) -> str:

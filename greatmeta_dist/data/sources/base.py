@@ -8,9 +8,12 @@ the entry points of a package (group ``greatmeta_dist.sources``).
 Frames of a source are lazy, and each has four columns beside its values:
 
     file    String   name of the file that the row is from
-    line    Int64    its line there, from 1 (of Parquet: its row in all files together)
+    line    Int64    its line there, from 1 (of Parquet: its row)
     reason  String   why the row is malformed; null where it is well formed
     text    String   the line as it is where it is malformed; null elsewhere
+
+A log of several files has ``place`` besides (Int64): where a row stands in all of them together, so
+that later rows have a greater one.
 
 ``scan_text`` of ``data/text.py`` returns such frames.
 """
@@ -31,15 +34,20 @@ from greatmeta_dist.errors import require
 Kind = Literal["token", "token_list", "float"]
 """Of a feature: one value, a list of values, or a number."""
 
+Role = Literal["id", "value", "feature"]
+"""What a column is read for: ids, a rating or a time, or a feature (text, or lists of text)."""
+
 OpenSource = Callable[[DataConfig, Path], "Source"]
 
 ENTITY_OPTIONS = ("users_path", "items_path", "user_features", "item_features")
 TEXT_OPTIONS = ("separator", "encoding", "has_header", "list_separator")
-MAPPED_OPTIONS = ("path", "columns", *ENTITY_OPTIONS, *TEXT_OPTIONS)
+MAPPED_OPTIONS = ("path", "columns", "events", *ENTITY_OPTIONS, *TEXT_OPTIONS)
 """What sources of files of any columns read. Files of users and items may be text, whatever the log
 is."""
 CHECKED_OPTIONS = (*MAPPED_OPTIONS, "users", "items", "mean_interactions")
 """Options of ``data`` that some sources read and others do not."""
+BOOKKEEPING = ("file", "line", "reason", "text")
+"""Columns that every frame of a source has."""
 
 QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 LIST_VALUE = rf"""{QUOTED}|[^\[\]'",\s][^\[\]",]*"""
@@ -65,7 +73,7 @@ class Source:
 
     interactions: pl.LazyFrame
     """``user``, ``item``, ``rating``, ``timestamp``, of any plain types (null where the log has
-    none)."""
+    none); ``event`` where ``data.events`` is read."""
     has_timestamp: bool
     users: Table | None
     """None where users have no features."""
@@ -83,6 +91,8 @@ class Source:
     """Which columns of the log were taken; None where the source decides that by itself."""
     not_used: dict[str, list[str]] = field(default_factory=dict)
     """Columns of each file that the store will not have."""
+    hints: list[str] = field(default_factory=list)
+    """What the log has that options could make use of, each in one line with what to type."""
 
 
 def reads(*options: str) -> Callable[[OpenSource], OpenSource]:
@@ -130,16 +140,20 @@ def require_columns(frame: pl.LazyFrame, path: str, columns: tuple[str, ...]) ->
 def interactions_of(frame: pl.LazyFrame, names: dict[str, str]) -> pl.LazyFrame:
     """``Source.interactions`` of a frame; ``names`` maps ``user``, ``item``, ... to its columns.
 
-    A rating or timestamp that is not named, or that the frame does not have, is null throughout.
+    A rating or timestamp that is not named, or that the frame does not have, is null throughout;
+    there is an ``event`` only where it is named.
     """
     available = frame.collect_schema().names()
+    wanted = ["user", "item", "rating", "timestamp", *(["event"] if names.get("event") else [])]
+    place = ["place"] if "place" in available else []
     return frame.select(
         *[
             (pl.col(names[n]) if names.get(n) in available else pl.lit(None, pl.String)).alias(n)
-            for n in ("user", "item", "rating", "timestamp")
+            for n in wanted
         ],
-        "file", "line", "reason", "text",
-    )  # fmt: skip
+        *BOOKKEEPING,
+        *place,
+    )
 
 
 def entity_table(

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
-from greatmeta_dist.data.text import local_copy
+from greatmeta_dist.data.text_files import local_copy
 from greatmeta_dist.errors import require
 
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")

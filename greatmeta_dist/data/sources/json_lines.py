@@ -1,33 +1,40 @@
-"""JSON Lines → columns of strings, every line accounted for, as ``data/text.py`` does for CSV."""
+"""JSON Lines → columns, every line accounted for, as ``data/text.py`` does for CSV.
 
+A file is read by parts of whole lines. Arrow's reader parses a part of which every line is an
+object of the types that the first lines have; any other part is parsed line by line.
+"""
+
+import itertools
 import json
+import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.json as arrow_json
 import pyarrow.parquet as pq
 
+from greatmeta_dist.data.sources.base import Role
 from greatmeta_dist.data.sources.folders import DataFile, local_file
-from greatmeta_dist.data.text import require_file
+from greatmeta_dist.data.text_files import require_file
+from greatmeta_dist.data.values import as_text
 from greatmeta_dist.errors import require
 
-LINES_AT_A_TIME = 1 << 16
+PART_BYTES = 1 << 24
+"""Bytes of a file that are parsed at a time."""
 NUM_SAMPLED = 1000
-"""First lines that tell a file's columns."""
+"""First lines that tell a file's columns and their types."""
+TEXT, LIST = pa.string(), pa.list_(pa.string())
+ENDS = re.compile(rb"\}[ \t\r]*\n[ \t]*\{")
+"""Between two lines that each are an object, as a whole."""
 
 
 def json_columns(file: DataFile, work: Path) -> list[str]:
     """The names that the first objects of a file have; raises ``InputError`` if there are none."""
-    path = local_file(file, work)
-    require_file(path)
-    names: dict[str, None] = {}
-    with path.open("rb") as lines:
-        for _, line in zip(range(NUM_SAMPLED), lines, strict=False):
-            value, _ = _object(line)
-            names.update(dict.fromkeys(value or ()))
+    names = dict.fromkeys(itertools.chain.from_iterable(_sample(file, work)))
     require(
         bool(names),
         f"{file.name} holds no JSON object in its first lines; expected one on each line",
@@ -35,61 +42,125 @@ def json_columns(file: DataFile, work: Path) -> list[str]:
     return [*names, *(key for key in file.keys if key not in names)]
 
 
-def scan_json(file: DataFile, columns: Sequence[str], work: Path) -> pl.LazyFrame:
+def scan_json(
+    file: DataFile, roles: Mapping[str, Role], lists: Iterable[str], work: Path
+) -> pl.LazyFrame:
     """Read columns of a file into ``work``, and scan what came of it, in the frame of a source.
 
-    A column that an object lacks is missing there. Numbers are text: whole ones without a point.
-    Lists are JSON.
+    Columns in ``lists`` are lists of text, all others text: whole numbers without a point, and
+    what is no plain value as JSON. A column that an object lacks is missing there.
     """
-    in_file = [c for c in columns if c not in file.keys]
-    key = zlib.crc32("\n".join([file.path, *in_file]).encode())
+    kinds = {c: LIST if c in lists else TEXT for c in roles if c not in file.keys}
+    key = zlib.crc32("\n".join([file.path, *map(repr, kinds.items())]).encode())
     target = work / f"json-{key:08x}.parquet"
     if not target.exists():
-        _parse_into(target, local_file(file, work), in_file)
+        types = _types(_sample(file, work), kinds, roles)
+        _parse_into(target, local_file(file, work), kinds, types)
     frame = pl.scan_parquet(target, glob=False).with_columns(
-        **{c: pl.lit(file.keys[c], pl.String) for c in columns if c in file.keys},
+        **{c: pl.lit(file.keys[c], pl.String) for c in roles if c in file.keys},
         file=pl.lit(file.name),
     )
-    return frame.select(*columns, "file", "line", "reason", "text")
+    return frame.select(*roles, "file", "line", "reason", "text")
 
 
-def _parse_into(target: Path, path: Path, columns: list[str]) -> None:
+def list_columns(files: list[DataFile], roles: Mapping[str, Role], work: Path) -> set[str]:
+    """The features that are lists in the first lines of the first files."""
+    features = [c for c, role in roles.items() if role == "feature"]
+    if not features:
+        return set()
+    objects = (value for file in files[:8] for value in _sample(file, work))
+    return {c for value in objects for c in features if isinstance(value.get(c), list)}
+
+
+def _sample(file: DataFile, work: Path) -> list[dict[str, Any]]:
+    path = local_file(file, work)
+    require_file(path)
+    with path.open("rb") as lines:
+        parsed = [_object(line)[0] for line in itertools.islice(lines, NUM_SAMPLED)]
+    return [value for value in parsed if value is not None]
+
+
+def _types(
+    sample: list[dict[str, Any]], kinds: dict[str, pa.DataType], roles: Mapping[str, Role]
+) -> dict[str, pa.DataType]:
+    """Each column's type for Arrow's reader; a part that has other ones is parsed line by line."""
+    types = {}
+    for name, kind in kinds.items():
+        found = {type(v.get(name)) for v in sample} - {type(None)}
+        types[name] = kind
+        if found == {bool}:
+            types[name] = pa.bool_()
+        elif found == {int} and roles[name] == "id":
+            types[name] = pa.int64()
+        elif found and found <= {int, float}:
+            types[name] = pa.float64()
+    return types
+
+
+def _parse_into(
+    target: Path, path: Path, kinds: dict[str, pa.DataType], types: dict[str, pa.DataType]
+) -> None:
     """Write a file's lines as Parquet: the columns, ``line``, ``reason``, ``text``."""
-    text = pa.string()
     schema = pa.schema(
-        [
-            *((name, text) for name in columns),
-            ("line", pa.int64()),
-            ("reason", text),
-            ("text", text),
-        ]
+        [*kinds.items(), ("line", pa.int64()), ("reason", pa.string()), ("text", pa.string())]
     )
-    with path.open("rb") as lines, pq.ParquetWriter(target, schema, compression="lz4") as writer:
-        for first_line, part in _parts(lines):
-            parsed = [_object(line) for line in part]
-            arrays = [
-                *(_strings([_text(v.get(c)) if v else None for v, _ in parsed]) for c in columns),
-                pa.array(range(first_line, first_line + len(part)), pa.int64()),
-                pa.array([reason for _, reason in parsed], text),
-                _strings(
-                    [
-                        line.decode(errors="replace").rstrip("\r\n") if reason else None
-                        for line, (_, reason) in zip(part, parsed, strict=True)
-                    ]
-                ),
-            ]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+    first_line = 1
+    with path.open("rb") as file, pq.ParquetWriter(target, schema, compression="lz4") as writer:
+        while part := file.read(PART_BYTES):
+            part += file.readline()
+            num_lines = part.count(b"\n") + (not part.endswith(b"\n"))
+            table = _parse_plain(part, num_lines, kinds, types)
+            if table is None:
+                table = _parse_any(part, kinds)
+            line = pa.array(range(first_line, first_line + num_lines), pa.int64())
+            writer.write_table(table.add_column(len(kinds), "line", line).cast(schema))
+            first_line += num_lines
 
 
-def _parts(lines: Any) -> Iterator[tuple[int, list[bytes]]]:
-    first_line, part = 1, []
-    for line in lines:
-        part.append(line)
-        if len(part) == LINES_AT_A_TIME:
-            yield first_line, part
-            first_line, part = first_line + len(part), []
-    if part:
-        yield first_line, part
+def _parse_plain(
+    part: bytes, num_lines: int, kinds: dict[str, pa.DataType], types: dict[str, pa.DataType]
+) -> pa.Table | None:
+    """Lines that are one object each, of those types; None where any of them is something else."""
+    # The reader takes objects wherever they stand. So each line must end as an object does, and
+    # the next one start as one does; what is wrong in between it finds by itself.
+    if not types or len(ENDS.findall(part)) != num_lines - 1:
+        return None
+    try:
+        part.decode()
+        table = arrow_json.read_json(
+            pa.BufferReader(part),
+            arrow_json.ReadOptions(use_threads=False, block_size=len(part) + 1),
+            arrow_json.ParseOptions(pa.schema(list(types.items())), False, "ignore"),
+        )
+    except (pa.ArrowException, UnicodeDecodeError):
+        return None
+    if len(table) != num_lines:
+        return None
+    frame = pl.DataFrame(pl.from_arrow(table))
+    texts = [
+        pl.col(c) if kinds[c] == LIST else as_text(pl.col(c), frame.schema[c]).alias(c)
+        for c in kinds
+    ]
+    nothing = pl.lit(None, pl.String)
+    return frame.select(*texts, reason=nothing, text=nothing).to_arrow()
+
+
+def _parse_any(part: bytes, kinds: dict[str, pa.DataType]) -> pa.Table:
+    lines = part.removesuffix(b"\n").split(b"\n")
+    parsed = [_object(line) for line in lines]
+    columns = {}
+    for name, kind in kinds.items():
+        convert = _texts if kind == LIST else _text
+        columns[name] = _array([convert(v.get(name)) if v else None for v, _ in parsed], kind)
+    columns["reason"] = pa.array([reason for _, reason in parsed], pa.string())
+    columns["text"] = pa.array(
+        [
+            line.decode(errors="replace").rstrip("\r") if reason else None
+            for line, (_, reason) in zip(lines, parsed, strict=True)
+        ],
+        pa.string(),
+    )
+    return pa.table(columns)
 
 
 def _object(line: bytes) -> tuple[dict[str, Any] | None, str | None]:
@@ -113,9 +184,22 @@ def _text(value: Any) -> str | None:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _strings(values: list[str | None]) -> pa.Array:
+def _texts(value: Any) -> list[str] | None:
+    """The values of a list, and of lists in it; a plain value is a list of one."""
+    if not isinstance(value, list):
+        return None if value is None else [_text(value) or ""]
+    inner = [_texts(v) if isinstance(v, list) else [_text(v)] for v in value]
+    return [text for texts in inner for text in texts or () if text is not None]
+
+
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
     try:
-        return pa.array(values, pa.string())
+        return pa.array(values, kind)
     except UnicodeEncodeError:  # JSON can write half of a pair of surrogates
-        whole = [v if v is None else v.encode("utf-8", "replace").decode() for v in values]
-        return pa.array(whole, pa.string())
+        return pa.array([_without_halves(value) for value in values], kind)
+
+
+def _without_halves(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_halves(v) for v in value]
+    return value if value is None else value.encode("utf-8", "replace").decode()

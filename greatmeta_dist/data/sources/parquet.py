@@ -4,26 +4,24 @@ Parts of a folder may differ in number types, in the order of columns, and in co
 asked for. Parts of the same types are one scan, so that ten thousand small files are read as one.
 """
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from greatmeta_dist.data.sources.base import Role
 from greatmeta_dist.data.sources.folders import DataFile, local_file
+from greatmeta_dist.data.values import as_text, moment
 from greatmeta_dist.errors import InputError, require
-
-Role = Literal["id", "value", "feature"]
-"""What a column is read for: ids, a rating or a time, or a feature (text, or lists of text)."""
 
 BATCH_ROWS = 1 << 19
 MAX_GROUP_ROWS = 1 << 22
 
 INTEGERS = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)
-ISO = "%Y-%m-%dT%H:%M:%S%.6f"
 PATH, ROW = "path of file ", "row of log "
 """Columns that a scan adds. They end in a space, because a file may have any plain name."""
 
@@ -51,11 +49,12 @@ def scan_parquet_files(
     """Columns of Parquet files, in the frame of a source (``sources/base``).
 
     A column has one type throughout: that of all files, or one that holds all their values.
-    ``line`` is the row in all files together. Raises ``InputError`` where a file is unreadable or
-    lacks a column, or a column is of a type that its role has no use for.
+    ``line`` is the row in its file, and ``place`` that in all files together. Raises ``InputError``
+    where a file is unreadable or lacks a column, or a column is of a type that its role has no use
+    for.
     """
     forms: dict[tuple[str, ...], _Form] = {}
-    first_row, paths = 0, []
+    first_row, paths, first_rows = 0, [], []
     for file in files:
         path, metadata, schema = _read_footer(file, work, list(roles))
         paths.append(path)
@@ -66,6 +65,7 @@ def scan_parquet_files(
             forms[types] = _Form(_polars_types(file, path, roles))
         form = forms[types]
         form.paths.append(path)
+        first_rows.append(first_row)
         form.shifts.append(first_row - form.num_rows)
         form.num_rows += metadata.num_rows
         first_row += metadata.num_rows
@@ -79,19 +79,18 @@ def scan_parquet_files(
     keys = {str(path): file.keys for path, file in zip(paths, files, strict=True)}
     frames = [_scan(form, roles, common, keys) for form in forms.values()]
     frame = pl.concat(frames) if len(frames) > 1 else frames[0]
-    if len(frames) == 1 and len(files) == 1:
-        name = pl.lit(files[0].name)
-    else:
-        name = _name_in_folder(files, work)
+    name, before = pl.lit(files[0].name), pl.lit(0)
+    if len(files) > 1:
+        number = pl.col(PATH).replace_strict(
+            [str(path) for path in paths], range(len(paths)), return_dtype=pl.UInt32
+        )
+        name = pl.lit(pl.Series([file.name for file in files])).gather(number)
+        before = pl.lit(pl.Series(first_rows, dtype=pl.Int64)).gather(number)
     nothing = pl.lit(None, pl.String)
-    line = pl.col(ROW).cast(pl.Int64) + 1
-    return frame.select(*roles, file=name, line=line, reason=nothing, text=nothing)
-
-
-def _name_in_folder(files: Sequence[DataFile], work: Path) -> pl.Expr:
-    """The part of the path that is inside the log's folder."""
-    root = files[0].path.removesuffix(files[0].name)
-    return pl.col(PATH).str.strip_prefix(root).str.strip_prefix(f"{work / 'converted'}/")
+    place = pl.col(ROW).cast(pl.Int64) + 1
+    return frame.select(
+        *roles, file=name, line=place - before, reason=nothing, text=nothing, place=place
+    )
 
 
 def _read_footer(
@@ -117,7 +116,9 @@ def _read_footer(
     )
     # Polars decodes a whole row group at once, so a large one is cut first.
     if is_strange or _largest_group(metadata) > MAX_GROUP_ROWS:
-        path = _convert(path, wanted, work / "converted" / file.name)
+        # A file may be converted more than once, for other columns.
+        key = zlib.crc32("\n".join([file.path, *wanted]).encode())
+        path = _convert(path, wanted, work / f"converted-{key:08x}.parquet")
         metadata, schema = _footer(file, path)
     return path, metadata, schema
 
@@ -148,7 +149,6 @@ def _is_strange(kind: pa.DataType) -> bool:
 
 def _convert(path: Path, columns: list[str], target: Path) -> Path:
     """Write the columns in types that Polars has, in small row groups; a batch at a time."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as source:
         index = [source.schema_arrow.names.index(c) for c in columns]
         schema = pa.schema([_plain_field(source.schema_arrow.field(k)) for k in index])
@@ -261,22 +261,5 @@ def _cast(column: str, kind: pl.DataType, target: pl.DataType | None) -> pl.Expr
         value = value.arr.to_list() if isinstance(kind, pl.Array) else value
         return value.list.eval(as_text(pl.element(), _inner(kind))).alias(column)
     if target == pl.Datetime("us") and kind != pl.Null:
-        return _moment(value, kind).alias(column)
+        return moment(value, kind).alias(column)
     return value.cast(target).alias(column)
-
-
-def as_text(value: pl.Expr, kind: pl.DataType) -> pl.Expr:
-    """A plain column as text: whole floats as integers, times in ISO 8601."""
-    if kind.is_float() or isinstance(kind, pl.Decimal):
-        text = value.cast(pl.Float64).cast(pl.String) if kind.is_float() else value.cast(pl.String)
-        return text.str.replace(r"^(-?\d+)\.0+$", "$1")
-    if kind in (pl.Date, pl.Datetime):
-        return _moment(value, kind).dt.strftime(ISO)
-    return value.cast(pl.String, strict=False)
-
-
-def _moment(value: pl.Expr, kind: pl.DataType) -> pl.Expr:
-    """A date or time as one without a zone, that of UTC."""
-    if isinstance(kind, pl.Datetime) and kind.time_zone is not None:
-        value = value.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-    return value.cast(pl.Datetime("us"))

@@ -15,7 +15,8 @@ from greatmeta_dist.data.sources.base import (
     single_value,
     value_list,
 )
-from greatmeta_dist.data.text import TextFormat, as_utf8, scan_text, split_header
+from greatmeta_dist.data.text import TextFormat, scan_text, split_header
+from greatmeta_dist.data.text_files import as_utf8
 from greatmeta_dist.errors import require
 
 TYPES = {"token", "token_seq", "float", "float_seq"}

@@ -1,9 +1,10 @@
 """Options of ``prepare``: where interactions come from, how they become tasks."""
 
 import math
+import os
 from dataclasses import dataclass, field
 
-from greatmeta_dist.config.checks import at_least, check_choices, choice, in_range
+from greatmeta_dist.config.checks import at_least, check_choices, choice, in_range, require_utf8
 from greatmeta_dist.errors import require
 from greatmeta_dist.extensions import SOURCES
 
@@ -142,6 +143,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_choices("data", self)
+        for name in ("path", "split", "users_path", "items_path"):
+            path = getattr(self, name)
+            if path is not None:
+                require_utf8(f"data.{name}", path)
+                setattr(self, name, os.path.expanduser(path))
         at_least("data.seed", self.seed, 0)
         self._check_shares()
         self._check_counts()

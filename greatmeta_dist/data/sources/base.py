@@ -156,6 +156,18 @@ def interactions_of(frame: pl.LazyFrame, names: dict[str, str]) -> pl.LazyFrame:
     )
 
 
+def with_places(frames: list[pl.LazyFrame]) -> list[pl.LazyFrame]:
+    """Frames of the files of one table, with ``place`` if there are several."""
+    if len(frames) == 1:
+        return frames
+    numbers = pl.collect_all([frame.select(pl.col("line").max()) for frame in frames])
+    placed, before = [], 0
+    for frame, number in zip(frames, numbers, strict=True):
+        placed.append(frame.with_columns(place=pl.col("line") + before))
+        before += number.item() or 0
+    return placed
+
+
 def entity_table(
     frame: pl.LazyFrame,
     id_column: str,

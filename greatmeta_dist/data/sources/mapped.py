@@ -21,6 +21,7 @@ from greatmeta_dist.data.sources.base import (
     require_feature_names,
     single_value,
     value_list,
+    with_places,
 )
 from greatmeta_dist.data.sources.columns import (
     columns_of,
@@ -193,9 +194,7 @@ class Reader:
         else:
             lists = list_columns(table.files, roles, self.work)
             frames = [scan_json(file, roles, lists, self.work) for file in table.files]
-        if len(frames) > 1:
-            frames = _with_places(frames)
-        return _without_points(pl.concat(frames), roles)
+        return _without_points(pl.concat(with_places(frames)), roles)
 
     def table(self, table: Files, id_column: str, kinds: dict[str, Kind]) -> Table:
         """Users or items with their features."""
@@ -245,16 +244,6 @@ class Reader:
         if file.path not in self.parsed:
             self.parsed[file.path] = scan_text(file.path, fmt, self.work)
         return self.parsed[file.path]
-
-
-def _with_places(frames: list[pl.LazyFrame]) -> list[pl.LazyFrame]:
-    """Frames of the files of one table, with ``place``."""
-    numbers = pl.collect_all([frame.select(pl.col("line").max()) for frame in frames])
-    placed, before = [], 0
-    for frame, number in zip(frames, numbers, strict=True):
-        placed.append(frame.with_columns(place=pl.col("line") + before))
-        before += number.item() or 0
-    return placed
 
 
 def _without_points(frame: pl.LazyFrame, roles: dict[str, Role]) -> pl.LazyFrame:

@@ -18,7 +18,15 @@ from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.buckets import BucketWriter, read_bucket
 from greatmeta_dist.data.rejects import REJECT_SCHEMA, Rejects
 from greatmeta_dist.data.sources import Source
-from greatmeta_dist.data.values import Value, id_value, number_value, time_unit, time_value
+from greatmeta_dist.data.values import (
+    MAX_TIME_S,
+    Value,
+    has_real_times,
+    id_value,
+    number_value,
+    time_unit,
+    time_value,
+)
 from greatmeta_dist.errors import require
 
 BATCH_ROWS = 1 << 19
@@ -184,8 +192,15 @@ class _CheckedColumns:
             values["rating"] = number_value("rating", schema["rating"], missing)
         unit = None
         if source.has_timestamp:
-            unit = time_unit(log.select("timestamp").head(NUM_SAMPLED).collect()["timestamp"])
-            values["timestamp"] = time_value("timestamp", schema["timestamp"], missing, unit=unit)
+            sample = log.select("timestamp").head(NUM_SAMPLED).collect()["timestamp"]
+            unit = time_unit(sample)
+            values["timestamp"] = time_value(
+                "timestamp",
+                schema["timestamp"],
+                missing,
+                unit=unit,
+                zero_is_missing=has_real_times(sample, unit),
+            )
         is_unrated = pl.lit(False)
         if config.unrated_value is not None and "rating" in values:
             is_unrated = (pl.col("rating") == config.unrated_value).fill_null(False)
@@ -310,7 +325,12 @@ def _rating_checks(config: DataConfig, is_unrated: pl.Expr) -> list[tuple[pl.Exp
 def _time_checks(config: DataConfig) -> list[tuple[pl.Expr, str, pl.Expr]]:
     """A time that is not understood is a fault; a missing one only where order is by time."""
     reason = pl.lit("timestamp is no time (a number, or ISO 8601) after 1900")
-    checks = [(pl.col("timestamp is bad"), "timestamp", reason)]
+    is_late = (pl.col("timestamp") > MAX_TIME_S).fill_null(False)
+    late = pl.lit("timestamp is after 2200, as fillers for a missing time are")
+    checks = [
+        (pl.col("timestamp is bad"), "timestamp", reason),
+        (is_late, "timestamp", late),
+    ]
     if config.query_by == "time":
         why = pl.lit("no time, and data.query_by=time")
         checks.append((pl.col("timestamp is missing"), "timestamp", why))

@@ -25,7 +25,7 @@ from greatmeta_dist.config.data import MISSING_VALUES
 from greatmeta_dist.data.text_files import UNDECODED, as_utf8, local_copy
 from greatmeta_dist.errors import require
 
-PART_BYTES = 1 << 25
+PART_BYTES = 1 << 23
 """Bytes of a text file that are parsed at a time."""
 UNIT_SEPARATOR = b"\x1f"
 """Stands in for separators of several characters, which CSV readers do not know."""

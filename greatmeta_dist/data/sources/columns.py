@@ -35,7 +35,8 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
     ),
     "timestamp": (
         "timestamp",
-        "time ts date datetime unixreviewtime unixtime unixtimestamp reviewtime reviewdate created "
+        "unixreviewtime unixtime unixtimestamp",
+        "time ts date datetime reviewtime reviewdate created "
         "createdat createdtime eventtime eventtimestamp ratedat ratingtime ratingdate dateadded "
         "timestampms tstamp epoch interactiontime",
         "t",

@@ -7,10 +7,13 @@ asked for. Parts of the same types are one scan, so that ten thousand small file
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from greatmeta_dist.data.sources.base import Role
@@ -20,6 +23,8 @@ from greatmeta_dist.errors import InputError, require
 
 BATCH_ROWS = 1 << 19
 MAX_GROUP_ROWS = 1 << 22
+MAX_PRECISION = 38
+"""Digits of a decimal that Polars has."""
 
 INTEGERS = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)
 PATH, ROW = "path of file ", "row of log "
@@ -142,9 +147,23 @@ def _is_strange(kind: pa.DataType) -> bool:
     """Whether Polars has no such type, perhaps inside of it."""
     if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
         return True
+    if pa.types.is_decimal256(kind):
+        return kind.precision > MAX_PRECISION
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        return not _is_known_zone(kind.tz)
     return pa.types.is_nested(kind) and any(
         _is_strange(kind.field(k).type) for k in range(kind.num_fields)
     )
+
+
+@cache
+def _is_known_zone(zone: str) -> bool:
+    """Whether a time zone has a name in the database; ``+05:30`` has none."""
+    try:
+        ZoneInfo(zone)
+    except (ValueError, OSError, KeyError):  # for a name that is none, that looks like a path, …
+        return False
+    return True
 
 
 def _convert(path: Path, columns: list[str], target: Path) -> Path:
@@ -162,6 +181,8 @@ def _convert(path: Path, columns: list[str], target: Path) -> Path:
 def _as_plain(array: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_large_list_view(array.type):
         return pa.array(array.to_pylist(), kind)  # casts of these make broken arrays
+    if pa.types.is_decimal256(array.type) and kind == pa.string():
+        return pc.replace_substring_regex(array.cast(kind), r"\.0+$", "")
     return array.cast(kind)
 
 
@@ -169,6 +190,10 @@ def _plain_field(field_: pa.Field) -> pa.Field:
     kind = field_.type
     if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
         return pa.field(field_.name, pa.large_list(kind.value_type))
+    if pa.types.is_decimal256(kind):
+        return pa.field(field_.name, pa.string())
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        return pa.field(field_.name, pa.timestamp(kind.unit, "UTC"))
     return pa.field(field_.name, kind)
 
 

@@ -14,7 +14,7 @@ MAPPED_SOURCES = ("csv", "jsonl", "parquet")
 """Sources whose columns ``data.columns`` names."""
 MISSING_VALUES = (
     "null", "\\N", "nan", "-nan", "None", "NA", "N/A", "#N/A", "#NA", "#N/A N/A", "<NA>", "NaT",
-    "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN",
+    "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN", "(null)", "<null>", "nil", "undefined", "#NULL!",
 )  # fmt: skip
 
 
@@ -115,7 +115,7 @@ class DataConfig:
     ``auto`` finds one by its usual names, such as userId or ts. Rating and timestamp may be null.
     ``event`` is read with ``data.events``."""
     separator: str = ","
-    """csv: character between fields. ``\\t`` is a tab."""
+    """csv: character between fields, or ``::``. ``\\t`` is a tab."""
     encoding: str = choice("utf-8", ("utf-8", "latin-1"))
     """csv: encoding of the files."""
     has_header: bool = True
@@ -220,8 +220,8 @@ class DataConfig:
 
     def _check_files(self) -> None:
         require(
-            len(self.separator) == 1 and self.separator not in '"\r\n',
-            f"data.separator is {self.separator!r}; expected one character, or \\t for a tab",
+            self.separator == "::" or (len(self.separator) == 1 and self.separator not in '"\r\n'),
+            f"data.separator is {self.separator!r}; expected one character, \\t for a tab, or ::",
         )
         require(bool(self.list_separator), "data.list_separator is empty; expected a character")
         require(

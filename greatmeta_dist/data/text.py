@@ -6,10 +6,12 @@ where the line is well formed) and ``text`` (the line where it is malformed, els
 """
 
 import codecs
+import itertools
 import re
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from csv import Error as CsvError
 from csv import reader
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,11 +24,13 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from greatmeta_dist.config.data import MISSING_VALUES
-from greatmeta_dist.data.text_files import UNDECODED, as_utf8, local_copy
+from greatmeta_dist.data.text_files import UNDECODED, utf8_file
 from greatmeta_dist.errors import require
 
 PART_BYTES = 1 << 23
 """Bytes of a text file that are parsed at a time."""
+NUM_COMPARED = 10
+"""First rows that tell whether the header lacks a name."""
 UNIT_SEPARATOR = b"\x1f"
 """Stands in for separators of several characters, which CSV readers do not know."""
 INTERNAL = ("file", "line", "reason", "text", "row", "fields", "is_malformed")
@@ -60,9 +64,9 @@ def scan_text(path: str, fmt: TextFormat, work: Path) -> pl.LazyFrame:
 
     Raises ``InputError`` where the file is missing, empty, unreadable or no text.
     """
-    text_file = as_utf8(local_copy(path, work), fmt.encoding, work)
+    text_file = utf8_file(path, fmt.encoding, work)
     if fmt.names is None and not fmt.has_header:
-        num_fields = len(_fields_of(_first_line(text_file), fmt))
+        num_fields = len(_fields_of(_first_lines(text_file, 1)[0], fmt))
         fmt = replace(fmt, names=tuple(str(k + 1) for k in range(num_fields)))
     names = list(fmt.names) if fmt.names else split_header(text_file, fmt)
     names = [f"column {name}" if name in INTERNAL else name for name in names]
@@ -243,7 +247,9 @@ def _quoted_pattern(fmt: TextFormat, num_fields: int) -> str:
     """
     separator = re.escape(fmt.separator)
     inside = r'[^"\\]|\\.|""' if fmt.is_escaped else r'[^"]|""'
-    one = rf'(?:"((?:{inside})*)"|((?:[^"{separator}][^{separator}]*)?))'
+    # Some tools put a space after each separator.
+    space = "" if fmt.separator == " " else " *"
+    one = rf'(?:{space}"((?:{inside})*)"{space}|((?:[^"{separator}][^{separator}]*)?))'
     return "^" + separator.join([one] * num_fields) + "$"
 
 
@@ -260,15 +266,26 @@ def split_header(path: Path, fmt: TextFormat) -> list[str]:
 
     A column without a name, and all columns that share one, get their number: ``(column 1)``,
     ``note (column 5)``. So nobody takes one for the other, and other columns are read all the same.
-    Raises ``InputError`` where the line is blank.
+    Where every row has one field more than the header has names, as R writes row names, the first
+    column has no name; the last, where it is empty throughout. Raises ``InputError`` where the line
+    is blank, or ends as lines no longer do.
     """
-    header = _first_line(path)
+    header, *rows = _first_lines(path, 1 + NUM_COMPARED)
     require(
         bool(header.strip()),
         f"{path.name} starts with '{header[:80]}'; expected a line of column names separated by "
         f"'{fmt.separator}'",
     )
+    require(
+        "\r" not in header,
+        f"{path.name} ends its lines with lone carriage returns; convert it to lines that end with "
+        "a line feed",
+    )
     names = [name.strip().strip('"') for name in _fields_of(header, fmt)]
+    fields = [_fields_of(row, fmt) for row in rows if row.strip()]
+    if fields and len(names) > 1 and all(len(values) == len(names) + 1 for values in fields):
+        is_last_empty = not any(values[-1].strip() for values in fields)
+        names = [*names, ""] if is_last_empty else ["", *names]
     count = Counter(names)
     return [
         name if name and count[name] == 1 else f"{name} (column {k + 1})".strip()
@@ -276,14 +293,19 @@ def split_header(path: Path, fmt: TextFormat) -> list[str]:
     ]
 
 
-def _first_line(path: Path) -> str:
+def _first_lines(path: Path, number: int) -> list[str]:
     with path.open(encoding="utf-8", newline="\n") as file:
-        return file.readline().rstrip("\r\n").removeprefix("\ufeff")
+        lines = [line.rstrip("\r\n") for line in itertools.islice(file, number)]
+    return [lines[0].removeprefix("\ufeff"), *lines[1:]]
 
 
 def _fields_of(line: str, fmt: TextFormat) -> list[str]:
     """A line's fields; one with open quotes is split at every separator."""
     if fmt.is_quoted and len(fmt.separator) == 1 and line.count('"') % 2 == 0:
         escape = "\\" if fmt.is_escaped else None
-        return next(reader([line], delimiter=fmt.separator, escapechar=escape), [])
+        try:
+            rows = reader([line], delimiter=fmt.separator, escapechar=escape, skipinitialspace=True)
+            return next(rows, [])
+        except CsvError:  # such as a field that is too long
+            pass
     return line.split(fmt.separator)

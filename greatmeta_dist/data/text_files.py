@@ -13,6 +13,11 @@ import pyarrow as pa
 from greatmeta_dist.errors import InputError, require
 
 CHUNK_BYTES = 1 << 24
+PACKED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zst", ".zip": "zip"}
+"""How names of packed files end, and what fsspec calls that. It does not know ``zst``."""
+MAX_ZERO_SHARE = 0.05
+"""Of the first bytes of a text, which may hold one by mistake. UTF-16 has a zero byte in every
+character of ASCII, and binary files have many."""
 UNDECODED = "\ufdd0"
 """Where bytes could not be decoded. It is no character, so that no text holds it; the usual
 replacement character is one, and texts that went through other programs do. In the rejects they
@@ -35,7 +40,7 @@ def local_copy(path: str, work: Path) -> Path:
 
     Raises ``InputError`` where it cannot be read.
     """
-    if "://" not in path and not path.endswith((".gz", ".bz2", ".xz", ".zst", ".zip")):
+    if "://" not in path and not path.lower().endswith(tuple(PACKED)):
         return Path(path)
     # The hash of the whole path tells files of one name in different folders apart.
     target = work / f"fetched-{zlib.crc32(path.encode()):08x}-{Path(path).name}"
@@ -47,24 +52,46 @@ def local_copy(path: str, work: Path) -> Path:
             while chunk := source.read(CHUNK_BYTES):
                 sink.write(chunk)
     except Exception as error:  # every decompressor and every file system raises its own
-        raise InputError(f"cannot read {path}: {error}") from error
+        raise InputError(f"cannot read {path}: {_fault(path, error)}") from error
     partial.rename(target)
     return target
+
+
+def _fault(path: str, error: Exception) -> str:
+    """Why a file could not be copied, in our words where it is the file's fault."""
+    if "://" in path:
+        return str(error).partition("\n")[0]
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.strerror or "it cannot be opened"
+    return "it is cut off or damaged, or is not packed as its name says; download or pack it again"
 
 
 @contextmanager
 def open_unpacked(path: str) -> Iterator[IO[bytes]]:
     """The bytes of a file at a path or URL, unpacked where its name says that it is packed."""
-    if path.endswith(".zst"):
+    kind = PACKED.get(Path(path.lower()).suffix)
+    if kind == "zst":
         # Arrow unpacks this kind without a further package.
         with fsspec.open(path, "rb") as packed:
             yield pa.CompressedInputStream(pa.PythonFile(packed, "r"), "zstd")
         return
-    with fsspec.open(path, "rb", compression="infer") as source:
+    with fsspec.open(path, "rb", compression=kind) as source:
         yield source
 
 
-def as_utf8(path: Path, encoding: str, work: Path) -> Path:
+def utf8_file(path: str, encoding: str, work: Path) -> Path:
+    """A text file at a path or URL as one of UTF-8 on this disk.
+
+    Raises ``InputError``, with the path as it was given, where that cannot be.
+    """
+    local = local_copy(path, work)
+    try:
+        return _as_utf8(local, encoding, work)
+    except InputError as error:
+        raise InputError(str(error).replace(str(local), path)) from error
+
+
+def _as_utf8(path: Path, encoding: str, work: Path) -> Path:
     """The file itself if it is valid UTF-8, else a copy in ``work`` that is.
 
     Bad bytes are ``UNDECODED`` there. Raises ``InputError`` where the file is missing, empty,
@@ -118,9 +145,11 @@ def _require_text(path: Path) -> None:
         start = file.read(4096)
     kind = next((kind for mark, kind in FILE_SIGNATURES.items() if start.startswith(mark)), None)
     require(kind is None, f"{path} is {kind}")
-    # Text in UTF-8 or Latin-1 has no zero byte. UTF-16 without its mark has one in every character
-    # of ASCII, and most binary files have some near the start.
-    require(b"\0" not in start, f"{path} is no text (it holds zero bytes); expected lines of text")
+    num_zeros = start.count(b"\0")
+    require(
+        num_zeros <= MAX_ZERO_SHARE * len(start),
+        f"{path} is no text (it holds zero bytes); expected lines of text",
+    )
 
 
 def _is_utf8(path: Path) -> bool:

@@ -132,6 +132,11 @@ def _unclear(
         f"{name}: it is not clear which column is the {' and the '.join(unclear)}; it has "
         f"{', '.join(available)}; name it, as in data.columns='{{{typed}}}'"
     )
+    if len(available) == 1:
+        separators = [s for s in (";", "\t", "|", "::", " ") if s in available[0]]
+        if separators:
+            message = f"{name} has one column, '{available[0]}'; if it is several, set "
+            message += f"data.separator='{separators[0]}'".replace("\t", "\\t")
     if any(re.fullmatch(r"-?[\d.]+", column) for column in available):
         message += "; if its first line is a row, set data.has_header=false and name columns by "
         message += "number: data.columns='{user: 1, item: 2, rating: 3}'"

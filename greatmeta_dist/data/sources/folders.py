@@ -6,10 +6,9 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from greatmeta_dist.config.checks import require_utf8
-from greatmeta_dist.data.text_files import local_copy
+from greatmeta_dist.data.text_files import PACKED, local_copy
 from greatmeta_dist.errors import require
 
-PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 ENDINGS = {
     "parquet": (".parquet", ".parq", ".pq"),
     "jsonl": (".jsonl", ".ndjson", ".json"),

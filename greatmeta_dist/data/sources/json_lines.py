@@ -37,7 +37,8 @@ def json_columns(file: DataFile, work: Path) -> list[str]:
     names = dict.fromkeys(itertools.chain.from_iterable(_sample(file, work)))
     require(
         bool(names),
-        f"{file.name} holds no JSON object in its first lines; expected one on each line",
+        f"{file.name} holds no JSON object in its first lines; expected one on each line (an array "
+        "of objects becomes such a file by: jq -c '.[]')",
     )
     return [*names, *(key for key in file.keys if key not in names)]
 

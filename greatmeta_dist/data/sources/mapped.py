@@ -238,7 +238,7 @@ class Reader:
         fmt = TextFormat(
             separator or self.config.separator,
             has_header=self.config.has_header,
-            is_quoted=True,
+            is_quoted=self.config.separator != "::",
             encoding=self.config.encoding,
         )
         if file.path not in self.parsed:

@@ -117,7 +117,7 @@ def _read_footer(
     require(not repeated, f"{file.name} has several columns {''.join(repeated[:1])}; rename them")
     wanted = [c for c in columns if c in schema.names]
     is_strange = len({*schema.names}) < len(schema.names) or any(
-        _is_strange(f.type) for f in schema
+        _is_strange(f.type) or (f.name in wanted and _is_extension(f)) for f in schema
     )
     # Polars decodes a whole row group at once, so a large one is cut first.
     if is_strange or _largest_group(metadata) > MAX_GROUP_ROWS:
@@ -141,6 +141,12 @@ def _footer(file: DataFile, path: Path) -> tuple[pq.FileMetaData, pa.Schema]:
 
 def _largest_group(metadata: pq.FileMetaData) -> int:
     return max((metadata.row_group(k).num_rows for k in range(metadata.num_row_groups)), default=0)
+
+
+def _is_extension(field_: pa.Field) -> bool:
+    """Whether a column is of a type that some other package adds to Arrow."""
+    metadata = field_.metadata or {}
+    return isinstance(field_.type, pa.BaseExtensionType) or b"ARROW:extension:name" in metadata
 
 
 def _is_strange(kind: pa.DataType) -> bool:
@@ -179,6 +185,8 @@ def _convert(path: Path, columns: list[str], target: Path) -> Path:
 
 
 def _as_plain(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    if isinstance(array, pa.ExtensionArray):
+        return _as_plain(array.storage, kind)
     if pa.types.is_large_list_view(array.type):
         return pa.array(array.to_pylist(), kind)  # casts of these make broken arrays
     if pa.types.is_decimal256(array.type) and kind == pa.string():
@@ -188,6 +196,8 @@ def _as_plain(array: pa.Array, kind: pa.DataType) -> pa.Array:
 
 def _plain_field(field_: pa.Field) -> pa.Field:
     kind = field_.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain_field(pa.field(field_.name, kind.storage_type))
     if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
         return pa.field(field_.name, pa.large_list(kind.value_type))
     if pa.types.is_decimal256(kind):

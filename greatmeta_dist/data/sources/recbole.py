@@ -21,7 +21,7 @@ from greatmeta_dist.data.sources.base import (
 from greatmeta_dist.data.sources.columns import columns_of, needed_columns, usual_columns
 from greatmeta_dist.data.sources.folders import bare_name, visible_files
 from greatmeta_dist.data.text import TextFormat, scan_text, split_header
-from greatmeta_dist.data.text_files import as_utf8, local_copy
+from greatmeta_dist.data.text_files import local_copy, utf8_file
 from greatmeta_dist.errors import InputError, require
 
 KINDS: dict[str, Kind] = {"token": "token", "token_seq": "token_list", "float": "float"}
@@ -150,7 +150,7 @@ class _Atomic:
 def _scan(path: Path, work: Path) -> tuple[pl.LazyFrame, dict[str, str]]:
     """A file's columns by their bare names, and each one's RecBole type."""
     fmt = TextFormat("\t")
-    header = split_header(as_utf8(local_copy(str(path), work), "utf-8", work), fmt)
+    header = split_header(utf8_file(str(path), "utf-8", work), fmt)
     bare = [name.partition(" (column")[0].partition(":")[0] for name in header]
     repeated = [name for name in bare if bare.count(name) > 1]
     require(

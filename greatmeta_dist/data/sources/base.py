@@ -27,6 +27,7 @@ import polars as pl
 
 from greatmeta_dist.config import ColumnsConfig, DataConfig
 from greatmeta_dist.config.data import MISSING_VALUES
+from greatmeta_dist.data.sources.lists import is_broken_list
 from greatmeta_dist.data.text import INTERNAL, is_missing
 from greatmeta_dist.data.values import id_value
 from greatmeta_dist.errors import require
@@ -49,11 +50,6 @@ CHECKED_OPTIONS = (*MAPPED_OPTIONS, "users", "items", "mean_interactions")
 BOOKKEEPING = ("file", "line", "reason", "text")
 """Columns that every frame of a source has."""
 
-QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
-LIST_VALUE = rf"""{QUOTED}|[^\[\]'",\s][^\[\]",]*"""
-"""A value of a list in brackets: in quotes, or bare."""
-LIST = rf"^\[\s*(?:(?:{LIST_VALUE})(?:\s*,\s*(?:{LIST_VALUE})|\s*{QUOTED})*\s*,?\s*)?\]$"
-"""A list in brackets, as Python, JSON and NumPy (which puts no commas) write it."""
 RESERVED_COLUMNS = (*INTERNAL, "id", "item", "user", "item_id")
 """Column names of the preparation itself, which no feature may have."""
 
@@ -209,31 +205,3 @@ def single_value(column: str, missing: Sequence[str] = MISSING_VALUES) -> pl.Exp
     """A ``token`` or ``float`` feature: the stripped value, or null where the file has none."""
     value = pl.col(column).str.strip_chars()
     return pl.when(~is_missing(value, missing)).then(value).alias(column)
-
-
-def value_list(column: str, separator: str, missing: Sequence[str] = MISSING_VALUES) -> pl.Expr:
-    """A ``token_list`` feature of text: distinct stripped values in order.
-
-    Values are split at the separator, or stand in brackets, as in ``['drama', 'noir']``. Empty
-    where there are none.
-    """
-    text = pl.col(column).fill_null("").str.strip_chars()
-    in_brackets = text.str.extract_all(LIST_VALUE).list.eval(
-        pl.element().str.replace(r"""^(?:'(.*)'|"(.*)")$""", "$1$2").str.replace_all(r"\\(.)", "$1")
-    )
-    is_list = text.str.contains(LIST)
-    values = pl.when(is_list).then(in_brackets).otherwise(text.str.split(separator))
-    return distinct_values(values, missing).alias(column)
-
-
-def distinct_values(values: pl.Expr, missing: Sequence[str] = MISSING_VALUES) -> pl.Expr:
-    """A ``token_list`` feature of lists: distinct stripped values in order."""
-    value = pl.element().str.strip_chars()
-    known = values.list.eval(value.filter(~is_missing(value, missing)))
-    return known.list.unique(maintain_order=True).fill_null(pl.lit([], pl.List(pl.String)))
-
-
-def is_broken_list(column: str) -> pl.Expr:
-    """Whether a text starts as a list of quoted values does, and is none."""
-    text = pl.col(column).fill_null("").str.strip_chars()
-    return text.str.contains(r"""^\[\s*['"\[]""") & ~text.str.contains(LIST)

@@ -103,6 +103,19 @@ def require_known(columns: ColumnsConfig, available: Sequence[str], name: str) -
     )
 
 
+def other_cases(wanted: Collection[str], available: Collection[str]) -> dict[str, str]:
+    """Columns of a file that are called as those wanted but for upper and lower case → as wanted.
+
+    Parts that different tools wrote may differ in this. Only where it is clear which is meant.
+    """
+    found = {}
+    for name in wanted:
+        alike = [c for c in available if c.lower() == name.lower()]
+        if name not in available and len(alike) == 1:
+            found[alike[0]] = name
+    return found
+
+
 def usual_columns(role: str, available: Sequence[str]) -> list[str]:
     """The columns that have the most usual names of a role."""
     for names in USUAL_NAMES[role]:

@@ -54,6 +54,8 @@ def files_of(path: str, kind: str) -> list[DataFile]:
         return [DataFile(path, Path(path).name)]
     visible = visible_files(root)
     chosen = [p for p in visible if bare_name(p.as_posix()).endswith(ENDINGS[kind])]
+    if kind != "parquet":  # tools write files without a byte where a part has no row
+        chosen = [p for p in chosen if (root / p).stat().st_size] or chosen[:1]
     listing = ", ".join(p.as_posix() for p in visible[:8]) or "nothing"
     require(
         bool(chosen),

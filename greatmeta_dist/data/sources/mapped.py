@@ -7,6 +7,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from greatmeta_dist.config import DataConfig
+from greatmeta_dist.config.data import AUTO
 from greatmeta_dist.data.sources.base import (
     ENTITY_OPTIONS,
     MAPPED_OPTIONS,
@@ -14,13 +15,11 @@ from greatmeta_dist.data.sources.base import (
     Role,
     Source,
     Table,
-    distinct_values,
     entity_table,
     interactions_of,
     reads,
     require_feature_names,
     single_value,
-    value_list,
     with_places,
 )
 from greatmeta_dist.data.sources.columns import (
@@ -29,11 +28,13 @@ from greatmeta_dist.data.sources.columns import (
     find_columns,
     in_yaml,
     needed_columns,
+    other_cases,
     require_known,
     usual_columns,
 )
 from greatmeta_dist.data.sources.folders import DataFile, files_of, format_of, local_file
 from greatmeta_dist.data.sources.json_lines import json_columns, list_columns, scan_json
+from greatmeta_dist.data.sources.lists import distinct_values, value_list
 from greatmeta_dist.data.sources.parquet import parquet_columns, scan_parquet_files
 from greatmeta_dist.data.text import INTERNAL, TextFormat, scan_text
 from greatmeta_dist.data.values import id_value
@@ -41,6 +42,8 @@ from greatmeta_dist.errors import require
 
 NUM_SAMPLED = 1000
 """First rows that tell whether a column of text holds floats."""
+MAX_COMPARED = 100
+"""Files of a log whose columns are compared with those of the first one."""
 MAX_EVENTS = 12
 """A column of more different values says something else than a kind of event."""
 ROLES: dict[str, Role] = {
@@ -80,6 +83,8 @@ def open_mapped(config: DataConfig, work: Path, kind: str) -> Source:
     columns = find_columns(config.columns, available, name, needed_columns(config))
     require_known(columns, available, name)
     column_of = columns_of(columns)
+    if config.columns.timestamp == AUTO and columns.timestamp is None:
+        _require_no_times(reader, log)
     not_used = {name: [c for c in available if c not in column_of.values()]}
     files = [local_file(file, work) for file in log.files]
     tables: dict[str, Table | None] = {"user": None, "item": None}
@@ -105,6 +110,17 @@ def open_mapped(config: DataConfig, work: Path, kind: str) -> Source:
         not_used={name: unused for name, unused in not_used.items() if unused},
         hints=[] if config.events else events_hint(reader, log, available),
     )
+
+
+def _require_no_times(reader: "Reader", log: "Files") -> None:
+    """Raise ``InputError`` where the first file has no times, and another one has."""
+    for file in log.files[1:MAX_COMPARED]:
+        found = usual_columns("timestamp", reader.columns(Files([file], log.kind)))
+        require(
+            not found,
+            f"{file.name} has a column {''.join(found[:1])}, and {log.files[0].name} has none; add it "
+            "there, or set data.columns.timestamp=null",
+        )
 
 
 def _check_features(config: DataConfig) -> None:
@@ -194,7 +210,7 @@ class Reader:
         else:
             lists = list_columns(table.files, roles, self.work)
             frames = [scan_json(file, roles, lists, self.work) for file in table.files]
-        return _without_points(pl.concat(with_places(frames)), roles)
+        return pl.concat(with_places([_without_points(frame, roles) for frame in frames]))
 
     def table(self, table: Files, id_column: str, kinds: dict[str, Kind]) -> Table:
         """Users or items with their features."""
@@ -221,6 +237,8 @@ class Reader:
 
     def _csv_columns(self, file: DataFile, columns: list[str]) -> pl.LazyFrame:
         frame = self._scan_csv(file)
+        names = frame.collect_schema().names()[:-4]
+        frame = frame.rename(other_cases(columns, names))
         names = frame.collect_schema().names()[:-4]
         keys = {k: v for k, v in file.keys.items() if k not in names}
         missing = [c for c in columns if c not in names and c not in keys]

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from greatmeta_dist.data.sources.base import Role
+from greatmeta_dist.data.sources.columns import other_cases
 from greatmeta_dist.data.sources.folders import DataFile, local_file
 from greatmeta_dist.data.values import as_text, moment
 from greatmeta_dist.errors import InputError, require
@@ -107,6 +108,8 @@ def _read_footer(
     """
     path = local_file(file, work)
     metadata, schema = _footer(file, path)
+    renamed = other_cases(columns, schema.names)
+    schema = pa.schema([f.with_name(renamed.get(f.name, f.name)) for f in schema])
     missing = [c for c in columns if c not in schema.names and c not in file.keys]
     available = [*schema.names, *(k for k in file.keys if k not in schema.names)]
     require(
@@ -120,10 +123,10 @@ def _read_footer(
         _is_strange(f.type) or (f.name in wanted and _is_extension(f)) for f in schema
     )
     # Polars decodes a whole row group at once, so a large one is cut first.
-    if is_strange or _largest_group(metadata) > MAX_GROUP_ROWS:
+    if is_strange or renamed or _largest_group(metadata) > MAX_GROUP_ROWS:
         # A file may be converted more than once, for other columns.
         key = zlib.crc32("\n".join([file.path, *wanted]).encode())
-        path = _convert(path, wanted, work / f"converted-{key:08x}.parquet")
+        path = _convert(path, wanted, renamed, work / f"converted-{key:08x}.parquet")
         metadata, schema = _footer(file, path)
     return path, metadata, schema
 
@@ -172,14 +175,21 @@ def _is_known_zone(zone: str) -> bool:
     return True
 
 
-def _convert(path: Path, columns: list[str], target: Path) -> Path:
-    """Write the columns in types that Polars has, in small row groups; a batch at a time."""
+def _convert(path: Path, columns: list[str], renamed: dict[str, str], target: Path) -> Path:
+    """Write the columns in types that Polars has, in small row groups; a batch at a time.
+
+    ``renamed`` says what columns that are called otherwise are to be called.
+    """
+    in_file = {new: old for old, new in renamed.items()}
     with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as source:
-        index = [source.schema_arrow.names.index(c) for c in columns]
-        schema = pa.schema([_plain_field(source.schema_arrow.field(k)) for k in index])
+        names = [in_file.get(c, c) for c in columns]
+        fields = [source.schema_arrow.field(source.schema_arrow.names.index(c)) for c in names]
+        plain = zip(columns, map(_plain_field, fields), strict=True)
+        schema = pa.schema([f.with_name(name) for name, f in plain])
         with pq.ParquetWriter(target, schema, compression="lz4") as writer:
-            for batch in source.iter_batches(BATCH_ROWS, columns=columns):
-                arrays = [_as_plain(batch.column(c), schema.field(c).type) for c in columns]
+            for batch in source.iter_batches(BATCH_ROWS, columns=names):
+                pairs = zip(names, schema.types, strict=True)
+                arrays = [_as_plain(batch.column(c), kind) for c, kind in pairs]
                 writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
     return target
 

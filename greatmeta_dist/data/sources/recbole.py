@@ -15,11 +15,11 @@ from greatmeta_dist.data.sources.base import (
     interactions_of,
     reads,
     single_value,
-    value_list,
     with_places,
 )
 from greatmeta_dist.data.sources.columns import columns_of, needed_columns, usual_columns
 from greatmeta_dist.data.sources.folders import bare_name, visible_files
+from greatmeta_dist.data.sources.lists import value_list
 from greatmeta_dist.data.text import TextFormat, scan_text, split_header
 from greatmeta_dist.data.text_files import local_copy, utf8_file
 from greatmeta_dist.errors import InputError, require

@@ -34,6 +34,8 @@ USERS, ITEMS, INTERACTIONS, STEPS = 1000, 1000, 40.0, 600
 QUICK_USERS, QUICK_STEPS = 200, 20
 LONG = 10
 """Times as many interactions, for long supports."""
+WHOLE_QUERIES: dict[str, Any] = {"min_interactions": 13, "max_query_fraction": 1.0}
+"""Options with which every user has ten query rows."""
 SWEEPS = {
     "train.learning_rate": (2e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "inner.learning_rate": (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2),
@@ -106,7 +108,9 @@ def data_sets(work: Path, ml_100k: Path | None, *, is_quick: bool) -> dict[str, 
         name: DataSet(write_scaled(work / f"log-{name}", users, **scale), work / name, options)
         for name, scale in scales.items()
     }
-    long = DataConfig(users=users, items=5 * ITEMS, mean_interactions=LONG * INTERACTIONS)
+    long = DataConfig(
+        users=users, items=5 * ITEMS, mean_interactions=LONG * INTERACTIONS, **WHOLE_QUERIES
+    )
     sets["support-x10"] = DataSet(long, work / "support-x10", options)
     if ml_100k is not None:
         config = DataConfig(source="recbole", path=str(ml_100k), split=str(ml_100k / "split.tsv"))
@@ -136,6 +140,7 @@ def write_scaled(
         items_path=str(folder / "items.parquet"),
         user_features={"age": "token", "region": "token"},
         item_features={"category": "token_list", "maker": "token", "price": "float"},
+        **WHOLE_QUERIES,
     )
 
 

@@ -32,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     except PermissionError as error:
         remedy = "choose another folder, or change who may read and write it"
         return _fail(f"{error.filename}: permission denied; {remedy}", 2)
+    except MemoryError as error:
+        return _fail(f"not enough memory: {error}; take a smaller model or fewer workers", 1)
     except OSError as error:
         prefix = f"{error.filename}: " if error.filename else ""
         return _fail(f"{prefix}{error.strerror or error}", 1)
@@ -80,10 +82,20 @@ def _run_command(command: str, overrides: list[str], *, is_sweep: bool) -> None:
 
     jobs = sweep(overrides) if is_sweep else [overrides]
     configs = [compose_config(job) for job in jobs]
+    failed = []
     for number, (job, config) in enumerate(zip(jobs, configs, strict=True)):
-        if is_sweep:
-            print(f"sweep {number}: {' '.join(job)}")
-        RUN[command](config, job)
+        if not is_sweep:
+            RUN[command](config, job)
+            continue
+        print(f"sweep {number}: {' '.join(job)}")
+        try:
+            RUN[command](config, job)
+        except (InputError, RuntimeError) as error:
+            failed.append(number)
+            _fail(f"sweep {number}: {error}", 1)
+    if failed:
+        numbers = ", ".join(map(str, failed))
+        raise RuntimeError(f"{len(failed)} of {len(jobs)} jobs of the sweep failed: {numbers}")
 
 
 def _inspect(config: Config, overrides: list[str]) -> None:
@@ -95,7 +107,8 @@ def _inspect(config: Config, overrides: list[str]) -> None:
 def _prepare(config: Config, overrides: list[str]) -> None:
     from greatmeta_dist.commands.prepare import prepare_store
 
-    prepare_store(config.data, Path(config.store or ""))
+    typed = {word.partition("=")[0].split(".")[1] for word in overrides if word.startswith("data.")}
+    prepare_store(config.data, Path(config.store or ""), config.cluster, typed=typed)
 
 
 def _train(config: Config, overrides: list[str]) -> None:

@@ -15,7 +15,6 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -32,7 +31,7 @@ Numbers = Mapping[str, float | None]
 class Bar(Protocol):
     """Shows how far one activity is."""
 
-    def update(self, done: int, detail: str = "") -> None:
+    def update(self, done: float, detail: str = "") -> None:
         """Show that ``done`` of the total are done; ``detail`` such as a loss stands beside it."""
 
 
@@ -60,18 +59,22 @@ class Display:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[detail]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[eta]}"),
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
-            task = progress.add_task(label, total=total, completed=done, detail="")
+            task = progress.add_task(label, total=total, completed=done, detail="", eta="")
             yield _TerminalBar(progress, task, pace)
 
     def results(self, evaluation: dict[str, Any]) -> None:
         """Print the tables of ``evaluation.json``, one for each scenario."""
         for scenario, results in evaluation["scenarios"].items():
             self._print(_scenario_table(scenario, results))
+            for line in _who_counts(results):
+                self.say(line)
             if "catalogue" in results:
                 self._print(_catalogue_table(scenario, results["catalogue"]))
+                for line in _who_counts_in_catalogue(results):
+                    self.say(line)
         self.say("MAE and RMSE are in the ratings' units; gap is minority RMSE minus majority RMSE")
         for name, value in evaluation["notes"].items():
             self.say(f"{name.replace('_', ' ')}: {value:.3f}")
@@ -97,14 +100,17 @@ class _Pace:
     """Units that were done before this start, as in a resumed run."""
     start: float = field(default_factory=time.monotonic)
 
-    def per_second(self, done: int) -> float:
+    def per_second(self, done: float) -> float:
         return (done - self.done_before) / max(time.monotonic() - self.start, 1e-3)
 
-    def seconds_left(self, done: int) -> float:
-        seconds_each = (time.monotonic() - self.start) / max(done - self.done_before, 1)
-        return seconds_each * (self.total - done)
+    def eta(self, done: float) -> str:
+        """How long the rest takes if it goes as fast as what was done; empty where none was."""
+        if done <= self.done_before:
+            return ""
+        seconds_each = (time.monotonic() - self.start) / (done - self.done_before)
+        return f"eta {seconds_each * (self.total - done):.0f} s"
 
-    def detail(self, done: int, detail: str) -> str:
+    def detail(self, done: float, detail: str) -> str:
         """The detail, with a rate where users are counted."""
         is_rate_shown = self.unit == "users"
         return f"{detail}  {self.per_second(done):.0f} users/s" if is_rate_shown else detail
@@ -116,8 +122,13 @@ class _TerminalBar:
     def __init__(self, progress: Progress, task: TaskID, pace: _Pace):
         self._progress, self._task, self._pace = progress, task, pace
 
-    def update(self, done: int, detail: str = "") -> None:
-        self._progress.update(self._task, completed=done, detail=self._pace.detail(done, detail))
+    def update(self, done: float, detail: str = "") -> None:
+        self._progress.update(
+            self._task,
+            completed=done,
+            detail=self._pace.detail(done, detail),
+            eta=self._pace.eta(done),
+        )
 
 
 class _LineBar:
@@ -127,13 +138,13 @@ class _LineBar:
         self._console, self._label, self._pace = console, label, pace
         self._last_line = pace.start
 
-    def update(self, done: int, detail: str = "") -> None:
+    def update(self, done: float, detail: str = "") -> None:
         pace, now = self._pace, time.monotonic()
         if now - self._last_line < SECONDS_BETWEEN_LINES and done < pace.total:
             return
         self._last_line = now
-        line = f"{self._label}: {done}/{pace.total} {pace.unit}  {pace.detail(done, detail)}"
-        line = f"{line}  eta {pace.seconds_left(done):.0f} s"
+        line = f"{self._label}: {int(done)}/{pace.total} {pace.unit}  {pace.detail(done, detail)}"
+        line = f"{line}  {pace.eta(done)}"
         self._console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -198,6 +209,50 @@ def _catalogue_table(scenario: str, models: dict[str, Numbers]) -> Table:
     ordered = sorted(dict.fromkeys(names), key=lambda name: kinds.index(name.partition("@")[0]))
     columns = [_Column(name, _by_model(models, name), is_higher_better=True) for name in ordered]
     return _table(f"{scenario}, whole catalogue", list(models), columns)
+
+
+def _who_counts(results: Mapping[str, Any]) -> list[str]:
+    """A line for the numbers that some of a scenario's users do not count in, and why."""
+    # Imported here as above.
+    from greatmeta_dist.evaluation.metrics import metric_of, registered_metrics
+
+    num_users = results["users"]
+    numbers: dict[tuple[int, str], list[str]] = {}
+    for number, num_counted in results.get("counted", {}).items():
+        if num_counted < num_users:
+            left_out = registered_metrics()[metric_of(number)].left_out
+            numbers.setdefault((num_counted, left_out), []).append(number)
+    return [
+        _line(names, num_counted, left_out, num_users)
+        for (num_counted, left_out), names in numbers.items()
+    ]
+
+
+def _who_counts_in_catalogue(results: Mapping[str, Any]) -> list[str]:
+    from greatmeta_dist.evaluation.metrics import NOTHING_TO_RANK
+
+    num_users = results["users"]
+    num_counted = results.get("catalogue_counted", num_users)
+    is_any = num_counted < num_users
+    return [_line(["whole catalogue"], num_counted, NOTHING_TO_RANK, num_users)] if is_any else []
+
+
+def _line(names: list[str], num_counted: int, left_out: str, num_users: int) -> str:
+    """``ndcg@1, 3, 5, 10 and auc of 118 of 120 users; 2 have nothing to rank``."""
+    cutoffs: dict[str, list[str]] = {}
+    for name in names:
+        metric, _, cutoff = name.partition("@")
+        cutoffs.setdefault(metric, []).append(cutoff)
+    *first, last = [
+        f"{metric}@{', '.join(values)}" if any(values) else metric
+        for metric, values in cutoffs.items()
+    ]
+    what = f"{', '.join(first)} and {last}" if first else last
+    if not num_counted:
+        return f"{what} undefined: of {num_users} users each has {left_out}"
+    others = num_users - num_counted
+    has = "has" if others == 1 else "have"
+    return f"{what} of {num_counted} of {num_users} users; {others} {has} {left_out}"
 
 
 def _by_model(models: Mapping[str, Numbers], number: str) -> Numbers:

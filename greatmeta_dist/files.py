@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from greatmeta_dist.errors import InputError
 
@@ -31,25 +32,32 @@ def locked(
 ) -> Iterator[None]:
     """Hold a lock file while in the block.
 
-    The system frees the lock if the process dies; the file itself stays. Where another process
-    holds it, ``on_wait`` is called once. Raises ``InputError`` with the message ``taken`` if it
-    still holds it after ``patience_s``.
+    The system frees the lock if the process dies; the file itself stays, unless the block deletes
+    it. Where another process holds it, ``on_wait`` is called once. Raises ``InputError`` with the
+    message ``taken`` if it still holds it after ``patience_s``.
     """
     deadline = time.monotonic() + patience_s
     is_waiting = False
-    with path.open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise InputError(f"{taken}; wait for it, or stop it") from None
-                if not is_waiting:
-                    on_wait()
-                    is_waiting = True
-            time.sleep(LOCK_POLL_S)
-        yield
+    while True:
+        with path.open("a") as file:
+            if _is_locked_now(file.fileno(), path):
+                yield
+                return
+        if time.monotonic() >= deadline:
+            raise InputError(f"{taken}; wait for it, or stop it")
+        if not is_waiting:
+            on_wait()
+            is_waiting = True
+        time.sleep(LOCK_POLL_S)
+
+
+def _is_locked_now(descriptor: int, path: Path) -> bool:
+    """Try to lock an open file; a lock on a file that its holder deleted keeps nobody out."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def sha256(path: Path) -> str:
@@ -85,9 +93,28 @@ def write_text_atomically(path: Path, text: str) -> None:
         raise
 
 
+@contextmanager
+def written_atomically(path: Path) -> Iterator[Path]:
+    """Write a file that appears whole or not at all: the block writes the path that it is given.
+
+    Several processes may write one path at a time. What a killed one leaves beside it ends in
+    ``.partial``. It is not flushed to disk.
+    """
+    partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
 def write_json_atomically(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, as ``write_text_atomically`` does."""
-    write_text_atomically(path, json.dumps(value, indent=1))
+    """Write a value as indented JSON, as ``write_text_atomically`` does.
+
+    Raises ``ValueError`` for nan and infinity, which JSON does not have.
+    """
+    write_text_atomically(path, json.dumps(value, indent=1, allow_nan=False))
 
 
 @contextmanager
@@ -117,6 +144,19 @@ def published_folder(target: Path, *, partial: Path | None = None) -> Iterator[P
         shutil.rmtree(partial, ignore_errors=True)
         raise
     sync(target.parent)
+
+
+def publish(staged: Path, target: Path) -> None:
+    """Move the files of a folder to where they belong, each at once.
+
+    May be repeated: a file that is not there was moved before.
+    """
+    for path in sorted(staged.rglob("*")):
+        place = target / path.relative_to(staged)
+        if path.is_dir():
+            place.mkdir(exist_ok=True)
+        else:
+            path.replace(place)
 
 
 def _sync_tree(folder: Path) -> None:

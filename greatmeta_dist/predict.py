@@ -20,7 +20,8 @@ from greatmeta_dist.evaluation.baselines import Baselines
 from greatmeta_dist.evaluation.scoring import Scorer
 from greatmeta_dist.ragged import Ragged
 from greatmeta_dist.training.build import Model, build_model
-from greatmeta_dist.training.run_folder import CHECKPOINTS, require_same_store, saved_config
+from greatmeta_dist.training.run_config import saved_config
+from greatmeta_dist.training.run_folder import CHECKPOINTS, require_same_store
 from greatmeta_dist.training.saved_model import SavedModel
 
 FOR_PREDICTIONS: checkpoint.Wanted = {"rows": None}
@@ -160,7 +161,29 @@ def _weighted(
 
 
 def _best_checkpoint(run: Path, warn: Callable[[str], None]) -> checkpoint.Checkpoint:
-    """The best step's checkpoint, or the newest whole one if that is damaged or gone."""
+    """The best step's checkpoint, or the newest whole one if that is damaged or gone.
+
+    Where a training goes on meanwhile and has a new best one, it deletes the one before.
+    """
+    folder = run / CHECKPOINTS
+    newest, best = _newest_and_best(run, warn)
+    while best is None and checkpoint.steps(folder)[-1:] != [newest.step]:
+        previous = newest
+        newest, best = _newest_and_best(run, warn)
+        if newest.step == previous.step:
+            break
+    if best is None:
+        warn(
+            f"the best checkpoint, of step {newest.state['best']['step']}, is damaged or gone; "
+            f"taking step {newest.step}"
+        )
+    return best or newest
+
+
+def _newest_and_best(
+    run: Path, warn: Callable[[str], None]
+) -> tuple[checkpoint.Checkpoint, checkpoint.Checkpoint | None]:
+    """The newest whole checkpoint, and that of the step which it calls best, if that is whole."""
     folder = run / CHECKPOINTS
     newest, skipped = checkpoint.load_latest(folder, wanted=FOR_PREDICTIONS)
     require(
@@ -174,11 +197,5 @@ def _best_checkpoint(run: Path, warn: Callable[[str], None]) -> checkpoint.Check
         warn(f"checkpoint of step {step} is damaged or partial; going further back")
     best = newest.state["best"]
     if not best or best["step"] == newest.step:
-        return newest
-    of_best = checkpoint.load(folder, best["step"], wanted=FOR_PREDICTIONS)
-    if of_best is None:
-        warn(
-            f"the best checkpoint, of step {best['step']}, is damaged or gone; "
-            f"taking step {newest.step}"
-        )
-    return of_best or newest
+        return newest, newest
+    return newest, checkpoint.load(folder, best["step"], wanted=FOR_PREDICTIONS)

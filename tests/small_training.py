@@ -26,6 +26,7 @@ def prepare_store(folder: Path, *, seed: int = 0) -> Path:
             item_features={"kind": "token_list"},
             cold_item_fraction=0.1,
             test_fraction=0.3,
+            max_query_fraction=1.0,
             seed=seed,
         ),
         folder / "store",

@@ -195,7 +195,7 @@ def test_published_form_trains_from_its_preset(capsys, tmp_path):
         ),
         (["prepare", "store=x", "data.columns.timestmp=at"], "did you mean timestamp?"),
         (["prepare", "store=x", "data.list_separator="], "data.list_separator is empty"),
-        (["prepare", "store=x", "data.max_interactions=5"], "is below data.min_interactions=13"),
+        (["prepare", "store=x", "data.max_interactions=2"], "is below data.min_interactions=3"),
         (["evaluate", "run=x", "cluster=ray"], "cluster is no option of evaluate"),
         (["prepare", "store=x", "data=movielens_1m", "data.path=nowhere"], "is no folder here"),
         (
@@ -291,15 +291,15 @@ def test_a_preparation_that_failed_leaves_nothing_but_its_rejects(capsys, tmp_pa
     with monkeypatch.context() as patched:
         patched.setattr("greatmeta_dist.data.preparation.write_manifest", full)
         assert run(capsys, *made)[0] == 1
-    assert {p.name for p in (tmp_path / "store").iterdir()} == {".lock", "rejects.parquet"}
+    assert not (tmp_path / "store").exists()  # no row was rejected
     for unfinished in (".preparing", "shards", "vocab"):  # of one that was killed
-        (tmp_path / "store" / unfinished).mkdir()
+        (tmp_path / "store" / unfinished).mkdir(parents=True)
     (tmp_path / "store" / "shards" / "train-00099.arrow").touch()
     assert run(capsys, *made)[0] == 0
     checksums = Store(tmp_path / "store").manifest.checksums
     files = (p for p in (tmp_path / "store").rglob("*") if p.is_file())
     written = {str(p.relative_to(tmp_path / "store")) for p in files}
-    assert written == {*checksums, ".lock", "manifest.json"}
+    assert written == {*checksums, "manifest.json"}
     assert not (tmp_path / "store" / ".preparing").exists()
 
 
@@ -368,3 +368,26 @@ def test_two_writers_of_a_folder_are_one_too_many(capsys, store, tmp_path):
         code, _, err = run(capsys, "train", f"run={tmp_path}/run", "train.steps=9")
     assert code == 2
     assert "another training writes" in err
+
+
+def test_a_sweep_goes_on_after_a_job_that_fails(capsys, store, tmp_path):
+    (tmp_path / "s" / "0").mkdir(parents=True)
+    (tmp_path / "s" / "0" / "other").touch()
+    words = [f"store={store}", f"run={tmp_path}/s", *TINY, "train.seed=0,1"]
+    assert main(["train", "-m", *words]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f"greatmeta: sweep 0: run={tmp_path}/s/0 exists and is no run")
+    assert lines[-1] == "greatmeta: 1 of 2 jobs of the sweep failed: 0"
+    assert (tmp_path / "s" / "1" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["priors.seed=4294967296", "model.embedding_dim=1000000000000", "model.hidden=[1000000000000]",
+     "cluster.threads=100000000000000"],
+)  # fmt: skip
+def test_numbers_that_no_machine_holds_are_refused_in_one_line(capsys, store, tmp_path, word):
+    assert main(["train", f"store={store}", f"run={tmp_path}/run", word]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert f"greatmeta: {word.partition('=')[0]} is " in err

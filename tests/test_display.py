@@ -1,5 +1,6 @@
 """People see progress and results, on a terminal and in a log."""
 
+import copy
 import io
 import re
 import subprocess
@@ -87,3 +88,22 @@ def test_the_silent_display_prints_nothing(capsys):
     with display.bar("train", 1, "steps") as bar:
         bar.update(1)
     assert capsys.readouterr().out == ""
+
+
+def test_a_line_says_how_many_users_a_number_is_of_and_what_the_others_lack():
+    evaluation = copy.deepcopy(EVALUATION)
+    user_cold = evaluation["scenarios"]["user_cold"]
+    user_cold["counted"] = {"mae": 99, "rmse": 99, "ndcg@3": 97, "ndcg@5": 97, "auc": 97}
+    user_cold["catalogue_counted"] = 98
+    evaluation["scenarios"]["warm"] = user_cold | {
+        "counted": {"rmse": 99, "ndcg@5": 0},
+        "catalogue_counted": 0,
+    }
+    out = io.StringIO()
+    Display(Console(file=out, width=120)).results(evaluation)
+    lines = out.getvalue().splitlines()
+    assert "ndcg@3, 5 and auc of 97 of 99 users; 2 have nothing to rank" in lines
+    assert "whole catalogue of 98 of 99 users; 1 has nothing to rank" in lines
+    assert "ndcg@5 undefined: of 99 users each has nothing to rank" in lines
+    assert "whole catalogue undefined: of 99 users each has nothing to rank" in lines
+    assert " users; " not in printed()

@@ -1,6 +1,6 @@
 """Is a store what a plain reader makes of its log, and is every row accounted for?"""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,15 @@ from benchmarks.fuzz.plain import (
     draw_negatives,
     is_cold,
     merge_repeats,
+    rule_of_user,
     split_user,
+)
+from benchmarks.fuzz.plain_time import (
+    is_before,
+    known_rows,
+    plain_split_time,
+    rule_by_time,
+    split_user_by_time,
 )
 from benchmarks.fuzz.reader import PlainLog
 from greatmeta_dist.config import DataConfig
@@ -36,9 +44,11 @@ class Expected:
     tasks: Labels = field(default_factory=lambda: defaultdict(dict))
     rejected: dict[Place, str] = field(default_factory=dict)
     num_repeats: int = 0
-    num_out_of_bounds: int = 0
+    left_out_users: Counter[str] = field(default_factory=Counter)
+    left_out_rows: Counter[str] = field(default_factory=Counter)
     num_unused: int = 0
     num_kept: int = 0
+    split_time: float | None = None
 
 
 def expect(log: PlainLog, config: DataConfig) -> Expected:
@@ -48,39 +58,76 @@ def expect(log: PlainLog, config: DataConfig) -> Expected:
     for row in log.rows:
         by_user[row.user][row.item].append(row)
     catalogue = sorted({row.item for row in log.rows}, key=str.encode)
-    pools = {cold: [i for i in catalogue if is_cold(i, config) == cold] for cold in (True, False)}
-    has_time = config.columns.timestamp is not None
+    cold = {item for item in catalogue if is_cold(item, config)}
+    if config.is_split_by_time:
+        expected.split_time = plain_split_time(log.rows, config)
+        seen = {row.item for row in log.rows if is_before(row, expected.split_time)}
+        cold |= {*catalogue} - seen
+    pools = {is_in: [i for i in catalogue if (i in cold) == is_in] for is_in in (True, False)}
     for user, by_item in by_user.items():
-        merged = [merge_repeats(rows, config, has_time=has_time) for rows in by_item.values()]
-        _count_repeats(expected, by_item, config, has_time=has_time)
-        tasks = split_user(user, merged, config)
-        used = {i for task in tasks.values() for role in task.values() for i in role}
-        expected.num_kept += len(used)
-        left_out = len(merged) - len(used)
-        if tasks:
-            expected.num_unused += left_out
-        else:
-            expected.num_out_of_bounds += left_out
-        drawn = {}
-        if config.is_implicit:
-            drawn = draw_negatives(user, tasks, set(by_item), pools, config)
-        _add_labels(expected, user, merged, tasks, drawn)
+        _add_user(expected, user, by_item, cold, pools, config)
     return expected
+
+
+def _add_user(
+    expected: Expected,
+    user: str,
+    by_item: dict[str, list[Row]],
+    cold: set[str],
+    pools: dict[bool, list[str]],
+    config: DataConfig,
+) -> None:
+    has_time = config.columns.timestamp is not None
+    point = expected.split_time
+    counted = by_item
+    if point is not None:
+        counted = {item: known_rows(rows, point) for item, rows in by_item.items()}
+    merged = [merge_repeats(rows, config, has_time=has_time) for rows in counted.values()]
+    _count_repeats(expected, by_item, counted, config, has_time=has_time)
+    if point is None:
+        num_warm = sum(one.item not in cold for one in merged)
+        num_rows = sum(map(len, by_item.values()))
+        rule = rule_of_user(num_rows, len(merged), num_warm, config)
+        tasks = {} if rule else split_user(user, merged, config)
+    else:
+        rows = [row for rows in by_item.values() for row in rows]
+        num_before = sum(is_before(row, point) for row in rows)
+        rule = rule_by_time(num_before or len(rows), merged, cold, point, config)
+        tasks = {} if rule else split_user_by_time(user, merged, cold, point, config)
+    used = {i for task in tasks.values() for role in task.values() for i in role}
+    expected.num_kept += len(used)
+    left_out = len(merged) - len(used)
+    if not rule:
+        expected.num_unused += left_out
+    else:
+        expected.left_out_users[rule] += 1
+        expected.left_out_rows[rule] += left_out
+    drawn = {}
+    if config.is_implicit:
+        drawn = draw_negatives(user, tasks, set(by_item), pools, config)
+    _add_labels(expected, user, merged, tasks, drawn)
 
 
 def _count_repeats(
     expected: Expected,
     by_item: dict[str, list[Row]],
+    counted: dict[str, list[Row]],
     config: DataConfig,
     *,
     has_time: bool,
 ) -> None:
-    for rows in by_item.values():
+    """Count the rows that are merged into another one; ``counted`` are those that decide it."""
+    for item, rows in by_item.items():
         if config.repeats_rule != "reject":
             expected.num_repeats += len(rows) - 1
             continue
-        for row in by_age(rows, has_time=has_time)[:-1]:
-            expected.rejected[row.at] = "repeats a user and item; the latest is kept"
+        kept = by_age(counted[item], has_time=has_time)[-1]
+        for row in rows:
+            if row is not kept:
+                reason = "repeats a user and item; the latest is kept"
+                if config.is_split_by_time:
+                    reason += ", of those before the point in time if there are any"
+                expected.rejected[row.at] = reason
 
 
 def _add_labels(
@@ -129,8 +176,10 @@ def require_equal(folder: Path, report: Report, log: PlainLog, config: DataConfi
         "unrated": (report.unrated, log.num_unrated),
         "other events": (report.other_events, log.num_other_events),
         "repeats": (report.repeats, expected.num_repeats),
-        "out of bounds": (report.out_of_bounds, expected.num_out_of_bounds),
+        "users left out": (report.left_out_users, expected.left_out_users),
+        "rows left out": (report.left_out_rows, expected.left_out_rows),
         "unused": (report.unused, expected.num_unused),
+        "point in time": (report.split_time, expected.split_time),
     }
     for name, (reported, counted) in counts.items():
         assert reported == counted, f"{name}: {reported}, expected {counted}"

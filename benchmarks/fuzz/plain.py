@@ -12,6 +12,7 @@ from functools import cache
 from greatmeta_dist.config import DataConfig
 
 MODULUS = 2**64
+MERGED = "too few once repeats are merged"
 
 Task = dict[str, list[str]]
 """``support`` and ``query`` → items, by rank."""
@@ -112,10 +113,52 @@ def is_cold(item: str, config: DataConfig) -> bool:
     return plain_unit(plain_hash(item), config.seed, "item") < config.cold_item_fraction
 
 
+def query_size(num_warm: int, num_queries: int, config: DataConfig) -> int:
+    """Interactions of a query, of which a user of so many has one or two."""
+    if config.query_items is not None:
+        size = min(config.query_items, math.floor(num_warm * config.max_query_fraction))
+    else:
+        assert config.query_fraction is not None
+        size = math.ceil(num_warm * config.query_fraction)
+    return max(1, min(size, (num_warm - 1) // num_queries))
+
+
+def cap_support(
+    user: str, support: Sequence[Interaction], config: DataConfig
+) -> Sequence[Interaction]:
+    """The interactions that a support keeps, in the order in which it has them."""
+    most = config.max_support
+    if most is None or len(support) <= most:
+        return support
+
+    def precedence(one: Interaction) -> tuple:
+        draw = plain_draw(plain_pair(plain_hash(user), plain_hash(one.item)), config.seed, "query")
+        if config.support_rule == "random":
+            return (draw,)
+        return (math.inf if one.time is None else -one.time, draw)
+
+    chosen = {one.item for one in sorted(support, key=precedence)[:most]}
+    return [one for one in support if one.item in chosen]
+
+
+def rule_of_user(num_rows: int, num_merged: int, num_warm: int, config: DataConfig) -> str:
+    """Why a user has no task; empty for one who has."""
+    if config.max_interactions is not None and num_merged > config.max_interactions:
+        return "more than data.max_interactions"
+    if num_merged < config.min_interactions:
+        is_merged = num_rows >= config.min_interactions or num_rows >= 2 > num_merged
+        return MERGED if is_merged else "fewer than data.min_interactions"
+    if num_warm >= 2:
+        return ""
+    if num_merged >= 2:
+        return "too few without held-out items"
+    return MERGED if num_rows >= 2 else "one row, and a task needs two"
+
+
 def split_user(
     user: str, interactions: Sequence[Interaction], config: DataConfig
 ) -> dict[str, Task]:
-    """The tasks of a user by split; empty for one who is out of bounds."""
+    """The tasks of a user who has some, by split."""
     hashed = plain_hash(user)
 
     def rank(one: Interaction) -> tuple:
@@ -125,22 +168,14 @@ def split_user(
             return (draw,)
         return (math.inf if one.time is None else -one.time, draw)
 
-    ranked = [one.item for one in sorted(interactions, key=rank)]
-    cold = [item for item in ranked if is_cold(item, config)]
-    warm = [item for item in ranked if item not in set(cold)]
-    if config.query_items is not None:
-        size = config.query_items
-    else:
-        assert config.query_fraction is not None
-        size = math.ceil(len(warm) * config.query_fraction)
-    most = config.max_interactions
-    if len(ranked) < config.min_interactions or (most is not None and len(ranked) > most):
-        return {}
-    if len(warm) <= size:
-        return {}
+    ranked = sorted(interactions, key=rank)
+    cold = [one for one in ranked if is_cold(one.item, config)]
+    warm = [one for one in ranked if one not in cold]
+    size = query_size(len(warm), 1, config)
 
-    def task(support: list[str], query: list[str]) -> Task:
-        return {"support": support[: config.max_support_items], "query": query}
+    def task(support: list[Interaction], query: list[Interaction]) -> Task:
+        kept = cap_support(user, support, config)
+        return {"support": [one.item for one in kept], "query": [one.item for one in query]}
 
     draw = plain_unit(hashed, config.seed, "split")
     if draw < config.test_fraction:
@@ -153,7 +188,8 @@ def split_user(
     tasks = {}
     is_warm = plain_unit(hashed, config.seed, "warm") < config.warm_fraction
     trained = warm
-    if is_warm and len(warm) > 2 * size:
+    if is_warm and len(warm) > 2:
+        size = query_size(len(warm), 2, config)
         trained = warm[size:]
         tasks["warm"] = task(trained, warm[:size])
     tasks["train"] = task(trained[size:], trained[:size])

@@ -191,8 +191,8 @@ def _checked(
         seconds = _seconds(time)
         if seconds is not None and not (math.isfinite(seconds) and seconds >= YEAR_1900):
             return NO_TIME, number, seconds
-        if seconds is None and config.query_by == "time":
-            return "no time, and data.query_by=time", number, seconds
+        if seconds is None and config.needs_times is not None:
+            return f"no time, and {config.needs_times}", number, seconds
     return None, number, seconds
 
 

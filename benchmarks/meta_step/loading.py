@@ -22,7 +22,13 @@ def loading(
     Synthetic users of uneven activity, 107 interactions on average, the shipped configuration.
     """
     with tempfile.TemporaryDirectory() as folder:
-        config = DataConfig(users=num_users, items=1682, mean_interactions=107)
+        config = DataConfig(
+            users=num_users,
+            items=1682,
+            mean_interactions=107,
+            min_interactions=13,
+            max_query_fraction=1.0,
+        )
         prepare(config, Path(folder) / "store")
         store = Store(Path(folder) / "store")
         return [_loading_at(store, size, rounds) for size in batch_sizes]

@@ -1,5 +1,6 @@
 """Results as Markdown: means over seeds with 95% intervals (Student's t)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,9 +51,9 @@ def interval(values: list[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(half)
 
 
-def cell(values: list[float]) -> str:
-    """Mean and interval, as far as there are any."""
-    mean, half = interval(values)
+def cell(values: Sequence[float | None]) -> str:
+    """Mean and interval, as far as there are any; undefined values are None or nan."""
+    mean, half = interval([np.nan if v is None else v for v in values])
     if np.isnan(mean):
         return ""
     return f"{mean:.3f}" + ("" if np.isnan(half) else f" ±{half:.3f}")

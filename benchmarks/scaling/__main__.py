@@ -32,9 +32,11 @@ SHAPES = {
         items=1682,
         mean_interactions=250,
         min_interactions=107,
-        max_support_items=97,
+        max_support=97,
     ),
-    "uneven users": DataConfig(users=4000, items=1682, mean_interactions=107),
+    "uneven users": DataConfig(
+        users=4000, items=1682, mean_interactions=107, min_interactions=13, max_query_fraction=1.0
+    ),
 }
 QUICK_USERS = 400
 SAVED = 1_000_000

@@ -1,16 +1,13 @@
 """Does a refactor change nothing? The program of another commit and this one, side by side.
 
-``python -m benchmarks.unchanged [--commit d9985ce] [--ml-100k FOLDER] [--workers 1 2]
-[--steps 100] [--json FILE] [--quick]``. Both prepare the same data, train, and evaluate. The
-checkpoints' tensors, the losses of every step and the adapted RMSE are compared, in two forms.
-*Fitted*: both as they are shipped; priors were added up in another order on purpose, so that RMSE
-may differ by 1e-4. *Old*: this program takes the numbers that the other one fitted, and everything
-must be the same bits. Exits with 1 where that is not so. Seconds are those of ``prepare`` and
-``train``, priors included. It compares with ``d9985ce``, or a commit whose stores are like its own.
+``python -m benchmarks.unchanged [--commit HEAD] [--ml-100k FOLDER] [--workers 1 2] [--steps 100]
+[--json FILE] [--quick]``. Both prepare the same data, train, and evaluate. The tensors of the
+checkpoints, the losses of every step and the adapted RMSE must be the same bits. Exits with 1 where
+they are not. Seconds are those of ``prepare`` and ``train``. Both must have the options that are
+used here.
 """
 
 import argparse
-import shutil
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
@@ -20,17 +17,10 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.checkout import BEFORE, Program, check_out, this_program
+from benchmarks.checkout import Program, check_out, this_program
 from benchmarks.environment import write_result
 from benchmarks.unchanged.compare import Difference, compare_runs
-from benchmarks.unchanged.old_store import require_same_tasks, write_old_priors
-from greatmeta_dist.data.store import Store
 from greatmeta_dist.display import Display
-from greatmeta_dist.options.compose import compose_config
-from greatmeta_dist.training.prior_cache import cache_folder
-
-MAX_RMSE_DIFFERENCE = 1e-4
-"""Where sums were taken in another order on purpose."""
 
 
 @dataclass(frozen=True)
@@ -47,23 +37,15 @@ class Row:
     """One comparison of two trainings."""
 
     data: str
-    priors: str
-    """``fitted`` by each program, or ``old``: those of the old store in both."""
     workers: int
     difference: Difference
-    seconds: tuple[float, float] | None
-    """Old and new; None where priors were not fitted."""
-
-    @property
-    def is_as_expected(self) -> bool:
-        if self.priors == "old":
-            return self.difference.is_none
-        return self.difference.rmse <= MAX_RMSE_DIFFERENCE
+    seconds: tuple[float, float]
+    """Of the other commit, and of this version."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--commit", default=BEFORE)
+    parser.add_argument("--commit", default="HEAD")
     parser.add_argument("--ml-100k", type=Path, help="RecBole atomic files and split.tsv")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, default=100)
@@ -72,24 +54,21 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.steps = 10
-    rows: list[Row] = []
-    moved: dict[str, int] = {}
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         work, chosen = Path(folder), cases(options)
         programs = check_out(options.commit, work / "checkout"), this_program()
         total = len(chosen) * len(options.workers)
         with Display(Console(stderr=True)).bar("unchanged", total, "comparisons") as bar:
             for case in chosen:
-                comparison = Comparison(case, programs, work / case.name, options.steps)
-                comparison.prepare()
-                moved[case.name] = comparison.write_old_priors()
+                (work / case.name).mkdir()
+                stores = [prepare(program, case, work) for program in programs]
                 for workers in options.workers:
-                    rows += comparison.rows(workers)
-                    bar.update(len(rows) // 2, f"{case.name}, {workers} workers")
-    show(rows, moved, options.commit)
-    entries = [{**asdict(row), "is_as_expected": row.is_as_expected} for row in rows]
-    write_result(options.json, options, {"rows": entries, "users_in_other_groups": moved})
-    sys.exit(not all(row.is_as_expected for row in rows))
+                    rows.append(compare(programs, case, work, stores, workers, options.steps))
+                    bar.update(len(rows), f"{case.name}, {workers} workers")
+    show(rows, options.commit)
+    write_result(options.json, options, {"rows": [asdict(row) for row in rows]})
+    sys.exit(not all(row.difference.is_none for row in rows))
 
 
 def cases(options: argparse.Namespace) -> list[Case]:
@@ -105,84 +84,52 @@ def cases(options: argparse.Namespace) -> list[Case]:
     return [Case("ml-100k", log, ["experiment=ml-100k", *training]), synthetic]
 
 
-class Comparison:
-    """Both programs on one data set."""
-
-    def __init__(self, case: Case, programs: tuple[Program, Program], work: Path, steps: int):
-        work.mkdir()
-        self.case, self.work, self.steps = case, work, steps
-        self.old, self.new = programs
-        self.stores = work / "store-old", work / "store-new"
-        self.store_with_old_priors = work / "store-with-old-priors"
-
-    def prepare(self) -> None:
-        """Prepare the data with both. Raises ``RuntimeError`` where tasks differ."""
-        self.prepare_seconds = [
-            program.run("prepare", *self.case.prepare, f"store={store}", log=self.work / "log")
-            for program, store in zip((self.old, self.new), self.stores, strict=True)
-        ]
-        require_same_tasks(self.stores[0], Store(self.stores[1]))
-
-    def write_old_priors(self) -> int:
-        """Write a copy of the new store that has the old one's numbers as its priors.
-
-        Returns how many training users are in another preference group than in the old store.
-        """
-        shutil.copytree(self.stores[1], self.store_with_old_priors)
-        options = compose_config(self.case.train).priors
-        return write_old_priors(self.stores[0], Store(self.store_with_old_priors), options)
-
-    def rows(self, workers: int) -> list[Row]:
-        """Train with so many workers, and compare."""
-        old_run, old_seconds = self._train(self.old, self.stores[0], workers)
-        # A training that finds its priors fitted would be compared with one that fits them.
-        shutil.rmtree(cache_folder(self.stores[1]), ignore_errors=True)
-        new_run, new_seconds = self._train(self.new, self.stores[1], workers)
-        same_run, _ = self._train(self.new, self.store_with_old_priors, workers)
-        seconds = (self.prepare_seconds[0] + old_seconds, self.prepare_seconds[1] + new_seconds)
-        name = self.case.name
-        return [
-            Row(name, "fitted", workers, compare_runs(old_run, new_run, self.steps), seconds),
-            Row(name, "old", workers, compare_runs(old_run, same_run, self.steps), None),
-        ]
-
-    def _train(self, program: Program, store: Path, workers: int) -> tuple[Path, float]:
-        """The run, trained and evaluated, and the seconds of its training."""
-        run = self.work / f"{store.name}-{workers}"
-        words = [f"store={store}", f"run={run}", *self.case.train, f"cluster.workers={workers}"]
-        seconds = program.run("train", *words, log=self.work / "log")
-        program.run("evaluate", f"run={run}", log=self.work / "log")
-        return run, seconds
+def prepare(program: Program, case: Case, work: Path) -> float:
+    """Prepare a program's store of a case; its seconds."""
+    store = work / case.name / f"store-{program.name}"
+    return program.run("prepare", *case.prepare, f"store={store}", log=work / "log")
 
 
-def show(rows: list[Row], moved: dict[str, int], commit: str) -> None:
+def compare(
+    programs: tuple[Program, Program],
+    case: Case,
+    work: Path,
+    prepare_seconds: list[float],
+    workers: int,
+    steps: int,
+) -> Row:
+    """Train and evaluate with both programs, with so many workers, and compare the runs."""
+    runs, seconds = [], []
+    for program, spent in zip(programs, prepare_seconds, strict=True):
+        run = work / case.name / f"run-{program.name}-{workers}"
+        words = [f"store={work / case.name / f'store-{program.name}'}", f"run={run}", *case.train]
+        words.append(f"cluster.workers={workers}")
+        seconds.append(spent + program.run("train", *words, log=work / "log"))
+        program.run("evaluate", f"run={run}", log=work / "log")
+        runs.append(run)
+    before, now = runs
+    return Row(case.name, workers, compare_runs(before, now, steps), (seconds[0], seconds[1]))
+
+
+def show(rows: list[Row], commit: str) -> None:
     """Print the table."""
-    columns = ("data", "priors", "workers", "equal tensors", "largest difference", "in",
-               "losses equal", "RMSE difference", "seconds old", "new", "as expected")  # fmt: skip
+    columns = ("data", "workers", "equal tensors", "largest difference", "in", "losses equal",
+               "RMSE difference", f"seconds of {commit}", "of this", "unchanged")  # fmt: skip
     table = Table(*columns, box=SIMPLE, title=f"this version against {commit}")
     for row in rows:
         difference = row.difference
-        seconds = [f"{s:.1f}" for s in row.seconds] if row.seconds else ["", ""]
         table.add_row(
             row.data,
-            row.priors,
             str(row.workers),
             f"{difference.tensors - len(difference.unequal)} of {difference.tensors}",
             f"{difference.largest:.1e}",
             difference.largest_in,
             "yes" if difference.are_losses_equal else "no",
             f"{difference.rmse:.1e}",
-            *seconds,
-            "yes" if row.is_as_expected else "NO",
+            *(f"{s:.1f}" for s in row.seconds),
+            "yes" if difference.is_none else "NO",
         )
-    console = Console(width=160)
-    console.print(table)
-    for data, num_users in moved.items():
-        if num_users:
-            console.print(
-                f"{data}: {num_users} training users are in another preference group than in the "
-                "old store, so bits must differ where groups weigh"
-            )
+    Console(width=160).print(table)
 
 
 if __name__ == "__main__":

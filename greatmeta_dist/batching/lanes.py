@@ -151,8 +151,8 @@ class Lanes:
     ) -> tuple[UserTasks, list[TaskBatch], NDArray[np.int64], NDArray[np.int64]]:
         """A lane's users in a step, and a batch of each length bucket of them.
 
-        Returns the users in the order of ``chosen``; the batches, which have them by support
-        length; that order [users]; and the numbers of support rows [users], in that order.
+        Returns the users in the order of ``chosen``; the batches, which have them by number of
+        rows; that order [users]; and the numbers of support rows [users], in that order.
         """
         config = self._config
         users = lane.read(chosen, self._store, self._feature_spec)
@@ -166,8 +166,9 @@ class Lanes:
         group = None
         if self._collator.target_weights is not None:
             group = self._grouping.estimated(users, is_training=True)
-        by_length = np.argsort(tasks.support_item.lengths, kind="stable")
-        lengths = tasks.support_item.lengths[by_length]
+        num_support, num_query = tasks.support_item.lengths, tasks.query_item.lengths
+        by_length = np.argsort(num_support + num_query, kind="stable")
+        num_support, num_query = num_support[by_length], num_query[by_length]
         buckets = [
             self._collator.collate(
                 tasks,
@@ -177,6 +178,6 @@ class Lanes:
                 user_index=lane.first_user + chosen,
                 feature_mask=feature_mask,
             )
-            for bucket in length_buckets(lengths)
+            for bucket in length_buckets(num_support, num_query)
         ]
-        return users, buckets, by_length, lengths
+        return users, buckets, by_length, num_support

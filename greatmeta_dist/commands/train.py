@@ -6,7 +6,7 @@ from greatmeta_dist.config import Config
 from greatmeta_dist.display import Display
 from greatmeta_dist.launch.local import launch
 from greatmeta_dist.options.compose import with_changes
-from greatmeta_dist.training.run_folder import saved_config
+from greatmeta_dist.training.run_config import saved_config
 
 
 def train_run(config: Config, run: Path, *, overrides: list[str]) -> None:

@@ -50,11 +50,13 @@ def in_range(
     *,
     is_open: bool = False,
     is_open_above: bool = False,
+    is_open_below: bool = False,
 ) -> None:
-    """``is_open`` leaves both ends out, ``is_open_above`` the upper one."""
-    is_above = value > lowest if is_open else value >= lowest
-    is_below = value < highest if is_open or is_open_above else value <= highest
-    ends = (" above" if is_open else "", " below" if is_open or is_open_above else "")
+    """``is_open`` leaves both ends out, the others one end."""
+    is_open_above, is_open_below = is_open or is_open_above, is_open or is_open_below
+    is_above = value > lowest if is_open_below else value >= lowest
+    is_below = value < highest if is_open_above else value <= highest
+    ends = (" above" if is_open_below else "", " below" if is_open_above else "")
     require(
         is_above and is_below,
         f"{name} is {value:g}; it must be from{ends[0]} {lowest:g} to{ends[1]} {highest:g}",

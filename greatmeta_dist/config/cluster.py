@@ -1,23 +1,23 @@
-"""Options of the machines that train."""
+"""Options of the machines that prepare and train."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from greatmeta_dist.config.checks import at_least, check_choices, choice
+from greatmeta_dist.config.checks import check_choices, choice, in_range
 from greatmeta_dist.errors import require
 
 
 @dataclass
 class ClusterConfig:
-    """The workers of a training, and how they compute together."""
+    """The workers, and how they compute together."""
 
     kind: str = choice("local", ("local", "ray"))
-    """Where workers run. ``local``: as processes of this machine, without Ray. ``ray``: as workers
-    of a Ray cluster."""
+    """Where workers run. ``local``: on this machine, without Ray. ``ray``: on a Ray cluster."""
     workers: Any = None
     """Number of workers: a power of two. With ``cluster=ray`` it may be a range
-    ``[fewest,most]``; the group then grows and shrinks with the cluster. null is this process
-    alone, or one Ray worker."""
+    ``[fewest,most]``; the group then grows and shrinks with the cluster. ``train``: null is this
+    process alone, or one Ray worker. ``prepare``: parts of the log that are worked on at a time;
+    null is one for each processor, here at most four, since each is in memory."""
     address: str | None = None
     """ray: address of a running cluster to join. ``auto`` is the one of this machine. null starts
     a cluster here, which ends with the command."""
@@ -35,7 +35,7 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         check_choices("cluster", self)
-        at_least("cluster.threads", self.threads, 1)
+        in_range("cluster.threads", self.threads, 1, 4096)
         if self.gpus_per_worker is not None:
             require(
                 self.gpus_per_worker == 0 or self.gpus_per_worker >= 1,

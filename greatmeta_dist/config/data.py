@@ -3,6 +3,7 @@
 import math
 import os
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from greatmeta_dist.config.checks import at_least, check_choices, choice, in_range, require_utf8
 from greatmeta_dist.errors import require
@@ -42,9 +43,20 @@ class DataConfig:
     path: str | None = None
     """Folder to read; for csv and parquet, the file of interactions. A local path or a URL.
     synthetic reads none."""
+    from_store: str | None = field(default=None, metadata={"typed_as": "from"})
+    """A store to grow: its log comes first, then that of ``data.path``. It stays as it is."""
+    keep_log: bool = True
+    """Whether the store keeps the checked rows of its log, so that ``data.from`` can grow it. They
+    take about 20 bytes a row."""
     split: str | None = None
     """File that assigns users and interactions to splits: tab-separated columns part, user_id,
     role, item_id. null assigns users by a hash of their names."""
+    split_at: str | None = None
+    """Point in time before which all training rows lie, as ISO 8601 or as seconds since 1970. Users
+    who come later are new: they are for validation and tests. null assigns users by a hash."""
+    split_last: float | None = None
+    """Share of the log's rows, the latest ones, that ``data.split_at`` is to leave out of training.
+    Takes the place of ``data.split_at``."""
     seed: int = 0
     """Decides every random choice of the preparation."""
 
@@ -56,20 +68,26 @@ class DataConfig:
     """Share of training users of whom some interactions are held out, for the warm scenario."""
     cold_item_fraction: float = 0.0
     """Share of items held out, for the item-cold and both-cold scenarios."""
-    min_interactions: int = 13
+    min_interactions: int = 3
     """Users with fewer interactions are left out."""
     max_interactions: int | None = None
     """Users with more interactions are left out. null sets no bound."""
     query_items: int | None = 10
-    """Interactions of each user that form the query set. The others form the support set."""
+    """Interactions of each user that form the query set, or less where a user has few:
+    ``data.max_query_fraction``. The others form the support set."""
+    max_query_fraction: float = 0.5
+    """Largest share of a user's interactions that ``data.query_items`` may take. A query takes at
+    least one, and leaves at least one to the support."""
     query_fraction: float | None = None
     """Share of each user's interactions that form the query set. Takes the place of
     ``data.query_items``, which must be null then."""
     query_by: str = choice("random", ("random", "time"))
     """Which of a user's interactions form the query set. ``time`` takes the latest ones."""
-    max_support_items: int | None = None
-    """Largest support set. Of more interactions, random ones are kept, or the latest with
-    ``data.query_by=time``. null keeps all."""
+    max_support: int | None = 1024
+    """Largest support set. Very active users' other interactions are not used. null keeps all."""
+    support_by: str | None = field(default=None, metadata={"choices": ("latest", "random")})
+    """Which interactions a support set keeps where a user has more than ``data.max_support``. null
+    is latest with ``data.query_by=time``, else random."""
 
     label: str = choice("rating", ("rating", "click"))
     """What is predicted: a rating, or the probability of a click."""
@@ -153,6 +171,7 @@ class DataConfig:
         self._check_counts()
         self._check_ratings()
         self._check_files()
+        self._check_time_split()
 
     def _check_shares(self) -> None:
         held_out = self.valid_fraction + self.test_fraction
@@ -164,6 +183,7 @@ class DataConfig:
             in_range(f"data.{name}", getattr(self, name), 0, 1, is_open_above=True)
         for name in ("max_rejected_fraction", "max_rejected_feature_fraction"):
             in_range(f"data.{name}", getattr(self, name), 0, 1)
+        in_range("data.max_query_fraction", self.max_query_fraction, 0, 1, is_open_below=True)
         if self.query_fraction is not None:
             in_range("data.query_fraction", self.query_fraction, 0, 1, is_open=True)
         require(
@@ -181,7 +201,7 @@ class DataConfig:
             "negatives",
         ):
             at_least(f"data.{name}", getattr(self, name), 1)
-        for name in ("max_interactions", "query_items", "max_support_items"):
+        for name in ("max_interactions", "query_items", "max_support"):
             if getattr(self, name) is not None:
                 at_least(f"data.{name}", getattr(self, name), 1)
         at_least("data.mean_interactions", self.mean_interactions, 1)
@@ -229,6 +249,63 @@ class DataConfig:
             f"data.path={self.path} is set, and data=synthetic reads no files; take the preset of "
             "that log, such as data=csv",
         )
+
+    def _check_time_split(self) -> None:
+        chosen = [
+            f"data.{name}={value}"
+            for name in ("split", "split_at", "split_last")
+            if (value := getattr(self, name)) is not None
+        ]
+        require(
+            len(chosen) < 2,
+            f"{' and '.join(chosen)} are different ways to split; set one and make the others null",
+        )
+        if self.split_last is not None:
+            in_range("data.split_last", self.split_last, 0, 1, is_open=True)
+        require(
+            self.split_at is None or self.split_seconds is not None,
+            f"data.split_at is '{self.split_at}'; expected a time such as 2020-01-31 or "
+            "2020-01-31T12:00:00Z, or seconds since 1970",
+        )
+
+    @property
+    def split_seconds(self) -> float | None:
+        """``split_at`` in seconds since 1970; None where it is unset, or no time."""
+        if self.split_at is None:
+            return None
+        try:
+            seconds = float(self.split_at)
+            return seconds if math.isfinite(seconds) else None
+        except ValueError:
+            pass
+        try:
+            moment = datetime.fromisoformat(self.split_at)
+        except ValueError:
+            return None
+        return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+
+    @property
+    def is_split_by_time(self) -> bool:
+        """Whether a point in time decides who is trained on."""
+        return self.split_at is not None or self.split_last is not None
+
+    @property
+    def query_order(self) -> str:
+        """``query_by``, or time where users are split by it."""
+        return "time" if self.is_split_by_time else self.query_by
+
+    @property
+    def needs_times(self) -> str | None:
+        """The option for which every row needs a time; None where none does."""
+        for name in ("split_at", "split_last"):
+            if getattr(self, name) is not None:
+                return f"data.{name}={getattr(self, name)}"
+        return "data.query_by=time" if self.query_by == "time" else None
+
+    @property
+    def support_rule(self) -> str:
+        """``support_by``, or what suits the query."""
+        return self.support_by or ("latest" if self.query_order == "time" else "random")
 
     @property
     def repeats_rule(self) -> str:

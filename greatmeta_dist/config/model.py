@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from greatmeta_dist.config.checks import at_least, check_choices, choice
+from greatmeta_dist.config.checks import at_least, check_choices, choice, in_range
 from greatmeta_dist.errors import require
+
+MAX_WIDTH = 1 << 16
+"""Of a layer or an embedding row: more is a slip of the keyboard, and would not fit into memory."""
 
 
 @dataclass
@@ -57,8 +60,9 @@ class ModelConfig:
             "model.has_kernel=true needs model.has_encoder=true and model.context=support",
         )
         require(bool(self.hidden), "model.hidden is empty; expected at least one width")
-        at_least("model.hidden", min(self.hidden), 1)
-        at_least("model.embedding_dim", self.embedding_dim, 1)
+        for width in self.hidden:
+            in_range("model.hidden", width, 1, MAX_WIDTH)
+        in_range("model.embedding_dim", self.embedding_dim, 1, MAX_WIDTH)
         at_least("model.embedding_std", self.embedding_std, 0)
 
 

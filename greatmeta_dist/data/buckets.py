@@ -1,11 +1,12 @@
-"""Rows dealt to files by user, so that each file can be read whole later.
+"""Rows dealt to buckets by user, so that a bucket can be read whole later.
 
-Files are Arrow streams that grow batch by batch: memory holds one batch, however many rows, buckets
-and batches there are.
+Each unit of a log writes one file with the rows of all buckets, batch by batch; its index says
+which bucket each batch is of. So there are as many files as units, and memory holds one batch.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import polars as pl
@@ -15,63 +16,82 @@ from numpy.typing import NDArray
 from greatmeta_dist.data.hashing import draw_bits, hash_tokens, mix
 
 
-class BucketWriter:
-    """Appends rows to one file a bucket; a context manager that closes the files."""
+@dataclass(frozen=True)
+class BucketFile:
+    """The rows of one unit, by bucket."""
 
-    def __init__(self, folder: Path, num_buckets: int):
-        """``folder`` is made; at most 256 buckets."""
+    path: Path
+    """There is no such file where there are no rows."""
+    buckets: tuple[int, ...]
+    """The bucket of each record batch."""
+    sha256: str = ""
+    """Of the file, where it is to be kept."""
+
+
+class BucketWriter:
+    """Writes a file of rows by bucket; a context manager that closes it."""
+
+    def __init__(self, path: Path, num_buckets: int):
+        """At most 256 buckets."""
         assert num_buckets <= 256
-        folder.mkdir(parents=True)
-        self.folder, self.num_buckets = folder, num_buckets
-        self._writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
+        self.num_buckets = num_buckets
+        self.buckets: list[int] = []
+        """The bucket of each record batch that was written."""
+        self._path = path
+        self._writer: pa.ipc.RecordBatchFileWriter | None = None
 
     def write(self, rows: pl.DataFrame) -> None:
-        """Append rows, each to the bucket of its ``user``; rows of a bucket keep their order."""
+        """Write rows, each to the bucket of its ``user``; rows of a bucket keep their order."""
+        if not len(rows):
+            return
         bucket = bucket_of(rows["user"], self.num_buckets)
         # Of 8-bit keys a stable sort counts them, in linear time.
         ordered = rows[np.argsort(bucket, kind="stable").astype(np.uint32)]
-        batch = ordered.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest()).combine_chunks()
+        table = ordered.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+        (batch,) = table.combine_chunks().to_batches()
+        if self._writer is None:
+            options = pa.ipc.IpcWriteOptions(compression="lz4")
+            self._writer = pa.ipc.new_file(str(self._path), batch.schema, options=options)
         ends = np.cumsum(np.bincount(bucket, minlength=self.num_buckets))
         start = 0
         for number, end in enumerate(ends.tolist()):
             if end > start:
-                self._writer(number, batch.schema).write_table(batch.slice(start, end - start))
+                self._writer.write_batch(batch.slice(start, end - start))
+                self.buckets.append(number)
             start = end
-
-    def _writer(self, number: int, schema: pa.Schema) -> pa.ipc.RecordBatchStreamWriter:
-        if number not in self._writers:
-            self._writers[number] = pa.ipc.new_stream(
-                str(bucket_path(self.folder, number)),
-                schema,
-                options=pa.ipc.IpcWriteOptions(compression="lz4"),
-            )
-        return self._writers[number]
 
     def __enter__(self) -> "BucketWriter":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for writer in self._writers.values():
-            writer.close()
+    def __exit__(self, *error: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
 
-def bucket_path(folder: Path, number: int) -> Path:
-    """The file of a bucket; there is none where the bucket is empty."""
-    return folder / f"bucket-{number}.arrows"
-
-
-def read_bucket(folder: Path, number: int) -> pl.DataFrame | None:
+def read_bucket(files: Iterable[BucketFile], number: int) -> pl.DataFrame | None:
     """A bucket's rows, in the order in which they were written; None where there are none."""
-    path = bucket_path(folder, number)
-    if not path.exists():
+    batches: list[pa.RecordBatch] = []
+    for file in files:
+        places = [k for k, bucket in enumerate(file.buckets) if bucket == number]
+        if places:
+            with pa.memory_map(str(file.path)) as source, pa.ipc.open_file(source) as reader:
+                batches += [reader.get_batch(k) for k in places]
+    if not batches:
         return None
-    with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
-        table = pl.from_arrow(reader.read_all())
+    table = pl.from_arrow(pa.Table.from_batches(batches))
+    assert isinstance(table, pl.DataFrame)
+    return table
+
+
+def read_columns(file: BucketFile, names: list[str]) -> pl.DataFrame | None:
+    """Some columns of a unit's rows, in the order of the file; None where it has no rows."""
+    if not file.path.exists():
+        return None
+    with pa.memory_map(str(file.path)) as source:
+        schema = pa.ipc.open_file(source).schema
+        chosen = [schema.get_field_index(name) for name in names]
+        options = pa.ipc.IpcReadOptions(included_fields=chosen)
+        table = pl.from_arrow(pa.ipc.open_file(source, options=options).read_all())
     assert isinstance(table, pl.DataFrame)
     return table
 

@@ -1,6 +1,7 @@
 """Counts of the training users' ratings, bucket by bucket."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from greatmeta_dist.data.manifest import Ratings
 from greatmeta_dist.data.split import History, SplitRows
+from greatmeta_dist.data.tables import read_table
 
 
 @dataclass
@@ -40,6 +42,30 @@ class TrainingCounts:
         self.users.append(history.token.gather(np.unique(rows.user)))
         self.lowest = min(self.lowest, float(rating.min()))
         self.highest = max(self.highest, float(rating.max()))
+
+    def write(self, path: Path) -> None:
+        """Write the counts of the items that have any, and the lowest and highest rating."""
+        item = np.flatnonzero(self.item_count)
+        columns = {
+            "item": item,
+            "count": self.item_count[item],
+            "sum": self.item_sum[item],
+            "squares": self.item_squares[item],
+        }
+        table = pl.DataFrame(columns).with_columns(lowest=self.lowest, highest=self.highest)
+        table.write_ipc(path)
+
+    def add_file(self, path: Path) -> None:
+        """Add what ``write`` wrote, but for the users."""
+        table = read_table(path)
+        if not len(table):
+            return
+        item = table["item"].to_numpy()
+        self.item_count[item] += table["count"].to_numpy()
+        self.item_sum[item] += table["sum"].to_numpy()
+        self.item_squares[item] += table["squares"].to_numpy()
+        self.lowest = min(self.lowest, table["lowest"][0])
+        self.highest = max(self.highest, table["highest"][0])
 
     @property
     def mean(self) -> float:

@@ -56,17 +56,20 @@ def _without_bad_numbers(
     return frame.with_columns(pl.when(is_bad).then(None).otherwise(name).alias(name))
 
 
-def read_catalogue(
-    table: Table | None, in_log: pl.Series, rejects: Rejects, config: DataConfig
+def catalogue_of(
+    first: pl.Series, listed: pl.DataFrame | None, in_log: pl.Series
 ) -> tuple[pl.DataFrame, int]:
-    """All items: ``id`` and features; and how many of the log the items' file does not list.
+    """All items: ``id`` and features; and how many of the log no file of items lists.
 
-    Items of the file stand first, as there; then those that only the log has, by id, without
-    features. ``in_log`` are the log's distinct items, integers or text.
+    ``first`` are the items of an earlier store, and keep their places. Then come those that files
+    list, as there, and at last those that only the log has, by id, without features. ``in_log`` are
+    the log's distinct items, integers or text.
     """
-    ids = pl.DataFrame({"id": in_log.cast(pl.String)}).sort("id")
-    if table is None:
+    logged = pl.DataFrame({"id": in_log.cast(pl.String)}).sort("id")
+    in_files = logged.clear() if listed is None else listed.select("id")
+    ids = pl.concat([first.cast(pl.String).to_frame("id"), in_files, logged])
+    ids = ids.unique(maintain_order=True)
+    if listed is None:
         return ids, 0
-    items = read_entities(table, "item", rejects, config)
-    unlisted = ids.join(items.select("id"), on="id", how="anti", maintain_order="left")
-    return pl.concat([items, unlisted], how="diagonal"), len(unlisted)
+    items = ids.join(listed, on="id", how="left", maintain_order="left")
+    return items, len(logged.join(listed, on="id", how="anti"))

@@ -22,6 +22,14 @@ class BucketHistory:
     """Rows that were merged into another one of the same user and item."""
     rejected: pl.DataFrame
     """The rows that repeat another one, where ``data.repeats=reject``."""
+    times: tuple[float, float] | None
+    """The first and the last time of its rows; None where there is none."""
+
+
+def repeat_reason(config: DataConfig) -> str:
+    """Why a row is rejected that repeats another one, with ``data.repeats=reject``."""
+    where = ", of those before the point in time if there are any" * config.is_split_by_time
+    return f"repeats a user and item; the latest is kept{where}"
 
 
 def index_of_items(in_log: pl.Series, items: pl.DataFrame) -> pl.DataFrame:
@@ -32,7 +40,12 @@ def index_of_items(in_log: pl.Series, items: pl.DataFrame) -> pl.DataFrame:
 
 
 def read_history(
-    rows: pl.DataFrame, index_of_item: pl.DataFrame, config: DataConfig, *, has_time: bool
+    rows: pl.DataFrame,
+    index_of_item: pl.DataFrame,
+    config: DataConfig,
+    *,
+    has_time: bool,
+    split_time: float | None = None,
 ) -> BucketHistory:
     """The histories of a bucket's users.
 
@@ -45,13 +58,45 @@ def read_history(
     rating = rows["rating"].to_numpy()
     # A row without a time counts as older than any other.
     timestamp = rows["timestamp"].fill_null(-np.inf).to_numpy() if has_time else None
-    history = History(distinct, hash_tokens(distinct), user, item, rating, timestamp)
-    merged, repeats = resolve_repeats(history, rows["line"].to_numpy(), config)
+    num_rows = np.bincount(user, minlength=len(distinct))
+    history = History(distinct, hash_tokens(distinct), user, item, rating, timestamp, num_rows)
+    line = rows["line"].to_numpy()
+    if split_time is not None:
+        return _resolved_before(history, rows, line, config, split_time)
+    merged, repeats = resolve_repeats(history, line, config)
+    return _bucket_history(merged, repeats, rows, config)
+
+
+def _resolved_before(
+    history: History, rows: pl.DataFrame, line: Ints, config: DataConfig, split_time: float
+) -> BucketHistory:
+    """Repeats resolved so that what is before the point depends on nothing after it.
+
+    An item that the user met before the point is known: later rows of it only repeat it.
+    """
+    assert history.timestamp is not None
+    is_after = history.timestamp >= split_time
+    pair = history.user * (int(history.item.max(initial=0)) + 1) + history.item
+    is_again = is_after & np.isin(pair, pair[~is_after])
+    kept = np.flatnonzero(~is_again)
+    merged, repeats = resolve_repeats(history.take(kept), line[kept], config)
+    num_before = history.count(~is_after)
+    # Bounds are of the rows before the point, but for users who are new after it.
+    num_rows = np.where(num_before > 0, num_before, history.num_rows)
+    repeats = np.concatenate((kept[repeats], np.flatnonzero(is_again)))
+    return _bucket_history(replace(merged, num_rows=num_rows), repeats, rows, config)
+
+
+def _bucket_history(
+    merged: History, repeats: Ints, rows: pl.DataFrame, config: DataConfig
+) -> BucketHistory:
     is_rejected = config.repeats_rule == "reject"
+    known = rows["timestamp"].drop_nulls().to_numpy()
     return BucketHistory(
         replace(merged, rating=_labels(merged.rating, config)),
         0 if is_rejected else len(repeats),
         rows[repeats] if is_rejected else rows.clear(),
+        (float(known.min()), float(known.max())) if len(known) else None,
     )
 
 

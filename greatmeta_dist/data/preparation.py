@@ -1,132 +1,139 @@
-"""The stages of one preparation, in order (DESIGN.md section 5).
+"""The phases of one preparation, in order (DESIGN.md section 5).
 
-The log is checked in one streaming pass and dealt to buckets of users. Each bucket, the unit of
-work, is then split and encoded by itself, so memory does not grow with the log (it does with the
-catalogue and the users' features). Nothing is fitted here: a store is data.
+The log is checked in units of rows and dealt to buckets of users; each bucket is then split, and
+written as shards. What is here is what lies between: the catalogue, the vocabularies, the report
+and the manifest. Nothing is fitted: a store is data.
 """
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.config.data import AUTO
 from greatmeta_dist.data.arrow import map_arrow, write_arrow
 from greatmeta_dist.data.counts import TrainingCounts
-from greatmeta_dist.data.encode import encode_items, encode_tasks, with_user_features
-from greatmeta_dist.data.entities import read_catalogue, read_entities
-from greatmeta_dist.data.hashing import hash_tokens
-from greatmeta_dist.data.histories import BucketHistory, index_of_items, read_history
-from greatmeta_dist.data.manifest import (
-    FORMAT_VERSION,
-    ITEM_ID,
-    MANIFEST,
-    Manifest,
-    write_manifest,
-)
-from greatmeta_dist.data.negatives import add_negatives
+from greatmeta_dist.data.encode import encode_items
+from greatmeta_dist.data.entities import catalogue_of, read_entities
+from greatmeta_dist.data.fields import Fields, build_fields
+from greatmeta_dist.data.fingerprint import HASH, files_in, hash_files
+from greatmeta_dist.data.growth import EarlierStore
+from greatmeta_dist.data.histories import repeat_reason
+from greatmeta_dist.data.kept_log import CARRY, LOG, LogIndex, keep_rows
+from greatmeta_dist.data.manifest import FORMAT_VERSION, MANIFEST, Manifest, write_manifest
+from greatmeta_dist.data.phases import Phases, shared_with_sources
 from greatmeta_dist.data.rejects import REJECTS, Rejects
 from greatmeta_dist.data.report import Report
-from greatmeta_dist.data.scan import ScannedLog, scan_log
-from greatmeta_dist.data.sources import Kind, Source, open_source
-from greatmeta_dist.data.split import (
-    SPLITS,
-    Catalogue,
-    History,
-    SplitTasks,
-    held_out_items,
-    split_by_recipe,
+from greatmeta_dist.data.scan import (
+    CHECK,
+    ScannedLog,
+    count_rows,
+    most_common,
+    scan_log,
+    source_bytes,
 )
-from greatmeta_dist.data.split_file import read_split, split_as_given
-from greatmeta_dist.data.store import ITEMS, Store, shard_name
-from greatmeta_dist.data.vocabulary import (
-    Vocabulary,
-    bin_edges,
-    binned,
-    build_vocabularies,
-    count_values,
-)
+from greatmeta_dist.data.sources import Table, open_source
+from greatmeta_dist.data.split import held_out_items
+from greatmeta_dist.data.split_buckets import SPLIT, SplitUnit, write_context
+from greatmeta_dist.data.split_file import read_split
+from greatmeta_dist.data.split_time import FIND_POINT, find_split_time, require_times
+from greatmeta_dist.data.store import ITEMS, Store
+from greatmeta_dist.data.summary import LogSummary
+from greatmeta_dist.data.tables import read_tables, write_table
+from greatmeta_dist.data.trainable import require_trainable
+from greatmeta_dist.data.vocabulary import Vocabulary
+from greatmeta_dist.data.write_shards import WRITE, WriteUnit, number_shards
 from greatmeta_dist.errors import InputError, require
-from greatmeta_dist.files import sha256
+from greatmeta_dist.files import publish, sha256
 
-MIN_SHARDS = 8
-"""So that a small store, too, can be read in eight lanes."""
-FOLDERS = ("shards", "vocab")
-
-Progress = Callable[[str, float], None]
-"""Told the stage, and the share of the whole preparation that is done."""
+FOLDERS = ("shards", "vocab", LOG)
+FINISH = "write the manifest"
+COSTS = {FIND_POINT: 0.05, SPLIT: 0.8, WRITE: 0.03, FINISH: 0.01}
+"""Seconds that a million rows take, about: the shares that the progress shows."""
+CHECK_COST, CHECK_TEXT_COST, CARRY_COST = 0.25, 0.65, 0.05
+HASH_COST = 0.7
+"""Seconds of a GB of files."""
+ROW_BYTES = 30
+"""Of a log of text, about: before it is read, its rows are not known."""
 
 
 class Preparation:
-    """The stages of one preparation, with what they pass on."""
+    """The phases of one preparation, with what they pass on."""
 
-    def __init__(self, config: DataConfig, store: Path, work: Path, progress: Progress):
+    def __init__(self, config: DataConfig, store: Path, work: Path, phases: Phases):
         """``work`` is a folder for what is not kept."""
-        self.config, self.store, self.work, self.progress = config, store, work, progress
+        self.config, self.store, self.work, self.phases = config, store, work, phases
+        self.earlier: EarlierStore | None = None
+        self.staged = work / "store"
+        """Where the files of the store are written; they are moved when all are there."""
         self.rejects, self.report = Rejects(store / REJECTS), Report()
 
     def run(self) -> Report:
         """Make the store, unless it is already made from the same files in the same way."""
-        self.progress("open the source", 0)
-        self.source = open_source(self.config, self.work)
-        if self.source.columns is not None:
-            self.config = replace(self.config, columns=self.source.columns)
-            columns = asdict(self.source.columns)
-            self.report.columns = {role: c for role, c in columns.items() if c != AUTO}
-        self.report.not_used, self.report.hints = self.source.not_used, self.source.hints
-        require(
-            self.config.query_by != "time" or self.source.has_timestamp,
-            "data.query_by=time needs times, and the log has none; set data.columns.timestamp or "
-            "data.query_by=random",
-        )
+        num_bytes = sum(path.stat().st_size for path in files_in(self.config.path))
+        self._expect(num_bytes // ROW_BYTES, num_bytes, is_text=True)
+        if self.config.from_store is not None:
+            self.earlier = EarlierStore.open(self.config.from_store, self.store)
+        self._open_source()
         self.given = read_split(self.config.split, self.work) if self.config.split else None
-        fingerprint = _fingerprint(self.source, self.config)
+        part_rows = count_rows(self.source)
+        is_text = self.source.frames[0].collect_schema()["user"] == pl.String
+        self._expect(sum(part_rows), source_bytes(self.source), is_text=is_text)
+        fingerprint = self._fingerprint()
         if self._is_done(fingerprint):
             report = json.loads((self.store / "report.json").read_text())
             return Report(**{**report, "is_new": False})
         try:
-            self._make(fingerprint)
+            self._make(fingerprint, part_rows)
         except InputError:
-            self.rejects.write()
+            if self.rejects.has_any:
+                self.rejects.write()
             raise
         return self.report
 
-    def _make(self, fingerprint: str) -> None:
-        self.progress("check the log", 0.02)
-        table = self.source.users
-        self.users = (
-            None if table is None else read_entities(table, "user", self.rejects, self.config)
-        )
-        log = scan_log(self.source, self.config, self.rejects, self.work / "log")
-        self.report.read, self.report.unrated = log.num_read, log.num_unrated
-        self.report.time_unit = log.time_unit
-        self.report.other_events, self.report.events = log.num_other_events, log.events
-        self._require_few_rejected()
-        self.rejects.read_from_disk()
-        self.items, self.report.unlisted_items = read_catalogue(
-            self.source.items, log.items, self.rejects, self.config
-        )
+    def _expect(self, num_rows: int, num_bytes: int, *, is_text: bool) -> None:
+        """Tell the phases what is to come."""
+        num_earlier = self.earlier.index.num_read if self.earlier is not None else 0
+        check = CHECK_TEXT_COST if is_text else CHECK_COST
+        costs = {
+            HASH: HASH_COST * num_bytes / 1e9,
+            CARRY: CARRY_COST * num_earlier / 1e6,
+            CHECK: check * num_rows / 1e6,
+        }
+        num_rows += num_earlier
+        phases = COSTS if self.config.is_split_by_time else COSTS | {FIND_POINT: 0.0}
+        self.phases.expect(costs | {name: cost * num_rows / 1e6 for name, cost in phases.items()})
 
-        tasks = self._split_users(log)
-        self._check_rejects()
-        self._require_trainable(log)
-        vocabularies = self._build_vocabularies()
-        for folder in FOLDERS:
-            shutil.rmtree(self.store / folder, ignore_errors=True)
-            (self.store / folder).mkdir()
-        shards, known_groups = self._write_shards(tasks, vocabularies, log.num_buckets)
-        self.progress("write the manifest", 0.98)
-        write_arrow(self.store / ITEMS, encode_items(self.items, vocabularies, self.counts))
-        for vocabulary in vocabularies:
-            vocabulary.write(self.store / "vocab")
-        self._write_manifest(fingerprint, vocabularies, shards, known_groups)
+    def _open_source(self) -> None:
+        """Open the log, and check that it has what the options need."""
+        with shared_with_sources(self.phases):
+            self.source = source = open_source(self.config, self.work)
+        if source.columns is not None:
+            self.config = replace(self.config, columns=source.columns)
+            columns = asdict(source.columns)
+            self.report.columns = {role: c for role, c in columns.items() if c != AUTO}
+        self.report.not_used, self.report.hints = source.not_used, source.hints
+        require_times(self.config, has_times=source.has_timestamp)
+        tables = {"user": source.users, "item": source.items}
+        if self.earlier is None:
+            self.kinds = {side: table.features if table else {} for side, table in tables.items()}
+        else:
+            self.earlier.require_fits(self.config, source)
+            self.kinds = {side: self.earlier.kinds(side, table) for side, table in tables.items()}
+
+    def _fingerprint(self) -> str:
+        """Of every source file: its name and what it holds; and of the store that grows."""
+        files = [*self.source.files, *([Path(self.config.split)] if self.config.split else [])]
+        hashes = hash_files(files, self.phases)
+        named = [f"{path.name} {digest}" for path, digest in zip(files, hashes, strict=True)]
+        if self.earlier is not None:
+            named.insert(0, json.dumps(self.earlier.manifest.checksums))
+        return hashlib.sha256("\n".join(named).encode()).hexdigest()
 
     def _is_done(self, fingerprint: str) -> bool:
         """Whether the store was made from the same files in the same way.
@@ -150,77 +157,134 @@ class Preparation:
         )
         return True
 
+    def _make(self, fingerprint: str, part_rows: Sequence[int]) -> None:
+        listed = self._entities("item", self.source.items)
+        self.users = self._entities("user", self.source.users)
+        log = scan_log(
+            self.source,
+            self.config,
+            self.rejects,
+            self.work / "log",
+            phases=self.phases,
+            part_rows=part_rows,
+            earlier=self.earlier.rows if self.earlier is not None else None,
+        )
+        self._require_few_rejected(log.num_read)
+        self.rejects.read_from_disk()
+        if self.earlier is not None:
+            log = self._with_earlier_counts(log, self.earlier)
+        rejected = self.rejects.table_of("log")
+        self.report.read, self.report.unrated = log.num_read, log.num_unrated
+        self.report.other_events, self.report.events = log.num_other_events, log.events
+        self.report.time_unit = log.time_unit
+        first = self.earlier.items() if self.earlier is not None else pl.Series([], dtype=pl.String)
+        self.items, self.report.unlisted_items = catalogue_of(first, listed, log.items)
+        split, tasks = self._split_users(log)
+        self._check_rejects()
+        require_trainable(self.counts, self.report, self.config)
+        fields = build_fields(
+            self.users, self.items, self.kinds, self.counts, self.config, self.earlier
+        )
+        self.report.rare_values = {v.field.name: v.num_rare for v in fields.vocabularies}
+        for folder in FOLDERS:
+            (self.staged / folder).mkdir(parents=True, exist_ok=True)
+        shards, checksums, known_groups = self._write_shards(split, tasks, fields)
+        self.phases.run(FINISH, _nothing, [])
+        for vocabulary in fields.vocabularies:
+            vocabulary.write(self.staged / "vocab")
+        items = encode_items(fields.items, fields.vocabularies, self.counts)
+        write_arrow(self.staged / ITEMS, items)
+        (self.staged / "report.json").write_text(json.dumps(asdict(self.report), indent=1))
+        if self.config.keep_log:
+            checksums |= self._keep_log(log, fields, listed, rejected)
+        publish(self.staged, self.store)
+        self._write_manifest(fingerprint, fields.vocabularies, shards, checksums, known_groups)
+
+    def _entities(self, side: str, table: Table | None) -> pl.DataFrame | None:
+        """The features of users or items: of the earlier store's, then of the files."""
+        new = None if table is None else read_entities(table, side, self.rejects, self.config)
+        return new if self.earlier is None else self.earlier.with_earlier(side, new)
+
+    def _with_earlier_counts(self, log: ScannedLog, earlier: EarlierStore) -> ScannedLog:
+        """Count the rows of the earlier log, and its rejects, too."""
+        self.rejects.add_earlier(earlier.rejected(), of="log")
+        return replace(
+            log,
+            num_read=log.num_read + earlier.index.num_read,
+            num_unrated=log.num_unrated + earlier.index.num_unrated,
+            num_other_events=log.num_other_events + earlier.index.num_other_events,
+            events=most_common(Counter(log.events) + Counter(earlier.index.events)),
+            time_unit=log.time_unit or earlier.index.time_unit,
+        )
+
     # --- splitting ------------------------------------------------------------------------
 
-    def _split_users(self, log: ScannedLog) -> list[dict[str, Path]]:
-        """Every bucket's tasks by split, in files; counts the training rows."""
-        catalogue = self._catalogue()
-        index_of_item = index_of_items(log.items, self.items)
+    def _split_users(self, log: ScannedLog) -> tuple[SplitUnit, list[dict[str, list[int]]]]:
+        """Split every bucket; the tasks and interactions of each split, by bucket."""
+        is_cold, split_time = self._is_cold(), None
+        if self.config.is_split_by_time:
+            point = find_split_time(log, self.config, self.phases)
+            split_time = self.report.split_time = point.seconds
+            seen = point.seen_items.cast(pl.String)
+            is_cold |= ~self.items["id"].is_in(seen.implode())
+        split = SplitUnit(
+            log,
+            self.config,
+            self.source.has_timestamp,
+            split_time,
+            self.phases.folder_of(SPLIT),
+        )
+        write_context(split.folder, log, self.items, is_cold, users=self.users, given=self.given)
+        results = self.phases.run(SPLIT, split, range(log.num_buckets))
         self.counts = TrainingCounts.zeros(len(self.items))
-        files: list[dict[str, Path]] = []
-        for k in range(log.num_buckets):
-            self.progress("split users", 0.4 + 0.4 * k / log.num_buckets)
-            bucket = read_history(
-                log.bucket(k), index_of_item, self.config, has_time=self.source.has_timestamp
-            )
-            self._count_left_out(bucket)
-            tasks = self._split(bucket.history, catalogue)
-            splits = tasks.splits
-            if self.config.is_implicit:
-                splits = add_negatives(splits, tasks.history, catalogue, self.config)
-            files.append({})
-            for split, rows in splits.items():
-                if len(rows):
-                    path = files[-1][split] = self.work / f"{split}-{k}.arrow"
-                    write_arrow(path, encode_tasks(tasks.history, rows))
-                    self.report.interactions[split] = self.report.interactions.get(split, 0) + len(
-                        rows
-                    )
-            if "train" in splits:
-                self.counts.add(tasks.history, splits["train"])
-        return files
+        summary = LogSummary.zeros(len(self.items))
+        for number, result in enumerate(results):
+            self.report.repeats += result["repeats"]
+            self.report.unlisted_users += result["unlisted_users"]
+            summary.add(LogSummary.read(split.summary_path(number), len(self.items)))
+            for name, (num_tasks, num_rows) in result["tasks"].items():
+                for total, count in (
+                    (self.report.tasks, num_tasks),
+                    (self.report.interactions, num_rows),
+                ):
+                    total[name] = total.get(name, 0) + count
+            self.counts.add_file(split.counts_path(number))
+            train = split.tasks_path(number, "train")
+            if "train" in result["tasks"] and self.users is not None:
+                users = pl.from_arrow(map_arrow(train).column("user"))
+                self.counts.users.append(pl.Series(users))
+        numbers = range(log.num_buckets)
+        for repeats in read_tables([split.rejects_path(k) for k in numbers]):
+            self._reject_repeats(repeats)
+        for used in read_tables([split.used_lines_path(k) for k in numbers]):
+            assert self.given is not None
+            self.given = self.given.join(used, on="line", how="anti", maintain_order="left")
+        self._require_few_rejected(log.num_read)
+        self.report.add_summary(summary, self.config)
+        self.report.cold_items = int(is_cold.sum())
+        self.report.untrained_items = int((self.counts.item_count == 0).sum())
+        return split, [result["tasks"] for result in results]
 
-    def _catalogue(self) -> Catalogue:
+    def _is_cold(self) -> pl.Series:
+        """Whether each item is held out."""
         tokens = self.items["id"]
         if self.given is None:
-            is_cold = held_out_items(tokens, self.config)
-        else:
-            asks_cold = pl.col("split").is_in(["item_cold", "both_cold"])
-            cold = self.given.filter(asks_cold & (pl.col("role") == "query"))["item"]
-            is_cold = tokens.is_in(cold.implode()).to_numpy()
-        return Catalogue(tokens, hash_tokens(tokens), is_cold)
+            return pl.Series(held_out_items(tokens, self.config))
+        asks_cold = pl.col("split").is_in(["item_cold", "both_cold"])
+        cold = self.given.filter(asks_cold & (pl.col("role") == "query"))["item"]
+        return tokens.is_in(cold.implode())
 
-    def _split(self, history: History, catalogue: Catalogue) -> SplitTasks:
-        """A bucket's tasks, by the recipe or by the given split."""
-        if self.given is None:
-            tasks = split_by_recipe(history, catalogue, self.config)
-            self.report.out_of_bounds += tasks.num_out_of_bounds
-            self.report.unused += tasks.num_unused
-            self.report.kept += len(history.user) - tasks.num_out_of_bounds - tasks.num_unused
-            return tasks
-        tasks, used_lines = split_as_given(history, catalogue, self.given)
-        self.report.not_in_split += tasks.num_unused
-        self.report.kept += len(history.user) - tasks.num_unused
-        self.given = self.given.filter(~pl.col("line").is_in(used_lines.implode()))
-        return tasks
+    def _reject_repeats(self, rows: pl.DataFrame) -> None:
+        repeats = rows.with_columns(
+            line="line_in_file",
+            reason=pl.lit(repeat_reason(self.config)),
+            text=pl.lit(None, pl.String),
+        )
+        self.rejects.add(repeats, "item", of="log")
 
-    def _count_left_out(self, bucket: BucketHistory) -> None:
-        self.report.repeats += bucket.num_repeats
-        if self.users is not None:
-            is_listed = bucket.history.token.is_in(self.users["id"].implode())
-            self.report.unlisted_users += int((~is_listed).sum())
-        if len(bucket.rejected):
-            repeats = bucket.rejected.with_columns(
-                line="line in file",
-                reason=pl.lit("repeats a user and item; the latest is kept"),
-                text=pl.lit(None, pl.String),
-            )
-            self.rejects.add(repeats, "item", of="log")
-            self._require_few_rejected()
-
-    def _require_few_rejected(self) -> None:
+    def _require_few_rejected(self, num_read: int) -> None:
         self.rejects.require_few(
-            self.report.read,
+            num_read,
             of="log",
             option="data.max_rejected_fraction",
             limit=self.config.max_rejected_fraction,
@@ -240,8 +304,7 @@ class Preparation:
         self.report.rejected = self.rejects.count("log")
         counts = {of: self.rejects.count(of) for of in ("users", "items", "split")}
         self.report.rejected_elsewhere = {of: count for of, count in counts.items() if count}
-        reasons = rejected.group_by("reason").len().sort("len", "reason", descending=[True, False])
-        self.report.reasons = dict(reasons.head(20).iter_rows())
+        self.report.add_rejects(rejected)
         self.rejects.require_few(
             self.report.read,
             of="split",
@@ -249,112 +312,78 @@ class Preparation:
             limit=self.config.max_rejected_fraction,
         )
 
-    def _require_trainable(self, log: ScannedLog) -> None:
-        """Raises ``InputError`` where nothing that can be learnt is left to train on."""
-        usable = log.num_read - self.report.rejected - log.num_unrated - log.num_other_events
-        remedy = (
-            "check data.split"
-            if self.config.split
-            else f"lower data.min_interactions (now {self.config.min_interactions}), or keep fewer "
-            "query rows and held-out users"
-        )
-        require(
-            bool(self.counts.users),
-            f"no training task came out of {usable} usable rows of {log.num_read}; {remedy}",
-        )
-        noun = "weight" if self.config.events else "count"
-        is_counted = not self.config.has_ratings and not self.config.is_click
-        require(
-            not is_counted or self.counts.lowest < self.counts.highest,
-            f"every {noun} is {self.counts.lowest:g}, so there is nothing to learn; set "
-            "data.label=click",
-        )
-        share = self.counts.mean
-        require(
-            not self.config.is_click or 0 < share < 1,
-            f"{share:.0%} of the training rows are clicks, and training needs clicks and others; "
-            f"set data.click_at (now {self.config.click_at}) within the ratings, or data.negatives",
-        )
-
-    # --- vocabularies ---------------------------------------------------------------------
-
-    def _build_vocabularies(self) -> list[Vocabulary]:
-        """Rows for every value that training users and their items have."""
-        self.items = self.items.with_columns(pl.col("id").alias(ITEM_ID))
-        item_kinds: dict[str, Kind] = {ITEM_ID: "token"}
-        item_kinds |= self.source.items.features if self.source.items else {}
-        user_kinds = self.source.users.features if self.source.users else {}
-        both = sorted(user_kinds.keys() & item_kinds.keys())
-        require(
-            not both,
-            f"{', '.join(both)} is a feature of users and of items; rename one of the two columns",
-        )
-        counted, least = [], self.config.min_value_count
-        if self.users is not None:
-            is_seen = pl.col("id").is_in(pl.concat(self.counts.users).implode())
-            self.users, counts = _count(self.users, user_kinds, is_seen, least)
-            counted += [(n, "user", user_kinds[n], c) for n, c in counts.items()]
-        is_seen = pl.lit(pl.Series(self.counts.item_count > 0))
-        self.items, counts = _count(self.items, item_kinds, is_seen, least)
-        counted += [(n, "item", item_kinds[n], c) for n, c in counts.items()]
-        vocabularies = build_vocabularies(counted, min_count=least, seed=self.config.seed)
-        self.report.rare_values = {v.field.name: v.num_rare for v in vocabularies}
-        return vocabularies
-
-    def _known_groups(self) -> tuple[list[str], pl.Series | None]:
-        """The true groups of synthetic data, and that of each row of ``users``."""
-        column = self.source.group
-        if column is None:
-            return [], None
-        assert self.users is not None
-        names = sorted(self.users[column].unique().to_list())
-        index = {name: k for k, name in enumerate(names)}
-        return names, self.users[column].replace_strict(index, return_dtype=pl.Int32)
-
     # --- writing --------------------------------------------------------------------------
 
     def _write_shards(
-        self, tasks: list[dict[str, Path]], vocabularies: list[Vocabulary], num_buckets: int
-    ) -> tuple[dict[str, int], dict[str, int]]:
-        """Every split's shards; their numbers, and the training users of each known group.
+        self,
+        split: SplitUnit,
+        tasks: list[dict[str, list[int]]],
+        fields: Fields,
+    ) -> tuple[dict[str, int], dict[str, str], dict[str, int]]:
+        """Every split's shards: their numbers, their checksums, and the users of known groups."""
+        units, shards = number_shards(tasks, split.log.num_buckets)
+        folder, users_path = self.phases.folder_of(WRITE), None
+        users, names = fields.users, self._known_groups()
+        if users is not None:
+            if self.source.group is not None:
+                index = {name: k for k, name in enumerate(names)}
+                group = users[self.source.group].replace_strict(index, return_dtype=pl.Int32)
+                users = users.with_columns(known_group=group)
+            users_path = folder / "users.arrow"
+            write_table(users_path, users)
+        of_users = [v for v in fields.vocabularies if v.field.side == "user"]
+        write = WriteUnit(split, of_users, users_path, len(names), self.staged)
+        results = self.phases.run(WRITE, write, units)
+        checksums: dict[str, str] = {}
+        for result in results:
+            checksums |= result["checksums"]
+        sizes = [sum(r["groups"][k] for r in results) for k in range(len(names))]
+        return shards, checksums, dict(zip(names, sizes, strict=True))
 
-        A bucket's training users are dealt evenly to its shards.
-        """
-        shards = dict.fromkeys(SPLITS, 0)
-        names, group = self._known_groups()
-        sizes = np.zeros(len(names), np.int64)
-        for k, files in enumerate(tasks):
-            self.progress("write tasks", 0.8 + 0.18 * k / len(tasks))
-            for split in (name for name in SPLITS if name in files):
-                batch = with_user_features(map_arrow(files[split]), self.users, vocabularies, group)
-                num_shards = 1
-                if split == "train":
-                    num_shards = max(1, MIN_SHARDS // num_buckets)
-                    if names:
-                        known = batch.column("known_group").to_numpy()
-                        sizes += np.bincount(known, minlength=len(names))
-                self.report.tasks[split] = self.report.tasks.get(split, 0) + batch.num_rows
-                for number in range(num_shards):
-                    assigned = pa.array(np.arange(number, batch.num_rows, num_shards))
-                    shard = batch.take(assigned) if num_shards > 1 else batch
-                    write_arrow(self.store / shard_name(split, shards[split]), shard)
-                    shards[split] += 1
-                files[split].unlink()
-        written = {split: count for split, count in shards.items() if count}
-        return written, dict(zip(names, sizes.tolist(), strict=True))
+    def _known_groups(self) -> list[str]:
+        """The true groups of synthetic data."""
+        if self.source.group is None:
+            return []
+        assert self.users is not None
+        return sorted(self.users[self.source.group].unique().to_list())
+
+    def _keep_log(
+        self, log: ScannedLog, fields: Fields, listed: pl.DataFrame | None, rejected: pl.DataFrame
+    ) -> dict[str, str]:
+        """Keep the checked rows and the features, so that the store can grow; their checksums."""
+        names, checksums = keep_rows(log.files, self.staged)
+        num_bytes = self.earlier.index.num_bytes if self.earlier is not None else 0
+        index = LogIndex(
+            num_buckets=log.num_buckets,
+            user_type=str(log.user_type),
+            item_type=str(log.item_type),
+            num_read=log.num_read,
+            num_unrated=log.num_unrated,
+            num_other_events=log.num_other_events,
+            events=log.events,
+            num_bytes=num_bytes + source_bytes(self.source),
+            has_time=self.source.has_timestamp,
+            has_ratings=self.config.has_ratings,
+            time_unit=log.time_unit,
+            user_features=dict(self.kinds["user"]),
+            item_features=dict(self.kinds["item"]),
+            edges={name: edges.tolist() for name, edges in fields.edges.items()},
+            files=names,
+            buckets=[list(file.buckets) for file in log.files],
+        )
+        return checksums | index.write(self.staged, self.users, listed, rejected)
 
     def _write_manifest(
         self,
         fingerprint: str,
         vocabularies: list[Vocabulary],
         shards: dict[str, int],
+        checksums: dict[str, str],
         known_groups: dict[str, int],
     ) -> None:
-        """The report, then the manifest: from here on the folder is a store."""
-        (self.store / "report.json").write_text(json.dumps(asdict(self.report), indent=1))
+        """From here on the folder is a store."""
         files = [ITEMS, REJECTS, "report.json"]
         files += [f"vocab/{v.field.name}.parquet" for v in vocabularies]
-        files += [shard_name(split, k) for split, count in shards.items() for k in range(count)]
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             fields=[v.field for v in vocabularies],
@@ -368,8 +397,8 @@ class Preparation:
             known_groups=known_groups,
             recipe=asdict(self.config),
             fingerprint=fingerprint,
-            notes=self.source.notes,
-            checksums={name: sha256(self.store / name) for name in files},
+            notes=(self.earlier.manifest.notes if self.earlier else {}) | self.source.notes,
+            checksums={name: sha256(self.store / name) for name in files} | checksums,
         )
         write_manifest(self.store, manifest)
 
@@ -382,19 +411,5 @@ class Preparation:
         return self.config.rating_range if is_rating else None
 
 
-def _count(
-    frame: pl.DataFrame, kinds: dict[str, Kind], is_seen: pl.Expr, min_count: int
-) -> tuple[pl.DataFrame, dict[str, pl.DataFrame]]:
-    """Bin numeric features by the seen entities, and count every feature's values among them."""
-    for name, kind in kinds.items():
-        if kind == "float":
-            edges = bin_edges(frame.filter(is_seen)[name], min_count=min_count)
-            frame = frame.with_columns(binned(frame[name], edges).alias(name))
-    return frame, count_values(frame.filter(is_seen), kinds)
-
-
-def _fingerprint(source: Source, config: DataConfig) -> str:
-    """Of every source file: its name and what it holds."""
-    files = [*source.files, *([Path(config.split)] if config.split else [])]
-    named = [f"{path.name} {sha256(path)}" for path in files]
-    return hashlib.sha256("\n".join(named).encode()).hexdigest()
+def _nothing(number: int, unit: object) -> dict:
+    return {}

@@ -42,6 +42,19 @@ class Rejects:
         if len(rejected):
             self.frames.setdefault(of, []).append(rejected.cast(REJECT_SCHEMA))
 
+    def add_earlier(self, rejected: pl.DataFrame, *, of: str) -> None:
+        """Put rows that were rejected before, as ``table_of`` returned them, before the others."""
+        if len(rejected):
+            self.frames.setdefault(of, []).insert(0, rejected.cast(REJECT_SCHEMA))
+
+    def table_of(self, of: str) -> pl.DataFrame:
+        """The rejects in memory of the log, the users, the items or the split."""
+        return pl.concat([REJECT_SCHEMA.to_frame(), *self.frames.get(of, [])])
+
+    @property
+    def has_any(self) -> bool:
+        return self.on_disk is not None or bool(self.frames)
+
     def count(self, of: str) -> int:
         """Rejected rows of the log, the users, the items or the split."""
         number = sum(map(len, self.frames.get(of, [])))

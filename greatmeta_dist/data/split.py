@@ -1,15 +1,12 @@
-"""Which interaction is in whose support or query, and in which split: by the recipe in the options.
+"""What splitting a log takes and makes: users' histories, and the tasks of each split.
 
 The splits are ``train``, ``valid`` and the four scenarios ``warm``, ``user_cold``, ``item_cold``,
 ``both_cold``; a task is a (split, user) pair.
 
-Random choices are functions of the seed and of tokens (``hashing``). They do not depend on how the
-log is stored or cut into buckets, nor (drawn negatives apart, see ``negatives``) on who and what
-else is in it.
-
 Shapes: U users of a bucket, n interactions, I items of the catalogue.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,13 +14,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from greatmeta_dist.config import DataConfig
-from greatmeta_dist.data.hashing import (
-    Hashes,
-    draw_bits,
-    pair_hashes,
-    to_unit,
-    uniform_hash,
-)
+from greatmeta_dist.data.hashing import Hashes, uniform_hash
+from greatmeta_dist.data.left_out import PAST_QUERY, PAST_SUPPORT, LeftOut
 
 SCENARIOS = ("warm", "user_cold", "item_cold", "both_cold")
 SPLITS = ("train", "valid", *SCENARIOS)
@@ -35,7 +27,7 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What splitting must know of the items."""
+    """What splitting must know of the items, and of the whole log."""
 
     token: pl.Series
     """[I]"""
@@ -43,6 +35,8 @@ class Catalogue:
     """[I] of the tokens."""
     is_cold: Bools
     """[I] held out: no training task may have the item."""
+    split_time: float | None = None
+    """The point in time before which all training rows lie; None where users are split by hash."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +55,8 @@ class History:
     """[n]"""
     timestamp: NDArray[np.float64] | None
     """[n] seconds; None where the log has none."""
+    num_rows: Ints
+    """[U] rows of each user in the log, repeats included."""
 
     @property
     def num_users(self) -> int:
@@ -75,7 +71,12 @@ class History:
             self.item[rows],
             self.rating[rows],
             None if self.timestamp is None else self.timestamp[rows],
+            self.num_rows,
         )
+
+    def count(self, rows: Bools) -> Ints:
+        """[U] how many of the chosen interactions [n] each user has."""
+        return np.bincount(self.user[rows], minlength=self.num_users)
 
 
 @dataclass(frozen=True)
@@ -106,155 +107,32 @@ class SplitTasks:
 
     history: History
     splits: dict[str, SplitRows]
-    num_out_of_bounds: int
-    """Interactions of users who have too few or too many, or no more than their query takes."""
-    num_unused: int
-    """Other users' interactions that are in no task."""
+    left_out: LeftOut
+
+    @classmethod
+    def of(
+        cls,
+        history: History,
+        tasks: dict[str, tuple[Ints, Bools]],
+        left_out: LeftOut,
+        is_past_support: Bools,
+    ) -> "SplitTasks":
+        """From the rows of each split's tasks, and which of these are of the query.
+
+        ``left_out`` counts users without tasks; other unused interactions are counted here:
+        ``is_past_support`` [n] says which of them a support might have taken.
+        """
+        is_used = np.zeros(len(history.user), bool)
+        for rows, _ in tasks.values():
+            is_used[rows] = True
+        num_unused = len(is_used) - int(is_used.sum()) - left_out.num_rows
+        num_past_support = int((is_past_support & ~is_used).sum())
+        unused = {PAST_SUPPORT: num_past_support, PAST_QUERY: num_unused - num_past_support}
+        left_out.unused += Counter(unused)
+        splits = {name: SplitRows.of(history, *task) for name, task in tasks.items()}
+        return cls(history, splits, left_out)
 
 
 def held_out_items(tokens: pl.Series, config: DataConfig) -> Bools:
     """[I] whether an item is cold: no training task may have it."""
     return uniform_hash(tokens, config.seed, "item") < config.cold_item_fraction
-
-
-def split_by_recipe(history: History, catalogue: Catalogue, config: DataConfig) -> SplitTasks:
-    """Assign users to splits, and their interactions to support and query.
-
-    Rows of a support and of a query stand by rank: random, or the latest first.
-    """
-    ranked = _Ranked.of(history, catalogue, config)
-    splits = ranked.tasks(config)
-    is_used = np.zeros(len(ranked.history.user), bool)
-    rows_by_split = {}
-    for name, (rows, is_query) in splits.items():
-        is_used[rows] = True
-        rows_by_split[name] = SplitRows.of(ranked.history, rows, is_query)
-    num_kept = int(ranked.is_kept.sum())
-    return SplitTasks(
-        ranked.history,
-        rows_by_split,
-        num_out_of_bounds=len(history.user) - num_kept,
-        num_unused=num_kept - int(is_used.sum()),
-    )
-
-
-@dataclass(frozen=True)
-class _Ranked:
-    """A history in order of rank, and what decides where its interactions go."""
-
-    history: History
-    is_cold: Bools
-    """[n] whether the item is cold."""
-    rank: Ints
-    """[n] from 0, among the user's interactions with warm items, or with cold ones."""
-    kind: NDArray[np.str_]
-    """[U] ``train``, ``valid`` or ``test``."""
-    query_size: Ints
-    """[U]"""
-    is_warm: Bools
-    """[U] whether a training user is in the warm scenario, too."""
-    has_cold: Bools
-    """[U] whether the user has interactions with cold items."""
-    is_kept: Bools
-    """[n] whether the user has tasks."""
-
-    @classmethod
-    def of(cls, history: History, catalogue: Catalogue, config: DataConfig) -> "_Ranked":
-        is_cold = catalogue.is_cold[history.item]
-        order = _rank_order(history, is_cold, catalogue, config)
-        history, is_cold = history.take(order), is_cold[order]
-        num_users = history.num_users
-        count = np.bincount(history.user, minlength=num_users)
-        num_cold = np.bincount(history.user[is_cold], minlength=num_users)
-        num_warm = count - num_cold
-        # Each user's warm interactions come first, then the cold ones.
-        start = np.cumsum(count) - count
-        rank = np.arange(len(order)) - start[history.user]
-        rank -= np.where(is_cold, num_warm[history.user], 0)
-        if config.query_items is not None:
-            query_size = np.full(num_users, config.query_items)
-        else:
-            assert config.query_fraction is not None
-            query_size = np.ceil(num_warm * config.query_fraction).astype(np.int64)
-        has_tasks = (count >= config.min_interactions) & (num_warm > query_size)
-        if config.max_interactions is not None:
-            has_tasks &= count <= config.max_interactions
-        # Purposes are hashed: another name for one would be another split.
-        draw = to_unit(draw_bits(history.hash, config.seed, "split"))
-        kind = np.select(
-            [draw < config.test_fraction, draw < config.test_fraction + config.valid_fraction],
-            ["test", "valid"],
-            "train",
-        )
-        is_warm = to_unit(draw_bits(history.hash, config.seed, "warm")) < config.warm_fraction
-        is_warm &= (kind == "train") & (num_warm > 2 * query_size)
-        return cls(
-            history,
-            is_cold,
-            rank,
-            kind,
-            query_size,
-            is_warm,
-            num_cold > 0,
-            has_tasks[history.user],
-        )
-
-    def tasks(self, config: DataConfig) -> dict[str, tuple[Ints, Bools]]:
-        """The rows of every split's tasks, and which of them are of the query."""
-        user, rank, query_size = self.history.user, self.rank, self.query_size[self.history.user]
-        # A warm user trains and is tested. Their first interactions are the warm query and held
-        # back from training, which has the next ones as its query and the rest as support. So
-        # nothing that the warm scenario asks for was trained on; by time, it is what came last.
-        train_rank = rank - np.where(self.is_warm[user], query_size, 0)
-        kind = self.kind[user]
-        is_train, is_valid, is_test = (
-            self.is_kept & (kind == name) for name in ("train", "valid", "test")
-        )
-        has_cold = self.has_cold[user]
-        warm_query = ~self.is_cold & (rank < query_size)
-        cold_query = self.is_cold & (rank < query_size)
-        train_query = ~self.is_cold & (train_rank >= 0) & (train_rank < query_size)
-
-        def support_from(first: Ints | int, rank: Ints) -> Bools:
-            """Warm items' interactions from the given rank on, as many as a support may have."""
-            is_after = ~self.is_cold & (rank >= first)
-            if config.max_support_items is None:
-                return is_after
-            return is_after & (rank < first + config.max_support_items)
-
-        def task(users: Bools, support: Bools, query: Bools) -> tuple[Ints, Bools]:
-            rows = np.flatnonzero(users & (support | query))
-            return rows, query[rows]
-
-        all_trained, after_query = support_from(0, train_rank), support_from(query_size, rank)
-        return {
-            "train": task(is_train, support_from(query_size, train_rank), train_query),
-            "valid": task(is_valid, after_query, warm_query),
-            "warm": task(self.is_kept & self.is_warm[user], all_trained, warm_query),
-            "user_cold": task(is_test, after_query, warm_query),
-            "item_cold": task(is_train & has_cold, all_trained, cold_query),
-            "both_cold": task(is_test & has_cold, after_query, cold_query),
-        }
-
-
-def _rank_order(history: History, is_cold: Bools, catalogue: Catalogue, config: DataConfig) -> Ints:
-    """The interactions [n] by user, warm items first, then in random order or the latest first.
-
-    The random order is that of hashes, so it depends on the user's own interactions alone.
-    Generator draws would depend on the order of the rows, and on the users before. Equal times are
-    in random order, too.
-    """
-    pairs = pair_hashes(history.hash[history.user], catalogue.hash[history.item])
-    draw = draw_bits(pairs, config.seed, "query")
-    if config.query_by == "time":
-        assert history.timestamp is not None
-        return np.lexsort((draw, -history.timestamp, is_cold, history.user))
-    # One key of 64 bits sorts several times as fast as three keys.
-    num_bits = max(1, int(history.num_users).bit_length())
-    key = history.user.astype(np.uint64) << np.uint64(64 - num_bits)
-    key |= is_cold.astype(np.uint64) << np.uint64(63 - num_bits)
-    key |= draw >> np.uint64(num_bits + 1)
-    order = np.argsort(key)
-    if (np.diff(key[order]) == 0).any():  # hardly ever: then by all bits
-        return np.lexsort((draw, is_cold, history.user))
-    return order

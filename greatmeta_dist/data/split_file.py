@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from greatmeta_dist.data.left_out import NOT_IN_SPLIT, LeftOut
 from greatmeta_dist.data.split import ROLES, SPLITS, Catalogue, History, SplitRows, SplitTasks
 from greatmeta_dist.data.text import TextFormat, scan_text
 from greatmeta_dist.errors import InputError, require
@@ -112,6 +114,15 @@ def split_as_given(
         rows = used.filter(split=split)
         is_query = (rows["role"] == "query").to_numpy()
         splits[split] = SplitRows.of(history, rows["row"].to_numpy(), is_query)
-    num_used = used["row"].n_unique()
-    tasks = SplitTasks(history, splits, 0, num_unused=len(history.user) - num_used)
-    return tasks, used["line"]
+    return SplitTasks(history, splits, _not_named(history, used["row"].to_numpy())), used["line"]
+
+
+def _not_named(history: History, used_rows: NDArray[np.int64]) -> LeftOut:
+    """The users and the interactions that a split file does not name."""
+    is_used = np.zeros(len(history.user), bool)
+    is_used[used_rows] = True
+    is_named = history.count(is_used) > 0
+    rule = np.where(is_named, "", NOT_IN_SPLIT)
+    left_out = LeftOut.of_users(rule, np.bincount(history.user, minlength=history.num_users))
+    left_out.unused[NOT_IN_SPLIT] = int((~is_used & is_named[history.user]).sum())
+    return left_out

@@ -72,9 +72,13 @@ class Store:
             self._require(name, (folder / name).is_file(), "is missing")
 
     def check(self, rank: int = 0, size: int = 1) -> None:
-        """Check every ``size``-th file now; raises ``InputError`` where one has changed."""
-        for name in list(self.manifest.checksums)[rank::size]:
-            self._path(name)
+        """Check every ``size``-th file now; raises ``InputError`` where one has changed.
+
+        The log that the store keeps is checked where it is used.
+        """
+        names = [name for name in self.manifest.checksums if not name.startswith("log/")]
+        for name in names[rank::size]:
+            self.path(name)
 
     @property
     def identity(self) -> str:
@@ -103,19 +107,25 @@ class Store:
             tuple(f.unknown_row for f in fields),
         )
 
+    def vocabulary(self, field: Field) -> tuple[pa.ChunkedArray, NDArray[np.int32]]:
+        """A field's values that have an embedding row of their own, and these rows."""
+        table = pq.read_table(self.path(f"vocab/{field.name}.parquet"), columns=["value", "row"])
+        frequent = table.slice(0, field.num_rows - 1)
+        return frequent["value"], frequent["row"].to_numpy()
+
     def _item_rows(self, field: Field) -> Ragged:
         codes = ragged_of(self._items.column(f"code:{field.name}"))
-        table = pq.read_table(self._path(f"vocab/{field.name}.parquet"), columns=["row"])
+        table = pq.read_table(self.path(f"vocab/{field.name}.parquet"), columns=["row"])
         return Ragged(table["row"].to_numpy()[codes.values], codes.offsets)
 
     @cached_property
     def _items(self) -> pa.RecordBatch:
-        return map_arrow(self._path(ITEMS))
+        return map_arrow(self.path(ITEMS))
 
     # --- tasks --------------------------------------------------------------------------------
 
     def shard(self, split: str, number: int) -> pa.RecordBatch:
-        return map_arrow(self._path(shard_name(split, number)))
+        return map_arrow(self.path(shard_name(split, number)))
 
     @cached_property
     def train_sizes(self) -> list[int]:
@@ -165,7 +175,7 @@ class Store:
         )
 
     def _item_feature(self, field: Field) -> ItemFeature:
-        table = pq.read_table(self._path(f"vocab/{field.name}.parquet"), columns=["value"])
+        table = pq.read_table(self.path(f"vocab/{field.name}.parquet"), columns=["value"])
         number = f"number:{field.name}"
         has_numbers = number in self._items.schema.names
         return ItemFeature(
@@ -190,7 +200,7 @@ class Store:
             )
             yield UserRows(item, rating.values.astype(np.float64))
 
-    def _path(self, name: str) -> Path:
+    def path(self, name: str) -> Path:
         """One of the files, known to be as it was written."""
         path = self.folder / name
         if name not in self._checked:

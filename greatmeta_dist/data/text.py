@@ -10,25 +10,24 @@ import itertools
 import re
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from csv import Error as CsvError
 from csv import reader
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pyarrow import csv
 
 from greatmeta_dist.config.data import MISSING_VALUES
 from greatmeta_dist.data.text_files import UNDECODED, utf8_file
+from greatmeta_dist.data.text_units import LinesFile, fetched, parse_files
 from greatmeta_dist.errors import require
 
-PART_BYTES = 1 << 23
-"""Bytes of a text file that are parsed at a time."""
 NUM_COMPARED = 10
 """First rows that tell whether the header lacks a name."""
 UNIT_SEPARATOR = b"\x1f"
@@ -60,52 +59,62 @@ def is_missing(value: pl.Expr, spellings: Sequence[str] = MISSING_VALUES) -> pl.
 
 
 def scan_text(path: str, fmt: TextFormat, work: Path) -> pl.LazyFrame:
-    """Read a delimited text file into ``work``, a part at a time, and scan what came of it.
+    """Parse a delimited text file into ``work``, in units of lines, and scan what came of it.
 
     Raises ``InputError`` where the file is missing, empty, unreadable or no text.
     """
+    file = _lines_file(path, fmt, work)
+    parse_files([file])
+    names = file.schema.names[:-2]  # without reason and text
+    return (
+        file.scan()
+        .select(*names, "line", "reason", "text", file=pl.lit(Path(path).name))
+        .select(*names, "file", "line", "reason", "text")
+    )
+
+
+def parse_texts(files: Mapping[str, TextFormat], work: Path) -> None:
+    """Parse many text files at a time, by path; ``scan_text`` then finds them parsed."""
+    encoding = next(iter(files.values())).encoding
+    fetched(partial(utf8_file, encoding=encoding, work=work), list(files), _key(*files))
+    parse_files([_lines_file(path, fmt, work) for path, fmt in files.items()])
+
+
+def _key(*paths: str) -> str:
+    return f"{zlib.crc32(chr(10).join(paths).encode()):08x}"
+
+
+def _lines_file(path: str, fmt: TextFormat, work: Path) -> LinesFile:
     text_file = utf8_file(path, fmt.encoding, work)
     if fmt.names is None and not fmt.has_header:
         num_fields = len(_fields_of(_first_lines(text_file, 1)[0], fmt))
         fmt = replace(fmt, names=tuple(str(k + 1) for k in range(num_fields)))
     names = list(fmt.names) if fmt.names else split_header(text_file, fmt)
     names = [f"column {name}" if name in INTERNAL else name for name in names]
-    parsed = work / f"parsed-{zlib.crc32(path.encode()):08x}.parquet"
-    if not parsed.exists():
-        _parse_into(parsed, text_file, fmt, names)
-    frame = pl.scan_parquet(parsed, glob=False)
-    return frame.with_columns(file=pl.lit(Path(path).name)).select(
-        *names, "file", "line", "reason", "text"
-    )
-
-
-def _parse_into(target: Path, text_file: Path, fmt: TextFormat, names: list[str]) -> None:
-    """Write a text file's lines as Parquet: the named columns, ``line``, ``reason``, ``text``.
-
-    By parts of whole lines, so that memory does not grow with the file.
-    """
     text = pa.string()
-    schema = pa.schema(
-        [*((name, text) for name in names), ("line", pa.int64()), ("reason", text), ("text", text)]
+    schema = pa.schema([*((name, text) for name in names), ("reason", text), ("text", text)])
+    first_byte, first_line = _start_of_data(text_file, fmt)
+    parse = partial(_parse, fmt=fmt, names=tuple(names))
+    return LinesFile(
+        text_file, work / f"parsed-{_key(path)}", first_byte, first_line, parse, schema
     )
-    first_line = 1
-    with (
-        text_file.open("rb") as file,
-        pq.ParquetWriter(target, schema, compression="lz4", write_statistics=False) as writer,
-    ):
+
+
+def _start_of_data(text_file: Path, fmt: TextFormat) -> tuple[int, int]:
+    """The first byte and the number of the first line behind the header."""
+    with text_file.open("rb") as file:
         if fmt.names is None:
             file.readline()
-            first_line = 2
-        elif file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
-            file.seek(0)
-        while part := file.read(PART_BYTES):
-            part += file.readline()
-            num_lines = part.count(b"\n") + (not part.endswith(b"\n"))
-            table = _parse_plain(part, first_line, num_lines, fmt, names)
-            if table is None:
-                table = _parse_any(part, first_line, fmt, names)
-            writer.write_table(table.cast(schema))
-            first_line += num_lines
+            return file.tell(), 2
+        has_mark = file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+        return len(codecs.BOM_UTF8) if has_mark else 0, 1
+
+
+def _parse(part: bytes, *, fmt: TextFormat, names: Sequence[str]) -> pa.Table:
+    """The named columns, ``reason`` and ``text`` of each line."""
+    num_lines = part.count(b"\n") + (not part.endswith(b"\n"))
+    table = _parse_plain(part, 1, num_lines, fmt, list(names))
+    return _parse_any(part, 1, fmt, list(names)) if table is None else table
 
 
 def _parse_plain(

@@ -11,6 +11,7 @@ import fsspec
 import pyarrow as pa
 
 from greatmeta_dist.errors import InputError, require
+from greatmeta_dist.files import written_atomically
 
 CHUNK_BYTES = 1 << 24
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zst", ".zip": "zip"}
@@ -46,14 +47,16 @@ def local_copy(path: str, work: Path) -> Path:
     target = work / f"fetched-{zlib.crc32(path.encode()):08x}-{Path(path).name}"
     if target.exists():
         return target
-    partial = target.with_name(f"{target.name}.partial")
     try:
-        with open_unpacked(path) as source, partial.open("wb") as sink:
+        with (
+            written_atomically(target) as unfinished,
+            open_unpacked(path) as source,
+            unfinished.open("wb") as sink,
+        ):
             while chunk := source.read(CHUNK_BYTES):
                 sink.write(chunk)
     except Exception as error:  # every decompressor and every file system raises its own
         raise InputError(f"cannot read {path}: {_fault(path, error)}") from error
-    partial.rename(target)
     return target
 
 
@@ -109,7 +112,13 @@ def _as_utf8(path: Path, encoding: str, work: Path) -> Path:
         # Incremental, since a character of several bytes may lie across two chunks.
         codecs.register_error("mark undecoded", _mark)
         decoder = codecs.getincrementaldecoder(encoding)(errors="mark undecoded")
-        with path.open("rb") as source, copy.open("wb") as sink:
+        if copy.exists():
+            return copy
+        with (
+            written_atomically(copy) as unfinished,
+            path.open("rb") as source,
+            unfinished.open("wb") as sink,
+        ):
             while chunk := source.read(CHUNK_BYTES):
                 sink.write(decoder.decode(chunk).encode())
             sink.write(decoder.decode(b"", final=True).encode())

@@ -7,7 +7,7 @@ name.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -155,4 +155,45 @@ def build_vocabularies(
         count = values["count"].to_numpy().astype(np.int64)
         vocabularies.append(Vocabulary(field, values["value"], count, rows))
         start += num + 1
+    return vocabularies
+
+
+def grow_vocabularies(
+    counted: Sequence[tuple[str, str, Kind, pl.DataFrame]],
+    earlier: Mapping[str, Vocabulary],
+    *,
+    min_count: int,
+    seed: int,
+) -> list[Vocabulary]:
+    """As ``build_vocabularies``, for a store that grows: a value that has a row keeps it.
+
+    Such values come first, as they were. Values that are now frequent get rows behind all earlier
+    ones, shuffled among themselves.
+    """
+    ordered = []
+    for name, _, _, counts in counted:
+        vocabulary = earlier[name]
+        kept = vocabulary.values.head(vocabulary.num_frequent).to_frame("value")
+        counts = counts.with_columns(pl.col("count").cast(pl.Int64))
+        kept = kept.join(counts, on="value", how="left", maintain_order="left")
+        others = counts.join(kept, on="value", how="anti")
+        others = others.sort(["count", "value"], descending=[True, False])
+        least = 1 if name == ITEM_ID else min_count
+        num_new = int((others["count"] >= least).sum())
+        ordered.append((pl.concat([kept.fill_null(0), others]), num_new))
+    first = sum(vocabulary.field.num_rows for vocabulary in earlier.values())
+    total = sum(num_new for _, num_new in ordered)
+    shuffled = first + np.random.default_rng([seed, 3, first]).permutation(total).astype(np.int32)
+    vocabularies, start = [], 0
+    for (name, *_), (values, num_new) in zip(counted, ordered, strict=True):
+        vocabulary = earlier[name]
+        num_kept, unknown = vocabulary.num_frequent, vocabulary.field.unknown_row
+        num_rare = len(values) - num_kept - num_new
+        new_rows = shuffled[start : start + num_new]
+        rows = np.concatenate(
+            (vocabulary.rows[:num_kept], new_rows, np.full(num_rare + 1, unknown, np.int32))
+        ).astype(np.int32)
+        field = replace(vocabulary.field, num_rows=num_kept + num_new + 1)
+        vocabularies.append(Vocabulary(field, values["value"], values["count"].to_numpy(), rows))
+        start += num_new
     return vocabularies

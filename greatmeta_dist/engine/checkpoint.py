@@ -16,6 +16,7 @@ for the one before. Nothing is ever unpickled, so a checkpoint from elsewhere ca
 ``checkpoint_writer.py`` writes them.
 """
 
+import itertools
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
@@ -81,8 +82,13 @@ def table_file_name(table: str, first: int) -> str:
 
 
 def steps(folder: Path) -> list[int]:
-    """The steps of all checkpoints in a folder, whole or damaged, ascending."""
-    names = (p.name.removeprefix("step-") for p in folder.glob("step-*"))
+    """The steps of all checkpoints in a folder, whole or damaged, ascending.
+
+    Raises ``PermissionError`` where the folder may not be read.
+    """
+    # Path.glob would give nothing for a folder that may not be read.
+    paths = folder.iterdir() if folder.is_dir() else ()
+    names = (p.name.removeprefix("step-") for p in paths if p.name.startswith("step-"))
     return sorted(int(name) for name in names if name.isdigit())
 
 
@@ -126,14 +132,22 @@ def load(
 def load_latest(
     folder: Path, communicator: Communicator | None = None, *, wanted: Wanted | None = None
 ) -> tuple[Checkpoint | None, list[int]]:
-    """The newest whole checkpoint, and the steps of newer, damaged ones; otherwise as ``load``."""
+    """The newest whole checkpoint, and the steps of newer, damaged ones; otherwise as ``load``.
+
+    A training may write the folder meanwhile: a checkpoint that it deletes is not damaged.
+    """
     communicator = communicator or Communicator()
+    tried: set[int] = set()
     skipped: list[int] = []
-    for step in reversed(communicator.broadcast_object(steps(folder))):
+    # Listed anew each time, because a training deletes checkpoints only where newer ones are.
+    while left := communicator.broadcast_object(sorted(set(steps(folder)) - tried)):
+        step = left[-1]
         checkpoint = load(folder, step, communicator, wanted=wanted)
         if checkpoint is not None:
             return checkpoint, skipped
-        skipped.append(step)
+        tried.add(step)
+        if communicator.broadcast_object((folder / folder_name(step)).exists()):
+            skipped.append(step)
     return None, skipped
 
 
@@ -148,6 +162,23 @@ def newest_state(folder: Path) -> dict[str, Any] | None:
             if isinstance(state, dict) and "store" in state:
                 return state
     return None
+
+
+def read_parts(
+    folder: Path, step: int, table: str, *, entries_per_part: int
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """A table of a checkpoint that ``load`` found whole, in parts: the number of the first entry,
+    and entries as ``Block.tensors``. So a table need not fit into memory."""
+    path, prefix = folder / folder_name(step), f"{table}/"
+    dense = parse((path / DENSE).read_bytes())
+    scalars = {k.removeprefix(prefix): v for k, v in dense.items() if k.startswith(prefix)}
+    for file in sorted(path.glob(table_file_name(table, 0).replace("0" * 12, "*"))):
+        first = int(file.name.removeprefix(f"{table}-").removesuffix(".safetensors"))
+        for start in itertools.count(0, entries_per_part):
+            entries = dict(_read_slices(file, start, start + entries_per_part))
+            if not len(next(iter(entries.values()))):
+                break
+            yield first + start, entries | scalars
 
 
 def _read(

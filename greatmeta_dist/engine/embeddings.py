@@ -153,6 +153,12 @@ class EmbeddingTable:
         rate = self.rate / (1 - BETA_1**self.num_steps)
         return first.div_(scale).mul_(rate)
 
+    def overwrite(self, rows: Tensor, values: Tensor) -> None:
+        """Set rows [U] of the block, and their running means, to values [U, d], in place."""
+        self.weight.index_copy_(0, rows, values)
+        if self._mean is not None:
+            self._mean.index_copy_(0, rows, values)
+
     def state(self) -> dict[str, Tensor]:
         """For a checkpoint: rows and what goes with each, [n, ·], and the number of steps."""
         state = {

@@ -250,6 +250,30 @@ class Worker:
         self.communicator.broadcast(self.layers.flat, "load")
         self.broadcast_averaged_params()
 
+    def start_layers_from(self, dense: Mapping[str, Tensor], *, has_scheduler: bool) -> None:
+        """Before the first step: take A, its running mean where there is one, from another run's
+        ``dense_state``; with ``has_scheduler`` also φ. All workers call it together."""
+        coordinator = self.coordinator
+        if coordinator is not None:
+            with torch.no_grad():
+                for name, param in self.layers.items():
+                    value = dense.get(f"mean.{name}", dense[f"theta.{name}"])
+                    param.copy_(value)
+                    if coordinator.ema_decay:
+                        coordinator.averaged_layers[name].copy_(value)
+                if has_scheduler and coordinator.scheduler is not None:
+                    for name, tensor in coordinator.scheduler.state_dict().items():
+                        tensor.copy_(dense[f"phi.{name}"])
+        self.communicator.broadcast(self.layers.flat, "load")
+        self.broadcast_averaged_params()
+
+    def start_rows_from(self, rows: Tensor, values: Tensor) -> None:
+        """Before the first step: set those of rows [n], of the whole table, that this worker holds
+        to values [n, d]."""
+        here = rows - self.table.first
+        is_here = (here >= 0) & (here < len(self.table.weight))
+        self.table.overwrite(here[is_here].to(self.device), values[is_here].to(self.device))
+
 
 def _make_recommender(options: ModelConfig, facts: StoreFacts) -> Recommender:
     """The model's form."""

@@ -15,8 +15,8 @@ from greatmeta_dist.data.store import FeatureSpec, Store, UserTasks
 from greatmeta_dist.data.tasks import TaskTable
 from greatmeta_dist.engine.worker import Worker
 from greatmeta_dist.evaluation.blend import Blend, BlendSums, fit_blend_weight
-from greatmeta_dist.evaluation.metrics.base import UserMetrics, join, measure
-from greatmeta_dist.evaluation.metrics.ndcg import chance_ndcg
+from greatmeta_dist.evaluation.metrics.base import PredictedRows, UserMetrics, join, measure
+from greatmeta_dist.evaluation.metrics.ndcg import chance_of
 
 USERS_PER_BATCH = 256
 MAX_VALID_USERS = 4096
@@ -99,7 +99,7 @@ class Scored:
     group: NDArray[np.int32]
     """[users] preference group, as records have it."""
     chance: NDArray[np.float64]
-    """[users, cutoffs] expected nDCG of a random order."""
+    """[users, cutoffs] expected nDCG of a random order; nan for users with nothing to rank."""
 
 
 def score_split(
@@ -129,7 +129,7 @@ def score_split(
             name: measure(rating, values, lengths, lowest=lowest, is_click=is_click)
             for name, values in predictions.items()
         }
-        chance = chance_ndcg(rating - min(0.0, lowest), lengths)
+        chance = chance_of(PredictedRows(rating, rating, lengths, lowest, is_click))
         return Scored(models, scorer.grouping.recorded(users), chance)
 
     batches = _for_each_batch(scorer, store, split, score, max_users=max_users, progress=progress)

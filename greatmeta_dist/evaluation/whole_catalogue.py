@@ -3,7 +3,7 @@
 Shapes: U users of a batch; I items of the catalogue.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,28 @@ USERS_PER_BATCH, ITEMS_PER_BATCH = 32, 4096
 Floats = NDArray[np.float64]
 
 
-def catalogue_summary(
-    scorer: Scorer, store: Store, split: str, *, others: Predicts
-) -> dict[str, dict[str, float]]:
-    """``{model: {hr@k, ndcg@k}}``: clicked query items ranked among all that users do not know.
+@dataclass(frozen=True)
+class RankedUsers:
+    """How high users' clicked items stand in the whole catalogue."""
+
+    models: dict[str, dict[str, Floats]]
+    """``hr@k`` and ``ndcg@k`` [users] by model; nan for a user with nothing to rank."""
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """``{model: {hr@k, ndcg@k}}``: means over users; nan where no user has anything to rank."""
+        return {
+            model: {metric: _mean_of_known(by_user) for metric, by_user in metrics.items()}
+            for model, metrics in self.models.items()
+        }
+
+    def num_counted(self) -> int:
+        """How many users have something to rank: as many for every model and number."""
+        by_user = next(iter(next(iter(self.models.values())).values()))
+        return int((~np.isnan(by_user)).sum())
+
+
+def rank_in_catalogue(scorer: Scorer, store: Store, split: str, *, others: Predicts) -> RankedUsers:
+    """Clicked query items of a split's users, ranked among all items that their user does not know.
 
     A user knows the items of the support set, but not those drawn because the log has no click.
     """
@@ -34,10 +52,17 @@ def catalogue_summary(
         for model, metrics in _rank_users(scorer, store, users, others).items():
             for metric, by_user in metrics.items():
                 by_model.setdefault(model, {}).setdefault(metric, []).append(by_user)
-    return {
-        model: {metric: float(np.nanmean(np.concatenate(v))) for metric, v in metrics.items()}
-        for model, metrics in by_model.items()
-    }
+    return RankedUsers(
+        {
+            model: {metric: np.concatenate(batches) for metric, batches in metrics.items()}
+            for model, metrics in by_model.items()
+        }
+    )
+
+
+def _mean_of_known(by_user: Floats) -> float:
+    known = by_user[~np.isnan(by_user)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def _rank_users(

@@ -23,9 +23,10 @@ import torch.distributed as dist
 from greatmeta_dist.config import Config
 from greatmeta_dist.display import Display, Silent
 from greatmeta_dist.engine.communicator import START_PATIENCE, DistributedCommunicator, PeerLost
-from greatmeta_dist.errors import InputError, require
+from greatmeta_dist.errors import require
 from greatmeta_dist.launch.restart import Outcome, RestartPolicy, attempt
 from greatmeta_dist.launch.torchrun import train_as_member
+from greatmeta_dist.launch.units import no_ray
 from greatmeta_dist.signals import noted_stop_signals
 from greatmeta_dist.training.device import local_device
 from greatmeta_dist.training.loop import train
@@ -70,10 +71,7 @@ def _train_on_ray(config: Config, run: Path, display: Display) -> dict[str, Any]
     try:
         from greatmeta_dist.launch.ray import train_on_ray
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"cluster=ray needs Ray, and it is not installed ({error}); "
-            "pip install 'ray[train]', or take cluster=local"
-        ) from error
+        raise no_ray(error) from error
     return train_on_ray(config, run, display)
 
 

@@ -84,7 +84,7 @@ class PostingBar(Bar):
     def __init__(self, mailbox: Any):
         self._mailbox = mailbox
 
-    def update(self, done: int, detail: str = "") -> None:
+    def update(self, done: float, detail: str = "") -> None:
         self._mailbox.post.remote("update", done, detail)
 
 

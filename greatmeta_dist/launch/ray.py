@@ -3,9 +3,7 @@
 Workers and the driver write to each other through a mailbox (``mailbox.py``).
 """
 
-import os
 import shutil
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,11 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-# Ray reads these when it is imported: it shall report no usage, leave workers in the directory they
-# were started in, and not warn where there are no GPUs.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Before Ray: it says what Ray reads when it is imported.
+from greatmeta_dist.launch.ray_cluster import connected, require_answer  # isort: split
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -26,30 +21,23 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from greatmeta_dist.config import Config
 from greatmeta_dist.display import Display, Silent
 from greatmeta_dist.engine.communicator import START_PATIENCE, PeerLost, join
-from greatmeta_dist.errors import InputError
 from greatmeta_dist.launch.mailbox import Mailbox, PostingDisplay, shown_messages
 from greatmeta_dist.launch.restart import Outcome, attempt
-from greatmeta_dist.processors import available_processors
 from greatmeta_dist.signals import noted_stop_signals
 from greatmeta_dist.training.device import local_device
 from greatmeta_dist.training.loop import train
 from greatmeta_dist.training.run_folder import open_run
 
-OBJECT_STORE_BYTES = 200 << 20
-"""Of a local Ray; nothing large goes through it."""
 RAY_FOLDER = ".ray"
 """What Ray Train writes, inside the run's folder; deleted when a training ends."""
 POLL_S = 0.2
 STAND_BY_POLL_S = 1.0
-CONNECT_S = 10.0
-"""How long a cluster may take to answer."""
 
 
 def train_on_ray(config: Config, run: Path, display: Display) -> dict[str, Any]:
     """Train on Ray as ``config.cluster`` says; returns what ``metrics.json`` holds."""
-    if config.cluster.address is not None:
-        _require_answer(config.cluster.address)
-    with open_run(config, run, display) as config, _cluster(config, display):
+    require_answer(config.cluster.address)
+    with open_run(config, run, display) as config, connected(config.cluster, display):
         run = run.resolve()
         config = replace(config, store=str(Path(config.store or "").resolve()))
         mailbox = _start_mailbox(run)
@@ -185,54 +173,3 @@ def _scaling(config: Config, display: Display) -> ScalingConfig:
         use_gpu=gpus > 0,
         resources_per_worker=resources,
     )
-
-
-def _require_answer(address: str) -> None:
-    """Raise ``InputError`` where nothing listens at ``host:port``: Ray itself tries for minutes."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or "/" in address:
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
-    except OSError as error:
-        raise _no_answer(address, str(error)) from error
-
-
-def _no_answer(address: str | None, reason: str) -> InputError:
-    return InputError(
-        f"no Ray cluster answers at cluster.address={address} ({reason}); start one there with: "
-        "ray start --head, or leave cluster.address out"
-    )
-
-
-@contextmanager
-def _cluster(config: Config, display: Display) -> Iterator[None]:
-    """Connect to ``cluster.address``, or to a local Ray that ends with the block.
-
-    Where this process is connected already, that connection is used, and stays.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    cluster = config.cluster
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    try:
-        if cluster.address is not None:
-            ray.init(address=cluster.address, **common)
-        else:
-            display.say("starting a local Ray")
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-            ray.init(
-                address="local",
-                num_cpus=max(available_processors(), cluster.most_workers * cluster.threads),
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-                **common,
-            )
-    except ConnectionError as error:
-        raise _no_answer(cluster.address, str(error).splitlines()[0]) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()

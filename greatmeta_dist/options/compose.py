@@ -22,7 +22,7 @@ from greatmeta_dist.config import ColumnsConfig, Config
 from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.options.checks import verbatim
 from greatmeta_dist.options.hints import nearest
-from greatmeta_dist.options.names import CONFIGS, EXPERIMENT, MAPPINGS, VERBATIM
+from greatmeta_dist.options.names import CONFIGS, EXPERIMENT, MAPPINGS, VERBATIM, all_options
 
 
 def compose_config(words: list[str]) -> Config:
@@ -57,8 +57,8 @@ def with_changes(saved: Config, config: Config, words: list[str]) -> Config:
     if EXPERIMENT in names:
         return replace(config, store=config.store or saved.store)
     merged, new = OmegaConf.structured(saved), OmegaConf.structured(config)
-    for name in names:
-        OmegaConf.update(merged, name, OmegaConf.select(new, name))
+    for path in map(_path, names):
+        OmegaConf.update(merged, path, OmegaConf.select(new, path))
     return OmegaConf.to_object(merged)  # type: ignore[return-value]
 
 
@@ -107,10 +107,16 @@ def _key(word: str) -> str:
     return word.split("=", 1)[0]
 
 
+def _path(key: str) -> str:
+    """Where an option stands in the config; a group's or an entry's name is its place."""
+    option = all_options().get(key)
+    return option.path if option else key
+
+
 def _update(composed: DictConfig, key: str, value: str) -> None:
     """Set, in place, an option that is outside Hydra's grammar."""
     if key in VERBATIM:
-        OmegaConf.update(composed, key, _literal(verbatim(key, value)))
+        OmegaConf.update(composed, _path(key), _literal(verbatim(key, value)))
         return
     name = ".".join(key.split(".")[:2])
     is_whole = key in MAPPINGS

@@ -12,6 +12,7 @@ from greatmeta_dist.options.names import COMMANDS, all_options, options_of, pres
 RENAMED = {
     "data.category": "priors.user_groups.category",
     "data.num_groups": "priors.user_groups.num_groups",
+    "data.max_support_items": "data.max_support",
     "model.is_list_mean": "model.list_pooling",
     "model.label": "model.target",
     "model.is_spectral": "model.item_init",
@@ -172,7 +173,11 @@ def word_hint(word: str, command: str) -> str:
 def owners(option: str) -> list[str]:
     """The commands that read an option, or take a group's presets."""
     section = option.partition(".")[0]
-    return [name for name, c in COMMANDS.items() if section in (*c.folders, *c.groups)]
+    return [
+        name
+        for name, c in COMMANDS.items()
+        if section in (*c.folders, *c.groups) and option not in c.not_read
+    ]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -23,8 +23,10 @@ VERBATIM = (
     "data.split",
     "data.users_path",
     "data.items_path",
+    "data.from",
     "data.separator",
     "data.list_separator",
+    "train.from",
 )
 """Options whose values are taken as they stand: paths may hold ``=``, commas and brackets."""
 MAPPINGS = ("data.columns", "data.events", "data.user_features", "data.item_features")
@@ -40,6 +42,8 @@ class Command:
     """Options that name a folder."""
     sections: tuple[str, ...] = ()
     """Sections of the config, each of them also a group of presets."""
+    not_read: tuple[str, ...] = ()
+    """Options of its sections that it does not read."""
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -52,9 +56,15 @@ COMMANDS = {
         "first rows of logs → columns and rejects: inspect data=<preset> data.path=<files>",
         (),
         ("data",),
+        not_read=("data.from", "data.keep_log"),
     ),
     "prepare": Command(
-        "logs → store: prepare data=<preset> data.path=<files> store=DIR", ("store",), ("data",)
+        "logs → store: prepare data=<preset> data.path=<files> store=DIR [cluster=ray]",
+        ("store",),
+        ("data", "cluster"),
+        not_read=tuple(
+            f"cluster.{name}" for name in ("gpus_per_worker", "reduction", "threads", "precision")
+        ),
     ),
     "train": Command(
         "store → run: train store=DIR run=DIR [experiment=…]",
@@ -72,6 +82,10 @@ class Option:
     """One ``section.option`` of the command line."""
 
     name: str
+    """As it is typed: ``data.from``."""
+    path: str
+    """Where it stands in the config: ``data.from_store``. It differs from the name where that is a
+    word of Python's own."""
     field: Field[Any]
     schema: type
     """The dataclass that holds the field."""
@@ -110,8 +124,9 @@ def all_options() -> dict[str, Option]:
 
 def options_of(command: str) -> dict[str, Option]:
     """The options that a command reads, folders first."""
-    reads = (*COMMANDS[command].folders, *COMMANDS[command].sections)
-    options = all_options().values()
+    spec = COMMANDS[command]
+    reads = (*spec.folders, *spec.sections)
+    options = [o for o in all_options().values() if o.name not in spec.not_read]
     return {o.name: o for section in reads for o in options if o.section == section}
 
 
@@ -121,7 +136,8 @@ def _leaves(schema: type, prefix: str) -> Iterator[Option]:
         if isinstance(nested, type) and is_dataclass(nested) and nested is not ColumnsConfig:
             yield from _leaves(nested, f"{prefix}{f.name}.")
         else:
-            yield Option(prefix + f.name, f, schema)
+            name = f.metadata.get("typed_as", f.name)
+            yield Option(prefix + name, prefix + f.name, f, schema)
 
 
 @cache

@@ -21,6 +21,7 @@ from greatmeta_dist.files import locked, write_json_atomically
 from greatmeta_dist.signals import StopRequest, noted_stop_signals
 from greatmeta_dist.training.build import Model, build_model
 from greatmeta_dist.training.device import rare_garbage_collection
+from greatmeta_dist.training.earlier_run import EarlierRun
 from greatmeta_dist.training.nonfinite import NonfiniteUsers
 from greatmeta_dist.training.records import StepRecorder, open_tracker
 from greatmeta_dist.training.run_checkpoints import RunCheckpoints
@@ -72,6 +73,8 @@ class Training:
     lanes: Lanes
     validation: Validation
     checkpoints: RunCheckpoints
+    is_interrupted: bool = False
+    """Whether any worker was asked to stop while it trained."""
 
     @classmethod
     def open(
@@ -113,26 +116,37 @@ class Training:
         communicator = self.worker.communicator
         write_workers(self.run_folder, communicator, self.worker.device)
         step = self.checkpoints.resume(self.display)
+        is_new, step = step is None, step or 0
+        if is_new and self.config.train.from_run is not None:
+            earlier = EarlierRun.open(Path(self.config.train.from_run))
+            self.checkpoints.start_from(earlier, self.config)
         if step < self.config.train.steps:
             self._say_start()
             communicator.use_short_timeout()
-            step = self._train(step, is_stopped)
+            step = self._train(step, is_stopped, is_new=is_new)
             communicator.use_long_timeout()
         else:
             self.display.say(
                 f"{self.run_folder} is already at step {step}; raise train.steps to go on"
             )
         self._write_blend_weight(step)
-        if self.worker.is_stopping:
-            raise KeyboardInterrupt
+        is_done = step >= self.config.train.steps
         best, latest = self.validation.best, self.validation.latest
         metrics = {"step": step, "valid": latest, "best": best}
-        if communicator.is_first:
+        if communicator.is_first and is_done:
             write_json_atomically(self.run_folder / "metrics.json", metrics)
+        if self.is_interrupted:
+            if is_done:
+                self.display.say(f"stopped in the last step: {self.run_folder} is complete")
+            raise KeyboardInterrupt
         return metrics
 
-    def _train(self, start: int, is_stopped: Callable[[], bool]) -> int:
-        """Train from step ``start`` on, until all steps are done or a stop; the last step done."""
+    def _train(self, start: int, is_stopped: Callable[[], bool], *, is_new: bool) -> int:
+        """Train from step ``start`` on, until all steps are done or a stop; the last step done.
+
+        A new run that goes on from another is scored, and saved, before its first step: that may be
+        its best, and from here on it does not need the other run.
+        """
         steps = self.config.train.steps
         tracker = open_tracker(self.run_folder, self.config, self.worker, start=start)
         with (
@@ -142,8 +156,14 @@ class Training:
             self.display.bar("train", steps, "steps", done=start) as bar,
             Loader.suited(self.lanes, range(start, steps), self.worker.device) as batches,
         ):
+            if is_new and self.config.train.from_run is not None:
+                self.validation.run(start, tracker)
+                self._save(start, tracker)
             step = self._take_steps(start, batches, tracker, bar, stop, is_stopped)
             self.checkpoints.writer.wait()
+            # A stop may have come in or after the last step, of which no step has told the others.
+            is_stopping = stop.is_received or is_stopped() or self.worker.is_stopping
+            self.is_interrupted = not self.worker.communicator.all_true(not is_stopping)
         return step
 
     def _take_steps(

@@ -4,7 +4,7 @@ All workers of a group call it together; rank 0 writes.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -53,7 +53,11 @@ class StepRecorder:
         self._last_step, self._clock = start, time.monotonic()
 
     def write(
-        self, step: int, report: StepReport | None, tasks: StepTasks, valid: dict[str, float]
+        self,
+        step: int,
+        report: StepReport | None,
+        tasks: StepTasks,
+        valid: Mapping[str, float | None],
     ) -> None:
         """Write a log point: this step's users, and the rate since the last one.
 
@@ -99,9 +103,10 @@ class StepRecorder:
             },
         )
 
-    def _shown(self, report: StepReport, valid: dict[str, float]) -> str:
+    def _shown(self, report: StepReport, valid: Mapping[str, float | None]) -> str:
         """The step's loss, or RMSE, and the last validation's RMSE."""
         loss = float(report.user_statistics.losses[report.is_finite, 0].mean())
         scale = self._loss_scale
         shown = f"loss {loss:.4f}" if scale is None else f"rmse {(loss * scale) ** 0.5:.4f}"
-        return f"{shown}  valid {valid['rmse']:.4f}" if valid else shown
+        rmse = valid.get("rmse")
+        return shown if rmse is None else f"{shown}  valid {rmse:.4f}"

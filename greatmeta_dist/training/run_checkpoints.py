@@ -6,11 +6,15 @@ All workers of a group call it together: each saves and loads what it holds.
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from greatmeta_dist.config import Config
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.checkpoint_writer import CheckpointWriter
 from greatmeta_dist.engine.worker import Worker
+from greatmeta_dist.training.earlier_run import EarlierRun
 from greatmeta_dist.training.run_folder import CHECKPOINTS, require_same_store
 from greatmeta_dist.training.validation import Validation
 
@@ -45,8 +49,8 @@ class RunCheckpoints:
             best=best["step"] if best else None,
         )
 
-    def resume(self, display: Display) -> int:
-        """Load the newest whole checkpoint; returns its step, or 0 where there is none."""
+    def resume(self, display: Display) -> int | None:
+        """Load the newest whole checkpoint; returns its step, or None where there is none."""
         saved, skipped = checkpoint.load_latest(
             self.run / CHECKPOINTS, self.worker.communicator, wanted=self._entries_here()
         )
@@ -55,12 +59,21 @@ class RunCheckpoints:
         if saved is None:
             if skipped:
                 display.say("no whole checkpoint is left; starting from step 0")
-            return 0
+            return None
         require_same_store(saved.state["store"], self.store, self.run)
         self.worker.load(saved.dense, saved.tables)
         self.validation.best, self.validation.latest = saved.state["best"], saved.state["valid"]
         display.say(f"resuming {self.run} after step {saved.step}")
         return saved.step
+
+    def start_from(self, earlier: EarlierRun, config: Config) -> None:
+        """Take an earlier run's parameters in place of fresh ones (``train.from``)."""
+        common = earlier.common_rows(config, self.store)
+        dense = earlier.read_dense(self.worker.communicator)
+        has_scheduler = earlier.has_scheduler_of(config)
+        self.worker.start_layers_from(dense, has_scheduler=has_scheduler)
+        for part, values in earlier.read_rows(common.earlier):
+            self.worker.start_rows_from(torch.from_numpy(common.here[part]), values)
 
     def load_parameters(self, step: int) -> bool:
         """Load a step's parameters in place of the present ones; whether its checkpoint is whole.

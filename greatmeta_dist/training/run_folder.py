@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from greatmeta_dist.batching.lane_counts import checked_lane_sizes, lanes_for_workers
 from greatmeta_dist.config import Config
@@ -22,7 +21,9 @@ from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.errors import InputError, require
-from greatmeta_dist.files import locked, write_json_atomically, write_text_atomically
+from greatmeta_dist.files import locked, write_json_atomically
+from greatmeta_dist.training.earlier_run import EarlierRun
+from greatmeta_dist.training.run_config import saved_config, saved_note, write_config
 from greatmeta_dist.training.saved_model import MODEL, SavedModel, write_model
 
 CHECKPOINTS = "checkpoints"
@@ -30,6 +31,8 @@ MAY_CHANGE = ("steps", "checkpoint_every", "keep_checkpoints", "log_every")
 """Options of ``train`` that a resumed run may set anew."""
 CLUSTER_KEEPS = ("precision", "reduction")
 """Options of ``cluster`` that it may not, because they change bits."""
+TYPED_AS = {"from_run": "from"}
+"""Options whose names on the command line are words of Python's own."""
 UNFINISHED = (".lock", "config.yaml.partial", MODEL, f".partial-{MODEL}")
 """What may be in a folder whose first training ended before it wrote its config."""
 
@@ -44,36 +47,30 @@ def open_run(config: Config, run: Path, display: Display) -> Iterator[Config]:
     """
     require(config.store is not None, "store=DIR is not set; name the folder that prepare made")
     store = Store(Path(config.store or ""))
-    config = replace(config, train=replace(config.train, lanes=_decide_lanes(config, run, store)))
+    earlier = str(Path(config.train.from_run).resolve()) if config.train.from_run else None
+    require(
+        earlier != str(run.resolve()),
+        f"train.from={run} is the run itself; name another run=DIR to train",
+    )
+    lanes = _decide_lanes(config, run, store)
+    config = replace(config, train=replace(config.train, lanes=lanes, from_run=earlier))
     _require_resumable(run, config, store)
     checked_lane_sizes(
         store, config.train.lanes, config.train.users_per_batch, config.cluster.most_workers
     )
+    note = saved_note(run)
+    is_new = not checkpoint.steps(run / CHECKPOINTS)
+    if is_new:
+        note = _describe_start(config, store)
     run.mkdir(parents=True, exist_ok=True)
     with locked(run / ".lock", f"another training writes {run}"):
-        if not checkpoint.steps(run / CHECKPOINTS):
+        _require_writable(run / CHECKPOINTS)
+        if is_new:
             write_model(run, store, config.priors, display)
-        _write_config(run, config)
+        write_config(run, config, note=note)
+        if is_new and note:
+            display.say(note)
         yield config
-
-
-def saved_config(run: Path) -> Config | None:
-    """The config a run was started with; None where there is no run."""
-    path = run / "config.yaml"
-    if not path.exists():
-        return None
-    try:
-        saved = OmegaConf.create(path.read_text())
-        merged = OmegaConf.merge(OmegaConf.structured(Config), saved)
-        missing = _missing_keys(_settings(Config()), OmegaConf.to_container(saved))
-        # Defaults in place of what is missing would be another model.
-        require(not missing, f"it lacks {', '.join(missing[:3])}")
-        return OmegaConf.to_object(merged)  # type: ignore[return-value]
-    except Exception as error:
-        raise InputError(
-            f"{path} is not a config of this version: {str(error).splitlines()[0]}; train anew "
-            "with another run=DIR, or use the version that wrote it"
-        ) from error
 
 
 def require_same_store(identity: str, store: Store, run: Path) -> None:
@@ -93,6 +90,36 @@ def write_workers(run: Path, communicator: Communicator, device: torch.device) -
         write_json_atomically(run / "workers.json", by_worker)
 
 
+def _require_writable(folder: Path) -> None:
+    """Raises ``InputError`` where a folder is there and cannot be written.
+
+    Else the first checkpoint would fail, when much has been computed.
+    """
+    if not folder.exists():
+        return
+    probe = folder / ".partial-probe"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"cannot write into {folder} ({error.strerror}); change who may write it, or take "
+            "another run=DIR"
+        ) from error
+
+
+def _describe_start(config: Config, store: Store) -> str | None:
+    """What a new run takes from ``train.from``; None where it begins from nothing.
+
+    Raises ``InputError`` where nothing can be taken from there.
+    """
+    if config.train.from_run is None:
+        return None
+    earlier = EarlierRun.open(Path(config.train.from_run))
+    earlier.require_fits(config, store)
+    return earlier.describe(config, store)
+
+
 def _decide_lanes(config: Config, run: Path, store: Store) -> int | None:
     """K: as the options, the run or a group of workers want it; None takes the store's rule."""
     before, options = saved_config(run), config.train
@@ -103,28 +130,6 @@ def _decide_lanes(config: Config, run: Path, store: Store) -> int | None:
     if config.cluster.workers is None:
         return None
     return lanes_for_workers(store, options.users_per_batch, config.cluster.most_workers)
-
-
-def _settings(config: Config) -> dict[str, Any]:
-    """What a run keeps of its config: all but how its data was prepared."""
-    return {k: v for k, v in asdict(config).items() if k != "data"}
-
-
-def _missing_keys(expected: dict[str, Any], saved: Any, prefix: str = "") -> list[str]:
-    """The options that a saved config does not have."""
-    if not isinstance(saved, dict):
-        return [f"{prefix}{key}" for key in expected]
-    missing = [f"{prefix}{key}" for key in expected if key not in saved]
-    for key, value in expected.items():
-        if isinstance(value, dict) and key in saved:
-            missing += _missing_keys(value, saved[key], f"{prefix}{key}.")
-    return missing
-
-
-def _write_config(run: Path, config: Config) -> None:
-    settings = _settings(config)
-    settings["store"] = str(Path(config.store or "").resolve())
-    write_text_atomically(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
 
 
 def _require_resumable(run: Path, config: Config, store: Store) -> None:
@@ -142,6 +147,12 @@ def _require_resumable(run: Path, config: Config, store: Store) -> None:
         return
     if not checkpoint.steps(run / CHECKPOINTS):
         return
+    step = checkpoint.steps(run / CHECKPOINTS)[-1]
+    require(
+        config.train.steps >= step,
+        f"train.steps is {config.train.steps}, and {run} is at step {step} already; take {step} "
+        "or more, or another run=DIR",
+    )
     differences = _differences(asdict(before), asdict(config))
     require(
         not differences,
@@ -154,7 +165,7 @@ def _require_resumable(run: Path, config: Config, store: Store) -> None:
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Options that a resumed run would have otherwise, and may not."""
     return [
-        f"{section}.{name} was {before[section][name]}, is {value}"
+        f"{section}.{TYPED_AS.get(name, name)} was {before[section][name]}, is {value}"
         for section in ("priors", "model", "inner", "scheduler", "train", "cluster")
         for name, value in now[section].items()
         if before[section][name] != value

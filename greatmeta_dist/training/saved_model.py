@@ -102,7 +102,7 @@ def write_model(run: Path, store: Store, options: PriorsConfig, display: Display
         write_catalogue(store, partial / "catalogue")
         key = write_cached_priors(partial / "priors", store, options, display, stop=stop)
         content = {"version": VERSION, "store": store.identity, "priors": key}
-        (partial / MODEL_JSON).write_text(json.dumps(content, indent=1))
+        (partial / MODEL_JSON).write_text(json.dumps(content, indent=1, allow_nan=False))
 
 
 def _is_written(run: Path, store: Store, options: PriorsConfig) -> bool:

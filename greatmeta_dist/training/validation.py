@@ -1,11 +1,10 @@
 """Scores while training: which checkpoint is best, and the curves of every scenario."""
 
-import math
 from typing import Any
 
 from greatmeta_dist.data.split import SCENARIOS
 from greatmeta_dist.data.store import Store
-from greatmeta_dist.evaluation.evaluate import group_summaries
+from greatmeta_dist.evaluation.evaluate import finite_or_none, group_summaries
 from greatmeta_dist.evaluation.scoring import MAX_VALID_USERS, Scorer, score_split
 from greatmeta_dist.training.tracking import Tracker
 
@@ -18,7 +17,8 @@ class Validation:
 
     def __init__(self, scorer: Scorer, store: Store):
         self._scorer, self._store = scorer, store
-        self.latest: dict[str, float] = {}
+        self.latest: dict[str, float | None] = {}
+        """The last validation's numbers; None where one is undefined, or not finite."""
         self.best: dict[str, Any] | None = None
         """``step`` and the numbers of the step with the least RMSE on the validation users."""
 
@@ -36,28 +36,28 @@ class Validation:
             summary = self._score(step, split, tracker)
             if split == "valid" and summary is not None:
                 self.latest = summary
-                is_better = self.best is None or summary["rmse"] < self.best["rmse"]
-                if is_better and math.isfinite(summary["rmse"]):
+                rmse = summary["rmse"]
+                if rmse is not None and (self.best is None or rmse < self.best["rmse"]):
                     self.best = {"step": step, **summary}
         self.best, self.latest = communicator.broadcast_object((self.best, self.latest))
 
     def is_best(self, step: int) -> bool:
         return self.best is not None and self.best["step"] == step
 
-    def _score(self, step: int, split: str, tracker: Tracker) -> dict[str, float] | None:
+    def _score(self, step: int, split: str, tracker: Tracker) -> dict[str, float | None] | None:
         """A split's metrics, written to the records; None except on rank 0."""
         scored = score_split(self._scorer, self._store, split, max_users=MAX_VALID_USERS)
         if scored is None:
             return None
-        summary = scored.models["adapted"].summary()
-        tracker.write_scalars(step, {f"val/{split}/{k}": v for k, v in summary.items()})
+        summary = finite_or_none(scored.models["adapted"].summary())
         groups = group_summaries(scored, self._scorer.grouping)
-        by_group = {
+        curves = {f"val/{split}/{k}": v for k, v in summary.items()}
+        curves |= {
             f"val/{split}/rmse_by_group/{name}": group["models"]["adapted"]["rmse"]
             for name, group in groups["by_group"].items()
         }
         if "minority" in groups:
             rmse = groups["minority"]["models"]["adapted"]["rmse"]
-            by_group[f"val/{split}/minority_rmse"] = rmse
-        tracker.write_scalars(step, by_group)
+            curves[f"val/{split}/minority_rmse"] = rmse
+        tracker.write_scalars(step, {tag: v for tag, v in curves.items() if v is not None})
         return summary

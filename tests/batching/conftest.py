@@ -18,7 +18,7 @@ from greatmeta_dist.priors.fit import Priors
 @pytest.fixture(scope="session")
 def store(tmp_path_factory) -> Store:
     folder = tmp_path_factory.mktemp("lanes")
-    prepare(csv_config(write_log(folder, num_users=100)), folder / "store")
+    prepare(csv_config(write_log(folder, num_users=125)), folder / "store")
     return Store(folder / "store")
 
 

@@ -20,6 +20,20 @@ def test_buckets_cover_every_user_once_and_save_padding(seed):
     assert saved > (len(buckets) - 1) * BUCKET_COST_ROWS
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_one_long_set_is_padded_for_by_nobody_else(seed):
+    rng = np.random.default_rng(seed)
+    support, query = rng.geometric(0.01, 64), np.full(64, 10)
+    query[rng.integers(64)] = 50_000
+    order = np.argsort(support + query)
+    support, query = support[order], query[order]
+    buckets = length_buckets(support, query)
+    assert buckets[-1] == slice(63, 64)
+    rows = int((support + query).sum())
+    padding = padded(support, buckets) + padded(query, buckets) - rows
+    assert padding < len(buckets) * BUCKET_COST_ROWS * (1 + np.log(64))
+
+
 def test_equal_or_short_users_stay_in_one_bucket():
     assert length_buckets(np.full(500, 90)) == [slice(0, 500)]
     assert length_buckets(np.array([1, 3, 10])) == [slice(0, 3)]

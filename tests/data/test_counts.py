@@ -17,7 +17,9 @@ def bucket(number: int) -> tuple[History, SplitRows]:
     tokens = pl.Series([f"{number}-{k}" for k in range(5)])
     user = np.sort(rng.integers(5, size=20))
     item = rng.integers(NUM_ITEMS - 1, size=20).astype(np.int32)
-    history = History(tokens, hash_tokens(tokens), user, item, rng.normal(size=20), None)
+    history = History(
+        tokens, hash_tokens(tokens), user, item, rng.normal(size=20), None, np.bincount(user)
+    )
     rows = np.flatnonzero(user != 2)
     return history, SplitRows.of(history, rows, np.zeros(len(rows), bool))
 

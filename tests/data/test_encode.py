@@ -20,7 +20,8 @@ ITEMS = pl.DataFrame(
 def history() -> History:
     user = np.array([0, 0, 0, 2, 2])
     item = np.array([2, 0, 1, 1, 0], np.int32)
-    return History(USERS, hash_tokens(USERS), user, item, np.array([1.0, 2, 3, 4, 0.1]), None)
+    rating = np.array([1.0, 2, 3, 4, 0.1])
+    return History(USERS, hash_tokens(USERS), user, item, rating, None, np.bincount(user))
 
 
 def vocabulary(name: str, side: str, values: list[str], *, is_list: bool) -> Vocabulary:

@@ -6,7 +6,7 @@ from logs import csv_config, write_log
 from stores import CHOICE, tasks_of
 
 from greatmeta_dist.config import DataConfig
-from greatmeta_dist.data.entities import read_catalogue, read_entities
+from greatmeta_dist.data.entities import catalogue_of, read_entities
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.rejects import REJECTS, Rejects
 from greatmeta_dist.data.sources import Table
@@ -28,6 +28,9 @@ def table(rows: list[tuple], **features) -> Table:
         ),
         features,
     )
+
+
+NOTHING = pl.Series([], dtype=pl.String)
 
 
 @pytest.fixture
@@ -61,10 +64,12 @@ def test_no_usable_row_is_refused(rejects):
 def test_the_catalogue_is_the_file_then_what_only_the_log_has(rejects):
     items = table([("z", "x"), ("b", "y")], kind="token")
     in_log = pl.Series(["q", "b", "a"])
-    catalogue, num_unlisted = read_catalogue(items, in_log, rejects, LENIENT)
+    catalogue, num_unlisted = catalogue_of(
+        NOTHING, read_entities(items, "item", rejects, LENIENT), in_log
+    )
     assert catalogue.rows() == [("z", "x"), ("b", "y"), ("a", None), ("q", None)]
     assert num_unlisted == 2
-    alone, num_unlisted = read_catalogue(None, pl.Series([10, 9]), rejects, LENIENT)
+    alone, num_unlisted = catalogue_of(NOTHING, None, pl.Series([10, 9]))
     assert (alone["id"].to_list(), num_unlisted) == (["10", "9"], 0)
 
 

@@ -12,7 +12,8 @@ from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.hashing import hash_tokens
 from greatmeta_dist.data.negatives import add_negatives
 from greatmeta_dist.data.prepare import prepare
-from greatmeta_dist.data.split import SPLITS, Catalogue, History, held_out_items, split_by_recipe
+from greatmeta_dist.data.recipe import split_by_recipe
+from greatmeta_dist.data.split import SPLITS, Catalogue, History, held_out_items
 from greatmeta_dist.data.store import Store
 
 
@@ -97,7 +98,13 @@ def random_history(*, seed: int) -> tuple[History, Catalogue, DataConfig]:
         negatives=1 + seed,
     )
     history = History(
-        users, hash_tokens(users), user, item.astype(np.int32), np.ones(len(rows)), None
+        users,
+        hash_tokens(users),
+        user,
+        item.astype(np.int32),
+        np.ones(len(rows)),
+        None,
+        np.bincount(user),
     )
     return history, Catalogue(items, hash_tokens(items), held_out_items(items, config)), config
 

@@ -18,7 +18,7 @@ def test_every_row_read_is_in_a_task_or_accounted_for(tmp_path):
     path = write_log(tmp_path)
     with path.open("a") as log:
         log.write("u1,i1,five,0\nlone,i1,5,0\n")
-    config = csv_config(path, cold_item_fraction=0.3, query_items=2, max_support_items=9)
+    config = csv_config(path, cold_item_fraction=0.3, query_items=2, max_support=9)
     report = prepare(config, tmp_path / "store")
     store = Store(tmp_path / "store")
     used = {

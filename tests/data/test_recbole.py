@@ -32,8 +32,8 @@ def test_parts_are_one_log(tmp_path, names):
         for name, part in zip(names, parts, strict=True)
     }
     source = open_files(tmp_path, "recbole", files)
-    assert rows(source.interactions, "user", "item", "rating", "line", "place") == [
-        ("1", "2", "3", 2, 2), ("4", "5", "6", 2, 4),
+    assert rows(source.interactions, "user", "item", "rating", "line") == [
+        ("1", "2", "3", 2), ("4", "5", "6", 2),
     ]  # fmt: skip
     assert len(source.files) == 2
 

@@ -6,17 +6,13 @@ import pytest
 from logs import csv_config, write_log
 from stores import items_of, normalised, tasks_of
 
-from benchmarks.fuzz.plain import Interaction, is_cold, split_user
+from benchmarks.fuzz.plain import Interaction, is_cold, rule_of_user, split_user
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.hashing import draw_bits, hash_tokens, pair_hashes
+from greatmeta_dist.data.left_out import TOO_FEW, TOO_MANY
 from greatmeta_dist.data.prepare import prepare
-from greatmeta_dist.data.split import (
-    Catalogue,
-    History,
-    SplitTasks,
-    held_out_items,
-    split_by_recipe,
-)
+from greatmeta_dist.data.recipe import split_by_recipe
+from greatmeta_dist.data.split import Catalogue, History, SplitTasks, held_out_items
 from greatmeta_dist.data.store import Store
 
 
@@ -63,7 +59,7 @@ def test_query_by_time_takes_the_latest(tmp_path):
 def test_bounds_on_interactions_and_support(tmp_path):
     path = write_log(tmp_path)
     config = csv_config(
-        path, min_interactions=18, max_interactions=25, query_items=5, max_support_items=6
+        path, min_interactions=18, max_interactions=25, query_items=5, max_support=6
     )
     report = prepare(config, tmp_path / "store")
     counts = pl.read_csv(path).group_by("u").len().filter(pl.col("len").is_between(18, 25))
@@ -75,11 +71,15 @@ def test_bounds_on_interactions_and_support(tmp_path):
     assert report.out_of_bounds == report.read - counts["len"].sum()
 
 
-def test_rows_of_users_with_too_few_for_a_query_are_counted(tmp_path):
+def test_users_left_out_are_counted_by_the_rule(tmp_path):
     path = write_log(tmp_path)
-    report = prepare(csv_config(path, query_items=20), tmp_path / "store")
+    config = csv_config(path, min_interactions=21, max_interactions=26, warm_fraction=0)
+    report = prepare(config, tmp_path / "store")
     lengths = pl.read_csv(path).group_by("u").len()["len"]
-    assert report.out_of_bounds == lengths.filter(lengths <= 20).sum() > 0
+    few, many = lengths.filter(lengths <= 20), lengths.filter(lengths > 26)
+    assert report.left_out_users == {TOO_FEW: len(few), TOO_MANY: len(many)}
+    assert report.left_out_rows == {TOO_FEW: few.sum(), TOO_MANY: many.sum()}
+    assert report.out_of_bounds == few.sum() + many.sum() > 0
     assert report.read == report.out_of_bounds + sum(report.interactions.values())
 
 
@@ -116,6 +116,7 @@ def random_history(*, seed: int, num_users: int = 60, num_items: int = 40) -> tu
         item.astype(np.int32),
         rng.normal(size=len(rows)),
         rng.integers(5, size=len(rows)).astype(np.float64),  # many times are equal
+        np.bincount(user, minlength=num_users),
     )
     return history, items
 
@@ -129,6 +130,9 @@ def plain_tasks(history: History, items: pl.Series, config: DataConfig) -> dict:
             Interaction(items[int(history.item[k])], history.rating[k], history.timestamp[k])
             for k in own
         ]
+        num_warm = sum(not is_cold(one.item, config) for one in interactions)
+        if rule_of_user(len(own), len(own), num_warm, config):
+            continue
         for split, task in split_user(user, interactions, config).items():
             tasks.setdefault(split, {})[user] = task
     return tasks
@@ -157,20 +161,20 @@ def found_tasks(split_tasks: SplitTasks, items: pl.Series) -> dict:
     return tasks
 
 
-@pytest.mark.parametrize("max_support_items", [None, 1, 6])
+@pytest.mark.parametrize("max_support", [None, 1, 6])
 @pytest.mark.parametrize("cold_item_fraction", [0.0, 0.3])
 @pytest.mark.parametrize("query", [{"query_items": 3}, {"query_fraction": 0.35}])
 @pytest.mark.parametrize("query_by", ["random", "time"])
 @pytest.mark.parametrize("bounds", [(1, None), (8, None), (5, 20)])
 def test_the_recipe_is_that_of_a_plain_loop_over_users(
-    query_by, query, cold_item_fraction, max_support_items, bounds
+    query_by, query, cold_item_fraction, max_support, bounds
 ):
     least, most = bounds
     config = DataConfig(
         seed=least,
         query_by=query_by,
         cold_item_fraction=cold_item_fraction,
-        max_support_items=max_support_items,
+        max_support=max_support,
         min_interactions=least,
         max_interactions=most,
         valid_fraction=0.2,
@@ -186,10 +190,10 @@ def test_the_recipe_is_that_of_a_plain_loop_over_users(
     used = {
         (u, i) for tasks in found.values() for u, t in tasks.items() for r in t.values() for i in r
     }
-    assert len(history.user) == len(used) + result.num_out_of_bounds + result.num_unused
+    assert len(history.user) == len(used) + result.left_out.num_rows + result.left_out.num_unused
     with_tasks = {user for tasks in expected.values() for user in tasks}
     is_out = [history.token[int(u)] not in with_tasks for u in history.user]
-    assert result.num_out_of_bounds == sum(is_out)
+    assert result.left_out.num_rows == sum(is_out)
     is_cold = catalogue.is_cold
     assert set(expected) >= {"train", "valid", "warm", "user_cold"}
     assert ("item_cold" in expected) == ("both_cold" in expected) == bool(is_cold.any())
@@ -209,7 +213,7 @@ def test_rows_whose_draws_share_their_upper_bits_are_ranked_by_all_bits(monkeypa
     def few_bits(*args):
         return draw_bits(*args) >> np.uint64(58)
 
-    monkeypatch.setattr("greatmeta_dist.data.split.draw_bits", few_bits)
+    monkeypatch.setattr("greatmeta_dist.data.query_support.draw_bits", few_bits)
     ranked = split_by_recipe(history, catalogue, config).history
     pairs = pair_hashes(ranked.hash[ranked.user], catalogue.hash[ranked.item])
     draws = few_bits(pairs, 0, "query").astype(np.int64)

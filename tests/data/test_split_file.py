@@ -116,7 +116,10 @@ def test_a_given_split_is_that_of_a_plain_loop():
     pairs = [(u, i) for u in range(30) for i in rng.choice(30, 12, replace=False)]
     user, item = np.array(pairs).T
     rating = rng.normal(size=len(pairs))
-    history = History(users, hash_tokens(users), user, item.astype(np.int32), rating, None)
+    num_rows = np.bincount(user, minlength=len(users))
+    history = History(
+        users, hash_tokens(users), user, item.astype(np.int32), rating, None, num_rows
+    )
     catalogue = Catalogue(items, hash_tokens(items), np.zeros(30, bool))
     lines = []
     for line, k in enumerate(rng.permutation(len(pairs))[:200], 2):
@@ -128,7 +131,7 @@ def test_a_given_split_is_that_of_a_plain_loop():
     given = pl.DataFrame(lines, ["split", "user", "role", "item", "line"], orient="row")
     tasks, used = split_as_given(history, catalogue, given)
     assert sorted(used) == [*range(2, 202)]
-    assert tasks.num_unused == len(pairs) - 200
+    assert tasks.left_out.num_rows + tasks.left_out.num_unused == len(pairs) - 200
     rating_of = {
         (users[u], items[i]): r for (u, i), r in zip(np.array(pairs).tolist(), rating, strict=True)
     }

@@ -120,3 +120,44 @@ def test_checkpoint_of_another_version_is_named_and_not_called_damaged(tmp_path)
     (path / "manifest.json").write_text(json.dumps(hashes))
     with pytest.raises(InputError, match=r"format 1, and this version reads format 2; start a new"):
         checkpoint.load_latest(tmp_path)
+
+
+def test_a_checkpoint_that_a_training_deletes_meanwhile_is_not_damaged(tmp_path, monkeypatch):
+    for step in (1, 2):
+        write_checkpoint(tmp_path, step)
+    load = checkpoint.load
+
+    def overtaken(folder, step, *rest, **options):
+        if step == 2 and len(checkpoint.steps(folder)) == 2:
+            write_checkpoint(tmp_path, 3)
+            shutil.rmtree(tmp_path / checkpoint.folder_name(2))
+        return load(folder, step, *rest, **options)
+
+    monkeypatch.setattr(checkpoint, "load", overtaken)
+    newest, skipped = checkpoint.load_latest(tmp_path)
+    assert newest is not None
+    assert (newest.step, skipped) == (3, [])
+
+
+def test_a_folder_that_may_not_be_read_is_no_empty_one(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", refuse)
+    with pytest.raises(PermissionError):
+        checkpoint.steps(tmp_path)
+    monkeypatch.undo()
+    assert checkpoint.steps(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 100])
+def test_a_table_is_read_in_parts_of_any_length(tmp_path, monkeypatch, length):
+    monkeypatch.setattr(checkpoint_writer, "ENTRIES_PER_FILE", 4)
+    write_checkpoint(tmp_path, 7)
+    parts = list(checkpoint.read_parts(tmp_path, 7, "rows", entries_per_part=length))
+    whole = torch.arange(12.0).view(6, 2) + 7
+    assert torch.equal(torch.cat([part["rows"] for _, part in parts]), whole)
+    for first, part in parts:
+        assert torch.equal(part["rows"], whole[first : first + len(part["rows"])])
+        assert len(part["rows"]) <= length
+        assert part["num_steps"] == 7

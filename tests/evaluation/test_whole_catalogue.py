@@ -65,7 +65,9 @@ def test_a_catalogue_is_ranked_as_well_in_slices(tmp_path, monkeypatch):
         scores.append([])
         others = predictor.baselines()
         summaries.append(
-            whole_catalogue.catalogue_summary(predictor.scorer, store, "user_cold", others=others)
+            whole_catalogue.rank_in_catalogue(
+                predictor.scorer, store, "user_cold", others=others
+            ).summary()
         )
     for whole, in_slices in zip(*scores, strict=True):
         assert whole.shape[1] == store.manifest.num_items

@@ -29,7 +29,7 @@ from greatmeta_dist.options.compose import compose_config
 from greatmeta_dist.predict import Predictor
 from greatmeta_dist.training.build import Model, build_model
 from greatmeta_dist.training.prior_cache import cache_folder
-from greatmeta_dist.training.run_folder import saved_config
+from greatmeta_dist.training.run_config import saved_config
 from greatmeta_dist.training.saved_model import SavedModel
 
 SIDES = ("support_item", "query_item")

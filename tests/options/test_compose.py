@@ -91,3 +91,11 @@ def test_what_is_no_utf8_is_one_line(tmp_path):
         check_words("prepare", ["data.path=a\udcff"])
     with pytest.raises(InputError, match=r"data.path is a\\udcff, whose name is not valid UTF-8"):
         DataConfig(source="csv", path="a\udcff")
+
+
+def test_an_option_named_like_a_word_of_python_is_typed_by_its_name():
+    words = ["data.from=stores/a=b", "train.from=runs/a"]
+    config = compose_config(words)
+    assert config.data.from_store == "stores/a=b"
+    assert config.train.from_run == "runs/a"
+    assert with_changes(Config(), config, words[1:]).train.from_run == "runs/a"

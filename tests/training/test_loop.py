@@ -10,13 +10,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_training import assert_same, final_state, small
+from small_training import Lines, assert_same, final_state, small
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from greatmeta_dist.config import InnerConfig, SchedulerConfig
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.predict import Predictor
+from greatmeta_dist.training import loop
 from greatmeta_dist.training.loop import train
 from greatmeta_dist.training.saved_model import SavedModel
 
@@ -158,3 +159,21 @@ def test_where_no_group_is_more_difficult_training_is_as_with_uniform_weights(
         trained[kind] = {**worker.layers, "rows": worker.table.weight}
     for name, tensor in trained["balanced"].items():
         assert torch.equal(tensor, trained["uniform"][name]), name
+
+
+def test_a_stop_in_the_last_step_is_said_and_the_run_is_complete(tmp_path, store):
+    display, run = Lines(), tmp_path / "run"
+    save = loop.Training._save
+
+    def stopping(training, step, tracker):
+        save(training, step, tracker)
+        if step == 12:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Training, "_save", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            train(small(store), run, display)
+    assert f"stopped in the last step: {run} is complete" in display.lines
+    assert json.loads((run / "metrics.json").read_text())["step"] == 12
+    assert Predictor.load(run, warn=pytest.fail).step > 0

@@ -16,7 +16,7 @@ from greatmeta_dist.display import Display
 from greatmeta_dist.errors import InputError
 from greatmeta_dist.predict import Predictor
 from greatmeta_dist.training.loop import train
-from greatmeta_dist.training.run_folder import saved_config
+from greatmeta_dist.training.run_config import saved_config
 
 OLD_CONFIG = """
 model: {embedding_dim: 64, hidden: [64, 64], is_list_mean: true, label: bias, is_spectral: true}
@@ -52,6 +52,24 @@ def test_run_with_another_config_is_refused_with_the_difference(run, store):
         train(other, run, Display())
     with pytest.raises(InputError, match="is no run"):
         train(small(store), store, Display())
+
+
+def test_fewer_steps_than_are_done_are_refused_and_not_written(run, store, capsys):
+    before = (run / "config.yaml").read_text()
+    line = refused(capsys, "train", f"run={run}", "train.steps=5")
+    assert f"train.steps is 5, and {run} is at step 12 already; take 12 or more" in line
+    assert (run / "config.yaml").read_text() == before
+    assert train(small(store), run, Display())["step"] == 12
+
+
+def test_a_folder_of_checkpoints_that_cannot_be_written_is_said_at_once(tmp_path, store):
+    run = tmp_path / "run"
+    run.mkdir()
+    train(small(store, steps=2), run, Display())
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").touch()
+    with pytest.raises(InputError, match=r"cannot write into .*checkpoints \(Not a directory\)"):
+        train(small(store, steps=4), run, Display())
 
 
 def test_a_refused_store_leaves_the_run_as_it_was(tmp_path, run, store):

@@ -12,9 +12,6 @@ Frames of a source are lazy, and each has four columns beside its values:
     reason  String   why the row is malformed; null where it is well formed
     text    String   the line as it is where it is malformed; null elsewhere
 
-A log of several files has ``place`` besides (Int64): where a row stands in all of them together, so
-that later rows have a greater one.
-
 ``scan_text`` of ``data/text.py`` returns such frames.
 """
 
@@ -89,6 +86,14 @@ class Source:
     """Columns of each file that the store will not have."""
     hints: list[str] = field(default_factory=list)
     """What the log has that options could make use of, each in one line with what to type."""
+    parts: tuple[pl.LazyFrame, ...] = ()
+    """The frames that ``interactions`` joins, where it joins many: rows amid one frame are found at
+    once, and amid joined ones only by reading those before."""
+
+    @property
+    def frames(self) -> tuple[pl.LazyFrame, ...]:
+        """The log in order, in one or more frames."""
+        return self.parts or (self.interactions,)
 
 
 def reads(*options: str) -> Callable[[OpenSource], OpenSource]:
@@ -141,27 +146,13 @@ def interactions_of(frame: pl.LazyFrame, names: dict[str, str]) -> pl.LazyFrame:
     """
     available = frame.collect_schema().names()
     wanted = ["user", "item", "rating", "timestamp", *(["event"] if names.get("event") else [])]
-    place = ["place"] if "place" in available else []
     return frame.select(
         *[
             (pl.col(names[n]) if names.get(n) in available else pl.lit(None, pl.String)).alias(n)
             for n in wanted
         ],
         *BOOKKEEPING,
-        *place,
     )
-
-
-def with_places(frames: list[pl.LazyFrame]) -> list[pl.LazyFrame]:
-    """Frames of the files of one table, with ``place`` if there are several."""
-    if len(frames) == 1:
-        return frames
-    numbers = pl.collect_all([frame.select(pl.col("line").max()) for frame in frames])
-    placed, before = [], 0
-    for frame, number in zip(frames, numbers, strict=True):
-        placed.append(frame.with_columns(place=pl.col("line") + before))
-        before += number.item() or 0
-    return placed
 
 
 def entity_table(

@@ -8,23 +8,22 @@ import itertools
 import json
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.json as arrow_json
-import pyarrow.parquet as pq
 
 from greatmeta_dist.data.sources.base import Role
 from greatmeta_dist.data.sources.folders import DataFile, local_file
-from greatmeta_dist.data.text_files import require_file
+from greatmeta_dist.data.text_files import local_copy, require_file
+from greatmeta_dist.data.text_units import LinesFile, fetched, parse_files
 from greatmeta_dist.data.values import as_text
 from greatmeta_dist.errors import require
 
-PART_BYTES = 1 << 24
-"""Bytes of a file that are parsed at a time."""
 NUM_SAMPLED = 1000
 """First lines that tell a file's columns and their types."""
 TEXT, LIST = pa.string(), pa.list_(pa.string())
@@ -44,24 +43,49 @@ def json_columns(file: DataFile, work: Path) -> list[str]:
 
 
 def scan_json(
-    file: DataFile, roles: Mapping[str, Role], lists: Iterable[str], work: Path
+    file: DataFile, roles: Mapping[str, Role], lists: Collection[str], work: Path
 ) -> pl.LazyFrame:
-    """Read columns of a file into ``work``, and scan what came of it, in the frame of a source.
+    """Parse columns of a file into ``work``, in units of lines, and scan what came of it.
 
-    Columns in ``lists`` are lists of text, all others text: whole numbers without a point, and
-    what is no plain value as JSON. A column that an object lacks is missing there.
+    The frame is that of a source. Columns in ``lists`` are lists of text, all others text: whole
+    numbers without a point, and what is no plain value as JSON. A column that an object lacks is
+    missing there.
     """
-    kinds = {c: LIST if c in lists else TEXT for c in roles if c not in file.keys}
-    key = zlib.crc32("\n".join([file.path, *map(repr, kinds.items())]).encode())
-    target = work / f"json-{key:08x}.parquet"
-    if not target.exists():
-        types = _types(_sample(file, work), kinds, roles)
-        _parse_into(target, local_file(file, work), kinds, types)
-    frame = pl.scan_parquet(target, glob=False).with_columns(
+    lines = _lines_file(file, roles, lists, work)
+    parse_files([lines])
+    frame = lines.scan().with_columns(
         **{c: pl.lit(file.keys[c], pl.String) for c in roles if c in file.keys},
         file=pl.lit(file.name),
     )
     return frame.select(*roles, "file", "line", "reason", "text")
+
+
+def parse_json(
+    files: Sequence[DataFile], roles: Mapping[str, Role], lists: Collection[str], work: Path
+) -> None:
+    """Parse many files at a time; ``scan_json`` then finds them parsed."""
+    key = zlib.crc32("\n".join(file.path for file in files).encode())
+    fetched(partial(local_copy, work=work), [file.path for file in files], f"{key:08x}")
+    parse_files([_lines_file(file, roles, lists, work) for file in files])
+
+
+def _lines_file(
+    file: DataFile, roles: Mapping[str, Role], lists: Collection[str], work: Path
+) -> LinesFile:
+    kinds = {c: LIST if c in lists else TEXT for c in roles if c not in file.keys}
+    key = zlib.crc32("\n".join([file.path, *map(repr, kinds.items())]).encode())
+    schema = pa.schema([*kinds.items(), ("reason", TEXT), ("text", TEXT)])
+    types = _types(_sample(file, work), kinds, roles)
+    parse = partial(_parse, kinds=kinds, types=types)
+    return LinesFile(local_file(file, work), work / f"json-{key:08x}", 0, 1, parse, schema)
+
+
+def _parse(
+    part: bytes, *, kinds: dict[str, pa.DataType], types: dict[str, pa.DataType]
+) -> pa.Table:
+    """The columns, ``reason`` and ``text`` of each line."""
+    table = _parse_plain(part, kinds, types)
+    return _parse_any(part, kinds) if table is None else table
 
 
 def list_columns(files: list[DataFile], roles: Mapping[str, Role], work: Path) -> set[str]:
@@ -98,30 +122,11 @@ def _types(
     return types
 
 
-def _parse_into(
-    target: Path, path: Path, kinds: dict[str, pa.DataType], types: dict[str, pa.DataType]
-) -> None:
-    """Write a file's lines as Parquet: the columns, ``line``, ``reason``, ``text``."""
-    schema = pa.schema(
-        [*kinds.items(), ("line", pa.int64()), ("reason", pa.string()), ("text", pa.string())]
-    )
-    first_line = 1
-    with path.open("rb") as file, pq.ParquetWriter(target, schema, compression="lz4") as writer:
-        while part := file.read(PART_BYTES):
-            part += file.readline()
-            num_lines = part.count(b"\n") + (not part.endswith(b"\n"))
-            table = _parse_plain(part, num_lines, kinds, types)
-            if table is None:
-                table = _parse_any(part, kinds)
-            line = pa.array(range(first_line, first_line + num_lines), pa.int64())
-            writer.write_table(table.add_column(len(kinds), "line", line).cast(schema))
-            first_line += num_lines
-
-
 def _parse_plain(
-    part: bytes, num_lines: int, kinds: dict[str, pa.DataType], types: dict[str, pa.DataType]
+    part: bytes, kinds: dict[str, pa.DataType], types: dict[str, pa.DataType]
 ) -> pa.Table | None:
     """Lines that are one object each, of those types; None where any of them is something else."""
+    num_lines = part.count(b"\n") + (not part.endswith(b"\n"))
     # The reader takes objects wherever they stand. So each line must end as an object does, and
     # the next one start as one does; what is wrong in between it finds by itself.
     if not types or len(ENDS.findall(part)) != num_lines - 1:

@@ -20,7 +20,6 @@ from greatmeta_dist.data.sources.base import (
     reads,
     require_feature_names,
     single_value,
-    with_places,
 )
 from greatmeta_dist.data.sources.columns import (
     columns_of,
@@ -33,10 +32,15 @@ from greatmeta_dist.data.sources.columns import (
     usual_columns,
 )
 from greatmeta_dist.data.sources.folders import DataFile, files_of, format_of, local_file
-from greatmeta_dist.data.sources.json_lines import json_columns, list_columns, scan_json
+from greatmeta_dist.data.sources.json_lines import (
+    json_columns,
+    list_columns,
+    parse_json,
+    scan_json,
+)
 from greatmeta_dist.data.sources.lists import distinct_values, value_list
 from greatmeta_dist.data.sources.parquet import parquet_columns, scan_parquet_files
-from greatmeta_dist.data.text import INTERNAL, TextFormat, scan_text
+from greatmeta_dist.data.text import INTERNAL, TextFormat, parse_texts, scan_text
 from greatmeta_dist.data.values import id_value
 from greatmeta_dist.errors import require
 
@@ -99,9 +103,10 @@ def open_mapped(config: DataConfig, work: Path, kind: str) -> Source:
             unused = [c for c in names if c not in (id_column, *kinds)]
             not_used[entities.files[0].name] = unused
             files += [local_file(file, work) for file in entities.files]
-    frame = reader.scan(log, {column_of[k]: ROLES[k] for k in column_of})
+    frames = reader.parts(log, {column_of[k]: ROLES[k] for k in column_of})
+    parts = tuple(interactions_of(frame, column_of) for frame in frames)
     return Source(
-        interactions_of(frame, column_of),
+        pl.concat(parts),
         has_timestamp="timestamp" in column_of,
         users=tables["user"],
         items=tables["item"],
@@ -109,6 +114,7 @@ def open_mapped(config: DataConfig, work: Path, kind: str) -> Source:
         columns=columns,
         not_used={name: unused for name, unused in not_used.items() if unused},
         hints=[] if config.events else events_hint(reader, log, available),
+        parts=parts,
     )
 
 
@@ -118,8 +124,8 @@ def _require_no_times(reader: "Reader", log: "Files") -> None:
         found = usual_columns("timestamp", reader.columns(Files([file], log.kind)))
         require(
             not found,
-            f"{file.name} has a column {''.join(found[:1])}, and {log.files[0].name} has none; add it "
-            "there, or set data.columns.timestamp=null",
+            f"{file.name} has a column {''.join(found[:1])}, and {log.files[0].name} has none; add "
+            "it there, or set data.columns.timestamp=null",
         )
 
 
@@ -203,14 +209,22 @@ class Reader:
 
     def scan(self, table: Files, roles: dict[str, Role]) -> pl.LazyFrame:
         """The columns, as they come; of text files, text."""
+        frames = self.parts(table, roles)
+        return pl.concat(frames) if len(frames) > 1 else frames[0]
+
+    def parts(self, table: Files, roles: dict[str, Role]) -> list[pl.LazyFrame]:
+        """The same in one or more frames: of text files, one of each."""
+        files, columns = table.files, list(roles)
         if table.kind == "parquet":
-            return scan_parquet_files(table.files, roles, self.work)
-        if table.kind == "csv":
-            frames = [self._csv_columns(file, list(roles)) for file in table.files]
+            return scan_parquet_files(files, roles, self.work)
+        if table.kind == "jsonl":
+            lists = list_columns(files, roles, self.work)
+            parse_json(files, roles, lists, self.work)
+            frames = [scan_json(file, roles, lists, self.work) for file in files]
         else:
-            lists = list_columns(table.files, roles, self.work)
-            frames = [scan_json(file, roles, lists, self.work) for file in table.files]
-        return pl.concat(with_places([_without_points(frame, roles) for frame in frames]))
+            parse_texts({file.path: self._format(file) for file in files}, self.work)
+            frames = [self._csv_columns(file, columns) for file in files]
+        return [_without_points(frame, roles) for frame in frames]
 
     def table(self, table: Files, id_column: str, kinds: dict[str, Kind]) -> Table:
         """Users or items with their features."""
@@ -252,16 +266,18 @@ class Reader:
         return frame.select(*columns, "file", "line", "reason", "text")
 
     def _scan_csv(self, file: DataFile) -> pl.LazyFrame:
+        if file.path not in self.parsed:
+            self.parsed[file.path] = scan_text(file.path, self._format(file), self.work)
+        return self.parsed[file.path]
+
+    def _format(self, file: DataFile) -> TextFormat:
         separator = "\t" if ".tsv" in file.name and self.config.separator == "," else None
-        fmt = TextFormat(
+        return TextFormat(
             separator or self.config.separator,
             has_header=self.config.has_header,
             is_quoted=self.config.separator != "::",
             encoding=self.config.encoding,
         )
-        if file.path not in self.parsed:
-            self.parsed[file.path] = scan_text(file.path, fmt, self.work)
-        return self.parsed[file.path]
 
 
 def _without_points(frame: pl.LazyFrame, roles: dict[str, Role]) -> pl.LazyFrame:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import polars as pl
@@ -16,16 +17,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from greatmeta_dist.data.phases import run_phase
 from greatmeta_dist.data.sources.base import Role
 from greatmeta_dist.data.sources.columns import other_cases
 from greatmeta_dist.data.sources.folders import DataFile, local_file
+from greatmeta_dist.data.units import Result
 from greatmeta_dist.data.values import as_text, moment
 from greatmeta_dist.errors import InputError, require
+from greatmeta_dist.files import written_atomically
 
 BATCH_ROWS = 1 << 19
 MAX_GROUP_ROWS = 1 << 22
 MAX_PRECISION = 38
 """Digits of a decimal that Polars has."""
+CONVERT_COST = 0.3
+"""Seconds that a million rows take, about."""
 
 INTEGERS = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)
 PATH, ROW = "path of file ", "row of log "
@@ -34,7 +40,7 @@ PATH, ROW = "path of file ", "row of log "
 
 @dataclass
 class _Form:
-    """Files whose columns of interest have the same types."""
+    """Files in a row whose columns of interest have the same types."""
 
     types: dict[str, pl.DataType]
     paths: list[Path] = field(default_factory=list)
@@ -51,31 +57,31 @@ def parquet_columns(file: DataFile, work: Path) -> list[str]:
 
 def scan_parquet_files(
     files: Sequence[DataFile], roles: dict[str, Role], work: Path
-) -> pl.LazyFrame:
-    """Columns of Parquet files, in the frame of a source (``sources/base``).
+) -> list[pl.LazyFrame]:
+    """Columns of Parquet files, in frames of a source (``sources/base``): one for each form.
 
     A column has one type throughout: that of all files, or one that holds all their values.
-    ``line`` is the row in its file, and ``place`` that in all files together. Raises ``InputError``
-    where a file is unreadable or lacks a column, or a column is of a type that its role has no use
-    for.
+    ``line`` is the row in its file. Raises ``InputError`` where a file is unreadable or lacks a
+    column, or a column is of a type that its role has no use for.
     """
-    forms: dict[tuple[str, ...], _Form] = {}
-    first_row, paths, first_rows = 0, [], []
-    for file in files:
-        path, metadata, schema = _read_footer(file, work, list(roles))
+    footers = _footers(files, list(roles), work)
+    forms: list[_Form] = []
+    first_row, paths, types_before = 0, [], None
+    first_rows: list[int] = []
+    for file, (path, metadata, schema) in zip(files, footers, strict=True):
         paths.append(path)
         types = tuple(
             str(schema.field(c).type) if c in schema.names else "key of a folder" for c in roles
         )
-        if types not in forms:
-            forms[types] = _Form(_polars_types(file, path, roles))
-        form = forms[types]
+        if types != types_before:
+            forms.append(_Form(_polars_types(file, path, roles)))
+        form, types_before = forms[-1], types
         form.paths.append(path)
         first_rows.append(first_row)
         form.shifts.append(first_row - form.num_rows)
         form.num_rows += metadata.num_rows
         first_row += metadata.num_rows
-    common = {c: _common_type([f.types[c] for f in forms.values()], r) for c, r in roles.items()}
+    common = {c: _common_type([f.types[c] for f in forms], r) for c, r in roles.items()}
     folder = Path(files[0].path.removesuffix(files[0].name)).name
     for column, kind in common.items():
         require(
@@ -83,8 +89,7 @@ def scan_parquet_files(
             f"{folder}: column {column} holds lists in some files, and no lists in others",
         )
     keys = {str(path): file.keys for path, file in zip(paths, files, strict=True)}
-    frames = [_scan(form, roles, common, keys) for form in forms.values()]
-    frame = pl.concat(frames) if len(frames) > 1 else frames[0]
+    frames = [_scan(form, roles, common, keys) for form in forms]
     name, before = pl.lit(files[0].name), pl.lit(0)
     if len(files) > 1:
         number = pl.col(PATH).replace_strict(
@@ -93,19 +98,44 @@ def scan_parquet_files(
         name = pl.lit(pl.Series([file.name for file in files])).gather(number)
         before = pl.lit(pl.Series(first_rows, dtype=pl.Int64)).gather(number)
     nothing = pl.lit(None, pl.String)
-    place = pl.col(ROW).cast(pl.Int64) + 1
-    return frame.select(
-        *roles, file=name, line=place - before, reason=nothing, text=nothing, place=place
-    )
+    line = pl.col(ROW).cast(pl.Int64) + 1 - before
+    return [f.select(*roles, file=name, line=line, reason=nothing, text=nothing) for f in frames]
 
 
-def _read_footer(
-    file: DataFile, work: Path, columns: list[str]
-) -> tuple[Path, pq.FileMetaData, pa.Schema]:
-    """Where a file is that Polars can read, and what its footer says.
+Footer = tuple[Path, pq.FileMetaData, pa.Schema]
+"""Where a file is that Polars can read, and what its footer says."""
 
-    Raises ``InputError`` where the file is unreadable or lacks a column.
+
+def _footers(files: Sequence[DataFile], columns: list[str], work: Path) -> list[Footer]:
+    """The footer of each file; files that Polars cannot read well are converted.
+
+    Raises ``InputError`` where a file is unreadable or lacks a column.
     """
+    footers, strange = [], {}
+    for number, file in enumerate(files):
+        path, metadata, schema = footer = _read_footer(file, work, columns)
+        wanted = [c for c in columns if c in schema.names]
+        is_strange = len({*schema.names}) < len(schema.names) or any(
+            _is_strange(f.type) or (f.name in wanted and _is_extension(f)) for f in schema
+        )
+        is_renamed = schema.names != metadata.schema.to_arrow_schema().names
+        # Polars decodes a whole row group at once, so a large one is cut first.
+        if is_strange or is_renamed or _largest_group(metadata) > MAX_GROUP_ROWS:
+            # A file may be converted more than once, for other columns.
+            of_file = zlib.crc32("\n".join([file.path, *wanted]).encode())
+            target = work / f"converted-{of_file:08x}.parquet"
+            strange[number] = [str(path), wanted, str(target), metadata.num_rows]
+        footers.append(footer)
+    if strange:
+        key = zlib.crc32("\n".join(files[number].path for number in strange).encode())
+        cost = CONVERT_COST * sum(num_rows for *_, num_rows in strange.values()) / 1e6
+        run_phase("cut row groups", f"{key:08x}", _convert, list(strange.values()), cost=cost)
+        for number, (*_, target, _) in strange.items():
+            footers[number] = (Path(target), *_footer(files[number], Path(target)))
+    return footers
+
+
+def _read_footer(file: DataFile, work: Path, columns: list[str]) -> Footer:
     path = local_file(file, work)
     metadata, schema = _footer(file, path)
     renamed = other_cases(columns, schema.names)
@@ -118,16 +148,6 @@ def _read_footer(
     )
     repeated = [c for c in columns if schema.names.count(c) > 1]
     require(not repeated, f"{file.name} has several columns {''.join(repeated[:1])}; rename them")
-    wanted = [c for c in columns if c in schema.names]
-    is_strange = len({*schema.names}) < len(schema.names) or any(
-        _is_strange(f.type) or (f.name in wanted and _is_extension(f)) for f in schema
-    )
-    # Polars decodes a whole row group at once, so a large one is cut first.
-    if is_strange or renamed or _largest_group(metadata) > MAX_GROUP_ROWS:
-        # A file may be converted more than once, for other columns.
-        key = zlib.crc32("\n".join([file.path, *wanted]).encode())
-        path = _convert(path, wanted, renamed, work / f"converted-{key:08x}.parquet")
-        metadata, schema = _footer(file, path)
     return path, metadata, schema
 
 
@@ -175,23 +195,25 @@ def _is_known_zone(zone: str) -> bool:
     return True
 
 
-def _convert(path: Path, columns: list[str], renamed: dict[str, str], target: Path) -> Path:
-    """Write the columns in types that Polars has, in small row groups; a batch at a time.
-
-    ``renamed`` says what columns that are called otherwise are to be called.
-    """
-    in_file = {new: old for old, new in renamed.items()}
-    with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as source:
+def _convert(number: int, unit: Sequence[Any]) -> Result:
+    """Write a file's columns in types that Polars has, in small row groups; a batch at a time."""
+    path, columns, target, _ = unit
+    with (
+        written_atomically(Path(target)) as partial,
+        pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as source,
+    ):
+        renamed = other_cases(columns, source.schema_arrow.names)
+        in_file = {new: old for old, new in renamed.items()}
         names = [in_file.get(c, c) for c in columns]
         fields = [source.schema_arrow.field(source.schema_arrow.names.index(c)) for c in names]
         plain = zip(columns, map(_plain_field, fields), strict=True)
         schema = pa.schema([f.with_name(name) for name, f in plain])
-        with pq.ParquetWriter(target, schema, compression="lz4") as writer:
+        with pq.ParquetWriter(partial, schema, compression="lz4") as writer:
             for batch in source.iter_batches(BATCH_ROWS, columns=names):
                 pairs = zip(names, schema.types, strict=True)
                 arrays = [_as_plain(batch.column(c), kind) for c, kind in pairs]
                 writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
-    return target
+    return {}
 
 
 def _as_plain(array: pa.Array, kind: pa.DataType) -> pa.Array:

@@ -15,7 +15,6 @@ from greatmeta_dist.data.sources.base import (
     interactions_of,
     reads,
     single_value,
-    with_places,
 )
 from greatmeta_dist.data.sources.columns import columns_of, needed_columns, usual_columns
 from greatmeta_dist.data.sources.folders import bare_name, visible_files
@@ -63,14 +62,16 @@ def open_recbole(config: DataConfig, work: Path) -> Source:
             entities = _Atomic.scan(found, work)
             tables[side], not_used[entities.name] = _entities(entities, side, names[side], config)
             files += found
+    parts = tuple(interactions_of(frame, names) for frame in log.frames)
     return Source(
-        interactions_of(log.frame, names),
+        pl.concat(parts),
         has_timestamp="timestamp" in names,
         users=tables["user"],
         items=tables["item"],
         files=tuple(local_copy(str(file), work) for file in files),
         columns=columns,
         not_used={name: unused for name, unused in not_used.items() if unused},
+        parts=parts,
     )
 
 
@@ -125,8 +126,8 @@ class _Atomic:
 
     name: str
     """That of the first file."""
-    frame: pl.LazyFrame
-    """The columns of the first file, by their bare names."""
+    frames: list[pl.LazyFrame]
+    """Of each file the columns of the first one, by their bare names."""
     types: dict[str, str]
     """Bare name → RecBole's type."""
 
@@ -144,7 +145,11 @@ class _Atomic:
                 f"has {', '.join(others)}",
             )
             frames.append(frame.select(*types, "file", "line", "reason", "text"))
-        return cls(paths[0].name, pl.concat(with_places(frames)), types)
+        return cls(paths[0].name, frames, types)
+
+    @property
+    def frame(self) -> pl.LazyFrame:
+        return pl.concat(self.frames)
 
 
 def _scan(path: Path, work: Path) -> tuple[pl.LazyFrame, dict[str, str]]:

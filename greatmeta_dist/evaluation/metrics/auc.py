@@ -5,7 +5,12 @@ Shapes: U users; n query rows of all users, end to end.
 
 import numpy as np
 
-from greatmeta_dist.evaluation.metrics.base import Columns, Metric, PredictedRows
+from greatmeta_dist.evaluation.metrics.base import (
+    NOTHING_TO_RANK,
+    Columns,
+    Metric,
+    PredictedRows,
+)
 from greatmeta_dist.evaluation.metrics.ties import SortedRows
 
 
@@ -13,6 +18,7 @@ class AUC(Metric):
     """The chance that a user's clicked row scores above one not clicked; the mean over users."""
 
     is_higher_better = True
+    left_out = NOTHING_TO_RANK
 
     def applies(self, rows: PredictedRows) -> bool:
         """Only to clicks: ratings have no two classes."""

@@ -13,7 +13,7 @@ Shapes: U users; n query rows of all users, end to end.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, ClassVar
@@ -26,6 +26,7 @@ from greatmeta_dist.extensions import METRICS
 
 Rows = NDArray[np.float64]
 Ints = NDArray[np.int64]
+NOTHING_TO_RANK = "nothing to rank"
 Columns = dict[str, NDArray[Any]]
 """By name, one number or one row of numbers per user: [U] or [U, ·]."""
 
@@ -49,6 +50,26 @@ class PredictedRows:
         """[n] index of each row's user, ascending."""
         return np.repeat(np.arange(len(self.lengths)), self.lengths)
 
+    @cached_property
+    def gain(self) -> Rows:
+        """[n] what it is worth to put a row first: 0 or more.
+
+        Of clicks 0 and 1. Of ratings 1 for the lowest that the data allow, and 1 more for each unit
+        above it: of 1 to 5 stars the stars, and of 0 to 4 as much.
+        """
+        return self.rating if self.is_click else np.maximum(self.rating - self.lowest + 1, 0)
+
+    @cached_property
+    def is_ranked(self) -> NDArray[np.bool_]:
+        """[U] whether a user has something to rank: rows that are not all as good.
+
+        Without, every order is as good as any other: no row or one, no click, clicks alone, or one
+        rating alone.
+        """
+        first = np.minimum(np.cumsum(self.lengths) - self.lengths, max(len(self.rating) - 1, 0))
+        differs = self.rating != self.rating[first][self.user_index] if len(self.rating) else []
+        return np.bincount(self.user_index, differs, len(self.lengths)) > 0
+
     def sum_by_user(self, values: Rows) -> Rows:
         """Sums [U] over each user's rows of values [n]; 0 for a user without rows."""
         sums = np.bincount(self.user_index, values, len(self.lengths))
@@ -65,6 +86,8 @@ class Metric(ABC):
     is_higher_better: ClassVar[bool]
     decimals: ClassVar[int] = 3
     """How many decimals people are shown."""
+    left_out: ClassVar[str] = "no value"
+    """What a user has, or lacks, who counts in none of the metric's numbers."""
 
     def applies(self, rows: PredictedRows) -> bool:
         """Whether the metric means anything for such data. It must not depend on the users."""
@@ -82,6 +105,14 @@ class Metric(ABC):
         """
         known = {name: values[~np.isnan(values)] for name, values in columns.items()}
         return {name: float(values.mean()) for name, values in known.items() if len(values)}
+
+    def count_users(self, columns: Columns) -> dict[str, int]:
+        """How many users each number is of, from the columns of any users.
+
+        Override it wherever ``summarise`` is overridden. A number of no user is undefined.
+        """
+        by_name = {name: values for name, values in columns.items() if values.ndim == 1}
+        return {name: int((~np.isnan(values)).sum()) for name, values in by_name.items()}
 
 
 @cache
@@ -105,9 +136,7 @@ class UserMetrics:
         Raises ``InputError`` where a metric's numbers are not named after it.
         """
         numbers: dict[str, float] = {}
-        for name, columns in self.columns.items():
-            if chosen is not None:
-                columns = {column: values[chosen] for column, values in columns.items()}
+        for name, columns in self._of(chosen):
             of_metric = registered_metrics()[name].summarise(columns)
             for number in of_metric:
                 require(
@@ -117,6 +146,21 @@ class UserMetrics:
                 )
             numbers |= of_metric
         return numbers
+
+    def counted(self, chosen: NDArray[np.bool_] | None = None) -> dict[str, int]:
+        """How many of the users of ``summary`` each number is of; also those that are undefined."""
+        counts: dict[str, int] = {}
+        for name, columns in self._of(chosen):
+            of_metric = registered_metrics()[name].count_users(columns)
+            counts |= {number: n for number, n in of_metric.items() if metric_of(number) == name}
+        return counts
+
+    def _of(self, chosen: NDArray[np.bool_] | None) -> Iterator[tuple[str, Columns]]:
+        """Each metric's name, and the columns of the chosen users, or of all."""
+        for name, columns in self.columns.items():
+            if chosen is not None:
+                columns = {column: values[chosen] for column, values in columns.items()}
+            yield name, columns
 
 
 def metric_of(number: str) -> str:

@@ -12,6 +12,7 @@ class MAE(Metric):
     """Mean absolute error, in the ratings' units."""
 
     is_higher_better = False
+    left_out = "no row"
 
     def by_user(self, rows: PredictedRows) -> Columns:
         """Each user's sum of absolute errors [U] and number of rows [U]."""
@@ -21,11 +22,15 @@ class MAE(Metric):
     def summarise(self, columns: Columns) -> dict[str, float]:
         return {"mae": float(_row_mean(columns, "absolute_error"))}
 
+    def count_users(self, columns: Columns) -> dict[str, int]:
+        return {"mae": int((columns["num_rows"] > 0).sum())}
+
 
 class RMSE(Metric):
     """Root mean squared error, in the ratings' units."""
 
     is_higher_better = False
+    left_out = "no row"
 
     def by_user(self, rows: PredictedRows) -> Columns:
         """Each user's sum of squared errors [U] and number of rows [U]."""
@@ -35,8 +40,11 @@ class RMSE(Metric):
     def summarise(self, columns: Columns) -> dict[str, float]:
         return {"rmse": float(np.sqrt(_row_mean(columns, "squared_error")))}
 
+    def count_users(self, columns: Columns) -> dict[str, int]:
+        return {"rmse": int((columns["num_rows"] > 0).sum())}
+
 
 def _row_mean(columns: Columns, name: str) -> np.float64:
-    """The mean over rows of what a column sums by user; 0 without any row."""
-    num_rows = max(int(columns["num_rows"].sum()), 1)
-    return columns[name].sum() / num_rows
+    """The mean over rows of what a column sums by user; nan without any row."""
+    num_rows = int(columns["num_rows"].sum())
+    return columns[name].sum() / num_rows if num_rows else np.float64(np.nan)

@@ -1,0 +1,71 @@
+"""What a preparation is made from: the hashes of files, and a cheap key of a work folder."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+from greatmeta_dist.config import DataConfig
+from greatmeta_dist.data.manifest import FORMAT_VERSION, MANIFEST
+from greatmeta_dist.data.phases import Phases
+from greatmeta_dist.data.units import Result
+from greatmeta_dist.files import sha256
+
+HASH = "hash the files"
+UNIT_BYTES = 1 << 28
+"""Of small files, about; a large file is a unit."""
+UNIT_FILES = 1024
+
+
+def hash_files(files: Sequence[Path], phases: Phases) -> list[str]:
+    """The SHA-256 of each file, in units of files."""
+    units: list[list[str]] = []
+    sizes: list[int] = []
+    for path in files:
+        size = path.stat().st_size
+        is_full = not units or len(units[-1]) == UNIT_FILES or sizes[-1] + size > UNIT_BYTES
+        if is_full:
+            units.append([])
+            sizes.append(0)
+        units[-1].append(str(path))
+        sizes[-1] += size
+    results = phases.run(HASH, _hash_unit, units, unit_costs=[size + 1 for size in sizes])
+    return [digest for result in results for digest in result["hashes"]]
+
+
+def _hash_unit(number: int, unit: Sequence[str]) -> Result:
+    return {"hashes": [sha256(Path(path)) for path in unit]}
+
+
+def work_key(config: DataConfig, store: Path) -> str:
+    """Names the work folder of a preparation: another one of any other options or files.
+
+    Files are told by their size and time of change, so that going on after a kill costs no reading
+    of the log. Files behind a URL are told by it alone. ``store``, where the work is, may lie in the
+    folder of the log.
+    """
+    paths = (config.path, config.users_path, config.items_path, config.split)
+    files = [
+        [str(path), path.stat().st_size, path.stat().st_mtime_ns]
+        for name in paths
+        for path in files_in(name)
+        if not path.resolve().is_relative_to(store.resolve())
+    ]
+    if config.from_store is not None and (Path(config.from_store) / MANIFEST).exists():
+        status = (Path(config.from_store) / MANIFEST).stat()
+        files.append([config.from_store, status.st_size, status.st_mtime_ns])
+    content = [version("greatmeta_dist"), FORMAT_VERSION, asdict(config), files]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def files_in(name: str | None) -> Iterator[Path]:
+    """The file at a path, or all of a folder; none behind a URL."""
+    if name is None or "://" in name:
+        return
+    path = Path(name)
+    if path.is_file():
+        yield path
+    elif path.is_dir():
+        yield from sorted(p for p in path.rglob("*") if p.is_file())

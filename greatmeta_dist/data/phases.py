@@ -1,0 +1,175 @@
+"""The phases of a preparation: units of each are run, marked when they end, and never run again.
+
+A preparation that was killed goes on from the marks. They lie in the work folder beside what the
+units wrote, as JSON.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from greatmeta_dist.data.units import Result, RunUnits, UnitFunction, run_in_threads
+from greatmeta_dist.errors import InputError, require
+from greatmeta_dist.files import written_atomically
+
+Progress = Callable[[str, float], None]
+"""Told the phase, and the share of the whole preparation that is done: it ends at 1, and never
+goes back."""
+
+
+@dataclass(frozen=True)
+class _Marked:
+    """A unit's function that leaves a mark with its result."""
+
+    folder: Path
+    function: UnitFunction
+
+    def __call__(self, number: int, unit: Any) -> Result:
+        require(
+            self.folder.is_dir(),
+            f"a worker does not see {self.folder.parent}; store=DIR, and the logs, must lie on a "
+            "file system that all machines of the cluster share",
+        )
+        try:
+            result = self.function(number, unit)
+        except pl.exceptions.PolarsError as error:
+            raise InputError(polars_message(error)) from error
+        with written_atomically(_mark(self.folder, number)) as partial:
+            partial.write_text(json.dumps(result))
+        return result
+
+
+class Phases:
+    """Runs the phases of one preparation."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        run_units: RunUnits | None = None,
+        progress: Progress = lambda phase, share: None,
+    ):
+        """``folder`` keeps the marks; it must be made for the same log and options alone."""
+        self.folder = folder
+        self._run_units = run_units or run_in_threads()
+        self._progress = progress
+        self._expected: dict[str, float] = {}
+        self._done, self._share = 0.0, 0.0
+
+    def expect(self, costs: dict[str, float]) -> None:
+        """The phases that are to come, in order, and about what each costs, in any one unit.
+
+        A phase that does not come costs nothing. May be called again when more is known.
+        """
+        self._expected = costs
+
+    def folder_of(self, phase: str) -> Path:
+        """Where a phase has its marks, and its units may write."""
+        folder = self.folder / phase.replace(" ", "-")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def run(
+        self,
+        phase: str,
+        function: UnitFunction,
+        units: Sequence[Any],
+        *,
+        part: str = "",
+        cost: float | None = None,
+        unit_costs: Sequence[float] | None = None,
+    ) -> list[Result]:
+        """Run a function over the units of a phase; their results in the order of the units.
+
+        A phase may come in several parts, each with a name and a ``cost`` of its own.
+        ``unit_costs`` say how it is shared by the units, where these differ.
+        """
+        folder = self.folder_of(f"{phase} {part}".strip())
+        left = self._begin(phase, cost)
+        weights = list(unit_costs) if unit_costs else [1.0] * len(units)
+        scale = left / max(sum(weights), 1e-9)
+        results = {k: _read_mark(_mark(folder, k)) for k in range(len(units))}
+        # What an earlier start has done is no part of what this one has to do.
+        left -= scale * sum(w for k, w in enumerate(weights) if results[k] is not None)
+        self._tell(phase, left)
+        waiting = [(k, unit) for k, unit in enumerate(units) if results[k] is None]
+        if waiting:
+            for number, result in self._run_units(_Marked(folder, function), waiting):
+                results[number] = result
+                left -= scale * weights[number]
+                self._done += scale * weights[number]
+                self._tell(phase, left)
+        ended = [result for result in results.values() if result is not None]
+        assert len(ended) == len(units)
+        return ended
+
+    def _begin(self, phase: str, cost: float | None) -> float:
+        """What the phase costs; phases that should have come before it will not come."""
+        if phase in self._expected:
+            names = list(self._expected)
+            self._expected = {n: self._expected[n] for n in names[names.index(phase) :]}
+        expected = self._expected.pop(phase, 0.0)
+        if cost is None:
+            return expected
+        if expected > cost:  # the phase comes in several parts
+            self._expected = {phase: expected - cost, **self._expected}
+        return cost
+
+    def _tell(self, phase: str, left: float) -> None:
+        total = self._done + max(left, 0.0) + sum(self._expected.values())
+        self._share = max(self._share, min(self._done / total, 1.0) if total else 0.0)
+        self._progress(phase, self._share)
+
+    def end(self, phase: str) -> None:
+        """All is done."""
+        self._share = 1.0
+        self._progress(phase, 1.0)
+
+
+_PHASES: ContextVar[Phases | None] = ContextVar("phases", default=None)
+
+
+@contextmanager
+def shared_with_sources(phases: Phases) -> Iterator[None]:
+    """Sources that are opened in the block run their work as units of these phases."""
+    token = _PHASES.set(phases)
+    try:
+        yield
+    finally:
+        _PHASES.reset(token)
+
+
+def run_phase(
+    phase: str, part: str, function: UnitFunction, units: Sequence[Any], *, cost: float
+) -> list[Result]:
+    """Run units for a source: in the phases of the preparation that opens it, if there is one.
+
+    ``part`` tells what is worked on from what the source works on before and after it.
+    """
+    phases = _PHASES.get()
+    if phases is None:
+        return [function(number, unit) for number, unit in enumerate(units)]
+    return phases.run(phase, function, units, part=part, cost=cost)
+
+
+def polars_message(error: pl.exceptions.PolarsError) -> str:
+    """What Polars says of a log, without its hints, which are for programmers."""
+    first_line = str(error).splitlines()[0].partition(", hint:")[0]
+    return f"cannot read the log: {first_line}"
+
+
+def _mark(folder: Path, number: int) -> Path:
+    return folder / f"done-{number}.json"
+
+
+def _read_mark(path: Path) -> Result | None:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,34 @@
+"""Who runs the units of a preparation: threads of this process, or a Ray cluster."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from greatmeta_dist.config import ClusterConfig
+from greatmeta_dist.data.units import RunUnits, run_in_threads
+from greatmeta_dist.display import Display
+from greatmeta_dist.errors import InputError
+
+
+@contextmanager
+def unit_runner(cluster: ClusterConfig, display: Display) -> Iterator[RunUnits]:
+    """Run units as ``cluster`` says, while in the block.
+
+    Raises ``InputError`` where Ray is asked for and not installed, or does not answer.
+    """
+    if cluster.kind == "local":
+        yield run_in_threads(None if cluster.workers is None else cluster.most_workers)
+        return
+    try:
+        from greatmeta_dist.launch.ray_units import units_on_ray
+    except ModuleNotFoundError as error:
+        raise no_ray(error) from error
+    with units_on_ray(cluster, display) as run_units:
+        yield run_units
+
+
+def no_ray(error: ModuleNotFoundError) -> InputError:
+    """What to do where Ray is not installed."""
+    return InputError(
+        f"cluster=ray needs Ray, and it is not installed ({error}); "
+        "pip install 'ray[train]', or take cluster=local"
+    )

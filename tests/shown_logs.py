@@ -44,8 +44,9 @@ def _write_csv(folder: Path, ratings: list[tuple[int, int, int]]) -> None:
         f"{user},{item},{stars},{10**6 + k}" for k, (user, item, stars) in enumerate(ratings[::7])
     ]
     _write(folder / "new-rows.csv", ["uid,iid,stars,at", *new])
-    events = [f"{user},{item}" for user, item, _ in ratings]
-    _write(folder / "events.csv", ["uid,iid", *events])
+    kinds = ("view", "view", "view", "view", "cart", "purchase")
+    events = [f"{user},{item},{kinds[stars]}" for user, item, stars in ratings]
+    _write(folder / "events.csv", ["uid,iid,event", *events])
     items = [f"{item},{'drama|war' if item % 3 else 'comedy'},{item}.5" for item in _all_items()]
     _write(folder / "items.csv", ["iid,genre,price", *items])
     users = [f"{user},{'fr' if user % 2 else 'no'}" for user in range(1, NUM_USERS + 1)]

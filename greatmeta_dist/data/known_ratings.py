@@ -16,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from greatmeta_dist.data.sources.columns import candidates_for
+from greatmeta_dist.data.sources.columns import usual_columns
 from greatmeta_dist.data.values import Value, id_value, number_value
 from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.ragged import offsets_of
@@ -166,7 +166,7 @@ def _of_frame(frame: Any) -> KnownRatings:
 
 def _column(role: str, available: list[str]) -> str | None:
     """The column of that role; raises ``InputError`` where several may be it."""
-    candidates = candidates_for(role, available)
+    candidates = usual_columns(role, available)
     require(
         len(candidates) < 2,
         f"columns {', '.join(candidates)} of the frame may all be the {role}; rename one {role}, "

@@ -146,6 +146,19 @@ def published_folder(target: Path, *, partial: Path | None = None) -> Iterator[P
     sync(target.parent)
 
 
+def publish(staged: Path, target: Path) -> None:
+    """Move the files of a folder to where they belong, each at once.
+
+    May be repeated: a file that is not there was moved before.
+    """
+    for path in sorted(staged.rglob("*")):
+        place = target / path.relative_to(staged)
+        if path.is_dir():
+            place.mkdir(exist_ok=True)
+        else:
+            path.replace(place)
+
+
 def _sync_tree(folder: Path) -> None:
     """Flush all files of a folder and its subfolders, and their names."""
     for directory, _, names in os.walk(folder):

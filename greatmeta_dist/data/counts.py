@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from greatmeta_dist.data.manifest import Ratings
 from greatmeta_dist.data.split import History, SplitRows
+from greatmeta_dist.data.tables import read_table
 
 
 @dataclass
@@ -56,7 +57,7 @@ class TrainingCounts:
 
     def add_file(self, path: Path) -> None:
         """Add what ``write`` wrote, but for the users."""
-        table = pl.read_ipc(path)
+        table = read_table(path)
         if not len(table):
             return
         item = table["item"].to_numpy()

@@ -39,17 +39,19 @@ def _hash_unit(number: int, unit: Sequence[str]) -> Result:
     return {"hashes": [sha256(Path(path)) for path in unit]}
 
 
-def work_key(config: DataConfig) -> str:
+def work_key(config: DataConfig, store: Path) -> str:
     """Names the work folder of a preparation: another one of any other options or files.
 
     Files are told by their size and time of change, so that going on after a kill costs no reading
-    of the log. Files behind a URL are told by it alone.
+    of the log. Files behind a URL are told by it alone. ``store``, where the work is, may lie in
+    the folder of the log.
     """
     paths = (config.path, config.users_path, config.items_path, config.split)
     files = [
         [str(path), path.stat().st_size, path.stat().st_mtime_ns]
         for name in paths
         for path in files_in(name)
+        if not path.resolve().is_relative_to(store.resolve())
     ]
     if config.from_store is not None and (Path(config.from_store) / MANIFEST).exists():
         status = (Path(config.from_store) / MANIFEST).stat()

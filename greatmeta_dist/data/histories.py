@@ -22,6 +22,8 @@ class BucketHistory:
     """Rows that were merged into another one of the same user and item."""
     rejected: pl.DataFrame
     """The rows that repeat another one, where ``data.repeats=reject``."""
+    times: tuple[float, float] | None
+    """The first and the last time of its rows; None where there is none."""
 
 
 def repeat_reason(config: DataConfig) -> str:
@@ -89,10 +91,12 @@ def _bucket_history(
     merged: History, repeats: Ints, rows: pl.DataFrame, config: DataConfig
 ) -> BucketHistory:
     is_rejected = config.repeats_rule == "reject"
+    known = rows["timestamp"].drop_nulls().to_numpy()
     return BucketHistory(
         replace(merged, rating=_labels(merged.rating, config)),
         0 if is_rejected else len(repeats),
         rows[repeats] if is_rejected else rows.clear(),
+        (float(known.min()), float(known.max())) if len(known) else None,
     )
 
 

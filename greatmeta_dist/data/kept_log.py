@@ -23,7 +23,7 @@ from greatmeta_dist.files import sha256, write_json_atomically, written_atomical
 
 LOG = "log"
 INDEX = f"{LOG}/index.json"
-REJECTED = f"{LOG}/rejects.parquet"
+REJECTED, USERS, ITEMS = (f"{LOG}/{name}.parquet" for name in ("rejects", "users", "items"))
 CARRY = "take over the log"
 ID_TYPES: dict[str, pl.DataType] = {"Int64": pl.Int64(), "String": pl.String()}
 
@@ -39,6 +39,9 @@ class LogIndex:
     num_read: int
     """Rows of the log, with those that were rejected or not rated."""
     num_unrated: int
+    num_other_events: int
+    events: dict[str, int]
+    """With ``data.events``: rows of each event."""
     num_bytes: int
     """Of the log's files."""
     has_time: bool
@@ -54,9 +57,23 @@ class LogIndex:
     buckets: list[list[int]]
     """Of each file, the bucket of each record batch."""
 
-    def write(self, folder: Path) -> None:
-        """Write it into a store's folder."""
+    def write(
+        self,
+        folder: Path,
+        users: pl.DataFrame | None,
+        items: pl.DataFrame | None,
+        rejected: pl.DataFrame,
+    ) -> dict[str, str]:
+        """Write it into a store's folder, with the tables that it has; their checksums.
+
+        The tables are the features of users and of items, as files had them, and the rejected rows.
+        """
         write_json_atomically(folder / INDEX, asdict(self))
+        tables = {USERS: users, ITEMS: items, REJECTED: rejected}
+        written = {name: table for name, table in tables.items() if table is not None}
+        for name, table in written.items():
+            table.write_parquet(folder / name)
+        return {name: sha256(folder / name) for name in (INDEX, *written)}
 
     @classmethod
     def read(cls, path: Path) -> "LogIndex":

@@ -1,5 +1,6 @@
 """``manifest.json``: what a store holds, and the checksum of each of its files."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from greatmeta_dist.files import write_json_atomically
 
 FORMAT_VERSION = 9
 MANIFEST = "manifest.json"
+HASH = "sha256"
+"""Of the manifest's other entries."""
 ITEM_ID = "item_id"
 """The field of an item's own embedding row."""
 
@@ -71,8 +74,13 @@ class Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write it last: from here on the folder is a store."""
-    write_json_atomically(folder / MANIFEST, asdict(manifest))
+    """Write it last, with a hash of itself: from here on the folder is a store."""
+    content = asdict(manifest)
+    write_json_atomically(folder / MANIFEST, content | {HASH: _hash(content)})
+
+
+def _hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -95,6 +103,10 @@ def read_manifest(folder: Path) -> Manifest:
             version == FORMAT_VERSION,
             f"{folder} has format version {version}, this program reads {FORMAT_VERSION}; "
             f"delete {folder} and prepare the data again",
+        )
+        require(
+            raw.pop(HASH, None) == _hash(raw),
+            f"{path} is not as it was written; delete {folder} and prepare the data again",
         )
         raw["fields"] = [Field(**f) for f in raw["fields"]]
         raw["ratings"] = Ratings(**raw["ratings"])

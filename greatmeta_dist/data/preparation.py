@@ -7,6 +7,7 @@ and the manifest. Nothing is fitted: a store is data.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import polars as pl
 
 from greatmeta_dist.config import DataConfig
+from greatmeta_dist.config.data import AUTO
 from greatmeta_dist.data.arrow import map_arrow, write_arrow
 from greatmeta_dist.data.counts import TrainingCounts
 from greatmeta_dist.data.encode import encode_items
@@ -22,35 +24,38 @@ from greatmeta_dist.data.fields import Fields, build_fields
 from greatmeta_dist.data.fingerprint import HASH, files_in, hash_files
 from greatmeta_dist.data.growth import EarlierStore
 from greatmeta_dist.data.histories import repeat_reason
-from greatmeta_dist.data.kept_log import CARRY, INDEX, LOG, REJECTED, LogIndex, keep_rows
+from greatmeta_dist.data.kept_log import CARRY, LOG, LogIndex, keep_rows
 from greatmeta_dist.data.manifest import FORMAT_VERSION, MANIFEST, Manifest, write_manifest
 from greatmeta_dist.data.phases import Phases, shared_with_sources
 from greatmeta_dist.data.rejects import REJECTS, Rejects
 from greatmeta_dist.data.report import Report
-from greatmeta_dist.data.scan import CHECK, ScannedLog, count_rows, scan_log, source_bytes
+from greatmeta_dist.data.scan import (
+    CHECK,
+    ScannedLog,
+    count_rows,
+    most_common,
+    scan_log,
+    source_bytes,
+)
 from greatmeta_dist.data.sources import Table, open_source
 from greatmeta_dist.data.split import held_out_items
-from greatmeta_dist.data.split_buckets import (
-    SPLIT,
-    SplitUnit,
-    read_all,
-    write_context,
-    write_table,
-)
+from greatmeta_dist.data.split_buckets import SPLIT, SplitUnit, write_context
 from greatmeta_dist.data.split_file import read_split
-from greatmeta_dist.data.split_time import find_split_time, require_times
+from greatmeta_dist.data.split_time import FIND_POINT, find_split_time, require_times
 from greatmeta_dist.data.store import ITEMS, Store
 from greatmeta_dist.data.summary import LogSummary
+from greatmeta_dist.data.tables import read_tables, write_table
+from greatmeta_dist.data.trainable import require_trainable
 from greatmeta_dist.data.vocabulary import Vocabulary
 from greatmeta_dist.data.write_shards import WRITE, WriteUnit, number_shards
 from greatmeta_dist.errors import InputError, require
-from greatmeta_dist.files import sha256
+from greatmeta_dist.files import publish, sha256
 
 FOLDERS = ("shards", "vocab", LOG)
 FINISH = "write the manifest"
-COSTS = {SPLIT: 0.8, WRITE: 0.03, FINISH: 0.01}
+COSTS = {FIND_POINT: 0.05, SPLIT: 0.8, WRITE: 0.03, FINISH: 0.01}
 """Seconds that a million rows take, about: the shares that the progress shows."""
-CHECK_COST, CHECK_TEXT_COST, CARRY_COST = 0.25, 0.65, 0.05
+CHECK_COST, CHECK_TEXT_COST, CARRY_COST = 0.25, 0.8, 0.05
 HASH_COST = 0.7
 """Seconds of a GB of files."""
 ROW_BYTES = 30
@@ -101,7 +106,8 @@ class Preparation:
             CHECK: check * num_rows / 1e6,
         }
         num_rows += num_earlier
-        self.phases.expect(costs | {name: cost * num_rows / 1e6 for name, cost in COSTS.items()})
+        phases = COSTS if self.config.is_split_by_time else COSTS | {FIND_POINT: 0.0}
+        self.phases.expect(costs | {name: cost * num_rows / 1e6 for name, cost in phases.items()})
 
     def _open_source(self) -> None:
         """Open the log, and check that it has what the options need."""
@@ -109,8 +115,9 @@ class Preparation:
             self.source = source = open_source(self.config, self.work)
         if source.columns is not None:
             self.config = replace(self.config, columns=source.columns)
-            self.report.columns = asdict(source.columns)
-        self.report.not_used = source.not_used
+            columns = asdict(source.columns)
+            self.report.columns = {role: c for role, c in columns.items() if c != AUTO}
+        self.report.not_used, self.report.hints = source.not_used, source.hints
         require_times(self.config, has_times=source.has_timestamp)
         tables = {"user": source.users, "item": source.items}
         if self.earlier is None:
@@ -168,12 +175,13 @@ class Preparation:
             log = self._with_earlier_counts(log, self.earlier)
         rejected = self.rejects.table_of("log")
         self.report.read, self.report.unrated = log.num_read, log.num_unrated
+        self.report.other_events, self.report.events = log.num_other_events, log.events
         self.report.time_unit = log.time_unit
         first = self.earlier.items() if self.earlier is not None else pl.Series([], dtype=pl.String)
         self.items, self.report.unlisted_items = catalogue_of(first, listed, log.items)
         split, tasks = self._split_users(log)
         self._check_rejects()
-        self._require_trainable(log)
+        require_trainable(self.counts, self.report, self.config)
         fields = build_fields(
             self.users, self.items, self.kinds, self.counts, self.config, self.earlier
         )
@@ -188,8 +196,8 @@ class Preparation:
         write_arrow(self.staged / ITEMS, items)
         (self.staged / "report.json").write_text(json.dumps(asdict(self.report), indent=1))
         if self.config.keep_log:
-            checksums |= self._keep_log(log, fields, {"user": self.users, "item": listed}, rejected)
-        self._publish()
+            checksums |= self._keep_log(log, fields, listed, rejected)
+        publish(self.staged, self.store)
         self._write_manifest(fingerprint, fields.vocabularies, shards, checksums, known_groups)
 
     def _entities(self, side: str, table: Table | None) -> pl.DataFrame | None:
@@ -204,6 +212,8 @@ class Preparation:
             log,
             num_read=log.num_read + earlier.index.num_read,
             num_unrated=log.num_unrated + earlier.index.num_unrated,
+            num_other_events=log.num_other_events + earlier.index.num_other_events,
+            events=most_common(Counter(log.events) + Counter(earlier.index.events)),
             time_unit=log.time_unit or earlier.index.time_unit,
         )
 
@@ -244,13 +254,15 @@ class Preparation:
                 users = pl.from_arrow(map_arrow(train).column("user"))
                 self.counts.users.append(pl.Series(users))
         numbers = range(log.num_buckets)
-        for repeats in read_all([split.rejects_path(k) for k in numbers]):
+        for repeats in read_tables([split.rejects_path(k) for k in numbers]):
             self._reject_repeats(repeats)
-        for used in read_all([split.used_lines_path(k) for k in numbers]):
+        for used in read_tables([split.used_lines_path(k) for k in numbers]):
             assert self.given is not None
             self.given = self.given.join(used, on="line", how="anti", maintain_order="left")
         self._require_few_rejected(log.num_read)
         self.report.add_summary(summary, self.config)
+        self.report.cold_items = int(is_cold.sum())
+        self.report.untrained_items = int((self.counts.item_count == 0).sum())
         return split, [result["tasks"] for result in results]
 
     def _is_cold(self) -> pl.Series:
@@ -292,38 +304,12 @@ class Preparation:
         self.report.rejected = self.rejects.count("log")
         counts = {of: self.rejects.count(of) for of in ("users", "items", "split")}
         self.report.rejected_elsewhere = {of: count for of, count in counts.items() if count}
-        reasons = rejected.group_by("reason").len().sort("len", "reason", descending=[True, False])
-        self.report.reasons = dict(reasons.head(20).iter_rows())
+        self.report.add_rejects(rejected)
         self.rejects.require_few(
             self.report.read,
             of="split",
             option="data.max_rejected_fraction",
             limit=self.config.max_rejected_fraction,
-        )
-
-    def _require_trainable(self, log: ScannedLog) -> None:
-        """Raises ``InputError`` where nothing that can be learnt is left to train on."""
-        usable = log.num_read - self.report.rejected - log.num_unrated
-        remedy = self.report.advice or (
-            "check data.split"
-            if self.config.split
-            else "lower data.valid_fraction and data.test_fraction, the shares of held-out users"
-        )
-        require(
-            self.report.tasks.get("train", 0) > 0,
-            f"no training task came out of {usable} usable rows of {log.num_read}; {remedy}",
-        )
-        is_counted = not self.config.has_ratings and not self.config.is_click
-        require(
-            not is_counted or self.counts.lowest < self.counts.highest,
-            f"every count is {self.counts.lowest:g}, so there is nothing to learn; set "
-            "data.label=click",
-        )
-        share = self.counts.mean
-        require(
-            not self.config.is_click or 0 < share < 1,
-            f"{share:.0%} of the training rows are clicks, and training needs clicks and others; "
-            f"set data.click_at (now {self.config.click_at}) within the ratings, or data.negatives",
         )
 
     # --- writing --------------------------------------------------------------------------
@@ -362,11 +348,7 @@ class Preparation:
         return sorted(self.users[self.source.group].unique().to_list())
 
     def _keep_log(
-        self,
-        log: ScannedLog,
-        fields: Fields,
-        tables: dict[str, pl.DataFrame | None],
-        rejected: pl.DataFrame,
+        self, log: ScannedLog, fields: Fields, listed: pl.DataFrame | None, rejected: pl.DataFrame
     ) -> dict[str, str]:
         """Keep the checked rows and the features, so that the store can grow; their checksums."""
         names, checksums = keep_rows(log.files, self.staged)
@@ -377,6 +359,8 @@ class Preparation:
             item_type=str(log.item_type),
             num_read=log.num_read,
             num_unrated=log.num_unrated,
+            num_other_events=log.num_other_events,
+            events=log.events,
             num_bytes=num_bytes + source_bytes(self.source),
             has_time=self.source.has_timestamp,
             has_ratings=self.config.has_ratings,
@@ -387,26 +371,7 @@ class Preparation:
             files=names,
             buckets=[list(file.buckets) for file in log.files],
         )
-        index.write(self.staged)
-        written = [INDEX, REJECTED]
-        rejected.write_parquet(self.staged / REJECTED)
-        for side, table in tables.items():
-            if table is not None:
-                written.append(f"{LOG}/{side}s.parquet")
-                table.write_parquet(self.staged / written[-1])
-        return checksums | {name: sha256(self.staged / name) for name in written}
-
-    def _publish(self) -> None:
-        """Move the files of the store to where they belong.
-
-        What is not there was moved before this process was started again.
-        """
-        for path in sorted(self.staged.rglob("*")):
-            target = self.store / path.relative_to(self.staged)
-            if path.is_dir():
-                target.mkdir(exist_ok=True)
-            else:
-                path.replace(target)
+        return checksums | index.write(self.staged, self.users, listed, rejected)
 
     def _write_manifest(
         self,
@@ -442,7 +407,7 @@ class Preparation:
         if self.config.is_click:
             return [0.0, 1.0]
         # Sums and counts of ratings have another range than ratings.
-        is_rating = self.config.repeats_rule not in ("sum", "count")
+        is_rating = self.config.repeats_rule not in ("sum", "count") and not self.config.events
         return self.config.rating_range if is_rating else None
 
 

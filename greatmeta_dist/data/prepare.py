@@ -48,7 +48,7 @@ def prepare(
         f"store={store} exists and is no store; choose an empty or new folder",
     )
     with _held(store):
-        work = store / WORK / work_key(config)
+        work = store / WORK / work_key(config, store)
         if not work.exists():
             _delete_unfinished(store)
             work.mkdir(parents=True)

@@ -1,8 +1,6 @@
 """The second pass: each bucket of users is read whole, and its tasks are written by split."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import polars as pl
@@ -19,12 +17,11 @@ from greatmeta_dist.data.scan import ScannedLog
 from greatmeta_dist.data.split import Catalogue, History, SplitTasks
 from greatmeta_dist.data.split_file import split_as_given
 from greatmeta_dist.data.summary import LogSummary
+from greatmeta_dist.data.tables import shared_table, write_table
 from greatmeta_dist.data.units import Result
 from greatmeta_dist.files import written_atomically
 
 SPLIT = "split users"
-NUM_CACHED = 4
-"""Tables that a process keeps open: units of one phase read the same ones."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +64,20 @@ class SplitUnit:
         catalogue = _catalogue(self.folder / "catalogue.arrow", self.split_time)
         bucket = read_history(
             self.log.bucket(unit),
-            read_table(self.folder / "index.arrow"),
+            shared_table(self.folder / "index.arrow"),
             self.config,
             has_time=self.has_time,
             split_time=self.split_time,
         )
         users, num_unlisted = self.folder / "users.arrow", 0
         if users.exists():
-            is_listed = bucket.history.token.is_in(read_table(users)["id"].implode())
+            is_listed = bucket.history.token.is_in(shared_table(users)["id"].implode())
             num_unlisted = int((~is_listed).sum())
         if len(bucket.rejected):
             write_table(self.rejects_path(number), bucket.rejected)
         tasks = self._split(number, bucket.history, catalogue)
         with written_atomically(self.summary_path(number)) as partial:
-            LogSummary.of(tasks, len(catalogue.token)).write(partial)
+            LogSummary.of(tasks, len(catalogue.token), bucket.times).write(partial)
         splits = tasks.splits
         if self.config.is_implicit:
             splits = add_negatives(splits, tasks.history, catalogue, self.config)
@@ -108,7 +105,7 @@ class SplitUnit:
         given = self.folder / "given.arrow"
         if not given.exists():
             return split_by_recipe(history, catalogue, self.config)
-        tasks, used_lines = split_as_given(history, catalogue, read_table(given))
+        tasks, used_lines = split_as_given(history, catalogue, shared_table(given))
         write_table(self.used_lines_path(number), used_lines.to_frame("line"))
         return tasks
 
@@ -136,30 +133,7 @@ def write_context(
         write_table(folder / "given.arrow", given)
 
 
-def read_all(paths: Sequence[Path]) -> Iterator[pl.DataFrame]:
-    """The tables that some units wrote; units that wrote none are passed over."""
-    for path in paths:
-        if path.exists():
-            yield pl.read_ipc(path)
-
-
-def write_table(path: Path, table: pl.DataFrame) -> None:
-    """Write a table, whole or not at all."""
-    with written_atomically(path) as partial:
-        table.write_ipc(partial)
-
-
-def read_table(path: Path) -> pl.DataFrame:
-    """A table that every unit reads; a process keeps it open."""
-    return _opened(path, path.stat().st_mtime_ns)
-
-
-@lru_cache(NUM_CACHED)
-def _opened(path: Path, modified_ns: int) -> pl.DataFrame:
-    return pl.read_ipc(path)
-
-
 def _catalogue(path: Path, split_time: float | None) -> Catalogue:
-    table = read_table(path)
+    table = shared_table(path)
     is_cold = table["is_cold"].to_numpy()
     return Catalogue(table["id"], table["hash"].to_numpy(), is_cold, split_time)

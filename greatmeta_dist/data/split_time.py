@@ -19,11 +19,12 @@ from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.buckets import read_columns
 from greatmeta_dist.data.phases import Phases
 from greatmeta_dist.data.scan import ScannedLog
+from greatmeta_dist.data.tables import read_table
 from greatmeta_dist.data.units import Result
 from greatmeta_dist.errors import require
 from greatmeta_dist.files import written_atomically
 
-PHASE = "find the point in time"
+FIND_POINT = "find the point in time"
 DIGIT_BITS = 12
 """Bits that one pass over the log decides."""
 
@@ -59,7 +60,7 @@ def find_split_time(log: ScannedLog, config: DataConfig, phases: Phases) -> Spli
     lies at or after it. Raises ``InputError`` where no row would lie before it, or none after.
     """
     units = range(len(log.files))
-    times = _Times.of(phases.run(PHASE, _RangeUnit(log), units, part="range"))
+    times = _Times.of(phases.run(FIND_POINT, _RangeUnit(log), units, part="range"))
     if config.split_seconds is not None:
         seconds = config.split_seconds
         require(
@@ -78,11 +79,11 @@ def find_split_time(log: ScannedLog, config: DataConfig, phases: Phases) -> Spli
             "a larger share",
         )
         seconds = float(np.nextafter(last_before, np.inf))
-    seen = _SeenUnit(log, seconds, phases.folder_of(PHASE))
-    results = phases.run(PHASE, seen, units, part="items")
+    seen = _SeenUnit(log, seconds, phases.folder_of(FIND_POINT))
+    results = phases.run(FIND_POINT, seen, units, part="items")
     if config.split_last is not None:
         seconds = min(result["next"] for result in results if result["next"] is not None)
-    seen_items = [pl.read_ipc(seen.path(k))["item"] for k in units]
+    seen_items = [read_table(seen.path(k))["item"] for k in units]
     return SplitTime(seconds, pl.concat(seen_items).unique())
 
 
@@ -121,7 +122,7 @@ def _time_at(rank: int, times: _Times, log: ScannedLog, phases: Phases) -> float
         shift = top - num_bits
         unit = _DigitUnit(log, known, shift, num_bits)
         counts = np.zeros(1 << num_bits, np.int64)
-        for result in phases.run(PHASE, unit, range(len(log.files)), part=f"bits from {shift}"):
+        for result in phases.run(FIND_POINT, unit, range(len(log.files)), part=f"bits {shift}"):
             digits, found = (np.array(result[name], np.int64) for name in ("digit", "count"))
             counts[digits] += found
         cumulative = np.cumsum(counts)

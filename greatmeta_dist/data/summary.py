@@ -39,8 +39,10 @@ class LogSummary:
         return cls(np.zeros(num_items, np.int64))
 
     @classmethod
-    def of(cls, tasks: SplitTasks, num_items: int) -> "LogSummary":
-        """Of one bucket, whose users were split."""
+    def of(
+        cls, tasks: SplitTasks, num_items: int, times: tuple[float, float] | None
+    ) -> "LogSummary":
+        """Of one bucket, whose users were split; ``times`` are the first and last of its rows."""
         history = tasks.history
         count = np.bincount(history.user, minlength=history.num_users)
         values, users = np.unique(count, return_counts=True)
@@ -49,10 +51,8 @@ class LogSummary:
             Counter(dict(zip(values.tolist(), users.tolist(), strict=True))),
             left_out=tasks.left_out,
         )
-        if history.timestamp is not None:
-            known = history.timestamp[np.isfinite(history.timestamp)]
-            summary.first_time = float(known.min(initial=np.inf))
-            summary.last_time = float(known.max(initial=-np.inf))
+        if times is not None:
+            summary.first_time, summary.last_time = times
         return summary
 
     def add(self, other: "LogSummary") -> None:

@@ -10,8 +10,9 @@ import pyarrow as pa
 from greatmeta_dist.data.arrow import map_arrow, write_arrow
 from greatmeta_dist.data.encode import with_user_features
 from greatmeta_dist.data.split import SPLITS
-from greatmeta_dist.data.split_buckets import SplitUnit, read_table
+from greatmeta_dist.data.split_buckets import SplitUnit
 from greatmeta_dist.data.store import shard_name
+from greatmeta_dist.data.tables import shared_table
 from greatmeta_dist.data.units import Result
 from greatmeta_dist.data.vocabulary import Vocabulary
 from greatmeta_dist.files import sha256, written_atomically
@@ -40,7 +41,7 @@ class WriteUnit:
 
     def __call__(self, number: int, unit: Sequence) -> Result:
         bucket, first_shards = unit
-        users = None if self.users_path is None else read_table(self.users_path)
+        users = None if self.users_path is None else shared_table(self.users_path)
         group = users["known_group"] if users is not None and self.num_groups else None
         checksums, groups = {}, np.zeros(self.num_groups, np.int64)
         for split, first in first_shards.items():

@@ -70,8 +70,17 @@ class EarlierStore:
 
     def require_fits(self, config: DataConfig, source: Source) -> None:
         """Raise ``InputError`` unless the new log can stand beside the earlier one."""
-        self._require_same_options(config)
         named = f"data.from={self.folder}"
+        require(
+            source.group is None or bool(self.manifest.known_groups),
+            f"{named} holds a log of files, and data={config.source} generates one; name the new "
+            "files: data=<preset> data.path=<files>",
+        )
+        require(
+            source.group is not None or not self.manifest.known_groups,
+            f"{named} holds a generated log; it grows by data=synthetic alone",
+        )
+        self._require_same_options(config)
         for has, here, what, option in (
             (self.index.has_time, source.has_timestamp, "times", "data.columns.timestamp"),
             (self.index.has_ratings, config.has_ratings, "ratings", "data.columns.rating"),
@@ -82,11 +91,6 @@ class EarlierStore:
                 f"{named} {texts[0]}, and the new log {texts[1]}; set {option}"
                 + ("" if has else "=null"),
             )
-        require(
-            (source.group is not None) == bool(self.manifest.known_groups),
-            f"{named} holds synthetic data of known groups, or the new log does; they cannot be "
-            "joined",
-        )
         require(
             (config.split is None) == (self.manifest.recipe["split"] is None),
             f"{named} was split {'by' if self.manifest.recipe['split'] else 'without'} a file, and "

@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from greatmeta_dist.config import DataConfig
-from greatmeta_dist.data.advice import advice
+from greatmeta_dist.data.advice import NO_NEW_USERS, advice
 from greatmeta_dist.data.left_out import NOT_IN_SPLIT
 from greatmeta_dist.data.summary import LogSummary
 
@@ -20,7 +20,7 @@ class Report:
 
     read: int = 0
     """Rows of the log. Each of them is kept, merged into another one (``repeats``), left out by a
-    rule (``unrated``, ``left_out_rows``, ``unused_rows``), or rejected."""
+    rule (``unrated``, ``other_events``, ``left_out_rows``, ``unused_rows``), or rejected."""
     read_earlier: int = 0
     """Those of them that are in the log of the store that grew (``data.from``)."""
     kept: int = 0
@@ -66,6 +66,12 @@ class Report:
     """The log's columns for user, item, rating and timestamp, where ``data.columns`` is read."""
     not_used: dict[str, list[str]] = field(default_factory=dict)
     """Columns of each file that the store does not have."""
+    hints: list[str] = field(default_factory=list)
+    """What the log has that options could make use of, with what to type."""
+    events: dict[str, int] = field(default_factory=dict)
+    """With ``data.events``: rows of each event that the log has, the most frequent first."""
+    other_events: int = 0
+    """Rows of events that ``data.events`` does not name."""
     unrated: int = 0
     """Rows whose rating says that none was given (``data.unrated_value``)."""
     split_time: float | None = None
@@ -109,6 +115,8 @@ class Report:
         self.unused_rows = dict(+left_out.unused)
         self.kept = summary.num_interactions - left_out.num_rows - left_out.num_unused
         self.advice = advice(summary, config)
+        if self.advice is None and config.is_split_by_time and "valid" not in self.tasks:
+            self.advice = NO_NEW_USERS
         self.users, self.items = summary.num_users, summary.num_items
         self.log_interactions = summary.num_interactions
         self.density = summary.num_interactions / max(1, summary.num_users * summary.num_items)

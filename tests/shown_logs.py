@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-LOGS = ("log.csv", "events.csv", "ml-1m", "ml-100k", "log.txt")
+LOGS = ("log.csv", "new-rows.csv", "events.csv", "ml-1m", "ml-100k", "log.txt")
 """Names of logs, as ``data.path`` has them."""
 FIRST_TIME = 956_703_932
 """April 2000, when the first ratings of MovieLens 1M were given; the last ones are of 2001 here."""
@@ -40,8 +40,13 @@ def _write(path: Path, lines: list[str]) -> None:
 def _write_csv(folder: Path, ratings: list[tuple[int, int, int]]) -> None:
     log = [f"{user},{item},{stars},{k}" for k, (user, item, stars) in enumerate(ratings)]
     _write(folder / "log.csv", ["uid,iid,stars,at", *log])
-    events = [f"{user},{item}" for user, item, _ in ratings]
-    _write(folder / "events.csv", ["uid,iid", *events])
+    new = [
+        f"{user},{item},{stars},{10**6 + k}" for k, (user, item, stars) in enumerate(ratings[::7])
+    ]
+    _write(folder / "new-rows.csv", ["uid,iid,stars,at", *new])
+    kinds = ("view", "view", "view", "view", "cart", "purchase")
+    events = [f"{user},{item},{kinds[stars]}" for user, item, stars in ratings]
+    _write(folder / "events.csv", ["uid,iid,event", *events])
     items = [f"{item},{'drama|war' if item % 3 else 'comedy'},{item}.5" for item in _all_items()]
     _write(folder / "items.csv", ["iid,genre,price", *items])
     users = [f"{user},{'fr' if user % 2 else 'no'}" for user in range(1, NUM_USERS + 1)]

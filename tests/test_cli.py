@@ -30,7 +30,13 @@ TINY = ["train.steps=4", "train.users_per_batch=8", "train.valid_every=2", "trai
 def test_help_shows_commands_groups_and_examples(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    for text in ("prepare", "train", "evaluate", "data=bookcrossing|csv|", "experiment=ml-100k"):
+    for text in (
+        "prepare",
+        "train",
+        "evaluate",
+        "data=amazon_2023|bookcrossing|csv|",
+        "experiment=ml-100k",
+    ):
         assert text in out
 
 
@@ -185,14 +191,17 @@ def test_published_form_trains_from_its_preset(capsys, tmp_path):
         (["prepare", "store=x", "data.columns={user: u"], "is no mapping; expected"),
         (
             ["prepare", "store=x", "data.item_features={kind: token}"],
-            "data=csv and data=parquet do",
+            "data=csv, data=jsonl and data=parquet do",
         ),
         (["prepare", "store=x", "data.columns.timestmp=at"], "did you mean timestamp?"),
         (["prepare", "store=x", "data.list_separator="], "data.list_separator is empty"),
         (["prepare", "store=x", "data.max_interactions=2"], "is below data.min_interactions=3"),
         (["evaluate", "run=x", "cluster=ray"], "cluster is no option of evaluate"),
         (["prepare", "store=x", "data=movielens_1m", "data.path=nowhere"], "is no folder here"),
-        (["prepare", "store=x", "data=csv", "data.path=."], "is a folder; name the file"),
+        (
+            ["prepare", "store=x", "data=csv", "data.path=."],
+            "holds no .csv file; name",
+        ),
         (["prepare", "store=x", "data.path=log.csv"], "data=synthetic reads no files"),
         (["train", "store=x", "run=x", "model.hidden=64"], "a list is written [64,64]"),
         (

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.fuzz.compare import require_equal
 from benchmarks.fuzz.generate import write_csv, write_parquet
-from benchmarks.fuzz.reader import read_csv, read_parquet
+from benchmarks.fuzz.reader import read_log
 from greatmeta_dist.config import ColumnsConfig, DataConfig
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.report import Report
@@ -55,8 +55,8 @@ class Case:
         config = self.write(folder)
         assert config.path is not None
         report = prepare(config, folder / "store")
-        read = read_csv if self.kind == "csv" else read_parquet
-        require_equal(folder / "store", report, read(Path(config.path), config), config)
+        log = read_log(Path(config.path), config)
+        require_equal(folder / "store", report, log, config)
         return report
 
 

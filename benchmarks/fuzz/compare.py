@@ -31,6 +31,8 @@ from greatmeta_dist.data.rejects import REJECTS
 from greatmeta_dist.data.report import Report
 from greatmeta_dist.data.store import FeatureSpec, Store
 
+Place = tuple[str, int]
+"""File, and line there."""
 Labels = dict[str, dict[str, dict[str, dict[str, float]]]]
 """split → user → role → item → label."""
 
@@ -40,7 +42,7 @@ class Expected:
     """What a plain reader finds."""
 
     tasks: Labels = field(default_factory=lambda: defaultdict(dict))
-    rejected: dict[int, str] = field(default_factory=dict)
+    rejected: dict[Place, str] = field(default_factory=dict)
     num_repeats: int = 0
     left_out_users: Counter[str] = field(default_factory=Counter)
     left_out_rows: Counter[str] = field(default_factory=Counter)
@@ -125,7 +127,7 @@ def _count_repeats(
                 reason = "repeats a user and item; the latest is kept"
                 if config.is_split_by_time:
                     reason += ", of those before the point in time if there are any"
-                expected.rejected[row.line] = reason
+                expected.rejected[row.at] = reason
 
 
 def _add_labels(
@@ -164,14 +166,15 @@ def labels_of(store: Store) -> Labels:
 def require_equal(folder: Path, report: Report, log: PlainLog, config: DataConfig) -> None:
     """Raise ``AssertionError`` where a store or its report differs from what the reader finds."""
     expected = expect(log, config)
-    rejects = pl.read_parquet(folder / REJECTS).select("line", "reason")
+    rejects = pl.read_parquet(folder / REJECTS).select("file", "line", "reason")
     assert len(rejects) == report.rejected, "as many rejects as the report says"
-    found = dict(rejects.iter_rows())
+    found = {(file, line): reason for file, line, reason in rejects.iter_rows()}
     assert found == expected.rejected, _first_difference(found, expected.rejected)
     counts = {
         "read": (report.read, log.num_read),
         "kept": (report.kept, expected.num_kept),
         "unrated": (report.unrated, log.num_unrated),
+        "other events": (report.other_events, log.num_other_events),
         "repeats": (report.repeats, expected.num_repeats),
         "users left out": (report.left_out_users, expected.left_out_users),
         "rows left out": (report.left_out_rows, expected.left_out_rows),
@@ -180,7 +183,8 @@ def require_equal(folder: Path, report: Report, log: PlainLog, config: DataConfi
     }
     for name, (reported, counted) in counts.items():
         assert reported == counted, f"{name}: {reported}, expected {counted}"
-    left_out = report.unrated + report.out_of_bounds + report.unused + report.not_in_split
+    left_out = report.unrated + report.other_events + report.not_in_split
+    left_out += report.out_of_bounds + report.unused
     accounted = report.kept + report.repeats + left_out + report.rejected
     assert report.read == accounted, f"{report.read} rows read, {accounted} accounted for"
     labels = labels_of(Store(folder))
@@ -202,6 +206,6 @@ def _require_equal_tasks(split: str, found: dict, expected: dict, config: DataCo
                 assert error <= tolerance * max(1.0, abs(label)), f"{split}, {user}, {item}"
 
 
-def _first_difference(found: dict[int, str], expected: dict[int, str]) -> str:
+def _first_difference(found: dict[Place, str], expected: dict[Place, str]) -> str:
     lines = sorted(k for k in found.keys() | expected.keys() if found.get(k) != expected.get(k))
-    return "; ".join(f"line {k}: {found.get(k)}, not {expected.get(k)}" for k in lines[:3])
+    return "; ".join(f"{k}: {found.get(k)}, not {expected.get(k)}" for k in lines[:3])

@@ -60,6 +60,9 @@ class Row:
     rating: float
     time: float | None
     line: int
+    """In all files together."""
+    at: tuple[str, int] = ("", 0)
+    """The file, and the line in it."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ def inspect_files(config: DataConfig) -> None:
             display.say(_line(column, widths))
     if found.problem is not None:
         raise InputError(found.problem)
+    for hint in found.hints:
+        display.say(hint)
     _say_rejects(display, found)
 
 
@@ -41,9 +43,11 @@ def _shortened(text: str) -> str:
 def _say_rejects(display: Display, found: Inspection) -> None:
     times = f", times in {found.time_unit}" if found.time_unit else ""
     display.say(
-        f"first {found.num_rows} rows: {len(found.rejects)} rejected, {found.num_unrated} unrated"
-        f"{times}"
+        f"first {found.num_rows} rows: {len(found.rejects)} rejected, {found.num_unrated} unrated, "
+        f"{found.num_other_events} of other events{times}"
     )
+    if found.events:
+        display.say("  events: " + ", ".join(f"{n} {event}" for event, n in found.events.items()))
     for (reason,), rows in found.rejects.group_by("reason", maintain_order=True):
         row = rows.row(0, named=True)
         display.say(

@@ -19,6 +19,7 @@ def report_lines(report: Report, manifest: Manifest, store: Path) -> Iterator[st
     """Less than 40 lines: what the log is like, where its rows went, and what the store holds."""
     yield from _log_lines(report)
     yield from _row_lines(report)
+    yield from _event_lines(report)
     yield from _reject_lines(report, store)
     yield from _left_out_lines(report)
     yield from _store_lines(report, manifest)
@@ -65,12 +66,21 @@ def _row_lines(report: Report) -> Iterator[str]:
         ),
         (num_unused, "left out, of users with tasks"),
         (report.unrated, "left out, unrated (data.unrated_value)"),
+        (report.other_events, "left out, of other events (data.events)"),
         (report.rejected, "rejected"),
     ]
     width = len(f"{report.read:,}")
     for k, (count, text) in enumerate(lines):
         if count or k in (0, 1, len(lines) - 1):
             yield _line("" if k else "rows", f"{count:>{width},}  {text}")
+
+
+def _event_lines(report: Report) -> Iterator[str]:
+    if report.events:
+        events = ", ".join(f"{count:,} {event}" for event, count in report.events.items())
+        yield _line("events", events)
+    for hint in report.hints:
+        yield _line("hint", hint)
 
 
 def _reject_lines(report: Report, store: Path) -> Iterator[str]:

@@ -61,3 +61,9 @@ def in_range(
         is_above and is_below,
         f"{name} is {value:g}; it must be from{ends[0]} {lowest:g} to{ends[1]} {highest:g}",
     )
+
+
+def require_utf8(name: str, path: str) -> None:
+    """Raise ``InputError`` where a path is not of UTF-8, which no library here can open."""
+    shown = path.encode("utf-8", "backslashreplace").decode()
+    require(shown == path, f"{name} is {shown}, whose name is not valid UTF-8; rename it")

@@ -1,10 +1,11 @@
 """Options of ``prepare``: where interactions come from, how they become tasks."""
 
 import math
+import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from greatmeta_dist.config.checks import at_least, check_choices, choice, in_range
+from greatmeta_dist.config.checks import at_least, check_choices, choice, in_range, require_utf8
 from greatmeta_dist.errors import require
 from greatmeta_dist.extensions import SOURCES
 
@@ -14,7 +15,7 @@ MAPPED_SOURCES = ("csv", "jsonl", "parquet")
 """Sources whose columns ``data.columns`` names."""
 MISSING_VALUES = (
     "null", "\\N", "nan", "-nan", "None", "NA", "N/A", "#N/A", "#NA", "#N/A N/A", "<NA>", "NaT",
-    "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN",
+    "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN", "(null)", "<null>", "nil", "undefined", "#NULL!",
 )  # fmt: skip
 
 
@@ -29,6 +30,8 @@ class ColumnsConfig:
     ``data.label=click``; with ``data.label=rating`` their number is the rating."""
     timestamp: str | None = AUTO
     """null where the log has no times, or none that matter."""
+    event: str | None = AUTO
+    """Where ``data.events`` names events: the column that says which event a row is."""
 
 
 @dataclass
@@ -96,6 +99,10 @@ class DataConfig:
     """click, where every interaction is one: items drawn as not clicked for each interaction, out
     of those that the user has not met."""
 
+    events: dict[str, float] = field(default_factory=dict)
+    """Events of the log that count, each with its weight: ``{view: 1, cart: 2, purchase: 4}``. Rows
+    of other events are left out. The weight is the rating of a row; it multiplies the rating where
+    ``data.columns.rating`` names one. Empty takes every row, whatever its event."""
     repeats: str | None = field(
         default=None,
         metadata={"choices": ("latest", "first", "max", "sum", "mean", "count", "reject")},
@@ -103,8 +110,8 @@ class DataConfig:
     """What becomes of several rows of a user and an item. ``latest`` and ``first`` keep one row,
     ``max``, ``sum`` and ``mean`` merge their ratings, ``count`` takes their number as the rating,
     ``reject`` keeps the latest and rejects the others. ``data.click_at`` is of what comes out. null
-    is latest for ratings, max for clicks (clicked once is a click), and count where the log has no
-    ratings."""
+    is latest for ratings, max for clicks (clicked once is a click) and for ``data.events`` (the
+    weightiest event), and count where the log has no ratings."""
     rating_range: list[float] | None = None
     """Lowest and highest valid rating: ``[lowest,highest]``. Rows with others are rejected. null
     accepts every rating of the log."""
@@ -124,9 +131,10 @@ class DataConfig:
     does."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     """csv, jsonl, parquet: names of the log's columns for user, item, rating and timestamp.
-    ``auto`` finds one by its usual names, such as userId or ts. The last two may be null."""
+    ``auto`` finds one by its usual names, such as userId or ts. Rating and timestamp may be null.
+    ``event`` is read with ``data.events``."""
     separator: str = ","
-    """csv: character between fields. ``\\t`` is a tab."""
+    """csv: character between fields, or ``::``. ``\\t`` is a tab."""
     encoding: str = choice("utf-8", ("utf-8", "latin-1"))
     """csv: encoding of the files."""
     has_header: bool = True
@@ -154,6 +162,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_choices("data", self)
+        for name in ("path", "split", "users_path", "items_path"):
+            path = getattr(self, name)
+            if path is not None:
+                require_utf8(f"data.{name}", path)
+                setattr(self, name, os.path.expanduser(path))
         at_least("data.seed", self.seed, 0)
         self._check_shares()
         self._check_counts()
@@ -200,10 +213,25 @@ class DataConfig:
         )
 
     def _check_ratings(self) -> None:
+        is_weighed = bool(self.events)
         require(
-            self.columns.rating is not None or self.is_click or self.repeats_rule == "count",
+            self.columns.rating is not None
+            or is_weighed
+            or self.is_click
+            or self.repeats_rule == "count",
             "data.columns.rating is null, and data.label is rating; name the column, set "
             "data.label=click, or count rows with data.repeats=count",
+        )
+        infinite = [name for name, weight in self.events.items() if not math.isfinite(weight)]
+        require(
+            not infinite,
+            f"data.events weighs {', '.join(infinite)} with no finite number; expected one, as "
+            "in data.events='{view: 1, purchase: 4}'",
+        )
+        require(
+            is_weighed or self.columns.event in (None, AUTO),
+            f"data.columns.event={self.columns.event} is set, and data.events names no event; set "
+            "data.events='{view: 1, purchase: 4}', with the log's own events",
         )
         require(
             self.rating_range is None
@@ -213,8 +241,8 @@ class DataConfig:
 
     def _check_files(self) -> None:
         require(
-            len(self.separator) == 1 and self.separator not in '"\r\n',
-            f"data.separator is {self.separator!r}; expected one character, or \\t for a tab",
+            self.separator == "::" or (len(self.separator) == 1 and self.separator not in '"\r\n'),
+            f"data.separator is {self.separator!r}; expected one character, \\t for a tab, or ::",
         )
         require(bool(self.list_separator), "data.list_separator is empty; expected a character")
         require(
@@ -281,7 +309,7 @@ class DataConfig:
         """``repeats``, or what suits the log."""
         if self.repeats is not None:
             return self.repeats
-        if self.is_click:
+        if self.is_click or self.events:
             return "max"
         return "count" if self.columns.rating is None else "latest"
 
@@ -297,4 +325,5 @@ class DataConfig:
     @property
     def is_implicit(self) -> bool:
         """Whether the log holds clicks only, so that items not clicked must be drawn."""
-        return self.is_click and (self.click_at is None or self.columns.rating is None)
+        has_values = self.columns.rating is not None or bool(self.events)
+        return self.is_click and (self.click_at is None or not has_values)

@@ -1,6 +1,5 @@
 """The first rows of a log's files, as small files: to look at a log of any size."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from greatmeta_dist.config import DataConfig
-from greatmeta_dist.data.sources.folders import ENDINGS, PACKED, bare_name
-from greatmeta_dist.data.text import open_unpacked
+from greatmeta_dist.data.sources.folders import ENDINGS, bare_name, visible_files
+from greatmeta_dist.data.text_files import PACKED, open_unpacked
 from greatmeta_dist.errors import InputError
 
 NUM_ROWS = 100_000
@@ -40,8 +39,7 @@ def _head_of(path: str, folder: Path) -> str:
         return path
     if "://" in path or root.is_file():
         return str(_write_head(path, folder / _unpacked_name(root.name))[0])
-    inside = sorted(p.relative_to(root) for p in root.rglob("*") if p.is_file())
-    visible = [p for p in inside if not any(part.startswith((".", "_")) for part in p.parts)]
+    visible = visible_files(root)
     target, num_rows = folder / (root.resolve().name or "log"), 0
     target.mkdir()
     for file in visible[:NUM_FILES]:
@@ -55,7 +53,8 @@ def _head_of(path: str, folder: Path) -> str:
 
 
 def _unpacked_name(name: str) -> str:
-    return next((name.removesuffix(ending) for ending in PACKED if name.endswith(ending)), name)
+    is_packed = name.lower().endswith(tuple(PACKED))
+    return name.rpartition(".")[0] if is_packed else name
 
 
 def _is_parquet(name: str) -> bool:
@@ -102,5 +101,6 @@ def _write_parquet_head(path: str, target: Path) -> int:
                 if num_rows >= NUM_ROWS:
                     break
     except (pa.ArrowException, OSError):
-        shutil.copyfile(path, target)  # what is wrong with it, the source says
+        target.unlink(missing_ok=True)
+        target.symlink_to(Path(path).resolve())  # what is wrong with it, the source says
     return min(num_rows, NUM_ROWS)

@@ -43,6 +43,9 @@ class Inspection:
     num_rows: int = 0
     """Rows of the log that were looked at."""
     num_unrated: int = 0
+    num_other_events: int = 0
+    events: dict[str, int] = field(default_factory=dict)
+    hints: list[str] = field(default_factory=list)
     time_unit: str | None = None
     rejects: pl.DataFrame = field(default_factory=pl.DataFrame)
     """As ``prepare`` would write them (``data/rejects``)."""
@@ -66,7 +69,7 @@ def inspect_log(config: DataConfig) -> Inspection:
             config = replace(config, max_rejected_fraction=1.0, max_rejected_feature_fraction=1.0)
             if source.columns is not None:
                 config = replace(config, columns=source.columns)
-            found.columns = _columns_of(source, config, work)
+            found.columns, found.hints = _columns_of(source, config, work), source.hints
             rejects = Rejects(work / "rejects.parquet")
             log = scan_log(source, config, rejects, work / "log")
             rejects.read_from_disk()
@@ -74,6 +77,7 @@ def inspect_log(config: DataConfig) -> Inspection:
                 if table is not None:
                     read_entities(table, side, rejects, config)
             found.num_rows, found.num_unrated = log.num_read, log.num_unrated
+            found.num_other_events, found.events = log.num_other_events, log.events
             found.time_unit, found.rejects = log.time_unit, rejects.table()
         except InputError as error:
             found.problem = str(error).replace(f"{heads / 'path'}/", "")
@@ -121,7 +125,8 @@ def _read_columns(
     named: dict[str, str | None],
     read_as: dict[str, str] | None = None,
 ) -> list[Column]:
-    read_as = read_as or {n: n for n in ("user", "item", "rating", "timestamp")}
+    roles = ("user", "item", "rating", "timestamp", "event")
+    read_as = read_as or {n: n for n in roles if n in frame.collect_schema()}
     head = frame.filter(pl.col("reason").is_null()).select(*read_as).head(1000).collect()
     columns = []
     for name, role in read_as.items():

@@ -39,6 +39,9 @@ class LogIndex:
     num_read: int
     """Rows of the log, with those that were rejected or not rated."""
     num_unrated: int
+    num_other_events: int
+    events: dict[str, int]
+    """With ``data.events``: rows of each event."""
     num_bytes: int
     """Of the log's files."""
     has_time: bool

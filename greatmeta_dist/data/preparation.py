@@ -7,6 +7,7 @@ and the manifest. Nothing is fitted: a store is data.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import polars as pl
 
 from greatmeta_dist.config import DataConfig
+from greatmeta_dist.config.data import AUTO
 from greatmeta_dist.data.arrow import map_arrow, write_arrow
 from greatmeta_dist.data.counts import TrainingCounts
 from greatmeta_dist.data.encode import encode_items
@@ -27,7 +29,14 @@ from greatmeta_dist.data.manifest import FORMAT_VERSION, MANIFEST, Manifest, wri
 from greatmeta_dist.data.phases import Phases, shared_with_sources
 from greatmeta_dist.data.rejects import REJECTS, Rejects
 from greatmeta_dist.data.report import Report
-from greatmeta_dist.data.scan import CHECK, ScannedLog, count_rows, scan_log, source_bytes
+from greatmeta_dist.data.scan import (
+    CHECK,
+    ScannedLog,
+    count_rows,
+    most_common,
+    scan_log,
+    source_bytes,
+)
 from greatmeta_dist.data.sources import Table, open_source
 from greatmeta_dist.data.split import held_out_items
 from greatmeta_dist.data.split_buckets import SPLIT, SplitUnit, write_context
@@ -46,7 +55,7 @@ FOLDERS = ("shards", "vocab", LOG)
 FINISH = "write the manifest"
 COSTS = {FIND_POINT: 0.05, SPLIT: 0.8, WRITE: 0.03, FINISH: 0.01}
 """Seconds that a million rows take, about: the shares that the progress shows."""
-CHECK_COST, CHECK_TEXT_COST, CARRY_COST = 0.25, 0.65, 0.05
+CHECK_COST, CHECK_TEXT_COST, CARRY_COST = 0.25, 0.8, 0.05
 HASH_COST = 0.7
 """Seconds of a GB of files."""
 ROW_BYTES = 30
@@ -106,8 +115,9 @@ class Preparation:
             self.source = source = open_source(self.config, self.work)
         if source.columns is not None:
             self.config = replace(self.config, columns=source.columns)
-            self.report.columns = asdict(source.columns)
-        self.report.not_used = source.not_used
+            columns = asdict(source.columns)
+            self.report.columns = {role: c for role, c in columns.items() if c != AUTO}
+        self.report.not_used, self.report.hints = source.not_used, source.hints
         require_times(self.config, has_times=source.has_timestamp)
         tables = {"user": source.users, "item": source.items}
         if self.earlier is None:
@@ -165,6 +175,7 @@ class Preparation:
             log = self._with_earlier_counts(log, self.earlier)
         rejected = self.rejects.table_of("log")
         self.report.read, self.report.unrated = log.num_read, log.num_unrated
+        self.report.other_events, self.report.events = log.num_other_events, log.events
         self.report.time_unit = log.time_unit
         first = self.earlier.items() if self.earlier is not None else pl.Series([], dtype=pl.String)
         self.items, self.report.unlisted_items = catalogue_of(first, listed, log.items)
@@ -201,6 +212,8 @@ class Preparation:
             log,
             num_read=log.num_read + earlier.index.num_read,
             num_unrated=log.num_unrated + earlier.index.num_unrated,
+            num_other_events=log.num_other_events + earlier.index.num_other_events,
+            events=most_common(Counter(log.events) + Counter(earlier.index.events)),
             time_unit=log.time_unit or earlier.index.time_unit,
         )
 
@@ -346,6 +359,8 @@ class Preparation:
             item_type=str(log.item_type),
             num_read=log.num_read,
             num_unrated=log.num_unrated,
+            num_other_events=log.num_other_events,
+            events=log.events,
             num_bytes=num_bytes + source_bytes(self.source),
             has_time=self.source.has_timestamp,
             has_ratings=self.config.has_ratings,
@@ -392,7 +407,7 @@ class Preparation:
         if self.config.is_click:
             return [0.0, 1.0]
         # Sums and counts of ratings have another range than ratings.
-        is_rating = self.config.repeats_rule not in ("sum", "count")
+        is_rating = self.config.repeats_rule not in ("sum", "count") and not self.config.events
         return self.config.rating_range if is_rating else None
 
 

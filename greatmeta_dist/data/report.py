@@ -20,7 +20,7 @@ class Report:
 
     read: int = 0
     """Rows of the log. Each of them is kept, merged into another one (``repeats``), left out by a
-    rule (``unrated``, ``left_out_rows``, ``unused_rows``), or rejected."""
+    rule (``unrated``, ``other_events``, ``left_out_rows``, ``unused_rows``), or rejected."""
     kept: int = 0
     """Rows that are in tasks, each counted once."""
     rejected: int = 0
@@ -64,6 +64,12 @@ class Report:
     """The log's columns for user, item, rating and timestamp, where ``data.columns`` is read."""
     not_used: dict[str, list[str]] = field(default_factory=dict)
     """Columns of each file that the store does not have."""
+    hints: list[str] = field(default_factory=list)
+    """What the log has that options could make use of, with what to type."""
+    events: dict[str, int] = field(default_factory=dict)
+    """With ``data.events``: rows of each event that the log has, the most frequent first."""
+    other_events: int = 0
+    """Rows of events that ``data.events`` does not name."""
     unrated: int = 0
     """Rows whose rating says that none was given (``data.unrated_value``)."""
     split_time: float | None = None

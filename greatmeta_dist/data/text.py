@@ -6,18 +6,17 @@ where the line is well formed) and ``text`` (the line where it is malformed, els
 """
 
 import codecs
+import itertools
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from csv import Error as CsvError
 from csv import reader
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO
 
-import fsspec
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -25,30 +24,16 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from greatmeta_dist.config.data import MISSING_VALUES
+from greatmeta_dist.data.text_files import UNDECODED, utf8_file
 from greatmeta_dist.data.text_units import LinesFile, fetched, parse_files
-from greatmeta_dist.errors import InputError, require
-from greatmeta_dist.files import written_atomically
+from greatmeta_dist.errors import require
 
-CHUNK_BYTES = 1 << 24
+NUM_COMPARED = 10
+"""First rows that tell whether the header lacks a name."""
 UNIT_SEPARATOR = b"\x1f"
 """Stands in for separators of several characters, which CSV readers do not know."""
-UNDECODED = "\ufdd0"
-"""Where bytes could not be decoded. It is no character, so that no text holds it; the usual
-replacement character is one, and texts that went through other programs do. In the rejects they
-stand as that character."""
 INTERNAL = ("file", "line", "reason", "text", "row", "fields", "is_malformed")
 """Columns that frames here add to a file's own; a file's column of such a name gets another."""
-FILE_SIGNATURES = {
-    b"\x1f\x8b": "gzip data; end its name in .gz, or unpack it",
-    b"BZh": "bzip2 data; end its name in .bz2, or unpack it",
-    b"\xfd7zXZ\0": "xz data; end its name in .xz, or unpack it",
-    b"\x28\xb5\x2f\xfd": "zstandard data; end its name in .zst, or unpack it",
-    b"PK\x03\x04": "a zip archive; end its name in .zip, or unpack it",
-    b"PAR1": "Parquet; take data=parquet",
-    codecs.BOM_UTF16_LE: "UTF-16 text; convert it to UTF-8",
-    codecs.BOM_UTF16_BE: "UTF-16 text; convert it to UTF-8",
-}
-"""First bytes of files that are no text of one byte or more a character, and what these are."""
 
 
 @dataclass(frozen=True)
@@ -73,42 +58,6 @@ def is_missing(value: pl.Expr, spellings: Sequence[str] = MISSING_VALUES) -> pl.
     return value.fill_null("").str.to_lowercase().is_in(sorted(known))
 
 
-def local_copy(path: str, work: Path) -> Path:
-    """The file at a path or URL, on this disk; compressed and remote files are copied to ``work``.
-
-    Raises ``InputError`` where it cannot be read.
-    """
-    if "://" not in path and not path.endswith((".gz", ".bz2", ".xz", ".zst", ".zip")):
-        return Path(path)
-    # The hash of the whole path tells files of one name in different folders apart.
-    target = work / f"fetched-{zlib.crc32(path.encode()):08x}-{Path(path).name}"
-    if target.exists():
-        return target
-    try:
-        with (
-            written_atomically(target) as unfinished,
-            open_unpacked(path) as source,
-            unfinished.open("wb") as sink,
-        ):
-            while chunk := source.read(CHUNK_BYTES):
-                sink.write(chunk)
-    except Exception as error:  # every decompressor and every file system raises its own
-        raise InputError(f"cannot read {path}: {error}") from error
-    return target
-
-
-@contextmanager
-def open_unpacked(path: str) -> Iterator[IO[bytes]]:
-    """The bytes of a file at a path or URL, unpacked where its name says that it is packed."""
-    if path.endswith(".zst"):
-        # Arrow unpacks this kind without a further package.
-        with fsspec.open(path, "rb") as packed:
-            yield pa.CompressedInputStream(pa.PythonFile(packed, "r"), "zstd")
-        return
-    with fsspec.open(path, "rb", compression="infer") as source:
-        yield source
-
-
 def scan_text(path: str, fmt: TextFormat, work: Path) -> pl.LazyFrame:
     """Parse a delimited text file into ``work``, in units of lines, and scan what came of it.
 
@@ -127,12 +76,8 @@ def scan_text(path: str, fmt: TextFormat, work: Path) -> pl.LazyFrame:
 def parse_texts(files: Mapping[str, TextFormat], work: Path) -> None:
     """Parse many text files at a time, by path; ``scan_text`` then finds them parsed."""
     encoding = next(iter(files.values())).encoding
-    fetched(partial(_as_local_utf8, encoding=encoding, work=work), list(files), _key(*files))
+    fetched(partial(utf8_file, encoding=encoding, work=work), list(files), _key(*files))
     parse_files([_lines_file(path, fmt, work) for path, fmt in files.items()])
-
-
-def _as_local_utf8(path: str, *, encoding: str, work: Path) -> Path:
-    return as_utf8(local_copy(path, work), encoding, work)
 
 
 def _key(*paths: str) -> str:
@@ -140,9 +85,9 @@ def _key(*paths: str) -> str:
 
 
 def _lines_file(path: str, fmt: TextFormat, work: Path) -> LinesFile:
-    text_file = _as_local_utf8(path, encoding=fmt.encoding, work=work)
+    text_file = utf8_file(path, fmt.encoding, work)
     if fmt.names is None and not fmt.has_header:
-        num_fields = len(_fields_of(_first_line(text_file), fmt))
+        num_fields = len(_fields_of(_first_lines(text_file, 1)[0], fmt))
         fmt = replace(fmt, names=tuple(str(k + 1) for k in range(num_fields)))
     names = list(fmt.names) if fmt.names else split_header(text_file, fmt)
     names = [f"column {name}" if name in INTERNAL else name for name in names]
@@ -311,7 +256,9 @@ def _quoted_pattern(fmt: TextFormat, num_fields: int) -> str:
     """
     separator = re.escape(fmt.separator)
     inside = r'[^"\\]|\\.|""' if fmt.is_escaped else r'[^"]|""'
-    one = rf'(?:"((?:{inside})*)"|((?:[^"{separator}][^{separator}]*)?))'
+    # Some tools put a space after each separator.
+    space = "" if fmt.separator == " " else " *"
+    one = rf'(?:{space}"((?:{inside})*)"{space}|((?:[^"{separator}][^{separator}]*)?))'
     return "^" + separator.join([one] * num_fields) + "$"
 
 
@@ -328,15 +275,26 @@ def split_header(path: Path, fmt: TextFormat) -> list[str]:
 
     A column without a name, and all columns that share one, get their number: ``(column 1)``,
     ``note (column 5)``. So nobody takes one for the other, and other columns are read all the same.
-    Raises ``InputError`` where the line is blank.
+    Where every row has one field more than the header has names, as R writes row names, the first
+    column has no name; the last, where it is empty throughout. Raises ``InputError`` where the line
+    is blank, or ends as lines no longer do.
     """
-    header = _first_line(path)
+    header, *rows = _first_lines(path, 1 + NUM_COMPARED)
     require(
         bool(header.strip()),
         f"{path.name} starts with '{header[:80]}'; expected a line of column names separated by "
         f"'{fmt.separator}'",
     )
+    require(
+        "\r" not in header,
+        f"{path.name} ends its lines with lone carriage returns; convert it to lines that end with "
+        "a line feed",
+    )
     names = [name.strip().strip('"') for name in _fields_of(header, fmt)]
+    fields = [_fields_of(row, fmt) for row in rows if row.strip()]
+    if fields and len(names) > 1 and all(len(values) == len(names) + 1 for values in fields):
+        is_last_empty = not any(values[-1].strip() for values in fields)
+        names = [*names, ""] if is_last_empty else ["", *names]
     count = Counter(names)
     return [
         name if name and count[name] == 1 else f"{name} (column {k + 1})".strip()
@@ -344,91 +302,19 @@ def split_header(path: Path, fmt: TextFormat) -> list[str]:
     ]
 
 
-def _first_line(path: Path) -> str:
+def _first_lines(path: Path, number: int) -> list[str]:
     with path.open(encoding="utf-8", newline="\n") as file:
-        return file.readline().rstrip("\r\n").removeprefix("\ufeff")
+        lines = [line.rstrip("\r\n") for line in itertools.islice(file, number)]
+    return [lines[0].removeprefix("\ufeff"), *lines[1:]]
 
 
 def _fields_of(line: str, fmt: TextFormat) -> list[str]:
     """A line's fields; one with open quotes is split at every separator."""
     if fmt.is_quoted and len(fmt.separator) == 1 and line.count('"') % 2 == 0:
         escape = "\\" if fmt.is_escaped else None
-        return next(reader([line], delimiter=fmt.separator, escapechar=escape), [])
-    return line.split(fmt.separator)
-
-
-def as_utf8(path: Path, encoding: str, work: Path) -> Path:
-    """The file itself if it is valid UTF-8, else a copy in ``work`` that is.
-
-    Bad bytes are ``UNDECODED`` there. Raises ``InputError`` where the file is missing, empty,
-    unreadable or no text.
-    """
-    require_file(path)
-    try:
-        require(path.stat().st_size > 0, f"{path} is empty; expected rows of text")
-        _require_text(path)
-        if encoding == "utf-8" and _is_utf8(path):
-            return path
-        # Polars reads UTF-8 alone, and stops at the first bad byte. In a copy bad bytes are
-        # marked, so that only the lines with one are rejected.
-        copy = work / f"utf8-{zlib.crc32(str(path).encode()):08x}-{path.name}"
-        # Incremental, since a character of several bytes may lie across two chunks.
-        codecs.register_error("mark undecoded", _mark)
-        decoder = codecs.getincrementaldecoder(encoding)(errors="mark undecoded")
-        if copy.exists():
-            return copy
-        with (
-            written_atomically(copy) as unfinished,
-            path.open("rb") as source,
-            unfinished.open("wb") as sink,
-        ):
-            while chunk := source.read(CHUNK_BYTES):
-                sink.write(decoder.decode(chunk).encode())
-            sink.write(decoder.decode(b"", final=True).encode())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    return copy
-
-
-def _mark(error: UnicodeError) -> tuple[str, int]:
-    """Put ``UNDECODED`` in the place of what cannot be decoded, and go on behind it."""
-    assert isinstance(error, UnicodeDecodeError)
-    return UNDECODED, error.end
-
-
-def require_file(path: Path) -> None:
-    """Raise ``InputError`` where there is no such file, with what lies there instead."""
-    if path.is_file():
-        return
-    folder = path if path.is_dir() else path.parent
-    names = [p.name for p in folder.glob("*")][:8] if folder.is_dir() else []
-    listing = f"; the folder holds {', '.join(sorted(names))}" if names else ""
-    fault = "is a folder; name the file" if path.is_dir() else "does not exist; check the path"
-    raise InputError(f"{path} {fault}{listing}")
-
-
-def _require_text(path: Path) -> None:
-    """Raise ``InputError`` where a file starts as no text does.
-
-    Without this a packed or binary file would be read as one log of bad lines, and the message
-    would be about its first line instead of about the file.
-    """
-    with path.open("rb") as file:
-        start = file.read(4096)
-    kind = next((kind for mark, kind in FILE_SIGNATURES.items() if start.startswith(mark)), None)
-    require(kind is None, f"{path} is {kind}")
-    # Text in UTF-8 or Latin-1 has no zero byte. UTF-16 without its mark has one in every character
-    # of ASCII, and most binary files have some near the start.
-    require(b"\0" not in start, f"{path} is no text (it holds zero bytes); expected lines of text")
-
-
-def _is_utf8(path: Path) -> bool:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    with path.open("rb") as file:
         try:
-            while chunk := file.read(CHUNK_BYTES):
-                decoder.decode(chunk)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            return False
-    return True
+            rows = reader([line], delimiter=fmt.separator, escapechar=escape, skipinitialspace=True)
+            return next(rows, [])
+        except CsvError:  # such as a field that is too long
+            pass
+    return line.split(fmt.separator)

@@ -8,7 +8,7 @@ from greatmeta_dist.errors import require
 
 def require_trainable(counts: TrainingCounts, report: Report, config: DataConfig) -> None:
     """Raise ``InputError`` where nothing that can be learnt is left to train on."""
-    usable = report.read - report.rejected - report.unrated
+    usable = report.read - report.rejected - report.unrated - report.other_events
     remedy = report.advice or (
         "check data.split"
         if config.split
@@ -21,7 +21,8 @@ def require_trainable(counts: TrainingCounts, report: Report, config: DataConfig
     is_counted = not config.has_ratings and not config.is_click
     require(
         not is_counted or counts.lowest < counts.highest,
-        f"every count is {counts.lowest:g}, so there is nothing to learn; set data.label=click",
+        f"every {'weight' if config.events else 'count'} is {counts.lowest:g}, so there is nothing "
+        "to learn; set data.label=click",
     )
     share = counts.mean
     require(

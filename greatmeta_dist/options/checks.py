@@ -4,10 +4,12 @@ What they cannot tell (lists, ranges, options that do not go together) is checke
 composed.
 """
 
+import os
 import re
 from pathlib import Path
 from types import NoneType
 
+from greatmeta_dist.config.checks import require_utf8
 from greatmeta_dist.errors import require
 from greatmeta_dist.options.hints import (
     option_hint,
@@ -41,6 +43,8 @@ def check_words(command: str, words: list[str], *, is_sweep: bool = False) -> No
     With ``is_sweep`` a value may be a comma list.
     """
     for word in words:
+        shown = word.encode("utf-8", "backslashreplace").decode()
+        require(shown == word, f"{shown} is not valid UTF-8; type it again, or rename the file")
         if "=" not in word or word.startswith("-"):
             hint = word_hint(word, command) or f"see greatmeta {command} --help"
             require(False, f"'{word}' is no option; options read key=value: {hint}")
@@ -83,7 +87,9 @@ def verbatim(key: str, value: str) -> str | None:
     if key.endswith("separator"):
         return value.replace("\\t", "\t").removeprefix("\\") or value
     require(bool(value), f"{key}= is empty; name a path")
-    return None if value == "null" else value.removeprefix("file://")
+    require_utf8(key, value)
+    # Shells leave a ~ as it is after key=.
+    return None if value == "null" else os.path.expanduser(value.removeprefix("file://"))
 
 
 def _folder(values: dict[str, str], name: str) -> str | None:

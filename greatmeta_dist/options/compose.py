@@ -4,6 +4,8 @@ Words have passed ``checks`` before; what is wrong here is in their values.
 """
 
 import itertools
+import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -13,7 +15,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from greatmeta_dist.config import ColumnsConfig, Config
@@ -114,13 +116,24 @@ def _path(key: str) -> str:
 def _update(composed: DictConfig, key: str, value: str) -> None:
     """Set, in place, an option that is outside Hydra's grammar."""
     if key in VERBATIM:
-        OmegaConf.update(composed, _path(key), verbatim(key, value))
-    elif key in MAPPINGS:
-        OmegaConf.update(composed, key, _mapping(key, value), force_add=True)
-    else:
-        section, option, name = key.split(".", 2)
-        entry = _mapping(f"{section}.{option}", f"{{{name}: {value}}}")
-        OmegaConf.update(composed, key, entry[name], force_add=True)
+        OmegaConf.update(composed, _path(key), _literal(verbatim(key, value)))
+        return
+    name = ".".join(key.split(".")[:2])
+    is_whole = key in MAPPINGS
+    typed = value if is_whole else f"{{{key.removeprefix(f'{name}.')}: {value}}}"
+    mapping = _mapping(name, typed)
+    for entry, text in mapping.items():
+        # By a path, a name with a dot or a bracket would be one of several entries.
+        node = OmegaConf.select(composed, name)
+        with open_dict(node):
+            node[entry] = _literal(text)
+
+
+def _literal(text: str | None) -> str | None:
+    """Text that OmegaConf takes as it stands: ``${`` would be a reference to another option."""
+    if text is None:
+        return None
+    return re.sub(r"(\\*)\$\{", lambda found: f"{found[1] * 2}\\${{", text)
 
 
 def _mapping(key: str, value: str) -> dict[str, str | None]:
@@ -138,7 +151,22 @@ def _mapping(key: str, value: str) -> dict[str, str | None]:
         known = [f.name for f in fields(ColumnsConfig)]
         for name in mapping:
             require(name in known, f"{key} has no '{name}'; {nearest(name, known)}")
-    return {k: None if v in ("", "null", "~") else str(v) for k, v in mapping.items()}
+    values = {k: None if v in ("", "null", "~") else str(v) for k, v in mapping.items()}
+    if key == "data.events":
+        wrong = [name for name, weight in values.items() if not _is_number(weight)]
+        require(
+            not wrong,
+            f"{key}={value} gives {', '.join(wrong)} no weight; expected a number for each event, "
+            f"as in {key}='{{view: 1, purchase: 4}}'",
+        )
+    return values
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        return text is not None and math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _remedy(message: str, words: list[str]) -> str:

@@ -44,6 +44,7 @@ TYPES: dict[Any, str] = {
     list[float]: "list of numbers",
     list[str]: "list",
     dict[str, str]: "mapping",
+    dict[str, float]: "mapping of numbers",
     NoneType: "null",
 }
 SPECIAL = set("{}|*?&;<>()'\"\\ ")

@@ -29,7 +29,7 @@ VERBATIM = (
     "train.from",
 )
 """Options whose values are taken as they stand: paths may hold ``=``, commas and brackets."""
-MAPPINGS = ("data.columns", "data.user_features", "data.item_features")
+MAPPINGS = ("data.columns", "data.events", "data.user_features", "data.item_features")
 """Options that map names to names, in YAML. One entry: data.columns.user=uid."""
 
 

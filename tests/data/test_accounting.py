@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.fuzz.cases import OPTIONS, Case, cases
 from benchmarks.fuzz.compare import expect
-from benchmarks.fuzz.reader import read_csv
+from benchmarks.fuzz.reader import read_log
 from greatmeta_dist.data import scan
 
 CASES = [*cases(num_rows=10_000)]
@@ -32,7 +32,7 @@ def test_a_log_of_one_user(tmp_path):
 
 def test_the_generated_logs_have_every_fault(tmp_path):
     config = Case("", "csv", 0, 20_000, 500, 500, {**OPTIONS["latest"]}).write(tmp_path)
-    log = read_csv(tmp_path / "log.csv", config)
+    log = read_log(tmp_path / "log.csv", config)
     assert log.reasons.keys() == {
         "blank line",
         "expected 4 fields, found 1",

@@ -154,11 +154,12 @@ def test_rows_without_time_are_kept_where_order_is_not_by_time(prepared):
     assert report.rejected == 0
 
 
-def test_vectors_are_said_to_be_left_out(prepared, tmp_path):
+def test_numbers_of_a_vector_are_features(prepared, tmp_path):
     report, rows = prepared("recbole", "17")
     require_same(rows, expected(atomic("17/x.inter"), "user_id", "item_id"))
-    assert report.not_used == {"x.item": ["emb:float_seq"]}
-    assert {f.name for f in Store(tmp_path / "store").manifest.fields} == {"item_id", "genre"}
+    assert report.not_used == {}
+    fields = {"item_id", "genre", "emb_1", "emb_2", "emb_3"}
+    assert {f.name for f in Store(tmp_path / "store").manifest.fields} == fields
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])

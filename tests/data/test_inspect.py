@@ -12,6 +12,7 @@ from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data import heads
 from greatmeta_dist.data.inspect import inspect_log
 
+EMB = ("emb_1", "emb_2", "emb_3")
 CASES = Path(__file__).parent / "cases"
 
 
@@ -61,7 +62,7 @@ def test_only_the_first_rows_are_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "source, path, names",
     [
-        ("recbole", "17", ["user_id", "item_id", "rating", "timestamp", "id", "genre"]),
+        ("recbole", "17", ["user_id", "item_id", "rating", "timestamp", "id", "genre", *EMB]),
         ("parquet", "08", ["user", "item", "rating", "ts"]),
         ("parquet", "06/mixed", ["user", "item", "rating", "ts"]),
     ],

@@ -39,7 +39,11 @@ def test_recbole_atomic(tmp_path):
         ("196", "49", "70.5"),
         ("186", None, None),
     ]
-    assert source.items.features == {"movie_title": "token_list", "class": "token_list"}
+    lists, numbers = ("movie_title", "class"), ("vec_1", "vec_2")
+    assert source.items.features == dict.fromkeys(lists, "token_list") | dict.fromkeys(
+        numbers, "float"
+    )
+    assert rows(source.items.frame, *numbers) == [("0.1", "0.2"), ("1", "2")]
     assert rows(source.items.frame, "id", "movie_title", "class") == [
         ("242", ["Kolya"], ["Comedy"]),
         ("302", ["L.A.", "Confidential"], ["Crime", "Film-Noir"]),

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from greatmeta_dist.config import Config
+from greatmeta_dist.config import Config, DataConfig
 from greatmeta_dist.errors import InputError
+from greatmeta_dist.options.checks import check_words
 from greatmeta_dist.options.compose import compose_config, sweep, with_changes
 from greatmeta_dist.options.names import presets
 
@@ -59,6 +60,37 @@ def test_what_hydra_refuses_is_said_in_one_line(word, expected):
         compose_config([word])
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["a/${b}", r"a/\${b}", r"\\${oc.env:HOME}", "x\\y", "$a", "${"])
+def test_paths_are_never_references(path):
+    composed = compose_config(["data=csv", f"data.path={path}", f"store={path}"])
+    assert (composed.data.path, composed.store) == (path, path)
+
+
+def test_names_of_columns_are_taken_as_they_stand():
+    columns = '{user: "a ${b}", item: x.y}'
+    features = '{"a.b[0]": token, "${c}": float}'
+    words = [f"data.columns={columns}", f"data.item_features={features}"]
+    words += ["data.user_features.a.b=token"]
+    composed = compose_config(["data=csv", "data.path=x", *words])
+    assert (composed.data.columns.user, composed.data.columns.item) == ("a ${b}", "x.y")
+    assert composed.data.item_features == {"a.b[0]": "token", "${c}": "float"}
+    assert composed.data.user_features == {"a.b": "token"}
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    composed = compose_config(["data=csv", "data.path=~/log.csv", "store=~/s"])
+    assert (composed.data.path, composed.store) == ("/home/me/log.csv", "/home/me/s")
+    assert DataConfig(source="csv", items_path="~/x").items_path == "/home/me/x"
+
+
+def test_what_is_no_utf8_is_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"data.path=a\\udcff is not valid UTF-8"):
+        check_words("prepare", ["data.path=a\udcff"])
+    with pytest.raises(InputError, match=r"data.path is a\\udcff, whose name is not valid UTF-8"):
+        DataConfig(source="csv", path="a\udcff")
 
 
 def test_an_option_named_like_a_word_of_python_is_typed_by_its_name():

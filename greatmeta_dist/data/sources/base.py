@@ -8,7 +8,7 @@ the entry points of a package (group ``greatmeta_dist.sources``).
 Frames of a source are lazy, and each has four columns beside its values:
 
     file    String   name of the file that the row is from
-    line    Int64    its line there, from 1 (of Parquet: its row in all files together)
+    line    Int64    its line there, from 1 (of Parquet: its row)
     reason  String   why the row is malformed; null where it is well formed
     text    String   the line as it is where it is malformed; null elsewhere
 
@@ -24,6 +24,7 @@ import polars as pl
 
 from greatmeta_dist.config import ColumnsConfig, DataConfig
 from greatmeta_dist.config.data import MISSING_VALUES
+from greatmeta_dist.data.sources.lists import is_broken_list
 from greatmeta_dist.data.text import INTERNAL, is_missing
 from greatmeta_dist.data.values import id_value
 from greatmeta_dist.errors import require
@@ -31,21 +32,21 @@ from greatmeta_dist.errors import require
 Kind = Literal["token", "token_list", "float"]
 """Of a feature: one value, a list of values, or a number."""
 
+Role = Literal["id", "value", "feature"]
+"""What a column is read for: ids, a rating or a time, or a feature (text, or lists of text)."""
+
 OpenSource = Callable[[DataConfig, Path], "Source"]
 
 ENTITY_OPTIONS = ("users_path", "items_path", "user_features", "item_features")
 TEXT_OPTIONS = ("separator", "encoding", "has_header", "list_separator")
-MAPPED_OPTIONS = ("path", "columns", *ENTITY_OPTIONS, *TEXT_OPTIONS)
+MAPPED_OPTIONS = ("path", "columns", "events", *ENTITY_OPTIONS, *TEXT_OPTIONS)
 """What sources of files of any columns read. Files of users and items may be text, whatever the log
 is."""
 CHECKED_OPTIONS = (*MAPPED_OPTIONS, "users", "items", "mean_interactions")
 """Options of ``data`` that some sources read and others do not."""
+BOOKKEEPING = ("file", "line", "reason", "text")
+"""Columns that every frame of a source has."""
 
-QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
-LIST_VALUE = rf"""{QUOTED}|[^\[\]'",\s][^\[\]",]*"""
-"""A value of a list in brackets: in quotes, or bare."""
-LIST = rf"^\[\s*(?:(?:{LIST_VALUE})(?:\s*,\s*(?:{LIST_VALUE})|\s*{QUOTED})*\s*,?\s*)?\]$"
-"""A list in brackets, as Python, JSON and NumPy (which puts no commas) write it."""
 RESERVED_COLUMNS = (*INTERNAL, "id", "item", "user", "item_id")
 """Column names of the preparation itself, which no feature may have."""
 
@@ -65,7 +66,7 @@ class Source:
 
     interactions: pl.LazyFrame
     """``user``, ``item``, ``rating``, ``timestamp``, of any plain types (null where the log has
-    none)."""
+    none); ``event`` where ``data.events`` is read."""
     has_timestamp: bool
     users: Table | None
     """None where users have no features."""
@@ -83,6 +84,8 @@ class Source:
     """Which columns of the log were taken; None where the source decides that by itself."""
     not_used: dict[str, list[str]] = field(default_factory=dict)
     """Columns of each file that the store will not have."""
+    hints: list[str] = field(default_factory=list)
+    """What the log has that options could make use of, each in one line with what to type."""
     parts: tuple[pl.LazyFrame, ...] = ()
     """The frames that ``interactions`` joins, where it joins many: rows amid one frame are found at
     once, and amid joined ones only by reading those before."""
@@ -138,16 +141,18 @@ def require_columns(frame: pl.LazyFrame, path: str, columns: tuple[str, ...]) ->
 def interactions_of(frame: pl.LazyFrame, names: dict[str, str]) -> pl.LazyFrame:
     """``Source.interactions`` of a frame; ``names`` maps ``user``, ``item``, ... to its columns.
 
-    A rating or timestamp that is not named, or that the frame does not have, is null throughout.
+    A rating or timestamp that is not named, or that the frame does not have, is null throughout;
+    there is an ``event`` only where it is named.
     """
     available = frame.collect_schema().names()
+    wanted = ["user", "item", "rating", "timestamp", *(["event"] if names.get("event") else [])]
     return frame.select(
         *[
             (pl.col(names[n]) if names.get(n) in available else pl.lit(None, pl.String)).alias(n)
-            for n in ("user", "item", "rating", "timestamp")
+            for n in wanted
         ],
-        "file", "line", "reason", "text",
-    )  # fmt: skip
+        *BOOKKEEPING,
+    )
 
 
 def entity_table(
@@ -191,31 +196,3 @@ def single_value(column: str, missing: Sequence[str] = MISSING_VALUES) -> pl.Exp
     """A ``token`` or ``float`` feature: the stripped value, or null where the file has none."""
     value = pl.col(column).str.strip_chars()
     return pl.when(~is_missing(value, missing)).then(value).alias(column)
-
-
-def value_list(column: str, separator: str, missing: Sequence[str] = MISSING_VALUES) -> pl.Expr:
-    """A ``token_list`` feature of text: distinct stripped values in order.
-
-    Values are split at the separator, or stand in brackets, as in ``['drama', 'noir']``. Empty
-    where there are none.
-    """
-    text = pl.col(column).fill_null("").str.strip_chars()
-    in_brackets = text.str.extract_all(LIST_VALUE).list.eval(
-        pl.element().str.replace(r"""^(?:'(.*)'|"(.*)")$""", "$1$2").str.replace_all(r"\\(.)", "$1")
-    )
-    is_list = text.str.contains(LIST)
-    values = pl.when(is_list).then(in_brackets).otherwise(text.str.split(separator))
-    return distinct_values(values, missing).alias(column)
-
-
-def distinct_values(values: pl.Expr, missing: Sequence[str] = MISSING_VALUES) -> pl.Expr:
-    """A ``token_list`` feature of lists: distinct stripped values in order."""
-    value = pl.element().str.strip_chars()
-    known = values.list.eval(value.filter(~is_missing(value, missing)))
-    return known.list.unique(maintain_order=True).fill_null(pl.lit([], pl.List(pl.String)))
-
-
-def is_broken_list(column: str) -> pl.Expr:
-    """Whether a text starts as a list of quoted values does, and is none."""
-    text = pl.col(column).fill_null("").str.strip_chars()
-    return text.str.contains(r"""^\[\s*['"\[]""") & ~text.str.contains(LIST)

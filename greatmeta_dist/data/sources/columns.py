@@ -1,10 +1,10 @@
 """Which column of a log is the user, the item, the rating and the time, told by usual names."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 
-from greatmeta_dist.config import ColumnsConfig
+from greatmeta_dist.config import ColumnsConfig, DataConfig
 from greatmeta_dist.config.data import AUTO
 from greatmeta_dist.errors import InputError, require
 
@@ -35,10 +35,17 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
     ),
     "timestamp": (
         "timestamp",
-        "time ts date datetime unixreviewtime unixtime unixtimestamp reviewtime reviewdate created "
+        "unixreviewtime unixtime unixtimestamp",
+        "time ts date datetime reviewtime reviewdate created "
         "createdat createdtime eventtime eventtimestamp ratedat ratingtime ratingdate dateadded "
         "timestampms tstamp epoch interactiontime",
         "t",
+    ),
+    "event": (
+        "event",
+        "eventtype eventname behavior behaviour behaviortype behaviourtype action actiontype "
+        "interactiontype",
+        "type",
     ),
 }
 """Usual names of each column, without case and marks, by preference: where a file has one of an
@@ -46,39 +53,70 @@ earlier line, those of later lines are other things."""
 
 
 def find_columns(
-    columns: ColumnsConfig, available: Sequence[str], name: str, *, is_rating_needed: bool
+    columns: ColumnsConfig, available: Sequence[str], name: str, needed: Collection[str]
 ) -> ColumnsConfig:
     """The columns with each ``auto`` replaced by what a file has, or by null.
 
-    ``available`` are the columns of the file called ``name``. Raises ``InputError`` where it is not
-    clear which column is the user or the item, which is the rating if there must be one, or where
-    several may be one of them.
+    ``available`` are the columns of the file called ``name``, and ``needed`` the roles that there
+    must be a column for. Raises ``InputError`` where it is not clear which column is one of these,
+    or where several may be it. ``event`` is looked for only where it is needed, and then weighs
+    the rows in the place of a rating that was not named.
     """
     named = asdict(columns)
+    if "event" in needed and named["rating"] == AUTO:
+        named["rating"] = None
     taken = {column for column in named.values() if column not in (None, AUTO)}
     found = dict(named)
-    for role in named:
+    searched = [role for role in named if role != "event" or role in needed]
+    for role in searched:
         if named[role] == AUTO:
-            candidates = _candidates(role, [c for c in available if c not in taken])
+            candidates = usual_columns(role, [c for c in available if c not in taken])
             found[role] = candidates[0] if len(candidates) == 1 else None
-            needed = role in ("user", "item") or (role == "rating" and is_rating_needed)
-            if len(candidates) > 1 or (needed and not candidates):
+            if len(candidates) > 1 or (role in needed and not candidates):
                 found[role] = AUTO
-    if AUTO in found.values():
-        raise InputError(_unclear(found, available, name))
+    if AUTO in (found[role] for role in searched):
+        raise InputError(_unclear(found, available, name, needed))
     return ColumnsConfig(**found)
+
+
+def columns_of(columns: ColumnsConfig) -> dict[str, str]:
+    """Role → column, of the roles that have one."""
+    return {role: name for role, name in asdict(columns).items() if name not in (None, AUTO)}
+
+
+def needed_columns(config: DataConfig) -> set[str]:
+    """The roles that a log must have a column for."""
+    needed = {"user", "item"}
+    if config.events:
+        needed.add("event")
+    elif not config.is_click and config.repeats_rule != "count":
+        needed.add("rating")
+    return needed
 
 
 def require_known(columns: ColumnsConfig, available: Sequence[str], name: str) -> None:
     """Raise ``InputError`` where a file lacks a column that was named."""
-    missing = [c for c in asdict(columns).values() if c is not None and c not in available]
+    missing = [c for c in columns_of(columns).values() if c not in available]
     require(
         not missing,
         f"{name} has no column {', '.join(missing)}; it has {', '.join(available)}",
     )
 
 
-def _candidates(role: str, available: Sequence[str]) -> list[str]:
+def other_cases(wanted: Collection[str], available: Collection[str]) -> dict[str, str]:
+    """Columns of a file that are called as those wanted but for upper and lower case → as wanted.
+
+    Parts that different tools wrote may differ in this. Only where it is clear which is meant.
+    """
+    found = {}
+    for name in wanted:
+        alike = [c for c in available if c.lower() == name.lower()]
+        if name not in available and len(alike) == 1:
+            found[alike[0]] = name
+    return found
+
+
+def usual_columns(role: str, available: Sequence[str]) -> list[str]:
     """The columns that have the most usual names of a role."""
     for names in USUAL_NAMES[role]:
         candidates = [c for c in available if _bare(c) in names.split()]
@@ -92,11 +130,14 @@ def _bare(column: str) -> str:
     return re.sub(r"[^a-z0-9]", "", column.lower())
 
 
-def _unclear(found: dict[str, str | None], available: Sequence[str], name: str) -> str:
+def _unclear(
+    found: dict[str, str | None], available: Sequence[str], name: str, needed: Collection[str]
+) -> str:
     """One line: what is not clear, what there is, and the option to type."""
+    found = {r: c for r, c in found.items() if r != "event" or "event" in needed}
     unclear = [role for role, column in found.items() if column == AUTO]
     typed = ", ".join(
-        f"{role}: {'COLUMN' if column == AUTO else _quoted(column)}"
+        f"{role}: {'COLUMN' if column == AUTO else in_yaml(column)}"
         for role, column in found.items()
         if column is not None
     )
@@ -104,16 +145,20 @@ def _unclear(found: dict[str, str | None], available: Sequence[str], name: str) 
         f"{name}: it is not clear which column is the {' and the '.join(unclear)}; it has "
         f"{', '.join(available)}; name it, as in data.columns='{{{typed}}}'"
     )
+    if len(available) == 1:
+        separators = [s for s in (";", "\t", "|", "::", " ") if s in available[0]]
+        if separators:
+            message = f"{name} has one column, '{available[0]}'; if it is several, set "
+            message += f"data.separator='{separators[0]}'".replace("\t", "\\t")
     if any(re.fullmatch(r"-?[\d.]+", column) for column in available):
         message += "; if its first line is a row, set data.has_header=false and name columns by "
         message += "number: data.columns='{user: 1, item: 2, rating: 3}'"
     return message
 
 
-def _quoted(column: str | None) -> str:
+def in_yaml(name: str) -> str:
     """A name as it is written in YAML."""
-    assert column is not None
-    return column if re.fullmatch(r"[\w-]+", column) else f'"{column}"'
+    return name if re.fullmatch(r"\w[\w-]*", name) else f'"{name}"'
 
 
 def entity_column(in_log: str, side: str, available: Sequence[str], name: str) -> str:
@@ -124,7 +169,7 @@ def entity_column(in_log: str, side: str, available: Sequence[str], name: str) -
     """
     if in_log in available:
         return in_log
-    candidates = _candidates(side, available) or [c for c in available if _bare(c) == "id"]
+    candidates = usual_columns(side, available) or [c for c in available if _bare(c) == "id"]
     require(
         len(candidates) == 1,
         f"{name} has no column {in_log}, as the log calls the {side}; it has "

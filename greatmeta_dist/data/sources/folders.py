@@ -1,13 +1,14 @@
 """The files of a log: one file, or all of a folder, with the keys that its folders have in Hive."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
-from greatmeta_dist.data.text import local_copy
+from greatmeta_dist.config.checks import require_utf8
+from greatmeta_dist.data.text_files import PACKED, local_copy
 from greatmeta_dist.errors import require
 
-PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 ENDINGS = {
     "parquet": (".parquet", ".parq", ".pq"),
     "jsonl": (".jsonl", ".ndjson", ".json"),
@@ -46,22 +47,42 @@ def bare_name(path: str) -> str:
 def files_of(path: str, kind: str) -> list[DataFile]:
     """The file at a path or URL, or all files of that kind in a folder and the folders in it.
 
-    Raises ``InputError`` where there are none. Names that start with a dot or an underscore are
-    left out, as all tools do: they are marks of the tools.
+    Raises ``InputError`` where there are none.
     """
     root = Path(path)
     if "://" in path or not root.is_dir():
         return [DataFile(path, Path(path).name)]
-    inside = sorted(p.relative_to(root) for p in root.rglob("*") if p.is_file())
-    visible = [p for p in inside if not any(part.startswith((".", "_")) for part in p.parts)]
+    visible = visible_files(root)
     chosen = [p for p in visible if bare_name(p.as_posix()).endswith(ENDINGS[kind])]
-    listing = ", ".join(p.as_posix() for p in inside[:8]) or "nothing"
+    if kind != "parquet":  # tools write files without a byte where a part has no row
+        chosen = [p for p in chosen if (root / p).stat().st_size] or chosen[:1]
+    listing = ", ".join(p.as_posix() for p in visible[:8]) or "nothing"
     require(
         bool(chosen),
         f"{path} holds no {ENDINGS[kind][0]} file; name a file or a folder of them (it holds "
         f"{listing})",
     )
     return [DataFile(str(root / p), p.as_posix(), _keys(p)) for p in chosen]
+
+
+def visible_files(root: Path) -> list[Path]:
+    """All files in a folder and the folders in it, in order, by their paths inside.
+
+    Names that start with a dot or an underscore are left out, as all tools do: they are marks of
+    the tools. Raises ``InputError`` where a name is no text.
+    """
+    inside, seen = [], set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder above it
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
+        inside += [Path(folder, name) for name in names if not name.startswith((".", "_"))]
+    for path in inside:
+        require_utf8("a file in data.path", str(path))
+    return sorted(path.relative_to(root) for path in inside if path.is_file())
 
 
 def _keys(path: Path) -> dict[str, str | None]:

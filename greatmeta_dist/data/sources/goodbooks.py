@@ -12,8 +12,8 @@ from greatmeta_dist.data.sources.base import (
     local_folder,
     require_columns,
     single_value,
-    value_list,
 )
+from greatmeta_dist.data.sources.lists import value_list
 from greatmeta_dist.data.text import TextFormat, scan_text
 
 RATINGS, BOOKS = "ratings.csv", "books.csv"

@@ -7,12 +7,12 @@ import polars as pl
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.sources.base import (
     Source,
-    distinct_values,
     entity_table,
     interactions_of,
     local_folder,
     require_columns,
 )
+from greatmeta_dist.data.sources.lists import distinct_values
 from greatmeta_dist.data.text import TextFormat, scan_text
 
 PLAYS, ARTISTS = "user_artists.dat", "artists.dat"

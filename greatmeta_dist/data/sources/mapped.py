@@ -7,30 +7,56 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from greatmeta_dist.config import DataConfig
+from greatmeta_dist.config.data import AUTO
 from greatmeta_dist.data.sources.base import (
     ENTITY_OPTIONS,
     MAPPED_OPTIONS,
     Kind,
+    Role,
     Source,
     Table,
-    distinct_values,
     entity_table,
     interactions_of,
     reads,
     require_feature_names,
     single_value,
-    value_list,
 )
-from greatmeta_dist.data.sources.columns import entity_column, find_columns, require_known
+from greatmeta_dist.data.sources.columns import (
+    columns_of,
+    entity_column,
+    find_columns,
+    in_yaml,
+    needed_columns,
+    other_cases,
+    require_known,
+    usual_columns,
+)
 from greatmeta_dist.data.sources.folders import DataFile, files_of, format_of, local_file
-from greatmeta_dist.data.sources.json_lines import json_columns, parse_json, scan_json
-from greatmeta_dist.data.sources.parquet import Role, parquet_columns, scan_parquet_files
+from greatmeta_dist.data.sources.json_lines import (
+    json_columns,
+    list_columns,
+    parse_json,
+    scan_json,
+)
+from greatmeta_dist.data.sources.lists import distinct_values, value_list
+from greatmeta_dist.data.sources.parquet import parquet_columns, scan_parquet_files
 from greatmeta_dist.data.text import INTERNAL, TextFormat, parse_texts, scan_text
+from greatmeta_dist.data.values import id_value
 from greatmeta_dist.errors import require
 
 NUM_SAMPLED = 1000
 """First rows that tell whether a column of text holds floats."""
-ROLES: dict[str, Role] = {"user": "id", "item": "id", "rating": "value", "timestamp": "value"}
+MAX_COMPARED = 100
+"""Files of a log whose columns are compared with those of the first one."""
+MAX_EVENTS = 12
+"""A column of more different values says something else than a kind of event."""
+ROLES: dict[str, Role] = {
+    "user": "id",
+    "item": "id",
+    "rating": "value",
+    "timestamp": "value",
+    "event": "id",
+}
 
 
 @reads(*MAPPED_OPTIONS)
@@ -45,7 +71,7 @@ def open_jsonl(config: DataConfig, work: Path) -> Source:
     return open_mapped(config, work, "jsonl")
 
 
-@reads("path", "columns", *ENTITY_OPTIONS, "separator", "encoding", "list_separator")
+@reads("path", "columns", "events", *ENTITY_OPTIONS, "separator", "encoding", "list_separator")
 def open_parquet(config: DataConfig, work: Path) -> Source:
     """Open the Parquet file ``data.path``, or all of such a folder and the folders in it."""
     return open_mapped(config, work, "parquet")
@@ -54,6 +80,57 @@ def open_parquet(config: DataConfig, work: Path) -> Source:
 def open_mapped(config: DataConfig, work: Path, kind: str) -> Source:
     """Open a log of that format, and the features of users and items where these are named."""
     assert config.path is not None
+    _check_features(config)
+    reader = Reader(config, work)
+    log = Files.at(config.path, kind)
+    available, name = reader.columns(log), log.files[0].name
+    columns = find_columns(config.columns, available, name, needed_columns(config))
+    require_known(columns, available, name)
+    column_of = columns_of(columns)
+    if config.columns.timestamp == AUTO and columns.timestamp is None:
+        _require_no_times(reader, log)
+    not_used = {name: [c for c in available if c not in column_of.values()]}
+    files = [local_file(file, work) for file in log.files]
+    tables: dict[str, Table | None] = {"user": None, "item": None}
+    for side in tables:
+        path = getattr(config, f"{side}s_path")
+        if path is not None:
+            entities = Files.at(path, format_of(path, kind))
+            kinds = dict(getattr(config, f"{side}_features"))
+            names = reader.columns(entities)
+            id_column = entity_column(column_of[side], side, names, entities.files[0].name)
+            tables[side] = reader.table(entities, id_column, kinds)
+            unused = [c for c in names if c not in (id_column, *kinds)]
+            not_used[entities.files[0].name] = unused
+            files += [local_file(file, work) for file in entities.files]
+    frames = reader.parts(log, {column_of[k]: ROLES[k] for k in column_of})
+    parts = tuple(interactions_of(frame, column_of) for frame in frames)
+    return Source(
+        pl.concat(parts),
+        has_timestamp="timestamp" in column_of,
+        users=tables["user"],
+        items=tables["item"],
+        files=tuple(files),
+        columns=columns,
+        not_used={name: unused for name, unused in not_used.items() if unused},
+        hints=[] if config.events else events_hint(reader, log, available),
+        parts=parts,
+    )
+
+
+def _require_no_times(reader: "Reader", log: "Files") -> None:
+    """Raise ``InputError`` where the first file has no times, and another one has."""
+    for file in log.files[1:MAX_COMPARED]:
+        found = usual_columns("timestamp", reader.columns(Files([file], log.kind)))
+        require(
+            not found,
+            f"{file.name} has a column {''.join(found[:1])}, and {log.files[0].name} has none; add "
+            "it there, or set data.columns.timestamp=null",
+        )
+
+
+def _check_features(config: DataConfig) -> None:
+    """Raise ``InputError`` where columns or features are named that cannot be read."""
     clashing = sorted({*INTERNAL} & {*asdict(config.columns).values()})
     require(
         not clashing,
@@ -77,43 +154,25 @@ def open_mapped(config: DataConfig, work: Path, kind: str) -> Source:
             f"data.{side}s_path={path} is set, and data.{side}_features names no column of it; set "
             f"data.{side}_features='{{COLUMN: token}}'",
         )
-    reader = Reader(config, work)
-    log = Files.at(config.path, kind)
-    available = reader.columns(log)
-    columns = find_columns(
-        config.columns,
-        available,
-        log.files[0].name,
-        is_rating_needed=not config.is_click and config.repeats_rule != "count",
-    )
-    require_known(columns, available, log.files[0].name)
-    column_of = {k: v for k, v in asdict(columns).items() if v is not None}
-    not_used = {log.files[0].name: [c for c in available if c not in column_of.values()]}
-    files = [local_file(file, work) for file in log.files]
-    tables: dict[str, Table | None] = {"user": None, "item": None}
-    for side in tables:
-        path = getattr(config, f"{side}s_path")
-        if path is not None:
-            entities = Files.at(path, format_of(path, kind))
-            kinds = dict(getattr(config, f"{side}_features"))
-            names = reader.columns(entities)
-            id_column = entity_column(column_of[side], side, names, entities.files[0].name)
-            tables[side] = reader.table(entities, id_column, kinds)
-            unused = [c for c in names if c not in (id_column, *kinds)]
-            not_used[entities.files[0].name] = unused
-            files += [local_file(file, work) for file in entities.files]
-    frames = reader.parts(log, {column_of[k]: ROLES[k] for k in column_of})
-    parts = tuple(interactions_of(frame, column_of) for frame in frames)
-    return Source(
-        pl.concat(parts) if len(parts) > 1 else parts[0],
-        has_timestamp="timestamp" in column_of,
-        users=tables["user"],
-        items=tables["item"],
-        files=tuple(files),
-        columns=columns,
-        not_used={name: unused for name, unused in not_used.items() if unused},
-        parts=parts,
-    )
+
+
+def events_hint(reader: "Reader", log: "Files", available: list[str]) -> list[str]:
+    """What to type where a log seems to have events, and ``data.events`` is not set."""
+    candidates = usual_columns("event", available)
+    if len(candidates) != 1:
+        return []
+    frame = reader.scan(Files(log.files[:1], log.kind), {candidates[0]: "id"})
+    value = id_value("event", frame.collect_schema()[candidates[0]], reader.config.missing_values)
+    head = frame.rename({candidates[0]: "event"}).head(NUM_SAMPLED)
+    found = head.select(value.value.cast(pl.String)).collect().to_series()
+    events = found.drop_nulls().unique().sort().to_list()
+    if not 1 < len(events) <= MAX_EVENTS:
+        return []
+    typed = ", ".join(f"{in_yaml(event)}: 1" for event in events)
+    return [
+        f"column {candidates[0]} says which event a row is ({', '.join(events)}), and every row "
+        f"counts alike; to filter and weigh them: data.events='{{{typed}}}'"
+    ]
 
 
 @dataclass(frozen=True)
@@ -159,8 +218,9 @@ class Reader:
         if table.kind == "parquet":
             return scan_parquet_files(files, roles, self.work)
         if table.kind == "jsonl":
-            parse_json(files, columns, self.work)
-            frames = [scan_json(file, columns, self.work) for file in files]
+            lists = list_columns(files, roles, self.work)
+            parse_json(files, roles, lists, self.work)
+            frames = [scan_json(file, roles, lists, self.work) for file in files]
         else:
             parse_texts({file.path: self._format(file) for file in files}, self.work)
             frames = [self._csv_columns(file, columns) for file in files]
@@ -192,6 +252,8 @@ class Reader:
     def _csv_columns(self, file: DataFile, columns: list[str]) -> pl.LazyFrame:
         frame = self._scan_csv(file)
         names = frame.collect_schema().names()[:-4]
+        frame = frame.rename(other_cases(columns, names))
+        names = frame.collect_schema().names()[:-4]
         keys = {k: v for k, v in file.keys.items() if k not in names}
         missing = [c for c in columns if c not in names and c not in keys]
         require(
@@ -213,7 +275,7 @@ class Reader:
         return TextFormat(
             separator or self.config.separator,
             has_header=self.config.has_header,
-            is_quoted=True,
+            is_quoted=self.config.separator != "::",
             encoding=self.config.encoding,
         )
 

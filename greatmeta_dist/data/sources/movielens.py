@@ -13,8 +13,8 @@ from greatmeta_dist.data.sources.base import (
     local_folder,
     require_columns,
     single_value,
-    value_list,
 )
+from greatmeta_dist.data.sources.lists import value_list
 from greatmeta_dist.data.text import TextFormat, scan_text
 
 LOG_COLUMNS = ("user", "item", "rating", "timestamp")

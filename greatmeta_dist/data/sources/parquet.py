@@ -7,29 +7,33 @@ asked for. Parts of the same types are one scan, so that ten thousand small file
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from greatmeta_dist.data.phases import run_phase
+from greatmeta_dist.data.sources.base import Role
+from greatmeta_dist.data.sources.columns import other_cases
 from greatmeta_dist.data.sources.folders import DataFile, local_file
 from greatmeta_dist.data.units import Result
+from greatmeta_dist.data.values import as_text, moment
 from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.files import written_atomically
 
-Role = Literal["id", "value", "feature"]
-"""What a column is read for: ids, a rating or a time, or a feature (text, or lists of text)."""
-
 BATCH_ROWS = 1 << 19
 MAX_GROUP_ROWS = 1 << 22
+MAX_PRECISION = 38
+"""Digits of a decimal that Polars has."""
 CONVERT_COST = 0.3
 """Seconds that a million rows take, about."""
 
 INTEGERS = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)
-ISO = "%Y-%m-%dT%H:%M:%S%.6f"
 PATH, ROW = "path of file ", "row of log "
 """Columns that a scan adds. They end in a space, because a file may have any plain name."""
 
@@ -57,12 +61,13 @@ def scan_parquet_files(
     """Columns of Parquet files, in frames of a source (``sources/base``): one for each form.
 
     A column has one type throughout: that of all files, or one that holds all their values.
-    ``line`` is the row in all files together. Raises ``InputError`` where a file is unreadable or
-    lacks a column, or a column is of a type that its role has no use for.
+    ``line`` is the row in its file. Raises ``InputError`` where a file is unreadable or lacks a
+    column, or a column is of a type that its role has no use for.
     """
     footers = _footers(files, list(roles), work)
     forms: list[_Form] = []
     first_row, paths, types_before = 0, [], None
+    first_rows: list[int] = []
     for file, (path, metadata, schema) in zip(files, footers, strict=True):
         paths.append(path)
         types = tuple(
@@ -72,6 +77,7 @@ def scan_parquet_files(
             forms.append(_Form(_polars_types(file, path, roles)))
         form, types_before = forms[-1], types
         form.paths.append(path)
+        first_rows.append(first_row)
         form.shifts.append(first_row - form.num_rows)
         form.num_rows += metadata.num_rows
         first_row += metadata.num_rows
@@ -84,19 +90,16 @@ def scan_parquet_files(
         )
     keys = {str(path): file.keys for path, file in zip(paths, files, strict=True)}
     frames = [_scan(form, roles, common, keys) for form in forms]
-    if len(files) == 1:
-        name = pl.lit(files[0].name)
-    else:
-        name = _name_in_folder(files, work)
+    name, before = pl.lit(files[0].name), pl.lit(0)
+    if len(files) > 1:
+        number = pl.col(PATH).replace_strict(
+            [str(path) for path in paths], range(len(paths)), return_dtype=pl.UInt32
+        )
+        name = pl.lit(pl.Series([file.name for file in files])).gather(number)
+        before = pl.lit(pl.Series(first_rows, dtype=pl.Int64)).gather(number)
     nothing = pl.lit(None, pl.String)
-    line = pl.col(ROW).cast(pl.Int64) + 1
+    line = pl.col(ROW).cast(pl.Int64) + 1 - before
     return [f.select(*roles, file=name, line=line, reason=nothing, text=nothing) for f in frames]
-
-
-def _name_in_folder(files: Sequence[DataFile], work: Path) -> pl.Expr:
-    """The part of the path that is inside the log's folder."""
-    root = files[0].path.removesuffix(files[0].name)
-    return pl.col(PATH).str.strip_prefix(root).str.strip_prefix(f"{work / 'converted'}/")
 
 
 Footer = tuple[Path, pq.FileMetaData, pa.Schema]
@@ -111,13 +114,16 @@ def _footers(files: Sequence[DataFile], columns: list[str], work: Path) -> list[
     footers, strange = [], {}
     for number, file in enumerate(files):
         path, metadata, schema = footer = _read_footer(file, work, columns)
+        wanted = [c for c in columns if c in schema.names]
         is_strange = len({*schema.names}) < len(schema.names) or any(
-            _is_strange(f.type) for f in schema
+            _is_strange(f.type) or (f.name in wanted and _is_extension(f)) for f in schema
         )
+        is_renamed = schema.names != metadata.schema.to_arrow_schema().names
         # Polars decodes a whole row group at once, so a large one is cut first.
-        if is_strange or _largest_group(metadata) > MAX_GROUP_ROWS:
-            wanted = [c for c in columns if c in schema.names]
-            target = work / "converted" / file.name
+        if is_strange or is_renamed or _largest_group(metadata) > MAX_GROUP_ROWS:
+            # A file may be converted more than once, for other columns.
+            of_file = zlib.crc32("\n".join([file.path, *wanted]).encode())
+            target = work / f"converted-{of_file:08x}.parquet"
             strange[number] = [str(path), wanted, str(target), metadata.num_rows]
         footers.append(footer)
     if strange:
@@ -132,6 +138,8 @@ def _footers(files: Sequence[DataFile], columns: list[str], work: Path) -> list[
 def _read_footer(file: DataFile, work: Path, columns: list[str]) -> Footer:
     path = local_file(file, work)
     metadata, schema = _footer(file, path)
+    renamed = other_cases(columns, schema.names)
+    schema = pa.schema([f.with_name(renamed.get(f.name, f.name)) for f in schema])
     missing = [c for c in columns if c not in schema.names and c not in file.keys]
     available = [*schema.names, *(k for k in file.keys if k not in schema.names)]
     require(
@@ -158,42 +166,76 @@ def _largest_group(metadata: pq.FileMetaData) -> int:
     return max((metadata.row_group(k).num_rows for k in range(metadata.num_row_groups)), default=0)
 
 
+def _is_extension(field_: pa.Field) -> bool:
+    """Whether a column is of a type that some other package adds to Arrow."""
+    metadata = field_.metadata or {}
+    return isinstance(field_.type, pa.BaseExtensionType) or b"ARROW:extension:name" in metadata
+
+
 def _is_strange(kind: pa.DataType) -> bool:
     """Whether Polars has no such type, perhaps inside of it."""
     if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
         return True
+    if pa.types.is_decimal256(kind):
+        return kind.precision > MAX_PRECISION
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        return not _is_known_zone(kind.tz)
     return pa.types.is_nested(kind) and any(
         _is_strange(kind.field(k).type) for k in range(kind.num_fields)
     )
 
 
+@cache
+def _is_known_zone(zone: str) -> bool:
+    """Whether a time zone has a name in the database; ``+05:30`` has none."""
+    try:
+        ZoneInfo(zone)
+    except (ValueError, OSError, KeyError):  # for a name that is none, that looks like a path, …
+        return False
+    return True
+
+
 def _convert(number: int, unit: Sequence[Any]) -> Result:
     """Write a file's columns in types that Polars has, in small row groups; a batch at a time."""
     path, columns, target, _ = unit
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
     with (
         written_atomically(Path(target)) as partial,
         pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as source,
     ):
-        index = [source.schema_arrow.names.index(c) for c in columns]
-        schema = pa.schema([_plain_field(source.schema_arrow.field(k)) for k in index])
+        renamed = other_cases(columns, source.schema_arrow.names)
+        in_file = {new: old for old, new in renamed.items()}
+        names = [in_file.get(c, c) for c in columns]
+        fields = [source.schema_arrow.field(source.schema_arrow.names.index(c)) for c in names]
+        plain = zip(columns, map(_plain_field, fields), strict=True)
+        schema = pa.schema([f.with_name(name) for name, f in plain])
         with pq.ParquetWriter(partial, schema, compression="lz4") as writer:
-            for batch in source.iter_batches(BATCH_ROWS, columns=columns):
-                arrays = [_as_plain(batch.column(c), schema.field(c).type) for c in columns]
+            for batch in source.iter_batches(BATCH_ROWS, columns=names):
+                pairs = zip(names, schema.types, strict=True)
+                arrays = [_as_plain(batch.column(c), kind) for c, kind in pairs]
                 writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
     return {}
 
 
 def _as_plain(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    if isinstance(array, pa.ExtensionArray):
+        return _as_plain(array.storage, kind)
     if pa.types.is_large_list_view(array.type):
         return pa.array(array.to_pylist(), kind)  # casts of these make broken arrays
+    if pa.types.is_decimal256(array.type) and kind == pa.string():
+        return pc.replace_substring_regex(array.cast(kind), r"\.0+$", "")
     return array.cast(kind)
 
 
 def _plain_field(field_: pa.Field) -> pa.Field:
     kind = field_.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain_field(pa.field(field_.name, kind.storage_type))
     if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
         return pa.field(field_.name, pa.large_list(kind.value_type))
+    if pa.types.is_decimal256(kind):
+        return pa.field(field_.name, pa.string())
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        return pa.field(field_.name, pa.timestamp(kind.unit, "UTC"))
     return pa.field(field_.name, kind)
 
 
@@ -286,22 +328,5 @@ def _cast(column: str, kind: pl.DataType, target: pl.DataType | None) -> pl.Expr
         value = value.arr.to_list() if isinstance(kind, pl.Array) else value
         return value.list.eval(as_text(pl.element(), _inner(kind))).alias(column)
     if target == pl.Datetime("us") and kind != pl.Null:
-        return _moment(value, kind).alias(column)
+        return moment(value, kind).alias(column)
     return value.cast(target).alias(column)
-
-
-def as_text(value: pl.Expr, kind: pl.DataType) -> pl.Expr:
-    """A plain column as text: whole floats as integers, times in ISO 8601."""
-    if kind.is_float() or isinstance(kind, pl.Decimal):
-        text = value.cast(pl.Float64).cast(pl.String) if kind.is_float() else value.cast(pl.String)
-        return text.str.replace(r"^(-?\d+)\.0+$", "$1")
-    if kind in (pl.Date, pl.Datetime):
-        return _moment(value, kind).dt.strftime(ISO)
-    return value.cast(pl.String, strict=False)
-
-
-def _moment(value: pl.Expr, kind: pl.DataType) -> pl.Expr:
-    """A date or time as one without a zone, that of UTC."""
-    if isinstance(kind, pl.Datetime) and kind.time_zone is not None:
-        value = value.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-    return value.cast(pl.Datetime("us"))

@@ -43,8 +43,8 @@ def work_key(config: DataConfig, store: Path) -> str:
     """Names the work folder of a preparation: another one of any other options or files.
 
     Files are told by their size and time of change, so that going on after a kill costs no reading
-    of the log. Files behind a URL are told by it alone. ``store``, where the work is, may lie in the
-    folder of the log.
+    of the log. Files behind a URL are told by it alone. ``store``, where the work is, may lie in
+    the folder of the log.
     """
     paths = (config.path, config.users_path, config.items_path, config.split)
     files = [

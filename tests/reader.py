@@ -104,6 +104,8 @@ def _run_ours(words: list[str]) -> None:
     if command == "prepare":
         assert named.get("data.path", "log.csv") in LOGS, f"no small log for {words}"
         shutil.rmtree(named["store"], ignore_errors=True)
+        if "data.from" in named:
+            _have_store(named["data.from"])
         options += SMALL_DATA if named.get("data") == "synthetic" else []
     elif command == "inspect":
         assert named["data.path"] in LOGS, f"no small log for {words}"

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-LOGS = ("log.csv", "events.csv", "ml-1m", "ml-100k", "log.txt")
+LOGS = ("log.csv", "new-rows.csv", "events.csv", "ml-1m", "ml-100k", "log.txt")
 """Names of logs, as ``data.path`` has them."""
+FIRST_TIME = 956_703_932
+"""April 2000, when the first ratings of MovieLens 1M were given; the last ones are of 2001 here."""
 NUM_USERS, NUM_ITEMS, NUM_RATINGS = 80, 260, 45
 
 
@@ -38,6 +40,10 @@ def _write(path: Path, lines: list[str]) -> None:
 def _write_csv(folder: Path, ratings: list[tuple[int, int, int]]) -> None:
     log = [f"{user},{item},{stars},{k}" for k, (user, item, stars) in enumerate(ratings)]
     _write(folder / "log.csv", ["uid,iid,stars,at", *log])
+    new = [
+        f"{user},{item},{stars},{10**6 + k}" for k, (user, item, stars) in enumerate(ratings[::7])
+    ]
+    _write(folder / "new-rows.csv", ["uid,iid,stars,at", *new])
     kinds = ("view", "view", "view", "view", "cart", "purchase")
     events = [f"{user},{item},{kinds[stars]}" for user, item, stars in ratings]
     _write(folder / "events.csv", ["uid,iid,event", *events])
@@ -48,7 +54,8 @@ def _write_csv(folder: Path, ratings: list[tuple[int, int, int]]) -> None:
 
 
 def _write_movielens_1m(folder: Path, ratings: list[tuple[int, int, int]]) -> None:
-    log = [f"{user}::{item}::{stars}::{k}" for k, (user, item, stars) in enumerate(ratings)]
+    log = [f"{user}::{item}::{stars}::{FIRST_TIME + 10_000 * k}"
+           for k, (user, item, stars) in enumerate(ratings)]  # fmt: skip
     _write(folder / "ratings.dat", log)
     users = [f"{user}::F::25::{user % 4}::0" for user in range(1, NUM_USERS + 1)]
     _write(folder / "users.dat", users)

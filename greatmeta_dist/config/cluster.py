@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from greatmeta_dist.config.checks import check_choices, choice, in_range
+from greatmeta_dist.config.checks import at_least, check_choices, choice, in_range
 from greatmeta_dist.errors import require
 
 
@@ -35,6 +35,7 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         check_choices("cluster", self)
+        at_least("cluster.threads", self.threads, 1)
         in_range("cluster.threads", self.threads, 1, 4096)
         if self.gpus_per_worker is not None:
             require(

@@ -53,7 +53,8 @@ class DataConfig:
     role, item_id. null assigns users by a hash of their names."""
     split_at: str | None = None
     """Point in time before which all training rows lie, as ISO 8601 or as seconds since 1970. Users
-    who come later are new: they are for validation and tests. null assigns users by a hash."""
+    who come later are new: they are for validation and tests. Within users, too, order is by time.
+    null assigns users by a hash."""
     split_last: float | None = None
     """Share of the log's rows, the latest ones, that ``data.split_at`` is to leave out of training.
     Takes the place of ``data.split_at``."""
@@ -87,7 +88,7 @@ class DataConfig:
     """Largest support set. Very active users' other interactions are not used. null keeps all."""
     support_by: str | None = field(default=None, metadata={"choices": ("latest", "random")})
     """Which interactions a support set keeps where a user has more than ``data.max_support``. null
-    is latest with ``data.query_by=time``, else random."""
+    is latest where order is by time, else random."""
 
     label: str = choice("rating", ("rating", "click"))
     """What is predicted: a rating, or the probability of a click."""
@@ -290,11 +291,6 @@ class DataConfig:
         return self.split_at is not None or self.split_last is not None
 
     @property
-    def query_order(self) -> str:
-        """``query_by``, or time where users are split by it."""
-        return "time" if self.is_split_by_time else self.query_by
-
-    @property
     def needs_times(self) -> str | None:
         """The option for which every row needs a time; None where none does."""
         for name in ("split_at", "split_last"):
@@ -305,7 +301,8 @@ class DataConfig:
     @property
     def support_rule(self) -> str:
         """``support_by``, or what suits the query."""
-        return self.support_by or ("latest" if self.query_order == "time" else "random")
+        is_by_time = self.query_by == "time" or self.is_split_by_time
+        return self.support_by or ("latest" if is_by_time else "random")
 
     @property
     def repeats_rule(self) -> str:

@@ -60,8 +60,9 @@ class ModelConfig:
             "model.has_kernel=true needs model.has_encoder=true and model.context=support",
         )
         require(bool(self.hidden), "model.hidden is empty; expected at least one width")
-        for width in self.hidden:
-            in_range("model.hidden", width, 1, MAX_WIDTH)
+        at_least("model.hidden", min(self.hidden), 1)
+        at_least("model.embedding_dim", self.embedding_dim, 1)
+        in_range("model.hidden", max(self.hidden), 1, MAX_WIDTH)
         in_range("model.embedding_dim", self.embedding_dim, 1, MAX_WIDTH)
         at_least("model.embedding_std", self.embedding_std, 0)
 

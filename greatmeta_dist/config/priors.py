@@ -191,6 +191,7 @@ class PriorsConfig:
     user_groups: UserGroupsConfig = field(default_factory=UserGroupsConfig)
 
     def __post_init__(self) -> None:
+        at_least("priors.seed", self.seed, 0)
         in_range("priors.seed", self.seed, 0, 2**32, is_open_above=True)
         if self.extra:
             known = PRIORS.names()

@@ -55,7 +55,8 @@ class TrainConfig:
     steps: int = 2000
     """Outer steps in all. A finished run goes on when this is raised."""
     from_run: str | None = field(default=None, metadata={"typed_as": "from"})
-    """A trained run to go on from, as on a store that has grown."""
+    """A finished run to go on from, as on a store that has grown. Its parameters are taken,
+    embedding rows by feature and value; priors and optimizers start anew."""
     users_per_batch: int = 32
     """B, users of a step's global batch, over all workers."""
     lanes: int | None = None

@@ -17,6 +17,10 @@ from greatmeta_dist.data.summary import LogSummary
 
 MANY = 0.5
 """Share of users past which it is said that they are left out."""
+NO_NEW_USERS = (
+    "no user for validation comes at or after the point in time; set an earlier data.split_at, "
+    "or a larger data.split_last or data.valid_fraction"
+)
 
 
 def advice(summary: LogSummary, config: DataConfig) -> str | None:

@@ -27,7 +27,8 @@ USER_RULES = (TOO_MANY, MERGED, TOO_FEW, COLD_ONLY, ONE_ROW)
 TOO_FEW_BEFORE = "too few before the point in time"
 NOT_HELD_OUT = "new after the point in time, and no user is held out"
 PAST_SUPPORT = "past data.max_support"
-PAST_QUERY = "past the query, or of held-out items that nothing asks for"
+COLD_NOT_ASKED = "of held-out items, past what is asked"
+LATE_NOT_ASKED = "at or after the point in time, past what is asked"
 
 
 @dataclass

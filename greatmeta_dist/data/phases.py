@@ -5,6 +5,7 @@ units wrote, as JSON.
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,6 +22,8 @@ from greatmeta_dist.files import written_atomically
 Progress = Callable[[str, float], None]
 """Told the phase, and the share of the whole preparation that is done: it ends at 1, and never
 goes back."""
+MAX_UNSEEN = 0.9
+"""Largest share of what is left of a phase that is taken for done before any unit ends."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Phases:
         self._run_units = run_units or run_in_threads()
         self._progress = progress
         self._expected: dict[str, float] = {}
-        self._done, self._share = 0.0, 0.0
+        self._done, self._share, self._start = 0.0, 0.0, time.monotonic()
 
     def expect(self, costs: dict[str, float]) -> None:
         """The phases that are to come, in order, and about what each costs, in any one unit.
@@ -99,12 +102,18 @@ class Phases:
         left -= scale * sum(w for k, w in enumerate(weights) if results[k] is not None)
         self._tell(phase, left)
         waiting = [(k, unit) for k, unit in enumerate(units) if results[k] is None]
-        if waiting:
-            for number, result in self._run_units(_Marked(folder, function), waiting):
-                results[number] = result
-                left -= scale * weights[number]
-                self._done += scale * weights[number]
-                self._tell(phase, left)
+        pace = _Pace.of(self._done, self._start)
+        for one in self._run_units(_Marked(folder, function), waiting) if waiting else ():
+            if one is None:  # units are under way
+                self._tell(phase, left, pace.since_last(left))
+                continue
+            number, result = one
+            results[number] = result
+            cost = scale * weights[number]
+            left -= cost
+            self._done += cost
+            pace.add(cost)
+            self._tell(phase, left)
         ended = [result for result in results.values() if result is not None]
         assert len(ended) == len(units)
         return ended
@@ -121,15 +130,45 @@ class Phases:
             self._expected = {phase: expected - cost, **self._expected}
         return cost
 
-    def _tell(self, phase: str, left: float) -> None:
+    def _tell(self, phase: str, left: float, under_way: float = 0.0) -> None:
         total = self._done + max(left, 0.0) + sum(self._expected.values())
-        self._share = max(self._share, min(self._done / total, 1.0) if total else 0.0)
+        share = (self._done + under_way) / total if total else 0.0
+        self._share = max(self._share, min(share, 1.0))
         self._progress(phase, self._share)
 
     def end(self, phase: str) -> None:
         """All is done."""
         self._share = 1.0
         self._progress(phase, 1.0)
+
+
+@dataclass
+class _Pace:
+    """How fast a phase goes: units that are under way are not seen until they end."""
+
+    before: float
+    """Cost a second, before the phase."""
+    start: float
+    last: float
+    """When a unit ended last."""
+    done: float = 0.0
+
+    @classmethod
+    def of(cls, done: float, start: float) -> "_Pace":
+        """At the begin of a phase, of a preparation that has done so much since its start."""
+        now = time.monotonic()
+        return cls(done / max(now - start, 1e-3), now, now)
+
+    def add(self, cost: float) -> None:
+        """A unit has ended."""
+        self.done += cost
+        self.last = time.monotonic()
+
+    def since_last(self, left: float) -> float:
+        """About what was done since a unit ended last; never all that is left."""
+        spent = self.last - self.start
+        rate = self.done / spent if self.done and spent else self.before
+        return min(rate * (time.monotonic() - self.last), MAX_UNSEEN * left)
 
 
 _PHASES: ContextVar[Phases | None] = ContextVar("phases", default=None)

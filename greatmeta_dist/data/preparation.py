@@ -55,7 +55,7 @@ FOLDERS = ("shards", "vocab", LOG)
 FINISH = "write the manifest"
 COSTS = {FIND_POINT: 0.05, SPLIT: 0.8, WRITE: 0.03, FINISH: 0.01}
 """Seconds that a million rows take, about: the shares that the progress shows."""
-CHECK_COST, CHECK_TEXT_COST, CARRY_COST = 0.25, 0.65, 0.05
+CHECK_COST, CHECK_TEXT_COST, CARRY_COST = 0.25, 0.8, 0.05
 HASH_COST = 0.7
 """Seconds of a GB of files."""
 ROW_BYTES = 30

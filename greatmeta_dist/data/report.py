@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from greatmeta_dist.config import DataConfig
-from greatmeta_dist.data.advice import advice
+from greatmeta_dist.data.advice import NO_NEW_USERS, advice
 from greatmeta_dist.data.left_out import NOT_IN_SPLIT
 from greatmeta_dist.data.summary import LogSummary
 
@@ -113,6 +113,8 @@ class Report:
         self.unused_rows = dict(+left_out.unused)
         self.kept = summary.num_interactions - left_out.num_rows - left_out.num_unused
         self.advice = advice(summary, config)
+        if self.advice is None and config.is_split_by_time and "valid" not in self.tasks:
+            self.advice = NO_NEW_USERS
         self.users, self.items = summary.num_users, summary.num_items
         self.log_interactions = summary.num_interactions
         self.density = summary.num_interactions / max(1, summary.num_users * summary.num_items)

@@ -6,7 +6,6 @@ The splits are ``train``, ``valid`` and the four scenarios ``warm``, ``user_cold
 Shapes: U users of a bucket, n interactions, I items of the catalogue.
 """
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.hashing import Hashes, uniform_hash
-from greatmeta_dist.data.left_out import PAST_QUERY, PAST_SUPPORT, LeftOut
+from greatmeta_dist.data.left_out import LeftOut
 
 SCENARIOS = ("warm", "user_cold", "item_cold", "both_cold")
 SPLITS = ("train", "valid", *SCENARIOS)
@@ -114,21 +113,23 @@ class SplitTasks:
         cls,
         history: History,
         tasks: dict[str, tuple[Ints, Bools]],
-        left_out: LeftOut,
-        is_past_support: Bools,
+        rule: NDArray[np.str_],
+        reasons: dict[str, Bools],
     ) -> "SplitTasks":
         """From the rows of each split's tasks, and which of these are of the query.
 
-        ``left_out`` counts users without tasks; other unused interactions are counted here:
-        ``is_past_support`` [n] says which of them a support might have taken.
+        ``rule`` [U] says why users have no tasks, and is empty for those who have. Interactions of
+        these that no task takes are counted by the first of the ``reasons`` [n] that holds.
         """
-        is_used = np.zeros(len(history.user), bool)
+        left_out = LeftOut.of_users(rule, np.bincount(history.user, minlength=len(rule)))
+        is_used, is_left_out = np.zeros(len(history.user), bool), rule != ""
         for rows, _ in tasks.values():
             is_used[rows] = True
-        num_unused = len(is_used) - int(is_used.sum()) - left_out.num_rows
-        num_past_support = int((is_past_support & ~is_used).sum())
-        unused = {PAST_SUPPORT: num_past_support, PAST_QUERY: num_unused - num_past_support}
-        left_out.unused += Counter(unused)
+        is_counted = is_used | is_left_out[history.user]
+        for reason, holds in reasons.items():
+            left_out.unused[reason] = int((holds & ~is_counted).sum())
+            is_counted |= holds
+        assert is_counted.all()
         splits = {name: SplitRows.of(history, *task) for name, task in tasks.items()}
         return cls(history, splits, left_out)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.hashing import Hashes, draw_bits, to_unit
-from greatmeta_dist.data.left_out import LeftOut, user_rules
+from greatmeta_dist.data.left_out import COLD_NOT_ASKED, PAST_SUPPORT, user_rules
 from greatmeta_dist.data.query_support import cap_supports, draws_of, query_sizes
 from greatmeta_dist.data.split import Bools, Catalogue, History, Ints, SplitTasks
 
@@ -28,9 +28,8 @@ def split_by_hash(history: History, catalogue: Catalogue, config: DataConfig) ->
     Rows of a support and of a query stand by rank: random, or the latest first.
     """
     ranked = _Ranked.of(history, catalogue, config)
-    left_out = LeftOut.of_users(ranked.rule, np.bincount(history.user, minlength=len(ranked.rule)))
-    is_past_support = ranked.is_kept & ~ranked.is_cold
-    return SplitTasks.of(ranked.history, ranked.tasks(config), left_out, is_past_support)
+    reasons = {PAST_SUPPORT: ~ranked.is_cold, COLD_NOT_ASKED: ranked.is_cold}
+    return SplitTasks.of(ranked.history, ranked.tasks(config), ranked.rule, reasons)
 
 
 @dataclass(frozen=True)

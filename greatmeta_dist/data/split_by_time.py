@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.hashing import Hashes, draw_bits, to_unit
-from greatmeta_dist.data.left_out import LeftOut, period_rules
+from greatmeta_dist.data.left_out import COLD_NOT_ASKED, LATE_NOT_ASKED, PAST_SUPPORT, period_rules
 from greatmeta_dist.data.query_support import cap_supports, draws_of, query_sizes
 from greatmeta_dist.data.split import Bools, Catalogue, History, Ints, SplitTasks
 
@@ -28,11 +28,12 @@ def split_by_time(history: History, catalogue: Catalogue, config: DataConfig) ->
     Rows of a support and of a query stand by time, the latest first.
     """
     timeline = _Timeline.of(history, catalogue, config)
-    history = timeline.history
-    left_out = LeftOut.of_users(
-        timeline.rule, np.bincount(history.user, minlength=history.num_users)
-    )
-    return SplitTasks.of(history, timeline.tasks(config), left_out, timeline.is_known)
+    reasons = {
+        PAST_SUPPORT: timeline.is_known,
+        COLD_NOT_ASKED: timeline.is_cold,
+        LATE_NOT_ASKED: timeline.is_after,
+    }
+    return SplitTasks.of(timeline.history, timeline.tasks(config), timeline.rule, reasons)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from greatmeta_dist.data.units import Result
 from greatmeta_dist.files import written_atomically
 
 READ = "read the text"
-READ_COST = 20.0
+READ_COST = 25.0
 """Seconds that a GB takes, about."""
 UNIT_BYTES = 1 << 25
 PART_BYTES = 1 << 25

@@ -7,6 +7,7 @@ its own, each of which appears whole or not at all, and returns a small result.
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
 from typing import Any
 
 from greatmeta_dist.processors import available_processors
@@ -15,9 +16,11 @@ Result = dict[str, Any]
 """What JSON can hold: it is kept in a file."""
 UnitFunction = Callable[[int, Any], Result]
 """``(number, unit) -> result``; on a cluster it travels, as its units do."""
-RunUnits = Callable[[UnitFunction, Sequence[tuple[int, Any]]], Iterator[tuple[int, Result]]]
-"""Runs numbered units, in any order; yields the number and the result of each as it ends."""
+RunUnits = Callable[[UnitFunction, Sequence[tuple[int, Any]]], Iterator[tuple[int, Result] | None]]
+"""Runs numbered units, in any order; yields the number and the result of each as it ends, and None
+now and then while none does."""
 
+HEARTBEAT_S = 0.25
 MAX_THREADS = 4
 """Units at a time, unless told otherwise: each has a part of the log in memory."""
 
@@ -29,23 +32,21 @@ def run_in_threads(num_threads: int | None = None) -> RunUnits:
     """
     num_threads = num_threads or min(available_processors(), MAX_THREADS)
 
-    def run(function: UnitFunction, units: Sequence[tuple[int, Any]]) -> Iterator[Any]:
-        if num_threads == 1 or len(units) == 1:
-            for number, unit in units:
-                yield number, function(number, unit)
-            return
+    def run(
+        function: UnitFunction, units: Sequence[tuple[int, Any]]
+    ) -> Iterator[tuple[int, Result] | None]:
         waiting = iter(units)
         running: dict[Future[Result], int] = {}
         with ThreadPoolExecutor(num_threads, "unit") as pool:
             try:
                 while True:
-                    for number, unit in waiting:
+                    for number, unit in islice(waiting, num_threads - len(running)):
                         running[pool.submit(function, number, unit)] = number
-                        if len(running) == num_threads:
-                            break
                     if not running:
                         return
-                    ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                    ended, _ = wait(running, HEARTBEAT_S, FIRST_COMPLETED)
+                    if not ended:
+                        yield None
                     for future in ended:
                         yield running.pop(future), future.result()
             finally:

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from greatmeta_dist.config import ClusterConfig
-from greatmeta_dist.data.units import Result, RunUnits, UnitFunction
+from greatmeta_dist.data.units import HEARTBEAT_S, Result, RunUnits, UnitFunction
 from greatmeta_dist.display import Display
 from greatmeta_dist.errors import InputError
 from greatmeta_dist.launch.ray_cluster import connected, ray, require_answer
@@ -57,7 +57,9 @@ def _runner(limit: int | None) -> RunUnits:
                     running[task.remote(shared, folder, number, unit)] = number
                 if not running:
                     return
-                ended, _ = ray.wait(list(running), num_returns=1)
+                ended, _ = ray.wait(list(running), num_returns=1, timeout=HEARTBEAT_S)
+                if not ended:
+                    yield None
                 for reference in ended:
                     yield running.pop(reference), _result(reference)
         finally:

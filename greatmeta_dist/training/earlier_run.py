@@ -4,9 +4,9 @@ What is taken are the parameters with which that run predicts: the running means
 of A and of each embedding row whose feature and value the new store has too, and the scheduler's φ
 where it has the same form. Rows that the run has not stay as a fresh run's. Priors are fitted anew.
 
-Optimizers start fresh. Adam corrects its moments by the number of steps, which it counts once for
-all rows: with the earlier count a new row would have no correction, and hardly move. Users' running
-means of factors start fresh too, for the new store's users are others.
+Optimizers start fresh: Adam's moments are means of gradients on the other store and under its
+priors. With them kept, validation went the same way on MovieLens 100K. Users' running means of
+factors start fresh too, for the new store has other users in another order.
 
 Shapes: n embedding rows of the new store that the run has too; d embedding width.
 """

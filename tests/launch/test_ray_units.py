@@ -171,3 +171,37 @@ def test_a_killed_driver_goes_on_when_the_command_is_repeated(config, tmp_path):
 
 def marks(store: Path, phase: str) -> list[Path]:
     return list(store.glob(f"{WORK}/*/phases/{phase}/done-*.json"))
+
+
+NODE_KILLED = """
+import pickle
+import sys
+import ray
+from ray.cluster_utils import Cluster
+from greatmeta_dist.config import ClusterConfig
+from greatmeta_dist.data import scan, text_units
+from greatmeta_dist.data.prepare import prepare
+from greatmeta_dist.display import Silent
+from greatmeta_dist.launch.units import unit_runner
+scan.UNIT_ROWS, scan.BUCKET_BYTES, text_units.UNIT_BYTES = 100, 1000, 4000
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+nodes = [cluster.add_node(num_cpus=2)]
+ray.init(address=cluster.address, log_to_driver=False)
+def progress(phase, share):
+    if phase == "split users" and share > 0.5 and nodes:
+        cluster.remove_node(nodes.pop(), allow_graceful=False)
+with unit_runner(ClusterConfig(kind="ray"), Silent()) as run_units:
+    prepare(pickle.load(open(sys.argv[1], "rb")), sys.argv[2], progress, run_units=run_units)
+assert not nodes
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_node_costs_its_tasks_alone(config, tmp_path, monkeypatch):
+    (tmp_path / "config").write_bytes(pickle.dumps(config))
+    words = [str(tmp_path / "config"), str(tmp_path / "store")]
+    subprocess.run([sys.executable, "-c", NODE_KILLED, *words], check=True, timeout=200)
+    monkeypatch.setattr(scan, "UNIT_ROWS", 100)
+    monkeypatch.setattr(scan, "BUCKET_BYTES", 1000)
+    prepare(config, tmp_path / "local")
+    assert manifest_text(tmp_path / "store") == manifest_text(tmp_path / "local")

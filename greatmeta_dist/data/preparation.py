@@ -208,6 +208,7 @@ class Preparation:
     def _with_earlier_counts(self, log: ScannedLog, earlier: EarlierStore) -> ScannedLog:
         """Count the rows of the earlier log, and its rejects, too."""
         self.rejects.add_earlier(earlier.rejected(), of="log")
+        self.report.read_earlier = earlier.index.num_read
         return replace(
             log,
             num_read=log.num_read + earlier.index.num_read,

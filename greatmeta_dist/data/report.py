@@ -21,6 +21,8 @@ class Report:
     read: int = 0
     """Rows of the log. Each of them is kept, merged into another one (``repeats``), left out by a
     rule (``unrated``, ``other_events``, ``left_out_rows``, ``unused_rows``), or rejected."""
+    read_earlier: int = 0
+    """Those of them that are in the log of the store that grew (``data.from``)."""
     kept: int = 0
     """Rows that are in tasks, each counted once."""
     rejected: int = 0

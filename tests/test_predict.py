@@ -1,6 +1,7 @@
 """A run's predictor: one user's ratings as tasks, what it knows, and what it refuses."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from logs import csv_config, write_log
 from small_training import prepare_store, small
 
+from greatmeta_dist import predict
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.display import Display
@@ -100,3 +102,20 @@ def test_a_rating_that_is_no_number_is_refused(trained, rating):
     predictor = Predictor.load(trained)
     with pytest.raises(InputError, match="expected a finite number"):
         predictor.one_user({"i1": rating}, ["i2"])
+
+
+def test_a_best_checkpoint_that_a_training_replaces_meanwhile_is_not_called_damaged(
+    trained, monkeypatch
+):
+    find, calls = predict._newest_and_best, []
+
+    def overtaken(run, warn):
+        newest, best = find(run, warn)
+        calls.append(newest.step)
+        # At first as a moment ago: an older newest one, whose best is deleted by now.
+        return (replace(newest, step=newest.step - 1), None) if len(calls) == 1 else (newest, best)
+
+    expected = Predictor.load(trained).step
+    monkeypatch.setattr(predict, "_newest_and_best", overtaken)
+    assert Predictor.load(trained, warn=pytest.fail).step == expected
+    assert len(calls) == 2

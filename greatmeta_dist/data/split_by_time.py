@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.hashing import Hashes, draw_bits, to_unit
 from greatmeta_dist.data.left_out import COLD_NOT_ASKED, LATE_NOT_ASKED, PAST_SUPPORT, period_rules
-from greatmeta_dist.data.query_support import cap_supports, draws_of, query_sizes
+from greatmeta_dist.data.query_support import cap_supports, draws_of, latest_first, query_sizes
 from greatmeta_dist.data.split import Bools, Catalogue, History, Ints, SplitTasks
 
 
@@ -61,7 +61,7 @@ class _Timeline:
         assert catalogue.split_time is not None
         draw = draws_of(history, catalogue, config)
         # Equal times are in random order.
-        order = np.lexsort((draw, -history.timestamp, history.user))
+        order = latest_first(history.user, history.timestamp, draw)
         history = history.take(order)
         assert history.timestamp is not None
         is_cold = catalogue.is_cold[history.item]

@@ -54,7 +54,7 @@ def write(log: pl.DataFrame, folder, **options) -> DataConfig:
 )
 def test_training_lies_before_the_point_and_what_is_asked_after(tmp_path, seed, options):
     log = random_log(seed=seed)
-    config = write(log, tmp_path, seed=seed, warm_fraction=0.7, test_fraction=0.3, **options)
+    config = write(log, tmp_path, seed=seed, warm_fraction=0.7, valid_fraction=0.2, **options)
     report = prepare(config, tmp_path / "store")
     store = Store(tmp_path / "store")
     splits = {s: tasks_of(store, s) for s in store.manifest.splits}

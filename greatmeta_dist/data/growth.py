@@ -23,7 +23,7 @@ from greatmeta_dist.errors import require
 OF_FILES = (
     "source", "path", "from_store", "split", "columns", "separator", "encoding", "has_header",
     "list_separator", "missing_values", "unrated_value", "users_path", "items_path",
-    "events", "user_features", "item_features", "max_rejected_fraction",
+    "user_features", "item_features", "max_rejected_fraction",
     "max_rejected_feature_fraction", "keep_log", "users", "items", "mean_interactions",
 )  # fmt: skip
 """Options that say how files are read. The others say how rows become tasks, and must be those of

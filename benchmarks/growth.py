@@ -2,11 +2,11 @@
 
 ``python -m benchmarks.growth --ml-100k FOLDER --work DIR [--share 0.9] [--seeds 0] [--alone]
 [--json FILE]``. MovieLens 100K (atomic files) is split by time: the old log is the first
-``--share`` of it. A run is trained on it. Then its store takes the later log in (``data.from``), and two runs
-are trained on the new store, with the same validation: one from nothing, one from the first run
-(``train.from``). Asked is the first step at which each is within 0.001 of the best validation RMSE
-of the run from nothing. With ``--alone`` the model is also judged without the factorisation, which
-is fitted anew in either case.
+``--share`` of it. A run is trained on it. Then its store takes the later log in (``data.from``),
+and two runs are trained on the new store, with the same validation: one from nothing, one from the
+first run (``train.from``). Asked is the first step at which each is within 0.001 of the best
+validation RMSE of the run from nothing. With ``--alone`` the model is also judged without the
+factorisation, which is fitted anew in either case.
 """
 
 import argparse

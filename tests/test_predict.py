@@ -3,6 +3,7 @@
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from logs import csv_config, write_log
 from small_training import prepare_store, small
 
+from greatmeta_dist import predict
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.display import Display
@@ -239,3 +241,20 @@ def test_threads_share_a_predictor(trained):
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(predictor.recommend, users))
     assert together == [predictor.recommend(user) for user in users]
+
+
+def test_a_best_checkpoint_that_a_training_replaces_meanwhile_is_not_called_damaged(
+    trained, monkeypatch
+):
+    find, calls = predict._newest_and_best, []
+
+    def overtaken(run, warn):
+        newest, best = find(run, warn)
+        calls.append(newest.step)
+        # At first as a moment ago: an older newest one, whose best is deleted by now.
+        return (replace(newest, step=newest.step - 1), None) if len(calls) == 1 else (newest, best)
+
+    expected = Predictor.load(trained).step
+    monkeypatch.setattr(predict, "_newest_and_best", overtaken)
+    assert Predictor.load(trained, warn=pytest.fail).step == expected
+    assert len(calls) == 2

@@ -12,7 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.fuzz.cases import Case, cases
+from benchmarks.fuzz.cases import Case, cases, form_cases
 from greatmeta_dist.display import Display
 
 
@@ -23,7 +23,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the generated logs")
     arguments = parser.parse_args()
     display, num_failed = Display(), 0
-    for case in cases(num_rows=arguments.rows):
+    num_rows = arguments.rows // 3
+    for case in (*cases(num_rows=2 * num_rows), *form_cases(num_rows=num_rows)):
         reseeded = replace(case, seed=case.seed + 1000 * arguments.seed)
         num_failed += not _passes(reseeded, display)
     display.say(f"{num_failed} cases failed" if num_failed else "every row is accounted for")
@@ -38,7 +39,7 @@ def _passes(case: Case, display: Display) -> bool:
         except AssertionError as error:
             display.say(f"{case.name}, seed {case.seed}: {error}")
             return False
-    left_out = report.unrated + report.out_of_bounds + report.unused
+    left_out = report.unrated + report.other_events + report.out_of_bounds + report.unused
     display.say(
         f"{case.name}: {report.read} rows read, {report.repeats} repeats, {left_out} left out, "
         f"{report.rejected} rejected; {time.monotonic() - start:.0f} s"

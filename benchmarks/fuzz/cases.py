@@ -1,19 +1,30 @@
 """What logs are generated, and how each is prepared."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.fuzz.compare import require_equal
 from benchmarks.fuzz.generate import write_csv, write_parquet
+from benchmarks.fuzz.generate_forms import write_json, write_parts
 from benchmarks.fuzz.reader import read_log
 from greatmeta_dist.config import ColumnsConfig, DataConfig
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.report import Report
 
 RATINGS = ColumnsConfig("u", "i", "r", "t")
+FORMS: dict[str, tuple[str, str, Callable[..., None]]] = {
+    "csv": ("csv", "log.csv", write_csv),
+    "parquet": ("parquet", "log", write_parquet),
+    "jsonl": ("jsonl", "log.jsonl", write_json),
+    "parts": ("csv", "log", write_parts),
+}
+"""Forms of logs: the source, the name of the file or folder, and what writes it."""
 UNRATED = ColumnsConfig("u", "i", None, "t")
+EVENTS = ColumnsConfig("u", "i", None, "t", "e")
+RATED_EVENTS = ColumnsConfig("u", "i", "r", "t", "e")
+WEIGHTS = {"view": 1.0, "cart": 2.0, "purchase": 4.0}
 UNTIMED = ColumnsConfig("u", "i", "r", None)
 
 
@@ -23,7 +34,7 @@ class Case:
 
     name: str
     kind: str
-    """``csv`` or ``parquet``."""
+    """One of ``FORMS``."""
     seed: int
     num_rows: int
     num_users: int
@@ -32,8 +43,8 @@ class Case:
 
     def write(self, folder: Path) -> DataConfig:
         """Write the log into a folder; returns how it is to be prepared."""
-        path = folder / "log.csv" if self.kind == "csv" else folder / "log"
-        write = write_csv if self.kind == "csv" else write_parquet
+        source, name, write = FORMS[self.kind]
+        path = folder / name
         write(
             path,
             num_rows=self.num_rows,
@@ -48,7 +59,7 @@ class Case:
             "max_rejected_fraction": 1.0,
             **self.options,
         }
-        return DataConfig(source=self.kind, path=str(path), seed=self.seed, **options)
+        return DataConfig(source=source, path=str(path), seed=self.seed, **options)
 
     def check(self, folder: Path) -> Report:
         """Prepare the log in a new folder, and raise ``AssertionError`` where a row is lost."""
@@ -111,6 +122,32 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
 }
 """Options by what is special about them."""
+
+
+EVENT_OPTIONS: dict[str, dict[str, Any]] = {
+    "events": {"columns": EVENTS, "events": WEIGHTS},
+    "events, sums": {"columns": EVENTS, "events": WEIGHTS, "repeats": "sum", "query_by": "time"},
+    "events, rated": {"columns": RATED_EVENTS, "events": WEIGHTS, "unrated_value": 0.0},
+    "events, clicks": {"columns": EVENTS, "events": WEIGHTS, "label": "click", "click_at": 2.0},
+    "events, implicit": {
+        "columns": EVENTS,
+        "events": {"purchase": 1.0, "cart": 1.0},
+        "label": "click",
+        "click_at": None,
+    },
+}
+"""The same of logs with events."""
+
+
+def form_cases(*, num_rows: int) -> Iterator[Case]:
+    """Cases of so many rows altogether in the other forms: with events, and some without."""
+    plain = {name: OPTIONS[name] for name in ("latest", "reject", "untimed", "implicit")}
+    chosen = {**EVENT_OPTIONS, **plain}
+    size = num_rows // (2 * len(chosen))
+    for k, (name, options) in enumerate(chosen.items()):
+        for kind in ("jsonl", "parts"):
+            num_users = max(2, size // (4 + 8 * (k % 3)))
+            yield Case(f"{name}, {kind}", kind, k, size, num_users, size // 10 + 5, options)
 
 
 def cases(*, num_rows: int) -> Iterator[Case]:

@@ -31,7 +31,7 @@ BAD_LINES = (
 )
 
 
-class _Draws:
+class Draws:
     """Users, items, ratings and times of good rows [n]."""
 
     def __init__(self, rng: np.random.Generator, num_rows: int, num_users: int, num_items: int):
@@ -49,7 +49,7 @@ def write_csv(
 ) -> None:
     """Write a CSV log ``u,i,r,t``."""
     rng = np.random.default_rng(seed)
-    draws = _Draws(rng, num_rows, num_users, num_items)
+    draws = Draws(rng, num_rows, num_users, num_items)
     kind = rng.random(num_rows)
     ending = b"\r\n" if seed % 2 else b"\n"
     with path.open("wb") as file:
@@ -58,12 +58,13 @@ def write_csv(
             if kind[k] < faults / 2:
                 line = BAD_LINES[rng.integers(len(BAD_LINES))]
             else:
-                line = _line(rng, draws, k, is_at_fault=kind[k] < faults).encode()
+                line = csv_line(rng, draws, k, is_at_fault=kind[k] < faults).encode()
             is_last = k == num_rows - 1
             file.write(line + (b"" if is_last and line else ending))
 
 
-def _line(rng: np.random.Generator, draws: _Draws, k: int, *, is_at_fault: bool) -> str:
+def csv_line(rng: np.random.Generator, draws: Draws, k: int, *, is_at_fault: bool) -> str:
+    """A row of a CSV log."""
     user, item = _token("u", int(draws.user[k])), _token("i", int(draws.item[k]))
     rating, time = f"{draws.rating[k]:g}", str(draws.time[k])
     spelling = rng.integers(12)
@@ -109,7 +110,7 @@ def write_parquet(
 ) -> None:
     """Write a folder of Parquet files ``u i r t``, of which one holds no row."""
     rng = np.random.default_rng(seed)
-    draws = _Draws(rng, num_rows, num_users, num_items)
+    draws = Draws(rng, num_rows, num_users, num_items)
     is_float = bool(seed % 2)
     user = _ids(draws.user, is_float=is_float, rng=rng, faults=faults)
     item = pl.Series("i", [f" i{k} " for k in draws.item])

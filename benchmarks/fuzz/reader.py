@@ -50,9 +50,14 @@ class PlainLog:
 
 
 def read_log(path: Path, config: DataConfig) -> PlainLog:
-    """Read a file with the columns ``u i r t``, or a folder of such files, row by row."""
+    """Read a file with the columns ``u i r t``, or a folder of such files, row by row.
+
+    The event ``e`` is in the lines of JSON, or in the names of folders.
+    """
     log = PlainLog()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    files = [path]
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("_"))
     for file in files:
         name = file.name if path.is_file() else file.relative_to(path).as_posix()
         keys = dict(part.split("=") for part in name.split("/")[:-1])
@@ -62,7 +67,7 @@ def read_log(path: Path, config: DataConfig) -> PlainLog:
             if isinstance(fields, str):
                 log.rejected[name, line] = fields
             else:
-                _add(log, place, {**keys, **dict(zip("uirt", fields, strict=True))}, config)
+                _add(log, place, {**keys, **dict(zip("uirte", fields, strict=False))}, config)
     return log
 
 
@@ -105,7 +110,7 @@ def _json_fields(line: bytes) -> list[str] | str:
     if not isinstance(value, dict):
         return "not a JSON object"
     fields = []
-    for name in "uirt":
+    for name in "uirte":
         one = value.get(name)
         is_whole = isinstance(one, float) and one.is_integer()
         fields.append("" if one is None else str(int(one) if is_whole else one))

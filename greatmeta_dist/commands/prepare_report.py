@@ -56,8 +56,9 @@ def _row_lines(report: Report) -> Iterator[str]:
     num_left_out = sum(report.left_out_rows.values())
     num_unused = sum(report.unused_rows.values())
     num_users = sum(report.left_out_users.values())
+    earlier = f", {report.read_earlier:,} of them before (data.from)" if report.read_earlier else ""
     lines = [
-        (report.read, "rows read"),
+        (report.read, f"rows read{earlier}"),
         (report.kept, "kept, in tasks"),
         (report.repeats, "repeats of a user and an item, merged (data.repeats)"),
         (

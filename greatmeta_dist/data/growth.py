@@ -23,8 +23,8 @@ from greatmeta_dist.errors import require
 OF_FILES = (
     "source", "path", "from_store", "split", "columns", "separator", "encoding", "has_header",
     "list_separator", "missing_values", "unrated_value", "users_path", "items_path",
-    "user_features", "item_features", "max_rejected_fraction", "max_rejected_feature_fraction",
-    "keep_log", "users", "items", "mean_interactions",
+    "user_features", "item_features", "max_rejected_fraction",
+    "max_rejected_feature_fraction", "keep_log", "users", "items", "mean_interactions",
 )  # fmt: skip
 """Options that say how files are read. The others say how rows become tasks, and must be those of
 the earlier store."""
@@ -70,8 +70,17 @@ class EarlierStore:
 
     def require_fits(self, config: DataConfig, source: Source) -> None:
         """Raise ``InputError`` unless the new log can stand beside the earlier one."""
-        self._require_same_options(config)
         named = f"data.from={self.folder}"
+        require(
+            source.group is None or bool(self.manifest.known_groups),
+            f"{named} holds a log of files, and data={config.source} generates one; name the new "
+            "files: data=<preset> data.path=<files>",
+        )
+        require(
+            source.group is not None or not self.manifest.known_groups,
+            f"{named} holds a generated log; it grows by data=synthetic alone",
+        )
+        self._require_same_options(config)
         for has, here, what, option in (
             (self.index.has_time, source.has_timestamp, "times", "data.columns.timestamp"),
             (self.index.has_ratings, config.has_ratings, "ratings", "data.columns.rating"),
@@ -82,11 +91,6 @@ class EarlierStore:
                 f"{named} {texts[0]}, and the new log {texts[1]}; set {option}"
                 + ("" if has else "=null"),
             )
-        require(
-            (source.group is not None) == bool(self.manifest.known_groups),
-            f"{named} holds synthetic data of known groups, or the new log does; they cannot be "
-            "joined",
-        )
         require(
             (config.split is None) == (self.manifest.recipe["split"] is None),
             f"{named} was split {'by' if self.manifest.recipe['split'] else 'without'} a file, and "

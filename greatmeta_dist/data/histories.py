@@ -77,7 +77,8 @@ def _resolved_before(
     assert history.timestamp is not None
     is_after = history.timestamp >= split_time
     pair = history.user * (int(history.item.max(initial=0)) + 1) + history.item
-    is_again = is_after & np.isin(pair, pair[~is_after])
+    is_again = is_after.copy()
+    is_again[is_after] = np.isin(pair[is_after], pair[~is_after])
     kept = np.flatnonzero(~is_again)
     merged, repeats = resolve_repeats(history.take(kept), line[kept], config)
     num_before = history.count(~is_after)

@@ -17,20 +17,20 @@ import polars as pl
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.config.data import AUTO
 from greatmeta_dist.data.arrow import map_arrow, write_arrow
+from greatmeta_dist.data.costs import FINISH, ROW_BYTES, expected_costs
 from greatmeta_dist.data.counts import TrainingCounts
 from greatmeta_dist.data.encode import encode_items
 from greatmeta_dist.data.entities import catalogue_of, read_entities
 from greatmeta_dist.data.fields import Fields, build_fields
-from greatmeta_dist.data.fingerprint import HASH, files_in, hash_files
+from greatmeta_dist.data.fingerprint import files_in, hash_files
 from greatmeta_dist.data.growth import EarlierStore
 from greatmeta_dist.data.histories import repeat_reason
-from greatmeta_dist.data.kept_log import CARRY, LOG, LogIndex, keep_rows
+from greatmeta_dist.data.kept_log import LOG, LogIndex, keep_rows
 from greatmeta_dist.data.manifest import FORMAT_VERSION, MANIFEST, Manifest, write_manifest
 from greatmeta_dist.data.phases import Phases, shared_with_sources
 from greatmeta_dist.data.rejects import REJECTS, Rejects
 from greatmeta_dist.data.report import Report
 from greatmeta_dist.data.scan import (
-    CHECK,
     ScannedLog,
     count_rows,
     most_common,
@@ -41,7 +41,7 @@ from greatmeta_dist.data.sources import Table, open_source
 from greatmeta_dist.data.split import held_out_items
 from greatmeta_dist.data.split_buckets import SPLIT, SplitUnit, write_context
 from greatmeta_dist.data.split_file import read_split
-from greatmeta_dist.data.split_time import FIND_POINT, find_split_time, require_times
+from greatmeta_dist.data.split_time import find_split_time, require_times
 from greatmeta_dist.data.store import ITEMS, Store
 from greatmeta_dist.data.summary import LogSummary
 from greatmeta_dist.data.tables import read_tables, write_table
@@ -52,14 +52,6 @@ from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.files import publish, sha256
 
 FOLDERS = ("shards", "vocab", LOG)
-FINISH = "write the manifest"
-COSTS = {FIND_POINT: 0.05, SPLIT: 0.8, WRITE: 0.03, FINISH: 0.01}
-"""Seconds that a million rows take, about: the shares that the progress shows."""
-CHECK_COST, CHECK_TEXT_COST, CARRY_COST = 0.25, 0.8, 0.05
-HASH_COST = 0.7
-"""Seconds of a GB of files."""
-ROW_BYTES = 30
-"""Of a log of text, about: before it is read, its rows are not known."""
 
 
 class Preparation:
@@ -99,15 +91,10 @@ class Preparation:
     def _expect(self, num_rows: int, num_bytes: int, *, is_text: bool) -> None:
         """Tell the phases what is to come."""
         num_earlier = self.earlier.index.num_read if self.earlier is not None else 0
-        check = CHECK_TEXT_COST if is_text else CHECK_COST
-        costs = {
-            HASH: HASH_COST * num_bytes / 1e9,
-            CARRY: CARRY_COST * num_earlier / 1e6,
-            CHECK: check * num_rows / 1e6,
-        }
-        num_rows += num_earlier
-        phases = COSTS if self.config.is_split_by_time else COSTS | {FIND_POINT: 0.0}
-        self.phases.expect(costs | {name: cost * num_rows / 1e6 for name, cost in phases.items()})
+        costs = expected_costs(
+            self.config, num_rows, num_bytes, num_earlier=num_earlier, is_text=is_text
+        )
+        self.phases.expect(costs)
 
     def _open_source(self) -> None:
         """Open the log, and check that it has what the options need."""
@@ -208,6 +195,7 @@ class Preparation:
     def _with_earlier_counts(self, log: ScannedLog, earlier: EarlierStore) -> ScannedLog:
         """Count the rows of the earlier log, and its rejects, too."""
         self.rejects.add_earlier(earlier.rejected(), of="log")
+        self.report.read_earlier = earlier.index.num_read
         return replace(
             log,
             num_read=log.num_read + earlier.index.num_read,
@@ -216,8 +204,6 @@ class Preparation:
             events=most_common(Counter(log.events) + Counter(earlier.index.events)),
             time_unit=log.time_unit or earlier.index.time_unit,
         )
-
-    # --- splitting ------------------------------------------------------------------------
 
     def _split_users(self, log: ScannedLog) -> tuple[SplitUnit, list[dict[str, list[int]]]]:
         """Split every bucket; the tasks and interactions of each split, by bucket."""
@@ -311,8 +297,6 @@ class Preparation:
             option="data.max_rejected_fraction",
             limit=self.config.max_rejected_fraction,
         )
-
-    # --- writing --------------------------------------------------------------------------
 
     def _write_shards(
         self,

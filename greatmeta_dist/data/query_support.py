@@ -9,12 +9,29 @@ from numpy.typing import NDArray
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.hashing import Hashes, draw_bits, pair_hashes
 from greatmeta_dist.data.split import Bools, Catalogue, History, Ints
+from greatmeta_dist.ragged import stable_order
 
 
 def draws_of(history: History, catalogue: Catalogue, config: DataConfig) -> Hashes:
     """[n] random bits of each interaction, a function of the seed, the user and the item."""
     pairs = pair_hashes(history.hash[history.user], catalogue.hash[history.item])
     return draw_bits(pairs, config.seed, "query")
+
+
+def latest_first(group: Ints, time: NDArray[np.float64], draw: Hashes) -> Ints:
+    """The rows [n] by ``group``, then the latest first; of equal times, that of the least draw.
+
+    Three keys at once take several times as long: most times of a group differ.
+    """
+    order = np.argsort(-time)
+    order = order[stable_order(group[order])]
+    is_tied = (group[order[1:]] == group[order[:-1]]) & (time[order[1:]] == time[order[:-1]])
+    if is_tied.any():
+        run = np.cumsum(np.append(True, ~is_tied))
+        places = np.flatnonzero(np.append(is_tied, False) | np.append(False, is_tied))
+        rows = order[places]
+        order[places] = rows[np.lexsort((draw[rows], run[places]))]
+    return order
 
 
 def query_sizes(num_warm: Ints, config: DataConfig, *, num_queries: int = 1) -> Ints:

@@ -21,6 +21,8 @@ class Report:
     read: int = 0
     """Rows of the log. Each of them is kept, merged into another one (``repeats``), left out by a
     rule (``unrated``, ``other_events``, ``left_out_rows``, ``unused_rows``), or rejected."""
+    read_earlier: int = 0
+    """Those of them that are in the log of the store that grew (``data.from``)."""
     kept: int = 0
     """Rows that are in tasks, each counted once."""
     rejected: int = 0
@@ -113,7 +115,7 @@ class Report:
         self.unused_rows = dict(+left_out.unused)
         self.kept = summary.num_interactions - left_out.num_rows - left_out.num_unused
         self.advice = advice(summary, config)
-        if self.advice is None and config.is_split_by_time and "valid" not in self.tasks:
+        if self.advice is None and config.is_split_by_time and "user_cold" not in self.tasks:
             self.advice = NO_NEW_USERS
         self.users, self.items = summary.num_users, summary.num_items
         self.log_interactions = summary.num_interactions

@@ -122,13 +122,6 @@ class Store:
     def _items(self) -> pa.RecordBatch:
         return map_arrow(self.path(ITEMS))
 
-    def rows_by_value(self, field: Field) -> dict[str, int]:
-        """The embedding row of each of a field's values that has a row of its own."""
-        table = pq.read_table(self.path(f"vocab/{field.name}.parquet"), columns=["value", "row"])
-        values, rows = table["value"].to_pylist(), table["row"].to_pylist()
-        num_frequent = field.num_rows - 1
-        return dict(zip(values[:num_frequent], rows[:num_frequent], strict=True))
-
     # --- tasks --------------------------------------------------------------------------------
 
     def shard(self, split: str, number: int) -> pa.RecordBatch:

@@ -218,7 +218,9 @@ def as_text(value: pl.Expr, kind: pl.DataType) -> pl.Expr:
         return value.cast(pl.String).str.replace(r"^(-?\d+)\.0+$", "$1")
     if kind == pl.Binary:
         return value.map_batches(_bytes_as_text, return_dtype=pl.String, is_elementwise=True)
-    if kind in (pl.Date, pl.Datetime):
+    if kind == pl.Date:
+        return value.dt.strftime("%Y-%m-%d")
+    if kind == pl.Datetime:
         return moment(value, kind).dt.strftime(ISO)
     return value.cast(pl.String, strict=False)
 

@@ -133,7 +133,8 @@ class NewUsers:
 
     def _encoded(self, field: Field, users: Sequence[UserFeatures]) -> Ragged:
         """[U] embedding rows of each user's values; the unknown row where there is none."""
-        rows = self.catalogue.rows_by_value(field)
+        known_values, known_rows = self.catalogue.vocabulary(field)
+        rows = dict(zip(known_values.to_pylist(), known_rows.tolist(), strict=True))
         lists = []
         for user in users:
             value = user.get(field.name)

@@ -5,12 +5,12 @@ The generator and the plain reader are those of ``python -m benchmarks.fuzz``.
 
 import pytest
 
-from benchmarks.fuzz.cases import OPTIONS, Case, cases
+from benchmarks.fuzz.cases import OPTIONS, Case, cases, form_cases
 from benchmarks.fuzz.compare import expect
 from benchmarks.fuzz.reader import read_log
 from greatmeta_dist.data import scan
 
-CASES = [*cases(num_rows=10_000)]
+CASES = [*cases(num_rows=7_000), *form_cases(num_rows=5_000)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])

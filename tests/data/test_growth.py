@@ -46,14 +46,14 @@ def log_rows(seed: int = 0) -> pl.DataFrame:
     return pl.concat(frames).sort("t", maintain_order=True)
 
 
-def write_parts(folder: Path, rows: pl.DataFrame, *, as_text: bool = False) -> dict[str, str]:
-    """The log as a whole, and its earlier and later part; ``as_text``: the later one is CSV."""
+def write_parts(folder: Path, rows: pl.DataFrame, *, as_text: str = "") -> dict[str, str]:
+    """The log as a whole, and its earlier and later part; the part ``as_text`` is CSV."""
     is_early = pl.col("t") < 10**6 + 500
     text = {"u": pl.String, "i": pl.String} if as_text else {}
     parts = {"both": rows, "early": rows.filter(is_early), "late": rows.filter(~is_early)}
     paths = {}
     for name, part in parts.items():
-        kind = "csv" if as_text and name == "late" else "parquet"
+        kind = "csv" if name == as_text else "parquet"
         paths[name] = str(folder / f"{name}.{kind}")
         getattr(part.cast(text) if kind == "csv" else part, f"write_{kind}")(paths[name])
     return paths
@@ -181,8 +181,9 @@ def test_a_grown_store_holds_what_a_fresh_one_of_both_logs_holds(tmp_path, case)
     assert {p: p.read_bytes() for p in (tmp_path / "early").rglob("*") if p.is_file()} == before
 
 
-def test_a_log_of_other_ids_and_more_buckets_is_joined(tmp_path, monkeypatch):
-    paths = write_parts(tmp_path, log_rows(), as_text=True)
+@pytest.mark.parametrize("part", ["early", "late"])
+def test_a_log_of_other_ids_and_more_buckets_is_joined(tmp_path, monkeypatch, part):
+    paths = write_parts(tmp_path, log_rows(), as_text=part)
     prepare(config_of(paths["both"]), tmp_path / "fresh")
     monkeypatch.setattr(scan, "BUCKET_BYTES", 10**6)
     prepare(config_of(paths["early"]), tmp_path / "early")
@@ -204,6 +205,8 @@ def test_a_grown_store_grows_again(tmp_path):
     pl.concat(thirds).write_parquet(tmp_path / "all.parquet")
     prepare(config_of(str(tmp_path / "all.parquet")), tmp_path / "fresh")
     assert_same_content(tmp_path / "2", tmp_path / "fresh")
+    report = json.loads((tmp_path / "2" / "report.json").read_text())
+    assert report["read_earlier"] == len(thirds[0]) + len(thirds[1])
     shutil.rmtree(tmp_path / "0")  # nothing of the earlier stores is needed
     Store(tmp_path / "2").check()
 
@@ -293,6 +296,8 @@ def test_options_that_split_must_be_those_of_the_earlier_store(parts, tmp_path):
         grow(parts, early, store, columns=ColumnsConfig("u", "i", "r", None))
     with pytest.raises(InputError, match=r"has the user features {}, and the new files {job: "):
         grow(parts, early, store, **write_features(tmp_path, "x", range(9), range(9)))
+    with pytest.raises(InputError, match="holds a log of files, and data=synthetic generates one"):
+        prepare(DataConfig(from_store=str(early)), store)
     typed = config_of(parts["late"], from_store=str(early), seed=1, query_items=5)
     taken = with_earlier_options(typed, {"seed"})
     assert (taken.seed, taken.query_items, taken.path) == (1, 4, parts["late"])

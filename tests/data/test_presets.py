@@ -156,3 +156,65 @@ def test_lastfm_hetrec_has_play_counts_and_tags(tmp_path):
     assert bad(source.items.frame) == [
         ("user_taggedartists.dat", 5, "expected 6 fields, found 2", "5\t51")
     ]
+
+
+def test_prices_of_amazon_are_numbers_or_texts_with_one(tmp_path):
+    prices = [12.5, "$1,299.00", "from 14.99", "\u2014", None, "9.99"]
+    products = [PRODUCT | {"parent_asin": f"B{k}", "price": p} for k, p in enumerate(prices)]
+    products.append({"parent_asin": "B9"})
+    files = {
+        "A.jsonl": json.dumps(REVIEW).encode(),
+        "meta_A.jsonl": "\n".join(map(json.dumps, products)).encode(),
+    }
+    source = open_files(tmp_path, "amazon_2023", files)
+    assert source.items is not None
+    assert [price for (price,) in rows(source.items.frame, "price")] == [
+        "12.5", "1299.00", "14.99", None, None, "9.99", None,
+    ]  # fmt: skip
+
+
+def test_titles_of_movielens_latest_as_they_are(tmp_path):
+    movies = (
+        "movieId,title,genres\r\n"
+        '11,"American President, The (1995)",Comedy|Drama|Romance\r\n'
+        '2,"""Great Performances"" Cats (1998) ",Musical\r\n'
+        "3,Babylon 5,(no genres listed)\r\n"
+        "4,Death Note: Desu nôto (2006–2007),IMAX\r\n"
+    )
+    files = {
+        "ratings.csv": b"userId,movieId,rating,timestamp\r\n1,11,0.5,964982703\r\n",
+        "movies.csv": movies.encode(),
+        "tags.csv": b"userId,movieId,tag,timestamp\r\n",
+    }
+    source = open_files(tmp_path, "movielens_csv", files)
+    assert source.items is not None
+    assert rows(source.items.frame, "id", "title", "release_year", "genres") == [
+        ("11", ["american", "president", "the"], "1995", ["Comedy", "Drama", "Romance"]),
+        ("2", ["great", "performances", "cats"], "1998", ["Musical"]),
+        ("3", ["babylon", "5"], None, []),
+        ("4", ["death", "note", "desu", "nôto"], "2006", ["IMAX"]),
+    ]
+    assert source.not_used == {"tags.csv": ["the whole file"]}
+
+
+def test_reviews_of_amazon_2018_are_found_as_json_lines(tmp_path):
+    review = {
+        "reviewerID": "A1", "asin": "B1", "reviewerName": "x", "overall": 5.0, "verified": True,
+        "unixReviewTime": 1252800000, "reviewTime": "09 13, 2009", "reviewText": "", "vote": "3",
+    }  # fmt: skip
+    files = {"A.json": json.dumps(review).encode()}
+    source = open_files(tmp_path, "jsonl", files, path="{folder}/A.json")
+    assert rows(source.interactions, *LOG) == [("A1", "B1", "5", "1252800000")]
+
+
+def test_columns_and_files_that_a_preset_does_not_read_are_said(tmp_path):
+    files = {
+        "ratings.csv": b"user_id,book_id,rating\n1,258,5\n",
+        "books.csv": BOOKS.encode(),
+        "to_read.csv": b"user_id,book_id\n1,2\n",
+    }
+    source = open_files(tmp_path, "goodbooks", files)
+    assert source.not_used == {
+        "books.csv": ["goodreads_book_id", "isbn", "title"],
+        "to_read.csv": ["the whole file"],
+    }

@@ -23,7 +23,7 @@ from greatmeta_dist.launch.units import unit_runner
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     """A Ray with room for four tasks, which all tests share."""
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -190,9 +190,13 @@ ray.init(address=cluster.address, log_to_driver=False)
 def progress(phase, share):
     if phase == "split users" and share > 0.5 and nodes:
         cluster.remove_node(nodes.pop(), allow_graceful=False)
-with unit_runner(ClusterConfig(kind="ray"), Silent()) as run_units:
-    prepare(pickle.load(open(sys.argv[1], "rb")), sys.argv[2], progress, run_units=run_units)
-assert not nodes
+try:
+    with unit_runner(ClusterConfig(kind="ray"), Silent()) as run_units:
+        prepare(pickle.load(open(sys.argv[1], "rb")), sys.argv[2], progress, run_units=run_units)
+    assert not nodes
+finally:
+    ray.shutdown()
+    cluster.shutdown()  # else a later ray.init() of this machine would look for it
 """
 
 

@@ -1,6 +1,9 @@
 """Amazon Reviews 2023 as downloaded: one category, as JSON Lines or as CSV of ratings alone."""
 
+from dataclasses import replace
 from pathlib import Path
+
+import polars as pl
 
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.sources.base import Kind, Source, interactions_of, reads
@@ -42,6 +45,7 @@ def open_amazon_2023(config: DataConfig, work: Path) -> Source:
     if products is not None:
         table = Files([DataFile(str(products), products.name)], "jsonl")
         items = reader.table(table, "parent_asin", FEATURES)
+        items = replace(items, frame=items.frame.with_columns(_price("price")))
         files.append(products)
     return Source(
         interactions_of(frame, ROLES),
@@ -51,6 +55,11 @@ def open_amazon_2023(config: DataConfig, work: Path) -> Source:
         files=tuple(local_file(DataFile(str(file), file.name), work) for file in files),
         not_used={log.name: [c for c in available if c not in ROLES.values()]},
     )
+
+
+def _price(column: str) -> pl.Expr:
+    """Prices are numbers, or texts such as ``$1,299.00``, ``from 14.99`` and a dash for none."""
+    return pl.col(column).str.replace_all(",", "").str.extract(r"(\d+(?:\.\d+)?)", 1).alias(column)
 
 
 def _find(path: Path) -> tuple[Path, Path | None]:

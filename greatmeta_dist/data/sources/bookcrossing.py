@@ -17,6 +17,8 @@ from greatmeta_dist.data.text import TextFormat, scan_text
 
 RATINGS, USERS, BOOKS = "BX-Book-Ratings.csv", "BX-Users.csv", "BX-Books.csv"
 
+BOOK_COLUMNS = ("ISBN", "Book-Author", "Year-Of-Publication", "Publisher")
+
 
 def open_bookcrossing(config: DataConfig, work: Path) -> Source:
     """Open the folder ``data.path`` with the three ``BX-`` files; the log has no times."""
@@ -25,7 +27,7 @@ def open_bookcrossing(config: DataConfig, work: Path) -> Source:
     log, users, items = (scan_text(f"{folder}/{n}", fmt, work) for n in (RATINGS, USERS, BOOKS))
     require_columns(log, RATINGS, ("User-ID", "ISBN", "Book-Rating"))
     require_columns(users, USERS, ("User-ID", "Location", "Age"))
-    require_columns(items, BOOKS, ("ISBN", "Book-Author", "Year-Of-Publication", "Publisher"))
+    require_columns(items, BOOKS, BOOK_COLUMNS)
     age = pl.col("Age").cast(pl.Float64, strict=False)
     # Ages of 0 or 239 were typed to get past the form; they are as good as missing.
     decade = pl.when(age.is_between(5, 105)).then((age // 10 * 10).cast(pl.Int64).cast(pl.String))
@@ -51,4 +53,5 @@ def open_bookcrossing(config: DataConfig, work: Path) -> Source:
             {"author": "token", "year": "token", "publisher": "token"},
         ),
         files=tuple(Path(folder, n) for n in (RATINGS, USERS, BOOKS)),
+        not_used={BOOKS: [c for c in items.collect_schema().names()[:-4] if c not in BOOK_COLUMNS]},
     )

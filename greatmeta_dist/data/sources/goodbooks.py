@@ -32,6 +32,8 @@ def open_goodbooks(config: DataConfig, work: Path) -> Source:
     require_columns(log, RATINGS, ("user_id", "book_id", "rating"))
     require_columns(books, BOOKS, ("book_id", "authors", YEAR, "language_code"))
     id_column = "id" if "id" in books.collect_schema().names() else "book_id"
+    used = (id_column, "authors", YEAR, "language_code")
+    unused = [c for c in books.collect_schema().names()[:-4] if c not in used]
     # Years are written as floats, because some are missing.
     year = pl.col(YEAR).str.replace(r"\.0$", "")
     return Source(
@@ -49,4 +51,5 @@ def open_goodbooks(config: DataConfig, work: Path) -> Source:
             {"authors": "token_list", "year": "float", "language": "token"},
         ),
         files=(Path(folder, RATINGS), Path(folder, BOOKS)),
+        not_used={BOOKS: unused},
     )

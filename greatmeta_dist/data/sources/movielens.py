@@ -76,6 +76,7 @@ def open_movielens_100k(config: DataConfig, work: Path) -> Source:
             items, "id_", [*_title_and_year("title_"), genres.alias("genres")], MOVIE_FEATURES
         ),
         files=tuple(Path(folder, n) for n in ("u.data", "u.user", "u.item")),
+        not_used={"u.item": ["release date", "video release date", "IMDb URL"]},
     )
 
 

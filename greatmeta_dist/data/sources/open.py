@@ -1,18 +1,23 @@
 """Open the source that a configuration names."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from greatmeta_dist.config import DataConfig
+from greatmeta_dist.config.data import MAPPED_SOURCES
 from greatmeta_dist.data.sources.base import (
     CHECKED_OPTIONS,
     MAPPED_OPTIONS,
     Source,
     options_read,
 )
+from greatmeta_dist.data.sources.folders import ENDINGS, bare_name
 from greatmeta_dist.errors import require
 from greatmeta_dist.extensions import SOURCES
+
+ATOMIC = (".inter", ".user", ".item", ".kg", ".link", ".net")
+"""Endings of RecBole's files."""
 
 
 def open_source(config: DataConfig, work: Path) -> Source:
@@ -21,9 +26,24 @@ def open_source(config: DataConfig, work: Path) -> Source:
     Raises ``InputError`` where an option is set that the source does not read, where ``data.path``
     is missing, and where the files cannot be read.
     """
-    source = SOURCES.get(config.source)
-    _check_options(config, options_read(source))
-    return source(config, work)
+    open_it = SOURCES.get(config.source)
+    _check_options(config, options_read(open_it))
+    source: Source = open_it(config, work)
+    if config.source in MAPPED_SOURCES or config.path is None:
+        return source
+    unread = {name: ["the whole file"] for name in _unread_files(Path(config.path), source)}
+    return replace(source, not_used={**source.not_used, **unread})
+
+
+def _unread_files(folder: Path, source: Source) -> list[str]:
+    """Data files in the folder of a data set that its source does not read."""
+    if not folder.is_dir():
+        return []
+    endings = (*(ending for of_kind in ENDINGS.values() for ending in of_kind), *ATOMIC)
+    # Copies of packed files are called as these, after a mark.
+    read = tuple(file.name for file in source.files)
+    names = sorted(p.name for p in folder.iterdir() if bare_name(p.name).endswith(endings))
+    return [n for n in names if not any(r == n or r.endswith(f"-{n}") for r in read)]
 
 
 def _check_options(config: DataConfig, read: tuple[str, ...]) -> None:

@@ -28,6 +28,8 @@ from greatmeta_dist.files import written_atomically
 
 BATCH_ROWS = 1 << 19
 MAX_GROUP_ROWS = 1 << 22
+MAX_FORM_FILES = 512
+"""Whoever reads rows amid many files opens those before them, too."""
 MAX_PRECISION = 38
 """Digits of a decimal that Polars has."""
 CONVERT_COST = 0.3
@@ -73,7 +75,7 @@ def scan_parquet_files(
         types = tuple(
             str(schema.field(c).type) if c in schema.names else "key of a folder" for c in roles
         )
-        if types != types_before:
+        if types != types_before or len(forms[-1].paths) == MAX_FORM_FILES:
             forms.append(_Form(_polars_types(file, path, roles)))
         form, types_before = forms[-1], types
         form.paths.append(path)

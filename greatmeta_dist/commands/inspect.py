@@ -31,8 +31,9 @@ def inspect_files(config: DataConfig) -> None:
 def _line(column: Column, widths: list[int]) -> str:
     name, kind = column.name.ljust(widths[0]), column.type.ljust(widths[1])
     examples = ", ".join(_shortened(example) for example in column.examples)
-    read_as = f"→ {column.read_as}; " if column.read_as else ""
-    return f"  {name}  {kind}  {read_as}such as {examples}" if examples else f"  {name}  {read_as}"
+    read_as = f"→ {column.read_as}" if column.read_as else ""
+    shown = "; ".join(part for part in (read_as, examples and f"such as {examples}") if part)
+    return f"  {name}  {kind}  {shown}".rstrip()
 
 
 def _shortened(text: str) -> str:

@@ -132,7 +132,9 @@ def _read_columns(
     for name, role in read_as.items():
         values = head[name].drop_nulls()
         if named.get(name, name) is not None and (len(values) or name in named):
-            examples = [str(v) for v in values.unique(maintain_order=True).head(NUM_EXAMPLES)]
+            examples = [
+                str(v) for v in values.unique(maintain_order=True).head(NUM_EXAMPLES).to_list()
+            ]
             columns.append(Column(file, named.get(name) or name, type_text(values), examples, role))
     return columns
 

@@ -26,6 +26,11 @@ def require_trainable(counts: TrainingCounts, report: Report, config: DataConfig
     )
     share = counts.mean
     require(
+        not config.is_implicit or share < 1,
+        "no item could be drawn as not clicked, since each user of the training has all that may "
+        "be drawn; set data.label=rating, or add rows with other items",
+    )
+    require(
         not config.is_click or 0 < share < 1,
         f"{share:.0%} of the training rows are clicks, and training needs clicks and others; "
         f"set data.click_at (now {config.click_at}) within the ratings, or data.negatives",

@@ -19,6 +19,14 @@ def test_clicks_of_one_kind_are_refused(tmp_path, click_at, share):
         prepare(config, tmp_path / "store")
 
 
+def test_users_who_have_every_item_leave_none_to_draw(tmp_path):
+    lines = [f"u{user},i{item},3" for user in range(30) for item in range(5)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,rating", *lines]))
+    config = DataConfig(source="csv", path=str(tmp_path / "log.csv"), label="click", click_at=None)
+    with pytest.raises(InputError, match="no item could be drawn as not clicked"):
+        prepare(config, tmp_path / "store")
+
+
 def test_no_rating_column_needs_clicks_or_counts():
     columns = ColumnsConfig("u", "i", None)
     with pytest.raises(InputError, match=r"data.columns.rating is null, and data.label is rating"):

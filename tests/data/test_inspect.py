@@ -72,3 +72,9 @@ def test_folders_of_any_source_are_inspected(source, path, names):
     assert found.problem is None
     assert [c.name for c in found.columns if c.read_as != "not used"] == names
     assert (found.num_rows, len(found.rejects)) == (1648, 0)
+
+
+def test_lists_are_shown_as_lists():
+    found = inspect_log(DataConfig(source="synthetic", users=50, items=30))
+    categories = next(column for column in found.columns if column.name == "category")
+    assert all(example.startswith("['") for example in categories.examples)

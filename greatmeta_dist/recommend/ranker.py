@@ -13,7 +13,6 @@ from greatmeta_dist.data.store import FeatureSpec, Store
 from greatmeta_dist.data.tasks import TaskTable
 from greatmeta_dist.errors import require
 from greatmeta_dist.evaluation.scoring import Scorer
-from greatmeta_dist.recommend.asking import asking
 from greatmeta_dist.recommend.catalogue_scorer import CatalogueScorer, TopItems
 from greatmeta_dist.recommend.new_users import NewUsers, with_unknown_item
 
@@ -78,7 +77,7 @@ class Ranker:
         tasks = self._tasks(known, user_features)
         asked = self._indices([token_of(item) for item in items], "items")
         of_all = np.tile(asked, (len(tasks), 1))
-        scores = self.scorer.predict(asking(tasks, of_all))["adapted"].reshape(of_all.shape)
+        scores = self.scorer.predict(tasks.asking(of_all))["adapted"].reshape(of_all.shape)
         return scores[0] if known.is_one_user else scores
 
     def _tasks(self, known: KnownRatings, user_features: Any) -> TaskTable:

@@ -15,8 +15,5 @@ options = parser.parse_args()
 pairs = (word.rpartition("=") for word in options.rating)
 ratings = {item: float(rating) for item, _, rating in pairs}
 
-predictor = Predictor.load(options.run)
-items = [item for item in predictor.catalogue.item_tokens() if item not in ratings]
-scores = predictor.score(predictor.one_user(ratings, items))
-for k in scores.argsort()[::-1][:10]:
-    print(f"{items[k]}  {scores[k]:.2f}")
+for item, rating in Predictor.load(options.run).recommend(ratings):
+    print(f"{item}  {rating:.2f}")

@@ -1,24 +1,26 @@
-"""A trained run as one object that predicts: ``Predictor.load(run).score(tasks)``.
+"""A trained run as one object that predicts: ``Predictor.load(run).recommend({item: rating})``.
 
 Everything it needs is in the run's folder. The store may be gone.
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from greatmeta_dist.config import Config
 from greatmeta_dist.data.store import FeatureSpec, Store
-from greatmeta_dist.data.tasks import Features, TaskTable
+from greatmeta_dist.data.tasks import TaskTable
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.errors import require
 from greatmeta_dist.evaluation.baselines import Baselines
 from greatmeta_dist.evaluation.scoring import Scorer
-from greatmeta_dist.ragged import Ragged
+from greatmeta_dist.recommend.ranker import Ranker
 from greatmeta_dist.training.build import Model, build_model
 from greatmeta_dist.training.run_config import saved_config
 from greatmeta_dist.training.run_folder import CHECKPOINTS, require_same_store
@@ -60,47 +62,61 @@ class Predictor:
         model = replace(model, scorer=_weighted(model.scorer, saved, parameters.step, run, warn))
         return cls(run, parameters.step, model, saved.store_identity)
 
-    def score(self, tasks: TaskTable) -> NDArray[np.float64]:
+    def recommend(
+        self,
+        interactions: Any = None,
+        k: int = 10,
+        *,
+        user_features: Any = None,
+        exclude_seen: bool = True,
+        candidates: Iterable[Any] | None = None,
+    ) -> Any:
+        """The k best items of the catalogue for a user, or for many, the best first.
+
+        ``interactions`` are what is known of one user: ``{item: rating}``, pairs ``(item,
+        rating)``, or items alone where the run predicts clicks; nothing at all gives the ranking of
+        a user of whom nothing is known. Of many users: ``{user: any of these}``, or a frame (Arrow,
+        Polars, pandas) with columns of users, items and ratings under usual names. Ids are as in
+        the log.
+
+        ``user_features`` are ``{feature: value}``, or ``{user: {feature: value}}`` for many. Items
+        that the user knows are left out with ``exclude_seen``. ``candidates`` are the only items
+        that may be recommended. Fewer items than k give fewer rows.
+
+        Returns ``Recommendation`` tuples ``(item, score)`` for one user, a dictionary of such lists
+        for many, and a frame of ``user``, ``rank``, ``item``, ``score`` for a frame. A score is a
+        predicted rating, or the chance of a click. Items and features that training did not have
+        count as unknown, with a warning. Raises ``InputError`` where an argument is not understood.
+        """
+        return self._ranker.recommend(
+            interactions,
+            k,
+            user_features=user_features,
+            exclude_seen=exclude_seen,
+            candidates=candidates,
+        )
+
+    def score(
+        self, interactions: Any, items: Iterable[Any], *, user_features: Any = None
+    ) -> NDArray[np.float64]:
+        """What users will give ``items``: [items] for one user, [users, items] for many.
+
+        ``interactions`` and ``user_features`` are as in ``recommend``. An item that is not in the
+        catalogue is scored as one of which nothing is known, with a warning.
+        """
+        return self._ranker.score(interactions, items, user_features=user_features)
+
+    def score_tasks(self, tasks: TaskTable) -> NDArray[np.float64]:
         """Predicted rating of every query row (of clicks, the chance), users' rows end to end.
 
         The model is adapted to each user's support first.
         """
         return self.scorer.predict(tasks)["adapted"]
 
-    def one_user(self, ratings: Mapping[str, float], items: Sequence[str]) -> TaskTable:
-        """A new user's known ratings by item, and the items to predict, as tasks for ``score``.
-
-        Items are named as in the log. The user's features are taken as unknown. Raises
-        ``InputError`` for an item that is not in the catalogue, and for a rating that is not a
-        finite number.
-        """
-        for item, rating in ratings.items():
-            is_number = isinstance(rating, (int, float, np.number)) and np.isfinite(rating)
-            require(bool(is_number), f"the rating of {item} is {rating}; expected a finite number")
-        index = {token: k for k, token in enumerate(self.catalogue.item_tokens())}
-        unknown = [item for item in (*ratings, *items) if item not in index]
-        require(
-            not unknown,
-            f"{self.run} does not know item {unknown[0] if unknown else ''}; ask for items of its "
-            "catalogue",
-        )
-
-        def one_list(values: Sequence[float], kind: type) -> Ragged:
-            return Ragged(np.array(values, kind), np.array([0, len(values)]))
-
-        fields = self.catalogue.fields("user", self.feature_spec)
-        features = Features(
-            tuple(one_list([f.unknown_row], np.int32) for f in fields),
-            tuple(False for _ in fields),
-            tuple(f.unknown_row for f in fields),
-        )
-        return TaskTable(
-            features,
-            one_list([index[item] for item in ratings], np.int32),
-            one_list(list(ratings.values()), np.float32),
-            one_list([index[item] for item in items], np.int32),
-            one_list([0.0] * len(items), np.float32),
-        )
+    @cached_property
+    def _ranker(self) -> Ranker:
+        """Made when it is first needed: it looks at every item."""
+        return Ranker.of(self.scorer, self.catalogue, self.feature_spec)
 
     @property
     def scorer(self) -> Scorer:

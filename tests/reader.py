@@ -40,7 +40,7 @@ STORES = {
     "data.columns.rating=stars",
     "stores/ml-1m": "data=movielens_1m data.path=ml-1m",
     "stores/ml-100k": "data=recbole data.path=ml-100k data.split=ml-100k/split.tsv",
-    "stores/grown": "data=recbole data.path=ml-100k data.split=ml-100k/split.tsv",
+    "stores/ml-100k-grown": "data=recbole data.path=ml-100k data.split=ml-100k/split.tsv",
 }
 """How the stores are prepared that a document names without showing it."""
 RUNS = {"runs/first": "stores/first", "runs/synthetic": "stores/first"}

@@ -21,6 +21,7 @@ LEVELS = {
     "engine": 6,
     "evaluation": 7,
     "display": 8,
+    "recommend": 8,
     "training": 9,
     "options": 9,
     "launch": 10,

@@ -1,10 +1,14 @@
 """A run's predictor: one user's ratings as tasks, what it knows, and what it refuses."""
 
+import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
+import pyarrow as pa
 import pytest
 from logs import csv_config, write_log
 from small_training import prepare_store, small
@@ -38,7 +42,7 @@ def run(tmp_path, trained) -> Path:
 def test_one_user_is_scored_as_the_same_user_of_a_store(trained, store):
     predictor = Predictor.load(str(trained))
     users = Store(store).split("user_cold", predictor.feature_spec)
-    scores = predictor.score(users.tasks)
+    scores = predictor.score_tasks(users.tasks)
     tokens = predictor.catalogue.item_tokens()
     assert tokens == Store(store).item_tokens()
     for user in range(3):
@@ -47,22 +51,24 @@ def test_one_user_is_scored_as_the_same_user_of_a_store(trained, store):
         known = [tokens[item] for item in users.tasks.support_item.values[support]]
         ratings = dict(zip(known, users.tasks.support_label.values[support].tolist(), strict=True))
         items = [tokens[item] for item in users.tasks.query_item.values[query]]
-        scored = predictor.score(predictor.one_user(ratings, items))
+        scored = predictor.score(ratings, items)
         assert scored == pytest.approx(scores[query], abs=1e-5)
 
 
-def test_an_item_that_is_not_in_the_catalogue_is_refused(trained):
+def test_items_that_are_not_in_the_catalogue_count_as_unknown_with_a_warning(trained):
     predictor = Predictor.load(trained)
-    for ratings, items in (({"i1": 4.0}, ["i2", "mine"]), ({"mine": 4.0}, ["i2"])):
-        with pytest.raises(InputError, match="does not know item mine"):
-            predictor.one_user(ratings, items)
+    with pytest.warns(UserWarning, match="1 of 2 items are of items that .* the first is mine"):
+        scores = predictor.score({"i1": 4.0}, ["i2", "mine"])
+    assert scores[0] == predictor.score({"i1": 4.0}, ["i2"])[0]
+    assert np.isfinite(scores[1])
+    with pytest.warns(UserWarning, match="1 of 2 interactions .* the first is mine"):
+        recommended = predictor.recommend({"i1": 4.0, "mine": 5.0}, 60)
+    assert {item for item, _ in recommended} == {*predictor.catalogue.item_tokens()} - {"i1"}
 
 
 def test_scores_are_in_the_ratings_range(trained, store):
     predictor = Predictor.load(trained)
-    scores = predictor.score(
-        predictor.one_user({"i1": 5.0, "i2": 1.0}, [f"i{k}" for k in range(50)])
-    )
+    scores = predictor.score({"i1": 5.0, "i2": 1.0}, [f"i{k}" for k in range(50)])
     ratings = Store(store).manifest.ratings
     assert len(scores) == 50
     assert ((scores >= ratings.lowest) & (scores <= ratings.highest)).all()
@@ -101,7 +107,140 @@ def test_the_store_of_a_run_is_opened_where_it_lies_now_and_no_other_one(run, st
 def test_a_rating_that_is_no_number_is_refused(trained, rating):
     predictor = Predictor.load(trained)
     with pytest.raises(InputError, match="expected a finite number"):
-        predictor.one_user({"i1": rating}, ["i2"])
+        predictor.score({"i1": rating}, ["i2"])
+
+
+def test_the_best_items_are_those_of_the_highest_scores_that_the_user_does_not_know(trained):
+    predictor = Predictor.load(trained)
+    tokens = predictor.catalogue.item_tokens()
+    for known in ({}, {"i3": 5.0}, {f"i{k}": 1.0 + k % 5 for k in range(20)}):
+        top = predictor.recommend(known, 7)
+        scores = dict(zip(tokens, predictor.score(known, tokens), strict=True))
+        best = sorted((scores[t] for t in tokens if t not in known), reverse=True)[:7]
+        assert [score for _, score in top] == pytest.approx(best, abs=1e-5)
+        assert [scores[item] for item, _ in top] == pytest.approx(best, abs=1e-5)
+
+
+def test_candidates_known_items_and_k_say_what_may_be_recommended(trained):
+    predictor = Predictor.load(trained)
+    few = predictor.recommend({"i1": 5.0}, 10, candidates=["i1", "i2", "i9"])
+    assert {item for item, _ in few} == {"i2", "i9"}
+    known = predictor.recommend({"i1": 5.0}, 10, candidates=["i1", "i2"], exclude_seen=False)
+    assert {item for item, _ in known} == {"i1", "i2"}
+    assert predictor.recommend({"i1": 5.0}, 10, candidates=[]) == []
+    everything = predictor.recommend(k=10_000)
+    assert len(everything) == len(predictor.catalogue.item_tokens())
+    for k in (0, -1, 2.5, "ten", True, None):
+        with pytest.raises(InputError, match="expected a whole number from 1 on"):
+            predictor.recommend({"i1": 5.0}, k)
+
+
+def test_users_come_in_plain_types_and_in_frames(trained):
+    predictor = Predictor.load(trained)
+    ann, bob = {"i1": 5.0, "i2": 1.0}, {"i7": 3.0}
+    of_ann, of_bob = predictor.recommend(ann, 3), predictor.recommend(bob, 3)
+    assert predictor.recommend([("i1", 5.0), ("i2", 1)], 3) == of_ann
+    many = predictor.recommend({"ann": ann, "bob": list(bob.items()), "new": None}, 3)
+    assert list(many) == ["ann", "bob", "new"]
+    assert [item for item, _ in many["ann"]] == [item for item, _ in of_ann]
+    assert [i for i, _ in many["new"]] == [i for i, _ in predictor.recommend(None, 3)]
+    columns = {
+        "userId": ["ann", "bob", "ann", "ann"],
+        "movieId": ["i2", "i7", "i1", "i2"],
+        "rating": [4, 3, 5, 1],  # of repeats the last one counts
+    }
+    for frame in (pl.DataFrame(columns), pa.table(columns)):
+        ranked = predictor.recommend(frame, 3)
+        assert type(ranked) is type(frame)
+        rows = pl.DataFrame(ranked)
+        assert rows.columns == ["user", "rank", "item", "score"]
+        assert rows["rank"].to_list() == [1, 2, 3, 1, 2, 3]
+        assert rows.filter(user="bob")["item"].to_list() == [item for item, _ in of_bob]
+        assert rows.filter(user="ann")["item"].to_list() == [item for item, _ in of_ann]
+    one = predictor.recommend(pl.DataFrame({"item": ["i1", "i2"], "rating": [5.0, 1.0]}), 3)
+    assert one.columns == ["rank", "item", "score"]
+    assert one["item"].to_list() == [item for item, _ in of_ann]
+
+
+@pytest.mark.parametrize(
+    "known, message",
+    [
+        ("i1", "the ratings are 'i1'; expected"),
+        (7, "the ratings are 7; expected"),
+        (["i1", "i2"], "have no ratings, and this run predicts ratings"),
+        ({"i1": 9.0}, "the rating of i1 is 9; ratings of this run go from"),
+        ({None: 4.0}, "None is no id; expected a text or a whole number"),
+        ({1.5: 4.0}, "1.5 is no id"),
+        ({float("nan"): 4.0}, "nan is no id"),
+        ({"ann": "i1", "bob": ["i2"]}, "the ratings of user 'ann' are 'i1'"),
+        (pl.DataFrame({"a": [1]}), "no column of the frame is the item; it has a"),
+        (
+            pl.DataFrame({"item": ["i1", None], "rating": [4.0, 3.0]}),
+            "row 2 of the frame has None in column item",
+        ),
+        (
+            pl.DataFrame({"item": ["i1", "i2"], "rating": [4.0, float("nan")]}),
+            "row 2 of the frame has nan in column rating; expected a finite number",
+        ),
+        (
+            pl.DataFrame({"item": ["i1"], "rating": [4.0], "ratings": [3.0]}),
+            "columns rating, ratings of the frame may all be the rating",
+        ),
+    ],
+)
+def test_what_is_not_understood_is_one_line(trained, known, message):
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        Predictor.load(trained).recommend(known)
+    assert "\n" not in str(caught.value)
+
+
+def test_features_of_users_are_told_by_their_values(tmp_path):
+    users = tmp_path / "users.csv"
+    people = [f"u{k},{20 + k % 40},c{k % 3}" for k in range(120)]
+    users.write_text("\n".join(["u,age,country", *people]))
+    config = csv_config(
+        write_log(tmp_path, num_users=120),
+        users_path=str(users),
+        user_features={"age": "float", "country": "token"},
+        min_value_count=2,
+    )
+    prepare(config, tmp_path / "store")
+    train(small(tmp_path / "store"), tmp_path / "run", Display())
+    predictor = Predictor.load(tmp_path / "run")
+    store = predictor.open_store()
+    batch = store.shard("user_cold", 0)
+    scores = predictor.score_tasks(store.tasks_of(batch, predictor.feature_spec).tasks)
+    tokens, start = predictor.catalogue.item_tokens(), 0
+    for row in batch.to_pylist():
+        known = [tokens[item] for item in row["support_item"]]
+        number = int(row["user"][1:])
+        features = {"age": 20 + number % 40, "country": f"c{number % 3}"}
+        asked = [tokens[item] for item in row["query_item"]]
+        ratings = list(zip(known, row["support_rating"], strict=True))
+        scored = predictor.score(ratings, asked, user_features=features)
+        assert scored == pytest.approx(scores[start : start + len(asked)], abs=1e-5)
+        start += len(asked)
+    unknown = predictor.score({"i1": 5.0}, ["i2"])
+    assert predictor.score({"i1": 5.0}, ["i2"], user_features={"age": 21}) != unknown
+    assert predictor.score({"i1": 5.0}, ["i2"], user_features={"country": "c99"}) == unknown
+    many = predictor.recommend({"a": {"i1": 5.0}}, user_features={"a": {"age": 21.0}})
+    alone = predictor.recommend({"i1": 5.0}, user_features={"age": 21.0})
+    assert [item for item, _ in many["a"]] == [item for item, _ in alone]
+    for features, message in (
+        ({"height": 2}, "no user feature is called height; this run has age, country"),
+        ({"age": "old"}, "age is 'old'; expected a finite number"),
+        ("age", "user_features are 'age'; expected {feature: value}"),
+    ):
+        with pytest.raises(InputError, match=message):
+            predictor.recommend({"i1": 5.0}, user_features=features)
+
+
+def test_threads_share_a_predictor(trained):
+    predictor = Predictor.load(trained)
+    users = [{f"i{k}": 1.0 + k % 5, f"i{k + 20}": 3.0} for k in range(20)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(predictor.recommend, users))
+    assert together == [predictor.recommend(user) for user in users]
 
 
 def test_a_best_checkpoint_that_a_training_replaces_meanwhile_is_not_called_damaged(

@@ -59,8 +59,8 @@ def rule_by_time(
 ) -> str:
     """Why a user has no task; ``num_rows`` are of the user's period, repeats included."""
     before = [one for one in interactions if is_before(one, split_time)]
-    if not before and config.test_fraction + config.valid_fraction == 0:
-        return "new after the point in time, and no user is held out"
+    if not before and config.test_fraction == 0:
+        return "new after the point in time, and data.test_fraction=0"
     period = before or interactions
     num_warm = sum(one.item not in cold for one in period)
     rule = rule_of_user(num_rows, len(period), num_warm, config)
@@ -98,6 +98,8 @@ def split_user_by_time(
         return rows if number is None else rows[max(0, len(rows) - number) :]
 
     tasks = {}
+    if before and plain_unit(hashed, config.seed, "split") < config.valid_fraction:
+        return {"valid": task(known[size:], known[:size])}
     if before:
         tasks["train"] = task(known[size:], known[:size])
         asked = [one for one in after if one.item not in cold]
@@ -108,10 +110,6 @@ def split_user_by_time(
         if asked:
             tasks["item_cold"] = task(known, first(asked, config.query_items))
         return tasks
-    held_out = config.valid_fraction + config.test_fraction
-    draw = plain_unit(hashed, config.seed, "split")
-    if draw * held_out >= config.test_fraction:
-        return {"valid": task(known[size:], known[:size])}
     tasks["user_cold"] = task(known[size:], known[:size])
     begin = min(_time(one) for one in known[:size])
     asked = [one for one in after if one.item in cold and _time(one) >= begin]

@@ -53,8 +53,8 @@ class DataConfig:
     role, item_id. null assigns users by a hash of their names."""
     split_at: str | None = None
     """Point in time before which all training rows lie, as ISO 8601 or as seconds since 1970. Users
-    who come later are new: they are for validation and tests. Within users, too, order is by time.
-    null assigns users by a hash."""
+    who come later are new: they are for tests. Within users, too, order is by time. null assigns
+    users by a hash."""
     split_last: float | None = None
     """Share of the log's rows, the latest ones, that ``data.split_at`` is to leave out of training.
     Takes the place of ``data.split_at``."""

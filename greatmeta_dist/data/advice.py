@@ -18,8 +18,8 @@ from greatmeta_dist.data.summary import LogSummary
 MANY = 0.5
 """Share of users past which it is said that they are left out."""
 NO_NEW_USERS = (
-    "no user for validation comes at or after the point in time; set an earlier data.split_at, "
-    "or a larger data.split_last or data.valid_fraction"
+    "no user comes at or after the point in time, so there is no user_cold scenario; for one, set "
+    "an earlier data.split_at, or a larger data.split_last"
 )
 
 
@@ -44,7 +44,7 @@ def _remedy(rule: str, summary: LogSummary, config: DataConfig) -> str:
         COLD_ONLY: f"lower data.cold_item_fraction (now {config.cold_item_fraction:g})",
         ONE_ROW: NOTHING_TO_ASK,
         TOO_FEW_BEFORE: "set a later data.split_at, or a smaller data.split_last",
-        NOT_HELD_OUT: "set data.valid_fraction and data.test_fraction",
+        NOT_HELD_OUT: "set data.test_fraction above 0",
         NOT_IN_SPLIT: "name them there, or set data.split=null",
     }[rule]
 

@@ -1,7 +1,7 @@
 """The features of users and items, counted among those trained on, get their vocabularies."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -32,8 +32,6 @@ class Fields:
     users: pl.DataFrame | None
     items: pl.DataFrame
     vocabularies: list[Vocabulary]
-    edges: Edges
-    """Inner edges of the bins of each numeric feature."""
 
 
 def build_fields(
@@ -56,7 +54,8 @@ def build_fields(
     )
     edges: Edges = {}
     if earlier is not None:
-        edges = {name: np.array(values) for name, values in earlier.index.edges.items()}
+        fields = earlier.manifest.fields
+        edges = {f.name: np.array(f.edges) for f in fields if f.edges is not None}
     counted, least = [], config.min_value_count
     if users is not None:
         is_seen = pl.col("id").is_in(pl.concat(counts.users).implode())
@@ -74,7 +73,15 @@ def build_fields(
         vocabularies = grow_vocabularies(
             counted, earlier.vocabularies(), min_count=least, seed=config.seed
         )
-    return Fields(users, items, vocabularies, edges)
+    return Fields(users, items, [_with_edges(v, edges) for v in vocabularies])
+
+
+def _with_edges(vocabulary: Vocabulary, edges: Edges) -> Vocabulary:
+    """The vocabulary of a numeric feature with the edges of its bins; of others, as it is."""
+    found = edges.get(vocabulary.field.name)
+    if found is None:
+        return vocabulary
+    return replace(vocabulary, field=replace(vocabulary.field, edges=found.tolist()))
 
 
 def _count(

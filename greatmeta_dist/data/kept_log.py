@@ -50,8 +50,6 @@ class LogIndex:
     user_features: dict[str, str]
     """Features and their kinds."""
     item_features: dict[str, str]
-    edges: dict[str, list[float]]
-    """Inner edges of each numeric feature's bins."""
     files: list[str]
     """Of rows, in the order of the log."""
     buckets: list[list[int]]

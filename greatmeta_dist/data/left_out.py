@@ -25,7 +25,7 @@ NOT_IN_SPLIT = "not in the file data.split"
 USER_RULES = (TOO_MANY, MERGED, TOO_FEW, COLD_ONLY, ONE_ROW)
 """The recipe's rules, in the order in which they are looked at."""
 TOO_FEW_BEFORE = "too few before the point in time"
-NOT_HELD_OUT = "new after the point in time, and no user is held out"
+NOT_HELD_OUT = "new after the point in time, and data.test_fraction=0"
 PAST_SUPPORT = "past data.max_support"
 COLD_NOT_ASKED = "of held-out items, past what is asked"
 LATE_NOT_ASKED = "at or after the point in time, past what is asked"
@@ -106,6 +106,6 @@ def period_rules(
     is_few = np.isin(rule, (TOO_FEW, ONE_ROW))
     had_enough = num_interactions >= max(2, config.min_interactions)
     rule = np.where(~is_new & is_few & had_enough, TOO_FEW_BEFORE, rule)
-    if config.test_fraction + config.valid_fraction == 0:
+    if config.test_fraction == 0:
         rule = np.where(is_new, NOT_HELD_OUT, rule)
     return rule

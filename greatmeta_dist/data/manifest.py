@@ -29,6 +29,8 @@ class Field:
     """Values with a row of their own, and the unknown row."""
     unknown_row: int
     """The embedding row of every other value."""
+    edges: list[float] | None = None
+    """Inner edges of a numeric feature's bins, ascending; None for features that are no numbers."""
 
 
 @dataclass(frozen=True)

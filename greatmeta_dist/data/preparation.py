@@ -351,7 +351,6 @@ class Preparation:
             time_unit=log.time_unit,
             user_features=dict(self.kinds["user"]),
             item_features=dict(self.kinds["item"]),
-            edges={name: edges.tolist() for name, edges in fields.edges.items()},
             files=names,
             buckets=[list(file.buckets) for file in log.files],
         )

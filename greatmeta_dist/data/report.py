@@ -115,7 +115,7 @@ class Report:
         self.unused_rows = dict(+left_out.unused)
         self.kept = summary.num_interactions - left_out.num_rows - left_out.num_unused
         self.advice = advice(summary, config)
-        if self.advice is None and config.is_split_by_time and "valid" not in self.tasks:
+        if self.advice is None and config.is_split_by_time and "user_cold" not in self.tasks:
             self.advice = NO_NEW_USERS
         self.users, self.items = summary.num_users, summary.num_items
         self.log_interactions = summary.num_interactions

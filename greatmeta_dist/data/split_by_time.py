@@ -1,10 +1,12 @@
 """The recipe that splits users and their interactions at one global point in time.
 
-- Users with a row before the point are training users. Their tasks are of rows before it.
+- Users with a row before the point are training users, but for those that a hash of their names
+  deals to validation. The tasks of both are of rows before it: the best step is chosen without a
+  look at what comes later.
 - Some of these are in the warm scenario, too: what they met at or after the point is asked for, and
   all of their rows before it are known.
-- Users who come at or after the point are new. A hash of their names deals them to validation and
-  test; the latest of their rows are asked for, and the ones before them known.
+- Users who come at or after the point are new, and tested: the latest of their rows are asked for,
+  and the ones before them known.
 - Items that are first met at or after the point are cold: no training row has them.
 
 Interactions at the point itself are after it. Shapes: U users of a bucket, n interactions.
@@ -89,10 +91,11 @@ class _Timeline:
         known = cap_supports(history, self.is_known, self.draw, config)
         before_query = cap_supports(history, self.is_known & ~query, self.draw, config)
 
-        is_training, is_new = (has_tasks & ~self.is_new)[user], (has_tasks & self.is_new)[user]
         draw = to_unit(draw_bits(history.hash, config.seed, "split"))
-        held_out = config.test_fraction + config.valid_fraction
-        is_test = is_new & (draw * held_out < config.test_fraction)[user]
+        is_valid = ~self.is_new & (draw < config.valid_fraction)
+        is_training, is_validation, is_test = (
+            (has_tasks & kind)[user] for kind in (~self.is_new & ~is_valid, is_valid, self.is_new)
+        )
         is_drawn = to_unit(draw_bits(history.hash, config.seed, "warm")) < config.warm_fraction
 
         # What is asked of training users, and of new ones about cold items, is what comes first:
@@ -111,7 +114,7 @@ class _Timeline:
 
         return {
             "train": task(is_training, before_query, query),
-            "valid": task(is_new & ~is_test, before_query, query),
+            "valid": task(is_validation, before_query, query),
             "warm": task(is_training, known, warm_query),
             "user_cold": task(is_test, before_query, query),
             "item_cold": task(is_training, known, cold_query),

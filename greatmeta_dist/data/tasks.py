@@ -4,7 +4,7 @@ An entity is a user or an item. A slot is one value of one field of one entity; 
 is looked up. M slots in all, entity by entity, and field by field within an entity.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -130,3 +130,14 @@ class TaskTable:
 
     def __len__(self) -> int:
         return len(self.support_item.offsets) - 1
+
+    def take(self, tasks: Ints) -> "TaskTable":
+        """The chosen tasks, in the order asked for; ratings' logits are left behind."""
+        features = tuple(field.take(tasks) for field in self.features.fields)
+        return TaskTable(
+            replace(self.features, fields=features),
+            self.support_item.take(tasks),
+            self.support_label.take(tasks),
+            self.query_item.take(tasks),
+            self.query_label.take(tasks),
+        )

@@ -22,7 +22,7 @@ READ = "read the text"
 READ_COST = 25.0
 """Seconds that a GB takes, about."""
 UNIT_BYTES = 1 << 25
-PART_BYTES = 1 << 24
+PART_BYTES = 1 << 22
 """Bytes that are parsed at a time."""
 ROW = "row of file "
 """A column that a scan adds. It ends in a space, because a file may have any plain name."""

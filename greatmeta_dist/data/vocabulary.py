@@ -119,6 +119,11 @@ def binned(values: pl.Series, edges: NDArray[np.float64]) -> pl.Series:
     return pl.select(pl.when(numbers.is_not_null()).then(BIN + tokens)).to_series()
 
 
+def bin_token(number: float, edges: NDArray[np.float64]) -> str:
+    """The token of the bin of one number."""
+    return BIN + str(int(np.searchsorted(edges, number, side="right")))
+
+
 def count_values(frame: pl.DataFrame, kinds: Mapping[str, Kind]) -> dict[str, pl.DataFrame]:
     """How many entities have each value of each feature: ``value``, ``count`` by feature."""
     counts = {}

@@ -16,14 +16,16 @@ from greatmeta_dist.engine.lane_exchange import LaneExchange
 from greatmeta_dist.engine.layers import FlatLayers
 from greatmeta_dist.engine.routing import RoutingPlan
 from greatmeta_dist.engine.weighting import make_weighting
-from greatmeta_dist.meta.adapt import predict_query
-from greatmeta_dist.meta.batch import StepBatch, TaskBatch, to_device
+from greatmeta_dist.meta.adapt import adapted_networks, predict_query
+from greatmeta_dist.meta.batch import SlotTable, StepBatch, TaskBatch, to_device
 from greatmeta_dist.meta.factor_averages import FactorAverages
 from greatmeta_dist.meta.factors import FactorSizes
 from greatmeta_dist.meta.fast_weights import InnerLoop
 from greatmeta_dist.meta.losses import Loss
 from greatmeta_dist.meta.model import Recommender
+from greatmeta_dist.meta.pooling import pool_slots
 from greatmeta_dist.meta.step import MetaStep, StepSettings
+from greatmeta_dist.meta.user_networks import UserNetworks
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,17 @@ class Worker:
         plan = RoutingPlan.of(batch.rows, self.table, self.communicator)
         rows, _ = plan.fetch(self.table.lookup_averaged, "predictions")
         return predict_query(self.model, batch, rows, self._averaged_layers, self.inner)
+
+    def adapted_networks(self, batch: TaskBatch) -> UserNetworks:
+        """Every user's adapted model as a function of items, with the running mean of θ."""
+        batch = to_device(batch, self.device)
+        rows = self.table.lookup_averaged(batch.rows)
+        return adapted_networks(self.model, batch, rows, self._averaged_layers, self.inner)
+
+    def pooled_features(self, slots: SlotTable, rows: Tensor) -> Tensor:
+        """Features [entities, fields·d] of slots whose rows are numbered among ``rows`` [U]."""
+        slots, rows = to_device(slots, self.device), rows.to(self.device)
+        return pool_slots(self.table.lookup_averaged(rows), slots)
 
     def dense_state(self) -> dict[str, Tensor]:
         """Everything but the embedding rows: A, φ and their optimizers' state, by name; on the

@@ -18,6 +18,7 @@ from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.passes import Pass, Weights, backward, forward
 from greatmeta_dist.meta.row_gradients import row_gradients
 from greatmeta_dist.meta.set_input import SetInput, context_features, set_inputs
+from greatmeta_dist.meta.user_networks import UserNetworks
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,15 @@ def predict_query(
     shared = SharedWeights(layers)
     fast = adapt(model, batch, support, shared, inner)
     return forward(model, query, shared).prediction, forward(model, query, fast).prediction
+
+
+def adapted_networks(
+    model: Recommender, batch: TaskBatch, rows: Tensor, layers: Layers, inner: InnerLoop
+) -> UserNetworks:
+    """Every user's adapted model as a function of an item's features; no query is read."""
+    support, _ = set_inputs(model, batch, rows)
+    fast = adapt(model, batch, support, SharedWeights(layers), inner)
+    return UserNetworks.of(model, support, fast)
 
 
 def _backward_to_theta(

@@ -94,6 +94,23 @@ class FastWeights:
         gram = value.gram(moved.inputs, with_ones=moved.has_bias)
         return torch.baddbmm(out, gram, moved.scaled_delta)
 
+    def formed(self, name: str, num_users: int) -> tuple[Tensor, Tensor | None]:
+        """Every user's own layer: weight [B, out, in] and bias [B, out]."""
+        moved = self.deltas.get(name)
+        if isinstance(moved, DenseDelta):
+            return moved.weight, moved.bias
+        weight = self.shared.layers[f"{name}.weight"].expand(num_users, -1, -1)
+        bias = self.shared.layers.get(f"{name}.bias")
+        bias = None if bias is None else bias.expand(num_users, -1)
+        if moved is None:
+            return weight, bias
+        total = moved.scaled_delta.sum(1)
+        delta = moved.scaled_delta.mT @ moved.inputs.rows
+        if moved.inputs.shared is not None:
+            common = total.unsqueeze(2) * moved.inputs.shared.unsqueeze(1)
+            delta = torch.cat((common, delta), 2)
+        return weight + delta, None if bias is None else bias + total
+
     def vjp(self, name: str, value: LayerInput, delta: Tensor, delta_sum: Tensor) -> LayerInput:
         """As ``passes.Weights.vjp``: Wᵀ δ + Σ ((−α δ')·δ) v'."""
         moved = self.deltas.get(name)

@@ -171,6 +171,30 @@ class RatingPrior(Prior):
         residual, and whether the prior knows the item; where it does not, the number means nothing.
         """
 
+    def item_vectors(self, num_items: int) -> "ItemVectors | None":
+        """What makes this prior's predictions inner products; None where they are none.
+
+        A prior that is an inner product of a user's and an item's numbers scores a catalogue by one
+        matrix product. Of another, every item is asked for.
+        """
+        return None
+
+    def user_vectors(self, support: Ragged, residual: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[U, F] users' numbers, which go with ``item_vectors``."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ItemVectors:
+    """The items of a prior whose predictions are constant_j + vector_j · user vector."""
+
+    constant: NDArray[np.float64]
+    """[I]"""
+    vector: NDArray[np.float64]
+    """[I, F]"""
+    is_known: NDArray[np.bool_]
+    """[I] whether the prior knows the item; else its numbers are zeros."""
+
 
 def ratings_per_item(matrices: Iterable[sparse.csr_matrix], num_items: int) -> NDArray[np.int64]:
     """[I] entries of each column of the matrices [U, I] together."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greatmeta_dist.config.priors import PriorsConfig
-from greatmeta_dist.priors.base import Progress, RatingPrior, State, TrainingRows
+from greatmeta_dist.priors.base import ItemVectors, Progress, RatingPrior, State, TrainingRows
 from greatmeta_dist.priors.bayesian_mf_fit import fit_starts
 from greatmeta_dist.priors.bayesian_mf_model import BayesianMF
 from greatmeta_dist.priors.mixture import Floats, Mixture
@@ -46,6 +46,20 @@ class BayesianMFPrior(RatingPrior):
             predicted, is_known = start.predict_residual(support, residual, query)
             total += predicted / len(self.starts)
         return total, is_known
+
+    def item_vectors(self, num_items: int) -> ItemVectors:
+        known = self.starts[0].item  # all starts know the same items
+        means = [start.mean / len(self.starts) for start in self.starts]
+        constant = np.zeros(num_items)
+        constant[known] = sum(mean[:, 0] for mean in means)
+        vector = np.zeros((num_items, sum(mean.shape[1] - 1 for mean in means)))
+        vector[known] = np.concatenate([mean[:, 1:] for mean in means], 1)
+        is_known = np.zeros(num_items, bool)
+        is_known[known] = True
+        return ItemVectors(constant, vector, is_known)
+
+    def user_vectors(self, support: Ragged, residual: Floats) -> Floats:
+        return np.concatenate([start.fold_in(support, residual) for start in self.starts], 1)
 
     def state(self) -> State:
         arrays = {

@@ -48,22 +48,26 @@ class BayesianMF:
         self, support: Ragged, residual: Floats, query: Ragged
     ) -> tuple[Floats, NDArray[np.bool_]]:
         """As ``RatingPrior.predict_residual``; support rows of unknown items are left out."""
-        is_known_support, support_position = self._position(support.values)
-        is_known_query, query_position = self._position(query.values)
+        is_known, position = self._position(query.values)
+        predicted = np.zeros(len(query.values))
+        for user, x in enumerate(self.fold_in(support, residual)):
+            rows = slice(*query.offsets[user : user + 2])
+            t = self.mean[position[rows]]
+            predicted[rows] = t[:, 0] + t[:, 1:] @ x
+        return predicted, is_known
+
+    def fold_in(self, support: Ragged, residual: Floats) -> Floats:
+        """E[x] [U, E] of users, given their known ratings; rows of unknown items are left out."""
+        is_known, position = self._position(support.values)
         num_users, width = len(support.lengths), self.mean.shape[1] - 1
         linear = np.zeros((num_users, width))
         precision = np.zeros((num_users, width, width))
         for user in range(num_users):
             rows = np.arange(*support.offsets[user : user + 2])
-            rows = rows[is_known_support[rows]]
-            precision[user], linear[user] = self._evidence(support_position[rows], residual[rows])
+            rows = rows[is_known[rows]]
+            precision[user], linear[user] = self._evidence(position[rows], residual[rows])
         expected, _ = self.users.posterior(precision, linear).moments()
-        predicted = np.zeros(len(query.values))
-        for user, x in enumerate(expected):
-            query_rows = slice(*query.offsets[user : user + 2])
-            t = self.mean[query_position[query_rows]]
-            predicted[query_rows] = t[:, 0] + t[:, 1:] @ x
-        return predicted, is_known_query
+        return expected
 
     def _evidence(self, position: NDArray[np.int64], residual: Floats) -> tuple[Floats, Floats]:
         """Precision [E, E] and linear term [E] of one user's x, from its ratings of known items.

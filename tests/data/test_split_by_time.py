@@ -54,7 +54,7 @@ def write(log: pl.DataFrame, folder, **options) -> DataConfig:
 )
 def test_training_lies_before_the_point_and_what_is_asked_after(tmp_path, seed, options):
     log = random_log(seed=seed)
-    config = write(log, tmp_path, seed=seed, warm_fraction=0.7, test_fraction=0.3, **options)
+    config = write(log, tmp_path, seed=seed, warm_fraction=0.7, valid_fraction=0.2, **options)
     report = prepare(config, tmp_path / "store")
     store = Store(tmp_path / "store")
     splits = {s: tasks_of(store, s) for s in store.manifest.splits}
@@ -71,9 +71,11 @@ def test_training_lies_before_the_point_and_what_is_asked_after(tmp_path, seed, 
         for user, task in splits[split].items():
             assert {(user, i) for i, _ in task["support"]} <= pairs
             assert not {(user, i) for i, _ in task["query"]} & pairs
-    for split in ("valid", "user_cold", "both_cold"):
+    for split in ("user_cold", "both_cold"):
         assert all(first_time[user] >= point for user in splits[split])
-    assert not set(splits["valid"]) & set(splits["user_cold"])
+    for user, task in splits["valid"].items():
+        assert {(user, i) for i in items_of(task)} <= pairs
+    assert not set(splits["valid"]) & set(splits["train"])
     assert set(splits["both_cold"]) <= set(splits["user_cold"])
     trained = set().union(*map(items_of, splits["train"].values()))
     assert trained <= seen
@@ -82,7 +84,8 @@ def test_training_lies_before_the_point_and_what_is_asked_after(tmp_path, seed, 
             assert not {i for i, _ in task["query"]} & trained
     for split in ("valid", "user_cold", "both_cold"):
         for user, task in splits[split].items():
-            latest = dict(log.filter(u=user).group_by("i").agg(pl.col("t").max()).iter_rows())
+            rows = (before if split == "valid" else log).filter(u=user)
+            latest = dict(rows.group_by("i").agg(pl.col("t").max()).iter_rows())
             asked, known = ([latest[i] for i, _ in task[r]] for r in ("query", "support"))
             assert min(asked) >= max(known)
 
@@ -91,13 +94,17 @@ def test_training_lies_before_the_point_and_what_is_asked_after(tmp_path, seed, 
 @pytest.mark.parametrize("repeats", ["latest", "sum", "count", "first"])
 def test_training_is_that_of_the_log_cut_at_the_point(tmp_path, seed, repeats):
     log = random_log(seed=seed)
-    options = {"repeats": repeats, "warm_fraction": 0.0, "min_interactions": 3}
+    options = {
+        "repeats": repeats,
+        "warm_fraction": 0.0,
+        "valid_fraction": 0.0,
+        "min_interactions": 3,
+    }
     config = write(log, tmp_path / "whole", split_at="75", **options)
     cut = write(
         log.filter(pl.col("t") < 75),
         tmp_path / "cut",
         query_by="time",
-        valid_fraction=0.0,
         test_fraction=0.0,
         **options,
     )

@@ -24,7 +24,7 @@ def test_predictions_are_those_of_each_user_alone(predictor, store):
     for name, ratings in together.items():
         joined = np.concatenate([of_user[name] for of_user in alone])
         assert joined == pytest.approx(ratings, abs=1e-5)
-    assert np.array_equal(predictor.score(tasks), together["adapted"])
+    assert np.array_equal(predictor.score_tasks(tasks), together["adapted"])
 
 
 def test_alone_and_with_no_weight_the_model_predicts_by_itself(predictor, store):

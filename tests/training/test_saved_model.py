@@ -53,7 +53,7 @@ def test_with_the_store_deleted_a_run_loads_and_predicts_the_same(tmp_path, labe
     after = Predictor.load(run, warn=pytest.fail)
     assert after.step == before.step
     for table, scores, of_baselines in zip(copies, expected, baselines, strict=True):
-        assert np.array_equal(after.score(table), scores["adapted"])
+        assert np.array_equal(after.score_tasks(table), scores["adapted"])
         for name, score in after.scorer.predict(table).items():
             assert np.array_equal(score, scores[name])
         for name, score in after.baselines().predict(table).items():
@@ -71,7 +71,7 @@ def test_loading_scores_nobody(tmp_path, store, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Worker, "predict", refuse)
         predictor = Predictor.load(tmp_path / "run", warn=pytest.fail)
-    assert len(predictor.score(tasks_of(predictor, store)[0]))
+    assert len(predictor.score_tasks(tasks_of(predictor, store)[0]))
 
 
 def test_the_blend_weight_belongs_to_the_best_step(tmp_path, store):
@@ -138,7 +138,7 @@ def test_a_run_killed_before_its_end_predicts_with_the_default_weight_and_says_s
     (line,) = said
     assert f"{run} was not trained to its end and has no blend weight for step" in line
     assert "taking 0.5" in line
-    assert len(predictor.score(tasks_of(predictor, store)[0]))
+    assert len(predictor.score_tasks(tasks_of(predictor, store)[0]))
 
 
 def test_without_rating_priors_there_is_no_weight_and_nothing_is_said(tmp_path, store):

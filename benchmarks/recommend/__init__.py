@@ -1,0 +1,1 @@
+"""How fast are recommendations over large catalogues?"""

@@ -1,0 +1,186 @@
+"""What callers from Python know of users: ratings in plain types or frames → one form.
+
+Ids are of any kind, as in a log: whole numbers (floats such as 7.0, too) and text.
+
+Shapes: U users, n ratings of all users, user by user.
+"""
+
+import math
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from greatmeta_dist.data.sources.columns import usual_columns
+from greatmeta_dist.data.values import Value, id_value, number_value
+from greatmeta_dist.errors import InputError, require
+from greatmeta_dist.ragged import offsets_of
+
+Pairs = list[tuple[str, float]]
+"""A user's items with their ratings."""
+CLICKED = 1.0
+"""The rating of an item that is given without one: it was clicked."""
+
+
+@dataclass(frozen=True)
+class KnownRatings:
+    """What is known of some users. A user has an item once: of repeats the last one counts."""
+
+    users: list[Any]
+    """[U] as the caller names them; ``[None]`` where there is one user without a name."""
+    item: list[str]
+    """[n] tokens of items, as in a catalogue."""
+    rating: NDArray[np.float64]
+    """[n]"""
+    offsets: NDArray[np.int64]
+    """[U + 1] where each user's ratings start."""
+    is_rated: bool
+    """Whether ratings were given, and not only items."""
+    has_text_ids: bool
+    """Whether any item was named by a text."""
+    frame: Any = None
+    """The frame it came in; None where it came in plain types."""
+    is_one_user: bool = True
+
+
+def known_ratings(interactions: Any) -> KnownRatings:
+    """One user's ratings, or many users'.
+
+    One user: a mapping of items to ratings, pairs ``(item, rating)``, or items alone (clicks); None
+    is nothing. Many: a mapping of users to these. Or a frame (Arrow, Polars, pandas) with a column
+    of items, and perhaps of ratings and of users, under usual names. Raises ``InputError``.
+    """
+    if hasattr(interactions, "__arrow_c_stream__"):
+        return _of_frame(interactions)
+    if isinstance(interactions, Mapping) and any(
+        isinstance(value, Mapping | list | tuple) for value in interactions.values()
+    ):
+        users = list(interactions)
+        return _of_users(users, [interactions[user] for user in users], is_one_user=False)
+    return _of_users([None], [interactions], is_one_user=True)
+
+
+def token_of(value: Any) -> str:
+    """An id as a catalogue has it. Raises ``InputError`` where the value is no id."""
+    if isinstance(value, str) and value.strip():
+        return value.strip()
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise InputError(f"{value!r} is no id; expected a text or a whole number")
+    require(
+        math.isfinite(value) and value == math.floor(value),
+        f"{value!r} is no id; expected a text or a whole number",
+    )
+    return str(math.floor(value))
+
+
+def like(frame: Any, columns: dict[str, Any]) -> Any:
+    """A frame of the same library as ``frame``, with these columns."""
+    table = pa.table(columns)
+    library = type(frame).__module__.partition(".")[0]
+    if library == "polars":
+        return pl.from_arrow(table)
+    return table.to_pandas() if library == "pandas" else table
+
+
+def _of_users(users: list[Any], known: Sequence[Any], *, is_one_user: bool) -> KnownRatings:
+    ratings = [_ratings_of(one, user) for one, user in zip(known, users, strict=True)]
+    by_item = [dict(pairs) for pairs, _, _ in ratings]
+    return KnownRatings(
+        users,
+        [item for pairs in by_item for item in pairs],
+        np.array([rating for pairs in by_item for rating in pairs.values()], np.float64),
+        offsets_of(np.array([len(pairs) for pairs in by_item], np.int64)),
+        is_rated=all(is_rated for _, is_rated, _ in ratings),
+        has_text_ids=any(has_text for _, _, has_text in ratings),
+        is_one_user=is_one_user,
+    )
+
+
+def _ratings_of(known: Any, user: Any) -> tuple[Pairs, bool, bool]:
+    """Items and ratings of one user; whether ratings were given, and any text for an id."""
+    whose = "" if user is None else f" of user {user!r}"
+    if isinstance(known, str | bytes) or not (
+        known is None or isinstance(known, Mapping | Iterable)
+    ):
+        raise InputError(
+            f"the ratings{whose} are {known!r}; expected {{item: rating}}, pairs (item, rating), "
+            "items, or a frame"
+        )
+    entries = list(known.items() if isinstance(known, Mapping) else known or ())
+    is_rated = all(isinstance(e, tuple | list) and len(e) == 2 for e in entries)
+    if not is_rated:
+        entries = [(item, CLICKED) for item in entries]
+    pairs = [(token_of(item), _number(rating, item, whose)) for item, rating in entries]
+    return pairs, is_rated, any(isinstance(item, str) for item, _ in entries)
+
+
+def _number(rating: Any, item: Any, whose: str) -> float:
+    is_number = isinstance(rating, numbers.Real) and math.isfinite(rating)
+    require(is_number, f"the rating of {item}{whose} is {rating}; expected a finite number")
+    return float(rating)
+
+
+def _of_frame(frame: Any) -> KnownRatings:
+    table = pl.DataFrame(pl.from_arrow(pa.table(frame)))
+    names = {role: _column(role, table.columns) for role in ("user", "item", "rating")}
+    require(
+        names["item"] is not None,
+        f"no column of the frame is the item; it has {', '.join(table.columns)}; rename one item",
+    )
+    columns = {role: name for role, name in names.items() if name is not None}
+    values = {
+        role: (number_value if role == "rating" else id_value)(name, table.schema[name])
+        for role, name in columns.items()
+    }
+    for role, value in values.items():
+        _require_good(table, role, columns[role], value)
+    typed = table.select(
+        pl.lit(None, pl.String).alias("label") if "user" not in columns else
+        pl.col(columns["user"]).alias("label"),
+        item=values["item"].value.cast(pl.String),
+        rating=values["rating"].value if "rating" in values else pl.lit(CLICKED),
+    )  # fmt: skip
+    first = typed.unique(["label", "item"], keep="last", maintain_order=True)
+    users = typed["label"].unique(maintain_order=True).to_list() or [None]
+    number = pl.DataFrame({"label": pl.Series(users, dtype=typed["label"].dtype)})
+    number = number.with_row_index("number")
+    rows = first.join(number, on="label", nulls_equal=True, maintain_order="left")
+    rows = rows.sort("number", maintain_order=True)
+    lengths = np.bincount(rows["number"].to_numpy(), minlength=len(users))
+    return KnownRatings(
+        users,
+        rows["item"].to_list(),
+        rows["rating"].to_numpy().astype(np.float64),
+        offsets_of(lengths.astype(np.int64)),
+        is_rated="rating" in columns,
+        has_text_ids=table.schema[columns["item"]] == pl.String,
+        frame=frame,
+        is_one_user="user" not in columns,
+    )
+
+
+def _column(role: str, available: list[str]) -> str | None:
+    """The column of that role; raises ``InputError`` where several may be it."""
+    candidates = usual_columns(role, available)
+    require(
+        len(candidates) < 2,
+        f"columns {', '.join(candidates)} of the frame may all be the {role}; rename one {role}, "
+        "and drop the others",
+    )
+    return candidates[0] if candidates else None
+
+
+def _require_good(table: pl.DataFrame, role: str, column: str, value: Value) -> None:
+    is_bad = table.select(value.is_missing | value.is_bad).to_series().fill_null(True)
+    row = is_bad.arg_max()
+    if is_bad.any() and row is not None:
+        expected = "a finite number" if role == "rating" else "a text or a whole number"
+        raise InputError(
+            f"row {row + 1} of the frame has {table[column][row]!r} in column {column}; expected "
+            + expected
+        )

@@ -1,0 +1,166 @@
+"""The best items of the whole catalogue for many users, and every item's score.
+
+Scores are those of ``Scorer.predict``. The best ones are found in two stages:
+
+1. *Linear* (``linear_stage``): every item is scored by inner products, nearly right.
+2. *Exact*: the best items of the first stage are scored exactly. How far the first stage was off
+   there tells whether an item that it left out could belong to the best. If so, more are taken.
+
+Shapes: U users, I items, Di width of an item's features, N items of a user that are scored exactly.
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from greatmeta_dist.data.tasks import Features, TaskTable, slot_starts
+from greatmeta_dist.evaluation.scoring import Scorer
+from greatmeta_dist.meta.batch import SlotTable
+from greatmeta_dist.meta.user_networks import UserNetworks
+from greatmeta_dist.ragged import Grouped, Ragged
+from greatmeta_dist.recommend.asking import asking
+from greatmeta_dist.recommend.linear_stage import LinearStage
+
+MIN_CANDIDATES, CANDIDATES_PER_ITEM = 64, 4
+"""Items scored exactly at first: at least so many, and so many for each one asked for."""
+GROWTH = 8
+"""How many times more they become where those were too few."""
+SAFETY = 2.0
+"""The first stage may be off by so many times what it was off among the candidates."""
+ITEMS_PER_SLICE = 2048
+"""Scored exactly at a time, where all are: hidden layers stay in a processor's cache."""
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+class TopItems(NamedTuple):
+    """The best items of one user, the best first."""
+
+    item: Ints
+    """Indices into the catalogue."""
+    score: Floats
+    """Predicted ratings, or chances of a click."""
+
+
+@dataclass(frozen=True)
+class CatalogueScorer:
+    """A model with all that its predictions take from the items at hand; safe among threads."""
+
+    scorer: Scorer
+    item: Ints
+    """[I] the items' indices in the catalogue, ascending; all of it, or a part (``restricted``)."""
+    linear: LinearStage
+
+    @classmethod
+    def of(cls, scorer: Scorer, num_items: int) -> "CatalogueScorer":
+        """Look up, pool and compute what the first ``num_items`` items of the scorer give."""
+        features = _pooled(scorer, scorer.collator.items)[:num_items]
+        linear = LinearStage.of(scorer, features.T.contiguous())
+        return cls(scorer, np.arange(len(features)), linear)
+
+    def restricted(self, items: Ints) -> "CatalogueScorer":
+        """The scorer of some of its items, given by their indices in the catalogue."""
+        chosen = np.flatnonzero(np.isin(self.item, items))
+        at = torch.from_numpy(chosen).to(self.linear.centre.device)
+        return replace(self, item=self.item[chosen], linear=self.linear.restricted(at))
+
+    def scores(self, tasks: TaskTable) -> Floats:
+        """[U, I] the predicted rating of every item (of clicks, the chance), after adaptation.
+
+        The query sets of ``tasks`` are not read.
+        """
+        networks = self._networks(tasks)
+        everything = torch.arange(len(self.item)).expand(len(tasks), -1)
+        slices = everything.split(ITEMS_PER_SLICE, 1)
+        return np.concatenate([self._exact(tasks, networks, part) for part in slices], 1)
+
+    def top(self, tasks: TaskTable, k: int, *, exclude: Ragged | None = None) -> list[TopItems]:
+        """Each user's k best items; fewer where there are fewer.
+
+        ``exclude`` holds, for each user, indices of items that it must not get. Equal scores are
+        ordered by what they would be without the bounds of ratings, then by index.
+        """
+        if not len(self.item):
+            return [TopItems(np.empty(0, np.int64), np.empty(0))] * len(tasks)
+        networks = self._networks(tasks)
+        approximate = self.linear.scores(tasks, networks)
+        if exclude is not None:
+            self._strike_out(approximate, exclude)
+        found: dict[int, TopItems] = {}
+        num_candidates = max(MIN_CANDIDATES, CANDIDATES_PER_ITEM * k)
+        while len(found) < len(tasks):
+            num_candidates = min(num_candidates, len(self.item))
+            users = np.array([user for user in range(len(tasks)) if user not in found], np.int64)
+            at = torch.from_numpy(users).to(approximate.device)
+            best = approximate[at].topk(num_candidates, dim=1)
+            exact = self._exact(tasks.take(users), networks.take(at), best.indices)
+            near, index = best.values.cpu().numpy(), best.indices.cpu().numpy()
+            for row, user in enumerate(users.tolist()):
+                is_all = num_candidates == len(self.item)
+                if is_all or self._is_enough(exact[row], near[row], k):
+                    found[user] = self._ranked(exact[row], near[row], index[row], k)
+            num_candidates *= GROWTH
+        return [found[user] for user in range(len(tasks))]
+
+    def _is_enough(self, exact: Floats, near: NDArray[np.float32], k: int) -> bool:
+        """Whether no item outside of the candidates [N] can have a better score than the k-th.
+
+        ``near`` are the first stage's scores, descending; struck out items have −inf.
+        """
+        is_allowed = np.isfinite(near)
+        if is_allowed.sum() < len(near):
+            return True  # all that are allowed are here
+        error = np.abs(exact - near).max()
+        bound = min(float(near[-1] + SAFETY * error), self._highest)
+        return bool(np.partition(exact, -k)[-k] >= bound)
+
+    @property
+    def _highest(self) -> float:
+        """No score is above this."""
+        return self.scorer.collator.target_transform.ratings.highest
+
+    def _ranked(self, exact: Floats, near: NDArray[np.float32], index: Ints, k: int) -> TopItems:
+        order = np.lexsort((index, -near, -exact))
+        order = order[np.isfinite(near[order])][:k]
+        return TopItems(self.item[index[order]], exact[order])
+
+    def _networks(self, tasks: TaskTable) -> UserNetworks:
+        unasked = asking(tasks, np.empty((len(tasks), 0), np.int64))
+        return self.scorer.worker.adapted_networks(self.scorer.collator.collate(unasked))
+
+    def _exact(self, tasks: TaskTable, networks: UserNetworks, index: Tensor) -> Floats:
+        """[U, N] scores of each user's items ``index`` [U, N], positions among the I."""
+        num_users, num_items = index.shape
+        features = self.linear.items.features
+        columns = features.index_select(1, index.flatten().to(features.device))
+        columns = columns.view(-1, num_users, num_items).transpose(0, 1)
+        prediction = networks.predict(columns).flatten().cpu().numpy()
+        asked = asking(tasks, self.item[index.cpu().numpy()])
+        rating = self.scorer.collator.target_transform.to_rating(asked)(prediction)
+        blended = self.scorer.blend.apply(asked, {"adapted": rating})["adapted"]
+        return blended.reshape(num_users, num_items)
+
+    def _strike_out(self, scores: Tensor, items: Ragged) -> None:
+        """Make the scores [U, I] of each user's items −inf, in place."""
+        user = np.repeat(np.arange(len(items.lengths)), items.lengths)
+        position = np.minimum(np.searchsorted(self.item, items.values), len(self.item) - 1)
+        is_here = self.item[position] == items.values
+        at = (torch.from_numpy(user[is_here]), torch.from_numpy(position[is_here]))
+        scores[at[0].to(scores.device), at[1].to(scores.device)] = -torch.inf
+
+
+def _pooled(scorer: Scorer, items: Features) -> Tensor:
+    """[I, Di] features of all items."""
+    slots = items.all_slots
+    rows = Grouped.of(slots.row.astype(np.int64))
+    table = SlotTable(
+        torch.from_numpy(rows.index),
+        torch.from_numpy(slots.weight(items.is_mean, np.float32)),
+        torch.from_numpy(slot_starts(slots.length)),
+    )
+    return scorer.worker.pooled_features(table, torch.from_numpy(rows.distinct))

@@ -1,0 +1,158 @@
+"""What is known of new users → tasks of a run's model.
+
+Items that training did not have stand as one *unknown item*, which comes after the catalogue: it
+has no features, and a rating of it still tells something of the user.
+
+Shapes: U users, I items of the catalogue.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greatmeta_dist.data.known_ratings import KnownRatings, token_of
+from greatmeta_dist.data.manifest import Field
+from greatmeta_dist.data.store import FeatureSpec, Store
+from greatmeta_dist.data.tasks import Features, TaskTable
+from greatmeta_dist.data.vocabulary import bin_token
+from greatmeta_dist.errors import require
+from greatmeta_dist.evaluation.scoring import Scorer
+from greatmeta_dist.ragged import Ragged, concatenate, offsets_of
+
+UserFeatures = Mapping[str, Any]
+"""A user's values by feature: one value, or a list of a list's values."""
+
+
+def with_unknown_item(scorer: Scorer) -> Scorer:
+    """The scorer, whose catalogue ends in an item of which nothing is known."""
+    items, transform = scorer.collator.items, scorer.collator.target_transform
+    fields = tuple(
+        concatenate([field, Ragged(np.array([row], np.int32), np.array([0, 1]))])
+        for field, row in zip(items.fields, items.unknown, strict=True)
+    )
+    bias = replace(
+        transform.bias,
+        item_count=np.append(transform.bias.item_count, 0),
+        item_sum=np.append(transform.bias.item_sum, 0.0),
+        content_mean=np.append(transform.bias.content_mean, transform.ratings.mean),
+    )
+    transform = replace(transform, bias=bias)
+    collator = replace(
+        scorer.collator, items=replace(items, fields=fields), target_transform=transform
+    )
+    return replace(scorer, collator=collator, blend=replace(scorer.blend, transform=transform))
+
+
+@dataclass(frozen=True)
+class NewUsers:
+    """Makes tasks of new users, for the model of a catalogue."""
+
+    catalogue: Store
+    feature_spec: FeatureSpec
+
+    @cached_property
+    def items(self) -> list[str]:
+        """[I] tokens of the catalogue's items."""
+        return self.catalogue.item_tokens()
+
+    @cached_property
+    def index_of(self) -> dict[str, int]:
+        """Each item's index in the catalogue, by its token."""
+        return {token: index for index, token in enumerate(self.items)}
+
+    @cached_property
+    def has_whole_ids(self) -> bool:
+        """Whether all items' ids are whole numbers."""
+        return all(t.isdecimal() and (t == "0" or t[0] != "0") for t in self.items)
+
+    def indices(self, tokens: Sequence[str]) -> NDArray[np.int64]:
+        """[n] items' indices; that of the unknown item where an item is not in the catalogue."""
+        unknown = len(self.items)
+        return np.array([self.index_of.get(token, unknown) for token in tokens], np.int64)
+
+    def tasks(
+        self, known: KnownRatings, features: Mapping[Any, UserFeatures] | None = None
+    ) -> TaskTable:
+        """Tasks that ask for nothing: users' known ratings, and their features by user."""
+        num_users = len(known.users)
+        items = self.indices(known.item).astype(np.int32)
+        label = self._labels(known).astype(np.float32)
+        none = Ragged(np.empty(0, np.int32), np.zeros(num_users + 1, np.int64))
+        of_user = [(features or {}).get(user, {}) for user in known.users]
+        return TaskTable(
+            self._features(of_user),
+            Ragged(items, known.offsets),
+            Ragged(label, known.offsets),
+            none,
+            Ragged(np.empty(0, np.float32), none.offsets),
+        )
+
+    def _labels(self, known: KnownRatings) -> NDArray[np.float64]:
+        """[n] ratings or clicks, as the model was trained on them. Raises ``InputError``."""
+        manifest = self.catalogue.manifest
+        if manifest.is_click:
+            if manifest.is_implicit or not known.is_rated:
+                return np.ones(len(known.rating))
+            clicked: NDArray[np.float64] = (known.rating >= manifest.recipe["click_at"]) * 1.0
+            return clicked
+        require(
+            known.is_rated or not len(known.rating),
+            "the interactions have no ratings, and this run predicts ratings; give pairs (item, "
+            "rating), or {item: rating}",
+        )
+        low, high = manifest.ratings.lowest, manifest.ratings.highest
+        is_out = (known.rating < low) | (known.rating > high)
+        if is_out.any():
+            first = int(np.argmax(is_out))
+            require(
+                False,
+                f"the rating of {known.item[first]} is {known.rating[first]:g}; ratings of this "
+                f"run go from {low:g} to {high:g}",
+            )
+        return known.rating
+
+    def _features(self, users: Sequence[UserFeatures]) -> Features:
+        fields = self.catalogue.fields("user", self.feature_spec)
+        names = {field.name for field in fields}
+        for user in users:
+            strange = [name for name in user if name not in names]
+            require(
+                not strange,
+                f"no user feature is called {''.join(strange[:1])}; this run has "
+                f"{', '.join(sorted(names)) or 'none'}",
+            )
+        return Features(
+            tuple(self._encoded(field, users) for field in fields),
+            tuple(f.is_list and self.feature_spec.list_pooling == "mean" for f in fields),
+            tuple(field.unknown_row for field in fields),
+        )
+
+    def _encoded(self, field: Field, users: Sequence[UserFeatures]) -> Ragged:
+        """[U] embedding rows of each user's values; the unknown row where there is none."""
+        known_values, known_rows = self.catalogue.vocabulary(field)
+        rows = dict(zip(known_values.to_pylist(), known_rows.tolist(), strict=True))
+        lists = []
+        for user in users:
+            value = user.get(field.name)
+            values = value if isinstance(value, list | tuple) else [value]
+            tokens = [_token(v, field) for v in values if v is not None]
+            known = [rows.get(token, field.unknown_row) for token in tokens]
+            lists.append(known or [field.unknown_row])
+        flat = np.array([row for one in lists for row in one], np.int32)
+        return Ragged(flat, offsets_of(np.array([len(one) for one in lists], np.int64)))
+
+
+def _token(value: Any, field: Field) -> str:
+    """A feature's value as the vocabulary has it. Raises ``InputError``."""
+    if field.edges is None:
+        return token_of(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    require(np.isfinite(number), f"{field.name} is {value!r}; expected a finite number")
+    return bin_token(number, np.array(field.edges))

@@ -1,0 +1,132 @@
+"""Recommendations and scores for users as callers have them: plain types and frames, raw ids."""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greatmeta_dist.data.known_ratings import KnownRatings, known_ratings, like, token_of
+from greatmeta_dist.data.store import FeatureSpec, Store
+from greatmeta_dist.data.tasks import TaskTable
+from greatmeta_dist.errors import require
+from greatmeta_dist.evaluation.scoring import Scorer
+from greatmeta_dist.recommend.asking import asking
+from greatmeta_dist.recommend.catalogue_scorer import CatalogueScorer, TopItems
+from greatmeta_dist.recommend.new_users import NewUsers, with_unknown_item
+
+USERS_PER_BATCH = 64
+"""Users at a time, which bounds memory: each has a score for every item."""
+
+
+class Recommendation(NamedTuple):
+    """An item for a user."""
+
+    item: Any
+    """Its id: a text, or a whole number where all ids are and no text was given for one."""
+    score: float
+    """The predicted rating, or the chance of a click."""
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """A model with its catalogue."""
+
+    scorer: Scorer
+    """Knows one item more than the catalogue: the unknown one."""
+    of_catalogue: CatalogueScorer
+    new_users: NewUsers
+
+    @classmethod
+    def of(cls, scorer: Scorer, catalogue: Store, feature_spec: FeatureSpec) -> "Ranker":
+        """Look at every item once."""
+        new_users, scorer = NewUsers(catalogue, feature_spec), with_unknown_item(scorer)
+        return cls(scorer, CatalogueScorer.of(scorer, len(new_users.items)), new_users)
+
+    def recommend(
+        self,
+        interactions: Any,
+        k: int,
+        *,
+        user_features: Any,
+        exclude_seen: bool,
+        candidates: Iterable[Any] | None,
+    ) -> Any:
+        """As ``Predictor.recommend``."""
+        is_number = isinstance(k, int | np.integer) and not isinstance(k, bool)
+        require(is_number and k > 0, f"k is {k!r}; expected a whole number from 1 on")
+        known = known_ratings(interactions)
+        tasks = self._tasks(known, user_features)
+        of_catalogue = self.of_catalogue
+        if candidates is not None:
+            tokens = [token_of(item) for item in candidates]
+            of_catalogue = of_catalogue.restricted(self._indices(tokens, "candidates"))
+        top: list[TopItems] = []
+        for first in range(0, len(tasks), USERS_PER_BATCH):
+            users = tasks.take(np.arange(first, min(first + USERS_PER_BATCH, len(tasks))))
+            seen = users.support_item if exclude_seen else None
+            top += of_catalogue.top(users, int(k), exclude=seen)
+        return _as_asked(known, [self._named(one, known.has_text_ids) for one in top])
+
+    def score(
+        self, interactions: Any, items: Iterable[Any], *, user_features: Any
+    ) -> NDArray[np.float64]:
+        """As ``Predictor.score``."""
+        known = known_ratings(interactions)
+        tasks = self._tasks(known, user_features)
+        asked = self._indices([token_of(item) for item in items], "items")
+        of_all = np.tile(asked, (len(tasks), 1))
+        scores = self.scorer.predict(asking(tasks, of_all))["adapted"].reshape(of_all.shape)
+        return scores[0] if known.is_one_user else scores
+
+    def _tasks(self, known: KnownRatings, user_features: Any) -> TaskTable:
+        """The users as tasks; warns of items that are not in the catalogue."""
+        self._indices(known.item, "interactions")
+        by_user = user_features or {}
+        if by_user and known.is_one_user:
+            by_user = {known.users[0]: by_user}
+        is_good = isinstance(by_user, Mapping) and all(
+            isinstance(features, Mapping) for features in by_user.values()
+        )
+        form = "{feature: value}" if known.is_one_user else "{user: {feature: value}}"
+        require(is_good, f"user_features are {user_features!r}; expected {form}")
+        return self.new_users.tasks(known, by_user)
+
+    def _indices(self, tokens: Sequence[str], what: str) -> NDArray[np.int64]:
+        """Items' indices; warns of those that are not in the catalogue."""
+        indices = self.new_users.indices(tokens)
+        is_unknown = indices == len(self.new_users.items)
+        if is_unknown.any():
+            first = tokens[int(np.argmax(is_unknown))]
+            warnings.warn(
+                f"{int(is_unknown.sum())} of {len(tokens)} {what} are of items that the catalogue "
+                f"does not have, and count as unknown; the first is {first}",
+                stacklevel=4,
+            )
+        return indices
+
+    def _named(self, top: TopItems, are_texts: bool) -> list[Recommendation]:
+        """Recommendations with ids as the caller knows them."""
+        tokens = [self.new_users.items[index] for index in top.item]
+        ids: list[Any] = list(tokens)
+        if self.new_users.has_whole_ids and not are_texts:
+            ids = [int(token) for token in tokens]
+        return [Recommendation(*row) for row in zip(ids, top.score.tolist(), strict=True)]
+
+
+def _as_asked(known: KnownRatings, lists: list[list[Recommendation]]) -> Any:
+    """A list, a dictionary of lists, or a frame, as the users came."""
+    if known.frame is None:
+        return lists[0] if known.is_one_user else dict(zip(known.users, lists, strict=True))
+    rows = [
+        (user, rank, *one)
+        for user, of_user in zip(known.users, lists, strict=True)
+        for rank, one in enumerate(of_user, start=1)
+    ]
+    names = ("user", "rank", "item", "score")
+    columns = {name: [row[k] for row in rows] for k, name in enumerate(names)}
+    if known.is_one_user:
+        del columns["user"]
+    return like(known.frame, columns)

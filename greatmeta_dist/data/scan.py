@@ -27,10 +27,10 @@ from greatmeta_dist.files import sha256, written_atomically
 
 CHECK = "check the log"
 UNIT_ROWS = 1 << 20
-"""Rows of a unit, about: it is read as a whole."""
+"""Rows of a unit, about: it is read as a whole. Of text, which is larger, half as many."""
 UNIT_PIECES = 256
 """Most small files of a unit."""
-BATCH_ROWS = 1 << 19
+BATCH_ROWS = 1 << 20
 """Rows that are checked at a time."""
 BUCKET_BYTES = 1 << 24
 """Bytes of a log's files that make one bucket, about; a bucket is read into memory as a whole."""
@@ -107,7 +107,8 @@ def scan_log(
         columns = columns.beside(earlier.id_types)
         earlier_files = earlier.take_over(phases, number, columns.id_types)
         earlier_items = earlier.items_as(columns.id_types["item"])
-    units = _units(part_rows)
+    is_text = pl.String() in columns.id_types.values()
+    units = _units(part_rows, UNIT_ROWS // 2 if is_text else UNIT_ROWS)
     scan = _ScanUnit(
         source.frames,
         columns,
@@ -267,8 +268,8 @@ def count_rows(source: Source) -> list[int]:
     return [count.item() for count in pl.collect_all(counts, engine="streaming")]
 
 
-def _units(part_rows: Sequence[int]) -> list[list[list[int]]]:
-    """Pieces of parts, in order, such that each unit has about ``UNIT_ROWS`` rows.
+def _units(part_rows: Sequence[int], unit_rows: int) -> list[list[list[int]]]:
+    """Pieces of parts, in order, such that each unit has about ``unit_rows`` rows.
 
     A large part is cut, and small ones are put together.
     """
@@ -277,10 +278,10 @@ def _units(part_rows: Sequence[int]) -> list[list[list[int]]]:
     for part, num_rows in enumerate(part_rows):
         first = 0
         while first < num_rows:
-            if size >= UNIT_ROWS or len(units[-1]) == UNIT_PIECES:
+            if size >= unit_rows or len(units[-1]) == UNIT_PIECES:
                 units.append([])
                 size = 0
-            taken = min(num_rows - first, UNIT_ROWS - size)
+            taken = min(num_rows - first, unit_rows - size)
             units[-1].append([part, first, taken])
             size, first = size + taken, first + taken
     return units

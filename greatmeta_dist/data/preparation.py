@@ -1,6 +1,6 @@
 """The phases of one preparation, in order (DESIGN.md section 5).
 
-The log is checked in units of rows and dealt to buckets of users; each bucket is then split, and
+The log is checked in units of rows, which go to buckets of users; each bucket is then split, and
 written as shards. What is here is what lies between: the catalogue, the vocabularies, the report
 and the manifest. Nothing is fitted: a store is data.
 """

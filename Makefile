@@ -19,7 +19,7 @@ train: install
 	$(BIN)/greatmeta evaluate run=$(RUN)
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: install
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ from greatmeta_dist.evaluation.scoring import Scorer
 from greatmeta_dist.recommend.ranker import Ranker
 from greatmeta_dist.training.build import Model, build_model
 from greatmeta_dist.training.run_config import saved_config
-from greatmeta_dist.training.run_folder import CHECKPOINTS, require_same_store
+from greatmeta_dist.training.run_folder import require_same_store
 from greatmeta_dist.training.saved_model import SavedModel
 
 FOR_PREDICTIONS: checkpoint.Wanted = {"rows": None}
@@ -181,7 +181,7 @@ def _best_checkpoint(run: Path, warn: Callable[[str], None]) -> checkpoint.Check
 
     Where a training goes on meanwhile and has a new best one, it deletes the one before.
     """
-    folder = run / CHECKPOINTS
+    folder = run / checkpoint.FOLDER
     newest, best = _newest_and_best(run, warn)
     while best is None and checkpoint.steps(folder)[-1:] != [newest.step]:
         previous = newest
@@ -200,7 +200,7 @@ def _newest_and_best(
     run: Path, warn: Callable[[str], None]
 ) -> tuple[checkpoint.Checkpoint, checkpoint.Checkpoint | None]:
     """The newest whole checkpoint, and that of the step which it calls best, if that is whole."""
-    folder = run / CHECKPOINTS
+    folder = run / checkpoint.FOLDER
     newest, skipped = checkpoint.load_latest(folder, wanted=FOR_PREDICTIONS)
     require(
         newest is not None or not skipped,

@@ -25,7 +25,6 @@ from benchmarks.recommend.random_model import random_scorer, random_users
 from greatmeta_dist.data.tasks import TaskTable
 from greatmeta_dist.display import Display
 from greatmeta_dist.evaluation.scoring import Scorer
-from greatmeta_dist.recommend.asking import asking
 from greatmeta_dist.recommend.catalogue_scorer import CatalogueScorer
 from greatmeta_dist.recommend.ranker import USERS_PER_BATCH
 
@@ -127,7 +126,7 @@ def _score_all(scorer: Scorer, users: TaskTable, num_items: int) -> np.ndarray:
     for user in range(len(users)):
         one = users.take(np.array([user]))
         parts = np.array_split(np.arange(num_items), -(-num_items // ITEMS_PER_CALL))
-        scores = [scorer.predict(asking(one, part[None]))["adapted"] for part in parts]
+        scores = [scorer.predict(one.asking(part[None]))["adapted"] for part in parts]
         rows.append(np.concatenate(scores))
     return np.stack(rows)
 

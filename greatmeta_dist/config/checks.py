@@ -22,6 +22,12 @@ def choices_of(option: Field[Any]) -> tuple[str, ...]:
     return tuple(allowed() if callable(allowed) else allowed)
 
 
+def typed_name(config: Any, name: str) -> str:
+    """A field's name as it is typed; it differs where that is a word of Python's own."""
+    (option,) = (f for f in fields(config) if f.name == name)
+    return option.metadata.get("typed_as", name)
+
+
 def check_choices(section: str, config: Any) -> None:
     """Check every choice of a section's dataclass; raises ``InputError``."""
     for option in fields(config):

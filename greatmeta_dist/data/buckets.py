@@ -1,4 +1,4 @@
-"""Rows dealt to buckets by user, so that a bucket can be read whole later.
+"""Rows in buckets by user, so that a bucket can be read whole later.
 
 Each unit of a log writes one file with the rows of all buckets, batch by batch; its index says
 which bucket each batch is of. So there are as many files as units, and memory holds one batch.

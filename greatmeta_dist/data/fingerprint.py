@@ -1,4 +1,4 @@
-"""What a preparation is made from: the hashes of files, and a cheap key of a work folder."""
+"""What a preparation is made from: hashes of files, a cheap key of a work folder, what is done."""
 
 import hashlib
 import json
@@ -8,9 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from greatmeta_dist.config import DataConfig
+from greatmeta_dist.config.checks import typed_name
 from greatmeta_dist.data.manifest import FORMAT_VERSION, MANIFEST
 from greatmeta_dist.data.phases import Phases
+from greatmeta_dist.data.store import Store
 from greatmeta_dist.data.units import Result
+from greatmeta_dist.errors import require
 from greatmeta_dist.files import sha256
 
 HASH = "hash the files"
@@ -37,6 +40,30 @@ def hash_files(files: Sequence[Path], phases: Phases) -> list[str]:
 
 def _hash_unit(number: int, unit: Sequence[str]) -> Result:
     return {"hashes": [sha256(Path(path)) for path in unit]}
+
+
+def is_made_from(config: DataConfig, fingerprint: str, folder: Path) -> bool:
+    """Whether the store in ``folder`` is made from the files with that fingerprint, in that way.
+
+    Raises ``InputError`` where it was made otherwise, or where a file of it has changed.
+    """
+    if not (folder / MANIFEST).exists():
+        return False
+    store = Store(folder)
+    store.check()
+    changed = [
+        f"data.{typed_name(config, name)}"
+        for name, value in asdict(config).items()
+        if store.manifest.recipe.get(name) != value
+    ]
+    if store.manifest.fingerprint != fingerprint:
+        changed.append("the source files")
+    require(
+        not changed,
+        f"{folder} was prepared differently ({', '.join(changed[:5])}); choose another store=DIR, "
+        "or delete it",
+    )
+    return True
 
 
 def work_key(config: DataConfig, store: Path) -> str:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.kept_log import INDEX, LOG, REJECTED, KeptRows, LogIndex
-from greatmeta_dist.data.manifest import MANIFEST, Manifest, read_manifest
+from greatmeta_dist.data.manifest import MANIFEST, WORK, Manifest, read_manifest
 from greatmeta_dist.data.sources import Kind, Source, Table
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.data.vocabulary import Vocabulary
@@ -28,7 +28,6 @@ OF_FILES = (
 )  # fmt: skip
 """Options that say how files are read. The others say how rows become tasks, and must be those of
 the earlier store."""
-UNFINISHED = ".preparing"
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,7 @@ def with_earlier_options(config: DataConfig, typed: Collection[str]) -> DataConf
 
 
 def _require_store(folder: Path) -> None:
-    state = "is not finished" if (folder / UNFINISHED).exists() else "is no store"
+    state = "is not finished" if (folder / WORK).exists() else "is no store"
     remedy = "repeat the command that makes it" if "finished" in state else "name one"
     require((folder / MANIFEST).is_file(), f"data.from={folder} {state}; {remedy}")
 

@@ -117,7 +117,7 @@ class KeptRows:
     def take_over(
         self, phases: Phases, num_buckets: int, id_types: dict[str, pl.DataType]
     ) -> list[BucketFile]:
-        """Copy the rows, dealt to more buckets and with ids as text where that is asked for.
+        """Copy the rows; into more buckets, and with ids as text, where that is asked for.
 
         A unit is a file. Raises ``InputError`` where a file is damaged.
         """
@@ -156,7 +156,7 @@ class _CarryUnit:
             if self.id_types is None or not buckets:
                 shutil.copyfile(source, partial)
             else:
-                buckets = self._deal(source, partial)
+                buckets = self._assign(source, partial)
             require(
                 sha256(source) == checksum,
                 f"{source} does not match its checksum in {MANIFEST}; {self.store} is damaged and "
@@ -164,8 +164,8 @@ class _CarryUnit:
             )
             return {"buckets": buckets, "sha256": sha256(partial)}
 
-    def _deal(self, source: Path, target: Path) -> list[int]:
-        """Deal the rows to buckets anew, a batch at a time: a user's rows stay in order."""
+    def _assign(self, source: Path, target: Path) -> list[int]:
+        """Assign the rows to buckets anew, a batch at a time: a user's rows stay in order."""
         assert self.id_types is not None
         with (
             pa.memory_map(str(source)) as mapped,

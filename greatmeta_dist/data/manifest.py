@@ -11,6 +11,8 @@ from greatmeta_dist.files import write_json_atomically
 
 FORMAT_VERSION = 9
 MANIFEST = "manifest.json"
+WORK = ".preparing"
+"""What a preparation works in; one that was stopped leaves it, and the same one goes on there."""
 HASH = "sha256"
 """Of the manifest's other entries."""
 ITEM_ID = "item_id"

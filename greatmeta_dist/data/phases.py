@@ -109,10 +109,10 @@ class Phases:
                 continue
             number, result = one
             results[number] = result
-            cost = scale * weights[number]
-            left -= cost
-            self._done += cost
-            pace.add(cost)
+            spent = scale * weights[number]
+            left -= spent
+            self._done += spent
+            pace.add(spent)
             self._tell(phase, left)
         ended = [result for result in results.values() if result is not None]
         assert len(ended) == len(units)

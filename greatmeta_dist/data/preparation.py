@@ -1,6 +1,6 @@
 """The phases of one preparation, in order (DESIGN.md section 5).
 
-The log is checked in units of rows and dealt to buckets of users; each bucket is then split, and
+The log is checked in units of rows, which go to buckets of users; each bucket is then split, and
 written as shards. What is here is what lies between: the catalogue, the vocabularies, the report
 and the manifest. Nothing is fitted: a store is data.
 """
@@ -22,11 +22,11 @@ from greatmeta_dist.data.counts import TrainingCounts
 from greatmeta_dist.data.encode import encode_items
 from greatmeta_dist.data.entities import catalogue_of, read_entities
 from greatmeta_dist.data.fields import Fields, build_fields
-from greatmeta_dist.data.fingerprint import files_in, hash_files
+from greatmeta_dist.data.fingerprint import files_in, hash_files, is_made_from
 from greatmeta_dist.data.growth import EarlierStore
 from greatmeta_dist.data.histories import repeat_reason
 from greatmeta_dist.data.kept_log import LOG, LogIndex, keep_rows
-from greatmeta_dist.data.manifest import FORMAT_VERSION, MANIFEST, Manifest, write_manifest
+from greatmeta_dist.data.manifest import FORMAT_VERSION, Manifest, write_manifest
 from greatmeta_dist.data.phases import Phases, shared_with_sources
 from greatmeta_dist.data.rejects import REJECTS, Rejects
 from greatmeta_dist.data.report import Report
@@ -42,13 +42,14 @@ from greatmeta_dist.data.split import held_out_items
 from greatmeta_dist.data.split_buckets import SPLIT, SplitUnit, write_context
 from greatmeta_dist.data.split_file import read_split
 from greatmeta_dist.data.split_time import find_split_time, require_times
-from greatmeta_dist.data.store import ITEMS, Store
+from greatmeta_dist.data.store import ITEMS
 from greatmeta_dist.data.summary import LogSummary
 from greatmeta_dist.data.tables import read_tables, write_table
 from greatmeta_dist.data.trainable import require_trainable
+from greatmeta_dist.data.units import Result
 from greatmeta_dist.data.vocabulary import Vocabulary
 from greatmeta_dist.data.write_shards import WRITE, WriteUnit, number_shards
-from greatmeta_dist.errors import InputError, require
+from greatmeta_dist.errors import InputError
 from greatmeta_dist.files import publish, sha256
 
 FOLDERS = ("shards", "vocab", LOG)
@@ -77,7 +78,7 @@ class Preparation:
         is_text = self.source.frames[0].collect_schema()["user"] == pl.String
         self._expect(sum(part_rows), source_bytes(self.source), is_text=is_text)
         fingerprint = self._fingerprint()
-        if self._is_done(fingerprint):
+        if is_made_from(self.config, fingerprint, self.store):
             report = json.loads((self.store / "report.json").read_text())
             return Report(**{**report, "is_new": False})
         try:
@@ -121,28 +122,6 @@ class Preparation:
         if self.earlier is not None:
             named.insert(0, json.dumps(self.earlier.manifest.checksums))
         return hashlib.sha256("\n".join(named).encode()).hexdigest()
-
-    def _is_done(self, fingerprint: str) -> bool:
-        """Whether the store was made from the same files in the same way.
-
-        Raises ``InputError`` where it was made otherwise, or where a file of it has changed.
-        """
-        if not (self.store / MANIFEST).exists():
-            return False
-        store = Store(self.store)
-        store.check()
-        manifest = store.manifest
-        changed = [
-            f"data.{k}" for k, v in asdict(self.config).items() if manifest.recipe.get(k) != v
-        ]
-        if manifest.fingerprint != fingerprint:
-            changed.append("the source files")
-        require(
-            not changed,
-            f"{self.store} was prepared differently ({', '.join(changed[:5])}); "
-            "choose another store=DIR, or delete it",
-        )
-        return True
 
     def _make(self, fingerprint: str, part_rows: Sequence[int]) -> None:
         listed = self._entities("item", self.source.items)
@@ -222,34 +201,37 @@ class Preparation:
         )
         write_context(split.folder, log, self.items, is_cold, users=self.users, given=self.given)
         results = self.phases.run(SPLIT, split, range(log.num_buckets))
+        self._gather(split, results)
+        self._require_few_rejected(log.num_read)
+        self.report.cold_items = int(is_cold.sum())
+        return split, [result["tasks"] for result in results]
+
+    def _gather(self, split: SplitUnit, results: Sequence[Result]) -> None:
+        """Add up what the buckets counted; repeats that they reject join the rejects."""
         self.counts = TrainingCounts.zeros(len(self.items))
         summary = LogSummary.zeros(len(self.items))
         for number, result in enumerate(results):
             self.report.repeats += result["repeats"]
             self.report.unlisted_users += result["unlisted_users"]
-            summary.add(LogSummary.read(split.summary_path(number), len(self.items)))
             for name, (num_tasks, num_rows) in result["tasks"].items():
                 for total, count in (
                     (self.report.tasks, num_tasks),
                     (self.report.interactions, num_rows),
                 ):
                     total[name] = total.get(name, 0) + count
+            summary.add(LogSummary.read(split.summary_path(number), len(self.items)))
             self.counts.add_file(split.counts_path(number))
-            train = split.tasks_path(number, "train")
             if "train" in result["tasks"] and self.users is not None:
-                users = pl.from_arrow(map_arrow(train).column("user"))
-                self.counts.users.append(pl.Series(users))
-        numbers = range(log.num_buckets)
+                users = map_arrow(split.tasks_path(number, "train")).column("user")
+                self.counts.users.append(pl.Series(pl.from_arrow(users)))
+        numbers = range(len(results))
         for repeats in read_tables([split.rejects_path(k) for k in numbers]):
             self._reject_repeats(repeats)
         for used in read_tables([split.used_lines_path(k) for k in numbers]):
             assert self.given is not None
             self.given = self.given.join(used, on="line", how="anti", maintain_order="left")
-        self._require_few_rejected(log.num_read)
         self.report.add_summary(summary, self.config)
-        self.report.cold_items = int(is_cold.sum())
         self.report.untrained_items = int((self.counts.item_count == 0).sum())
-        return split, [result["tasks"] for result in results]
 
     def _is_cold(self) -> pl.Series:
         """Whether each item is held out."""

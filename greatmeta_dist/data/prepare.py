@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.fingerprint import work_key
-from greatmeta_dist.data.manifest import MANIFEST, read_manifest
+from greatmeta_dist.data.manifest import MANIFEST, WORK, read_manifest
 from greatmeta_dist.data.phases import Phases, Progress, polars_message
 from greatmeta_dist.data.preparation import FOLDERS, Preparation
 from greatmeta_dist.data.rejects import REJECTS
@@ -24,8 +24,6 @@ from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.files import locked
 
 LOCK = ".lock"
-WORK = ".preparing"
-"""What a preparation works in; one that was stopped leaves it, and the same one goes on there."""
 
 
 def prepare(

@@ -6,7 +6,7 @@ with a reason.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.buckets import BucketFile, BucketWriter, read_bucket
-from greatmeta_dist.data.checked_columns import CheckedColumns
+from greatmeta_dist.data.checked_columns import CheckedColumns, PartedRows
 from greatmeta_dist.data.kept_log import KeptRows
 from greatmeta_dist.data.phases import Phases
 from greatmeta_dist.data.rejects import REJECT_SCHEMA, Rejects
@@ -27,10 +27,10 @@ from greatmeta_dist.files import sha256, written_atomically
 
 CHECK = "check the log"
 UNIT_ROWS = 1 << 20
-"""Rows of a unit, about: it is read as a whole."""
+"""Rows of a unit, about: it is read as a whole. Of text, which is larger, half as many."""
 UNIT_PIECES = 256
 """Most small files of a unit."""
-BATCH_ROWS = 1 << 19
+BATCH_ROWS = 1 << 20
 """Rows that are checked at a time."""
 BUCKET_BYTES = 1 << 24
 """Bytes of a log's files that make one bucket, about; a bucket is read into memory as a whole."""
@@ -98,17 +98,17 @@ def scan_log(
     phases = phases or Phases(folder)
     part_rows = part_rows or count_rows(source)
     require(sum(part_rows) > 0, "the log holds no interaction below its header")
-    columns = CheckedColumns.of(source, config)
-    number = num_buckets(source_bytes(source))
-    files: list[BucketFile] = []
+    columns, number = CheckedColumns.of(source, config), num_buckets(source_bytes(source))
+    earlier_files: list[BucketFile] = []
     earlier_items = pl.Series("item", [], columns.id_types["item"])
     if earlier is not None:
         number = num_buckets(source_bytes(source) + earlier.index.num_bytes)
         number = max(number, earlier.index.num_buckets)
         columns = columns.beside(earlier.id_types)
-        files = earlier.take_over(phases, number, columns.id_types)
+        earlier_files = earlier.take_over(phases, number, columns.id_types)
         earlier_items = earlier.items_as(columns.id_types["item"])
-    units = _units(part_rows)
+    is_text = pl.String() in columns.id_types.values()
+    units = _units(part_rows, UNIT_ROWS // 2 if is_text else UNIT_ROWS)
     scan = _ScanUnit(
         source.frames,
         columns,
@@ -119,24 +119,21 @@ def scan_log(
     )
     rows = [sum(num_rows for _, _, num_rows in unit) for unit in units]
     results = phases.run(CHECK, scan, units, unit_costs=rows)
-    num_read = sum(result["read"] for result in results)
-    numbers = range(len(units))
-    items = _distinct(earlier_items, [scan.items_path(k) for k in numbers])
+    items = _distinct(earlier_items, [scan.items_path(k) for k in range(len(units))])
     write_table(folder / "items.arrow", items.to_frame("item"))
-    events = sum((Counter(result["events"]) for result in results), Counter[str]())
     if earlier is None:
-        _require_events(config, events)
-    num_rejected = sum(result["rejected"] for result in results)
-    if num_rejected:
+        _require_events(config, _events(results))
+    bad = [scan.rejects_path(k) for k, result in enumerate(results) if result["rejected"]]
+    if bad:
         rejects.on_disk = folder / "rejected.parquet"
-        _join([scan.rejects_path(k) for k in numbers if results[k]["rejected"]], rejects.on_disk)
+        _join(bad, rejects.on_disk)
     return ScannedLog(
-        (*files, *(scan.bucket_file(k, results[k]) for k in numbers)),
-        scan.num_buckets,
-        num_read,
-        sum(result["unrated"] for result in results),
-        sum(result["other_events"] for result in results),
-        most_common(events),
+        (*earlier_files, *(scan.bucket_file(k, result) for k, result in enumerate(results))),
+        number,
+        _total(results, "read"),
+        _total(results, "unrated"),
+        _total(results, "other_events"),
+        most_common(_events(results)),
         folder / "items.arrow",
         columns.id_types["user"],
         items.dtype,
@@ -144,12 +141,46 @@ def scan_log(
     )
 
 
+@dataclass
+class _Tally:
+    """What a unit's batches come to."""
+
+    num_read: int = 0
+    num_unrated: int = 0
+    num_other_events: int = 0
+    events: Counter[str] = field(default_factory=Counter)
+    items: list[pl.Series] = field(default_factory=list)
+    """Of each batch, the distinct items."""
+    bad: list[pl.DataFrame] = field(default_factory=list)
+    """Of batches that have any, the rejects."""
+
+    def add(self, num_read: int, rows: PartedRows) -> None:
+        """Count a batch."""
+        self.num_read += num_read
+        self.num_unrated += rows.num_unrated
+        self.num_other_events += rows.num_other_events
+        self.events.update(rows.events)
+        self.items.append(rows.good["item"].unique())
+        if len(rows.bad):
+            self.bad.append(rows.bad)
+
+    def counts(self) -> Result:
+        """As a result has them."""
+        return {
+            "read": self.num_read,
+            "unrated": self.num_unrated,
+            "other_events": self.num_other_events,
+            "events": dict(self.events),
+            "rejected": sum(map(len, self.bad)),
+        }
+
+
 @dataclass(frozen=True)
 class _ScanUnit:
     """Checks a unit of the log: pieces, each of which is ``[part, first row, number of rows]``."""
 
     parts: tuple[pl.LazyFrame, ...]
-    columns: "CheckedColumns"
+    columns: CheckedColumns
     has_places: bool
     """Whether good rows keep their file and line."""
     is_kept: bool
@@ -174,36 +205,24 @@ class _ScanUnit:
         return BucketFile(self.rows_path(number), tuple(result["buckets"]), result["sha256"])
 
     def __call__(self, number: int, unit: Sequence[Sequence[int]]) -> Result:
-        num_read = num_unrated = num_other_events = 0
-        events: Counter[str] = Counter()
-        items, bad_rows = [], []
+        tally = _Tally()
         with (
             written_atomically(self.rows_path(number)) as partial,
             BucketWriter(partial, self.num_buckets) as writer,
         ):
             for batch in self._batches(unit):
-                num_read += len(batch)
                 rows = self.columns.parted(batch, has_places=self.has_places)
-                num_unrated += rows.num_unrated
-                num_other_events += rows.num_other_events
-                events.update(rows.events)
-                if len(rows.bad):
-                    bad_rows.append(rows.bad)
-                items.append(rows.good["item"].unique())
+                tally.add(len(batch), rows)
                 writer.write(rows.good)
             if not writer.buckets:
                 partial.touch()
-        distinct = pl.concat(items).unique().sort()
+        distinct = pl.concat(tally.items).unique().sort()
         write_table(self.items_path(number), distinct.to_frame("item"))
-        if bad_rows:
+        if tally.bad:
             with written_atomically(self.rejects_path(number)) as partial:
-                pl.concat(bad_rows).write_parquet(partial)
+                pl.concat(tally.bad).write_parquet(partial)
         return {
-            "read": num_read,
-            "unrated": num_unrated,
-            "other_events": num_other_events,
-            "events": dict(events),
-            "rejected": sum(map(len, bad_rows)),
+            **tally.counts(),
             "buckets": writer.buckets,
             "sha256": sha256(self.rows_path(number)) if self.is_kept else "",
         }
@@ -216,6 +235,15 @@ class _ScanUnit:
         rows = pl.concat(frames) if len(frames) > 1 else frames[0]
         del frames
         yield from rows.iter_slices(BATCH_ROWS)
+
+
+def _total(results: Sequence[Result], name: str) -> int:
+    return sum(result[name] for result in results)
+
+
+def _events(results: Sequence[Result]) -> Counter[str]:
+    """The rows of each event."""
+    return sum((Counter(result["events"]) for result in results), Counter[str]())
 
 
 def most_common(events: Counter[str]) -> dict[str, int]:
@@ -240,8 +268,8 @@ def count_rows(source: Source) -> list[int]:
     return [count.item() for count in pl.collect_all(counts, engine="streaming")]
 
 
-def _units(part_rows: Sequence[int]) -> list[list[list[int]]]:
-    """Pieces of parts, in order, such that each unit has about ``UNIT_ROWS`` rows.
+def _units(part_rows: Sequence[int], unit_rows: int) -> list[list[list[int]]]:
+    """Pieces of parts, in order, such that each unit has about ``unit_rows`` rows.
 
     A large part is cut, and small ones are put together.
     """
@@ -250,10 +278,10 @@ def _units(part_rows: Sequence[int]) -> list[list[list[int]]]:
     for part, num_rows in enumerate(part_rows):
         first = 0
         while first < num_rows:
-            if size >= UNIT_ROWS or len(units[-1]) == UNIT_PIECES:
+            if size >= unit_rows or len(units[-1]) == UNIT_PIECES:
                 units.append([])
                 size = 0
-            taken = min(num_rows - first, UNIT_ROWS - size)
+            taken = min(num_rows - first, unit_rows - size)
             units[-1].append([part, first, taken])
             size, first = size + taken, first + taken
     return units

@@ -1,4 +1,4 @@
-"""The recipe that deals users to splits by a hash of their names.
+"""The recipe that assigns users to splits by a hash of their names.
 
 Random choices are functions of the seed and of tokens (``hashing``). They do not depend on how the
 log is stored or cut into buckets, nor (drawn negatives apart, see ``negatives``) on who and what

@@ -1,7 +1,7 @@
 """The recipe that splits users and their interactions at one global point in time.
 
 - Users with a row before the point are training users, but for those that a hash of their names
-  deals to validation. The tasks of both are of rows before it: the best step is chosen without a
+  takes for validation. The tasks of both are of rows before it: the best step is chosen without a
   look at what comes later.
 - Some of these are in the warm scenario, too: what they met at or after the point is asked for, and
   all of their rows before it are known.

@@ -7,6 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from greatmeta_dist.data.left_out import NOT_IN_SPLIT, LeftOut
+from greatmeta_dist.data.sources.base import file_columns
 from greatmeta_dist.data.split import ROLES, SPLITS, Catalogue, History, SplitRows, SplitTasks
 from greatmeta_dist.data.text import TextFormat, scan_text
 from greatmeta_dist.errors import InputError, require
@@ -24,7 +25,7 @@ def read_split(path: str, work: Path) -> pl.DataFrame:
     meant.
     """
     frame = scan_text(path, TextFormat("\t"), work)
-    columns = frame.collect_schema().names()[:-4]  # without file, line, reason and text
+    columns = file_columns(frame)
     require(columns == COLUMNS, f"{path} has columns {columns}; a split file has {COLUMNS}")
     split = frame.collect()
     name = Path(path).name

@@ -141,3 +141,12 @@ class TaskTable:
             self.query_item.take(tasks),
             self.query_label.take(tasks),
         )
+
+    def asking(self, items: Ints) -> "TaskTable":
+        """The same users, each asked about its row of ``items`` [tasks, n]; labels are 0."""
+        offsets = np.arange(len(self) + 1) * items.shape[1]
+        return replace(
+            self,
+            query_item=Ragged(items.ravel().astype(np.int32), offsets),
+            query_label=Ragged(np.zeros(items.size, np.float32), offsets),
+        )

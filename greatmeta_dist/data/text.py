@@ -126,20 +126,58 @@ def _parse_plain(
     for a line's end. Where there are neither, each line is a row, or one of the wrong number of
     fields, and the reader tells of these.
     """
+    trusted = _trusted(part, fmt, len(names))
+    if trusted is None:
+        return None
+    table, invalid = _read_csv(*trusted, names)
+    numbers = np.array([row.number for row in invalid], np.int64)
+    is_valid = np.ones(num_lines, bool)
+    is_valid[numbers - 1] = False
+    line = first_line + np.arange(num_lines)
+    if len(table) != is_valid.sum() or _has_blank(table):
+        return None
+    nothing = pa.nulls(len(table), pa.string())
+    valid = table.append_column("line", pa.array(line[is_valid]))
+    valid = valid.append_column("reason", nothing).append_column("text", nothing)
+    if not invalid:
+        return valid
+    texts = [row.text.replace(UNIT_SEPARATOR.decode(), fmt.separator) for row in invalid]
+    reasons = [
+        f"expected {len(names)} fields, found {row.actual_columns}"
+        if text.strip()
+        else "blank line"
+        for text, row in zip(texts, invalid, strict=True)
+    ]
+    columns = {name: pa.nulls(len(invalid), pa.string()) for name in names}
+    malformed = pa.table({**columns, "line": line[numbers - 1], "reason": reasons, "text": texts})
+    return pa.concat_tables([valid, malformed.cast(valid.schema)]).sort_by("line")
+
+
+def _trusted(part: bytes, fmt: TextFormat, num_fields: int) -> tuple[bytes, bytes] | None:
+    """Lines that a CSV reader reads well, and their separator of one byte; None where it would not.
+
+    It takes a mark of byte order off the first line, wherever a part starts.
+    """
     separator = fmt.separator.encode()
     if (fmt.is_quoted and b'"' in part) or part.count(b"\r") != part.count(b"\r\n"):
         return None
-    if len(separator) > 1:
-        if UNIT_SEPARATOR in part:
-            return None
-        part, separator = part.replace(separator, UNIT_SEPARATOR), UNIT_SEPARATOR
-    # The reader takes a mark of byte order off the first line, wherever a part starts.
-    if len(names) == 1 or UNDECODED.encode() in part or part.startswith(codecs.BOM_UTF8):
+    if num_fields == 1 or UNDECODED.encode() in part or part.startswith(codecs.BOM_UTF8):
         return None
-    invalid: list[tuple[int, str, int]] = []
+    if len(separator) == 1:
+        return part, separator
+    if UNIT_SEPARATOR in part:
+        return None
+    return part.replace(separator, UNIT_SEPARATOR), UNIT_SEPARATOR
+
+
+def _read_csv(
+    part: bytes, separator: bytes, names: list[str]
+) -> tuple[pa.Table, list[csv.InvalidRow]]:
+    """The named columns of the lines of as many fields, and the other lines."""
+    invalid: list[csv.InvalidRow] = []
 
     def note(row: csv.InvalidRow) -> str:
-        invalid.append((row.number, row.text, row.actual_columns))
+        invalid.append(row)
         return "skip"
 
     table = csv.read_csv(
@@ -156,25 +194,7 @@ def _parse_plain(
             column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
         ),
     )
-    numbers = np.array([number for number, _, _ in invalid], np.int64)
-    is_valid = np.ones(num_lines, bool)
-    is_valid[numbers - 1] = False
-    line = first_line + np.arange(num_lines)
-    if len(table) != is_valid.sum() or _has_blank(table):
-        return None
-    nothing = pa.nulls(len(table), pa.string())
-    valid = table.append_column("line", pa.array(line[is_valid]))
-    valid = valid.append_column("reason", nothing).append_column("text", nothing)
-    if not invalid:
-        return valid
-    texts = [text.replace(UNIT_SEPARATOR.decode(), fmt.separator) for _, text, _ in invalid]
-    reasons = [
-        f"expected {len(names)} fields, found {num_fields}" if text.strip() else "blank line"
-        for text, (_, _, num_fields) in zip(texts, invalid, strict=True)
-    ]
-    columns = {name: pa.nulls(len(invalid), pa.string()) for name in names}
-    malformed = pa.table({**columns, "line": line[numbers - 1], "reason": reasons, "text": texts})
-    return pa.concat_tables([valid, malformed.cast(valid.schema)]).sort_by("line")
+    return table, invalid
 
 
 def _has_blank(table: pa.Table) -> bool:

@@ -78,7 +78,7 @@ def number_shards(
 
 
 def _dealt(batch: pa.RecordBatch, num_shards: int) -> list[pa.RecordBatch]:
-    """A bucket's users, dealt evenly to its shards."""
+    """A bucket's users, assigned evenly to its shards."""
     if num_shards == 1:
         return [batch]
     rows = (pa.array(np.arange(k, batch.num_rows, num_shards)) for k in range(num_shards))

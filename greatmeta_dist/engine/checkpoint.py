@@ -32,6 +32,8 @@ from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.errors import require
 from greatmeta_dist.files import sha256
 
+FOLDER = "checkpoints"
+"""Of a run."""
 FORMAT_VERSION = 2
 MANIFEST, STATE, DENSE = "manifest.json", "state.json", "dense.safetensors"
 

@@ -3,7 +3,7 @@
 Shapes: U users of a batch; I items of the catalogue.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,6 @@ from greatmeta_dist.data.store import Store, UserTasks
 from greatmeta_dist.data.tasks import TaskTable
 from greatmeta_dist.evaluation.metrics.ranking import ranking
 from greatmeta_dist.evaluation.scoring import Predicts, Scorer
-from greatmeta_dist.ragged import Ragged
 
 USERS_PER_BATCH, ITEMS_PER_BATCH = 32, 4096
 """Scored at a time, which bounds memory."""
@@ -91,17 +90,7 @@ def _score_every_item(
     slices: dict[str, list[Floats]] = {}
     for first in range(0, num_items, ITEMS_PER_BATCH):
         items = np.arange(first, min(num_items, first + ITEMS_PER_BATCH))
-        of_slice = _with_queries(tasks, items)
+        of_slice = tasks.asking(np.tile(items, (len(tasks), 1)))
         for model, values in (others.predict(of_slice) | scorer.predict(of_slice)).items():
             slices.setdefault(model, []).append(values.reshape(len(tasks), len(items)))
     return {model: np.concatenate(scores, 1) for model, scores in slices.items()}
-
-
-def _with_queries(tasks: TaskTable, items: NDArray[np.int64]) -> TaskTable:
-    """The same users, each with all of the items as query rows."""
-    offsets = np.arange(len(tasks) + 1) * len(items)
-    return replace(
-        tasks,
-        query_item=Ragged(np.tile(items, len(tasks)), offsets),
-        query_label=Ragged(np.zeros(offsets[-1], np.float32), offsets),
-    )

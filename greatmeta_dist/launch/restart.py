@@ -9,7 +9,6 @@ from typing import Any, Literal
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.communicator import PeerLost
 from greatmeta_dist.errors import InputError
-from greatmeta_dist.training.run_folder import CHECKPOINTS
 
 MAX_FRUITLESS_STARTS = 5
 """A group that died so many times without a new checkpoint is not started again."""
@@ -58,7 +57,7 @@ class RestartPolicy:
     """Decides whether a group starts again: not where it gets no further."""
 
     def __init__(self, run: Path):
-        self._folder = run / CHECKPOINTS
+        self._folder = run / checkpoint.FOLDER
         self._step, self._num_starts = -1, 0
         """The newest checkpoint's step, and the starts since it is the newest one."""
 

@@ -9,7 +9,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin
 
 from greatmeta_dist.config import ColumnsConfig, Config
-from greatmeta_dist.config.checks import choices_of
+from greatmeta_dist.config.checks import choices_of, typed_name
 
 CONFIGS = "greatmeta_dist.configs"
 """The package of presets: one folder for each group, one YAML file for each preset."""
@@ -136,7 +136,7 @@ def _leaves(schema: type, prefix: str) -> Iterator[Option]:
         if isinstance(nested, type) and is_dataclass(nested) and nested is not ColumnsConfig:
             yield from _leaves(nested, f"{prefix}{f.name}.")
         else:
-            name = f.metadata.get("typed_as", f.name)
+            name = typed_name(schema, f.name)
             yield Option(prefix + name, prefix + f.name, f, schema)
 
 

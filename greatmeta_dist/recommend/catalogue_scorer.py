@@ -22,7 +22,6 @@ from greatmeta_dist.evaluation.scoring import Scorer
 from greatmeta_dist.meta.batch import SlotTable
 from greatmeta_dist.meta.user_networks import UserNetworks
 from greatmeta_dist.ragged import Grouped, Ragged
-from greatmeta_dist.recommend.asking import asking
 from greatmeta_dist.recommend.linear_stage import LinearStage
 
 MIN_CANDIDATES, CANDIDATES_PER_ITEM = 64, 4
@@ -130,7 +129,7 @@ class CatalogueScorer:
         return TopItems(self.item[index[order]], exact[order])
 
     def _networks(self, tasks: TaskTable) -> UserNetworks:
-        unasked = asking(tasks, np.empty((len(tasks), 0), np.int64))
+        unasked = tasks.asking(np.empty((len(tasks), 0), np.int64))
         return self.scorer.worker.adapted_networks(self.scorer.collator.collate(unasked))
 
     def _exact(self, tasks: TaskTable, networks: UserNetworks, index: Tensor) -> Floats:
@@ -140,7 +139,7 @@ class CatalogueScorer:
         columns = features.index_select(1, index.flatten().to(features.device))
         columns = columns.view(-1, num_users, num_items).transpose(0, 1)
         prediction = networks.predict(columns).flatten().cpu().numpy()
-        asked = asking(tasks, self.item[index.cpu().numpy()])
+        asked = tasks.asking(self.item[index.cpu().numpy()])
         rating = self.scorer.collator.target_transform.to_rating(asked)(prediction)
         blended = self.scorer.blend.apply(asked, {"adapted": rating})["adapted"]
         return blended.reshape(num_users, num_items)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from greatmeta_dist.batching.target_transform import LEAST_CHANCE
-from greatmeta_dist.data.tasks import TaskTable
+from greatmeta_dist.data.tasks import Features, TaskTable
 from greatmeta_dist.evaluation.scoring import Scorer
 from greatmeta_dist.meta.user_networks import UserNetworks
-from greatmeta_dist.recommend.asking import asking, asking_nobody
+from greatmeta_dist.ragged import Ints, Ragged
 
 SCORES_PER_SLICE = 1 << 19
 """Made at a time: so many stay in a processor's cache."""
@@ -45,7 +45,7 @@ class ItemSide:
         """From the features [Di, I] of the whole catalogue."""
         num_items, device = features.shape[1], features.device
         transform, blend = scorer.collator.target_transform, scorer.blend
-        everything = asking_nobody(np.arange(num_items))
+        everything = _asking_nobody(np.arange(num_items))
         _, prior_mean = transform.prior_means(everything, is_training=False)
         constant, weight = transform.bias.content_mean[:num_items].copy(), np.zeros(num_items)
         vectors = [np.zeros((num_items, 0))]
@@ -122,7 +122,7 @@ class LinearStage:
 
     def _offsets(self, tasks: TaskTable) -> Tensor:
         """[U, 1] users' offsets: how far they move an item's prior mean, whichever item it is."""
-        about_first = asking(tasks, np.zeros((len(tasks), 1), np.int64))
+        about_first = tasks.asking(np.zeros((len(tasks), 1), np.int64))
         transform = self.scorer.collator.target_transform
         _, prior_mean = transform.prior_means(about_first, is_training=False)
         return self._tensor(prior_mean - self.first_mean).unsqueeze(1)
@@ -152,6 +152,17 @@ class LinearStage:
     def _bounded(self, rating: Tensor) -> Tensor:
         ratings = self.scorer.collator.target_transform.ratings
         return rating.clamp(ratings.lowest, ratings.highest)
+
+
+def _asking_nobody(items: Ints) -> TaskTable:
+    """One user of whom nothing is known, not even features, asked about ``items`` [n].
+
+    Good for what a user's features have no part in, such as prior means.
+    """
+    nothing = Ragged(np.empty(0, np.int32), np.zeros(2, np.int64))
+    ratings = Ragged(np.empty(0, np.float32), nothing.offsets)
+    nobody = TaskTable(Features((), (), ()), nothing, ratings, nothing, ratings)
+    return nobody.asking(items[None])
 
 
 def _products(users: Tensor, items: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from greatmeta_dist.data.store import FeatureSpec, Store
 from greatmeta_dist.data.tasks import TaskTable
 from greatmeta_dist.errors import require
 from greatmeta_dist.evaluation.scoring import Scorer
-from greatmeta_dist.recommend.asking import asking
 from greatmeta_dist.recommend.catalogue_scorer import CatalogueScorer, TopItems
 from greatmeta_dist.recommend.new_users import NewUsers, with_unknown_item
 
@@ -80,7 +79,7 @@ class Ranker:
         of_all = np.tile(asked, (len(tasks), 1))
         if not of_all.size:
             return np.empty(of_all.shape[1:] if known.is_one_user else of_all.shape)
-        scores = self.scorer.predict(asking(tasks, of_all))["adapted"].reshape(of_all.shape)
+        scores = self.scorer.predict(tasks.asking(of_all))["adapted"].reshape(of_all.shape)
         return scores[0] if known.is_one_user else scores
 
     def _tasks(self, known: KnownRatings, user_features: Any) -> TaskTable:

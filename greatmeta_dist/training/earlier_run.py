@@ -35,7 +35,6 @@ from greatmeta_dist.training.saved_model import SavedModel
 
 MAY_DIFFER = ("embedding_std", "item_init", "use_bayesian_mf")
 """Options of ``model`` that say nothing of what the parameters mean."""
-CHECKPOINTS = "checkpoints"
 ROWS_PER_PART = 1 << 17
 """Rows of the earlier run in memory at a time."""
 
@@ -68,7 +67,7 @@ class EarlierRun:
             f"train.from={folder} holds no run (no config.yaml); name a trained run",
         )
         assert config is not None
-        state = checkpoint.newest_state(folder / CHECKPOINTS)
+        state = checkpoint.newest_state(folder / checkpoint.FOLDER)
         require(
             state is not None,
             f"train.from={folder} has no checkpoint; train it: greatmeta train run={folder}",
@@ -159,7 +158,7 @@ class EarlierRun:
 
         All workers call it together. Raises ``InputError`` where the checkpoint is damaged.
         """
-        saved = checkpoint.load(self.folder / CHECKPOINTS, self.step, communicator, wanted={})
+        saved = checkpoint.load(self.folder / checkpoint.FOLDER, self.step, communicator, wanted={})
         require(
             saved is not None,
             f"the checkpoint of step {self.step} in train.from={self.folder} is damaged or gone; "
@@ -171,7 +170,7 @@ class EarlierRun:
     def read_rows(self, rows: NDArray[np.int64]) -> Iterator[tuple[slice, Tensor]]:
         """The running means of ``rows``, which ascend: slices of them, and values [·, d]."""
         for start, entries in checkpoint.read_parts(
-            self.folder / CHECKPOINTS, self.step, "rows", entries_per_part=ROWS_PER_PART
+            self.folder / checkpoint.FOLDER, self.step, "rows", entries_per_part=ROWS_PER_PART
         ):
             length = len(entries["rows"])
             first, last = np.searchsorted(rows, [start, start + length])

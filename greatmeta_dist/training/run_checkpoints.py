@@ -15,7 +15,7 @@ from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.checkpoint_writer import CheckpointWriter
 from greatmeta_dist.engine.worker import Worker
 from greatmeta_dist.training.earlier_run import EarlierRun
-from greatmeta_dist.training.run_folder import CHECKPOINTS, require_same_store
+from greatmeta_dist.training.run_folder import require_same_store
 from greatmeta_dist.training.validation import Validation
 
 
@@ -34,7 +34,7 @@ class RunCheckpoints:
         cls, run: Path, store: Store, worker: Worker, validation: Validation, *, keep: int
     ) -> "RunCheckpoints":
         """The checkpoints of a run; deletes what earlier workers left unfinished."""
-        writer = CheckpointWriter.open(run / CHECKPOINTS, worker.communicator, keep=keep)
+        writer = CheckpointWriter.open(run / checkpoint.FOLDER, worker.communicator, keep=keep)
         return cls(run, store, worker, validation, writer)
 
     def save(self, step: int) -> None:
@@ -52,7 +52,7 @@ class RunCheckpoints:
     def resume(self, display: Display) -> int | None:
         """Load the newest whole checkpoint; returns its step, or None where there is none."""
         saved, skipped = checkpoint.load_latest(
-            self.run / CHECKPOINTS, self.worker.communicator, wanted=self._entries_here()
+            self.run / checkpoint.FOLDER, self.worker.communicator, wanted=self._entries_here()
         )
         for step in skipped:
             display.say(f"checkpoint of step {step} is damaged or partial; going further back")
@@ -81,7 +81,10 @@ class RunCheckpoints:
         Without one the present parameters stay.
         """
         saved = checkpoint.load(
-            self.run / CHECKPOINTS, step, self.worker.communicator, wanted=self._entries_here()
+            self.run / checkpoint.FOLDER,
+            step,
+            self.worker.communicator,
+            wanted=self._entries_here(),
         )
         if saved is None:
             return False

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from greatmeta_dist.batching.lane_counts import checked_lane_sizes, lanes_for_workers
 from greatmeta_dist.config import Config
+from greatmeta_dist.config.checks import typed_name
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
@@ -26,13 +26,10 @@ from greatmeta_dist.training.earlier_run import EarlierRun
 from greatmeta_dist.training.run_config import saved_config, saved_note, write_config
 from greatmeta_dist.training.saved_model import MODEL, SavedModel, write_model
 
-CHECKPOINTS = "checkpoints"
 MAY_CHANGE = ("steps", "checkpoint_every", "keep_checkpoints", "log_every")
 """Options of ``train`` that a resumed run may set anew."""
 CLUSTER_KEEPS = ("precision", "reduction")
 """Options of ``cluster`` that it may not, because they change bits."""
-TYPED_AS = {"from_run": "from"}
-"""Options whose names on the command line are words of Python's own."""
 UNFINISHED = (".lock", "config.yaml.partial", MODEL, f".partial-{MODEL}")
 """What may be in a folder whose first training ended before it wrote its config."""
 
@@ -59,12 +56,12 @@ def open_run(config: Config, run: Path, display: Display) -> Iterator[Config]:
         store, config.train.lanes, config.train.users_per_batch, config.cluster.most_workers
     )
     note = saved_note(run)
-    is_new = not checkpoint.steps(run / CHECKPOINTS)
+    is_new = not checkpoint.steps(run / checkpoint.FOLDER)
     if is_new:
         note = _describe_start(config, store)
     run.mkdir(parents=True, exist_ok=True)
     with locked(run / ".lock", f"another training writes {run}"):
-        _require_writable(run / CHECKPOINTS)
+        _require_writable(run / checkpoint.FOLDER)
         if is_new:
             write_model(run, store, config.priors, display)
         write_config(run, config, note=note)
@@ -125,7 +122,7 @@ def _decide_lanes(config: Config, run: Path, store: Store) -> int | None:
     before, options = saved_config(run), config.train
     if options.lanes is not None:
         return options.lanes
-    if before is not None and checkpoint.steps(run / CHECKPOINTS):
+    if before is not None and checkpoint.steps(run / checkpoint.FOLDER):
         return before.train.lanes
     if config.cluster.workers is None:
         return None
@@ -145,15 +142,15 @@ def _require_resumable(run: Path, config: Config, store: Store) -> None:
             f"run={run} exists and is no run; choose an empty or new folder",
         )
         return
-    if not checkpoint.steps(run / CHECKPOINTS):
+    if not checkpoint.steps(run / checkpoint.FOLDER):
         return
-    step = checkpoint.steps(run / CHECKPOINTS)[-1]
+    step = checkpoint.steps(run / checkpoint.FOLDER)[-1]
     require(
         config.train.steps >= step,
         f"train.steps is {config.train.steps}, and {run} is at step {step} already; take {step} "
         "or more, or another run=DIR",
     )
-    differences = _differences(asdict(before), asdict(config))
+    differences = _differences(before, config)
     require(
         not differences,
         f"{run} is a run with another config: {'; '.join(differences[:6])}. "
@@ -162,13 +159,14 @@ def _require_resumable(run: Path, config: Config, store: Store) -> None:
     require_same_store(SavedModel.open(run).store_identity, store, run)
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def _differences(before: Config, now: Config) -> list[str]:
     """Options that a resumed run would have otherwise, and may not."""
+    old, new = asdict(before), asdict(now)
     return [
-        f"{section}.{TYPED_AS.get(name, name)} was {before[section][name]}, is {value}"
+        f"{section}.{typed_name(getattr(now, section), name)} was {old[section][name]}, is {value}"
         for section in ("priors", "model", "inner", "scheduler", "train", "cluster")
-        for name, value in now[section].items()
-        if before[section][name] != value
+        for name, value in new[section].items()
+        if old[section][name] != value
         and not (section == "train" and name in MAY_CHANGE)
         and not (section == "cluster" and name not in CLUSTER_KEEPS)
     ]

@@ -301,3 +301,9 @@ def test_options_that_split_must_be_those_of_the_earlier_store(parts, tmp_path):
     typed = config_of(parts["late"], from_store=str(early), seed=1, query_items=5)
     taken = with_earlier_options(typed, {"seed"})
     assert (taken.seed, taken.query_items, taken.path) == (1, 4, parts["late"])
+
+
+def test_a_store_that_did_not_grow_names_the_option_as_it_is_typed(parts, tmp_path):
+    prepare(config_of(parts["late"]), tmp_path / "late")
+    with pytest.raises(InputError, match=r"prepared differently \(data.from, the source files\)"):
+        grow(parts, tmp_path / "early", tmp_path / "late")

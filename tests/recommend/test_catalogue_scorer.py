@@ -16,7 +16,6 @@ from greatmeta_dist.evaluation.scoring import Scorer
 from greatmeta_dist.priors.base import RatingPrior
 from greatmeta_dist.priors.fit import Priors, fit_priors
 from greatmeta_dist.recommend import catalogue_scorer
-from greatmeta_dist.recommend.asking import asking
 from greatmeta_dist.recommend.catalogue_scorer import CatalogueScorer
 from greatmeta_dist.training.build import build_model
 
@@ -65,7 +64,7 @@ def users_of(store: Store, scorer: Scorer) -> TaskTable:
 def every_score(scorer: Scorer, tasks: TaskTable, num_items: int) -> np.ndarray:
     """[U, I] as evaluation has it: every item asked for as a query row."""
     items = np.tile(np.arange(num_items), (len(tasks), 1))
-    return scorer.predict(asking(tasks, items))["adapted"].reshape(items.shape)
+    return scorer.predict(tasks.asking(items))["adapted"].reshape(items.shape)
 
 
 @pytest.mark.parametrize("steps", [0, 3])

@@ -127,11 +127,15 @@ def local_folder(config: DataConfig) -> str:
     return config.path.rstrip("/")
 
 
+def file_columns(frame: pl.LazyFrame) -> list[str]:
+    """The columns that a frame has from its file."""
+    return [name for name in frame.collect_schema().names() if name not in BOOKKEEPING]
+
+
 def require_columns(frame: pl.LazyFrame, path: str, columns: tuple[str, ...]) -> None:
     """Raise ``InputError`` unless a frame of ``scan_text`` has the columns."""
-    available = frame.collect_schema().names()
-    missing = [c for c in columns if c not in available]
-    in_file = available[:-4]  # without file, line, reason and text
+    in_file = file_columns(frame)
+    missing = [c for c in columns if c not in in_file]
     require(
         not missing,
         f"{Path(path).name} has no column {', '.join(missing)}; it has {', '.join(in_file)}",

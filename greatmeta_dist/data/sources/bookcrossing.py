@@ -8,6 +8,7 @@ from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.sources.base import (
     Source,
     entity_table,
+    file_columns,
     interactions_of,
     local_folder,
     require_columns,
@@ -53,5 +54,5 @@ def open_bookcrossing(config: DataConfig, work: Path) -> Source:
             {"author": "token", "year": "token", "publisher": "token"},
         ),
         files=tuple(Path(folder, n) for n in (RATINGS, USERS, BOOKS)),
-        not_used={BOOKS: [c for c in items.collect_schema().names()[:-4] if c not in BOOK_COLUMNS]},
+        not_used={BOOKS: [c for c in file_columns(items) if c not in BOOK_COLUMNS]},
     )

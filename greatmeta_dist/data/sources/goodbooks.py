@@ -8,6 +8,7 @@ from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.sources.base import (
     Source,
     entity_table,
+    file_columns,
     interactions_of,
     local_folder,
     require_columns,
@@ -33,7 +34,7 @@ def open_goodbooks(config: DataConfig, work: Path) -> Source:
     require_columns(books, BOOKS, ("book_id", "authors", YEAR, "language_code"))
     id_column = "id" if "id" in books.collect_schema().names() else "book_id"
     used = (id_column, "authors", YEAR, "language_code")
-    unused = [c for c in books.collect_schema().names()[:-4] if c not in used]
+    unused = [c for c in file_columns(books) if c not in used]
     # Years are written as floats, because some are missing.
     year = pl.col(YEAR).str.replace(r"\.0$", "")
     return Source(

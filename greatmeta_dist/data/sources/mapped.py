@@ -16,6 +16,7 @@ from greatmeta_dist.data.sources.base import (
     Source,
     Table,
     entity_table,
+    file_columns,
     interactions_of,
     reads,
     require_feature_names,
@@ -204,7 +205,7 @@ class Reader:
             return parquet_columns(file, self.work)
         if table.kind == "jsonl":
             return json_columns(file, self.work)
-        names = self._scan_csv(file).collect_schema().names()[:-4]
+        names = file_columns(self._scan_csv(file))
         return [*names, *(key for key in file.keys if key not in names)]
 
     def scan(self, table: Files, roles: dict[str, Role]) -> pl.LazyFrame:
@@ -251,9 +252,9 @@ class Reader:
 
     def _csv_columns(self, file: DataFile, columns: list[str]) -> pl.LazyFrame:
         frame = self._scan_csv(file)
-        names = frame.collect_schema().names()[:-4]
+        names = file_columns(frame)
         frame = frame.rename(other_cases(columns, names))
-        names = frame.collect_schema().names()[:-4]
+        names = file_columns(frame)
         keys = {k: v for k, v in file.keys.items() if k not in names}
         missing = [c for c in columns if c not in names and c not in keys]
         require(

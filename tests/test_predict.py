@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -167,6 +168,8 @@ def test_users_come_in_plain_types_and_in_frames(trained):
     [
         ("i1", "the ratings are 'i1'; expected"),
         (7, "the ratings are 7; expected"),
+        ({"i1": "5"}, "the rating of i1 is '5'; expected a finite number"),
+        (pl.Series("rating", [4.0]), "the ratings are one column (Series); expected"),
         (["i1", "i2"], "have no ratings, and this run predicts ratings"),
         ({"i1": 9.0}, "the rating of i1 is 9; ratings of this run go from"),
         ({None: 4.0}, "None is no id; expected a text or a whole number"),
@@ -192,6 +195,35 @@ def test_what_is_not_understood_is_one_line(trained, known, message):
     with pytest.raises(InputError, match=re.escape(message)) as caught:
         Predictor.load(trained).recommend(known)
     assert "\n" not in str(caught.value)
+
+
+def test_an_item_alone_is_no_list_of_items(trained):
+    predictor = Predictor.load(trained)
+    with pytest.raises(InputError, match="candidates are 'i1'; expected a list of items"):
+        predictor.recommend({"i2": 4.0}, candidates="i1")
+    with pytest.raises(InputError, match="items are 'i1'; expected a list of items"):
+        predictor.score({"i2": 4.0}, "i1")
+
+
+def test_a_frame_without_rows_has_no_users(trained):
+    frame = pl.DataFrame({"user": ["ann"], "item": ["i1"], "rating": [4.0]})
+    ranked = Predictor.load(trained).recommend(frame.clear())
+    assert ranked.columns == ["user", "rank", "item", "score"]
+    assert not len(ranked)
+    assert Predictor.load(trained).score(frame.clear(), ["i1", "i2"]).shape == (0, 2)
+
+
+def test_a_frame_whose_users_are_not_found_is_one_user_with_a_warning(trained):
+    predictor = Predictor.load(trained)
+    frame = pl.DataFrame({"item": ["i1", "i2"], "rating": [4.0, 3.0], "timestamp": [1, 2]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "user" not in predictor.recommend(frame, 3).columns
+    with pytest.warns(
+        UserWarning, match="all rows count as one user's; if one of who is"
+    ) as caught:
+        predictor.recommend(frame.with_columns(who=pl.lit("ann")), 3)
+    assert caught[0].filename == __file__
 
 
 def test_features_of_users_are_told_by_their_values(tmp_path):

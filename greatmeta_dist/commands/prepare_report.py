@@ -112,7 +112,7 @@ def _left_out_lines(report: Report) -> Iterator[str]:
         yield f"  users: {count:,} with {report.left_out_rows[rule]:,} rows left out: {rule}"
     unused = sorted(report.unused_rows.items(), key=lambda rule: -rule[1])
     for rule, count in unused[: MAX_RULES - 1]:
-        yield f"  rows: {count:,} of other users left out: {rule}"
+        yield f"  rows: {count:,} of users with tasks left out: {rule}"
     if report.advice:
         yield f"  {report.advice}"
 

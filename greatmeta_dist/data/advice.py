@@ -39,16 +39,19 @@ def advice(summary: LogSummary, config: DataConfig) -> str | None:
 def _remedy(rule: str, summary: LogSummary, config: DataConfig) -> str:
     if rule in (TOO_FEW, MERGED):
         return _lower_bound(summary.activity, config.min_interactions)
+    if rule == COLD_ONLY and config.is_split_by_time and not config.cold_item_fraction:
+        return LATER_POINT  # no item is held out but those that are new after the point
     return {
         TOO_MANY: "set data.max_interactions=null to keep them",
         COLD_ONLY: f"lower data.cold_item_fraction (now {config.cold_item_fraction:g})",
         ONE_ROW: NOTHING_TO_ASK,
-        TOO_FEW_BEFORE: "set a later data.split_at, or a smaller data.split_last",
+        TOO_FEW_BEFORE: LATER_POINT,
         NOT_HELD_OUT: "set data.test_fraction above 0",
         NOT_IN_SPLIT: "name them there, or set data.split=null",
     }[rule]
 
 
+LATER_POINT = "set a later data.split_at, or a smaller data.split_last"
 NOTHING_TO_ASK = "a user needs one interaction to know and one to ask, so no option keeps them"
 
 

@@ -7,6 +7,7 @@ Shapes: U users, n ratings of all users, user by user.
 
 import math
 import numbers
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,18 +122,30 @@ def _ratings_of(known: Any, user: Any) -> tuple[Pairs, bool, bool]:
 
 def _number(rating: Any, item: Any, whose: str) -> float:
     is_number = isinstance(rating, numbers.Real) and math.isfinite(rating)
-    require(is_number, f"the rating of {item}{whose} is {rating}; expected a finite number")
+    require(is_number, f"the rating of {item}{whose} is {rating!r}; expected a finite number")
     return float(rating)
 
 
+def _table_of(frame: Any) -> pl.DataFrame:
+    """A frame's columns. Raises ``InputError`` where it is one column without a name."""
+    try:
+        return pl.DataFrame(pl.from_arrow(pa.table(frame)))
+    except (pa.ArrowInvalid, TypeError) as error:
+        raise InputError(
+            f"the ratings are one column ({type(frame).__name__}); expected {{item: rating}}, "
+            "pairs (item, rating), items, or a frame; of one column make a list or a mapping"
+        ) from error
+
+
 def _of_frame(frame: Any) -> KnownRatings:
-    table = pl.DataFrame(pl.from_arrow(pa.table(frame)))
+    table = _table_of(frame)
     names = {role: _column(role, table.columns) for role in ("user", "item", "rating")}
     require(
         names["item"] is not None,
         f"no column of the frame is the item; it has {', '.join(table.columns)}; rename one item",
     )
     columns = {role: name for role, name in names.items() if name is not None}
+    _warn_of_one_user(table.columns, columns)
     values = {
         role: (number_value if role == "rating" else id_value)(name, table.schema[name])
         for role, name in columns.items()
@@ -146,7 +159,9 @@ def _of_frame(frame: Any) -> KnownRatings:
         rating=values["rating"].value if "rating" in values else pl.lit(CLICKED),
     )  # fmt: skip
     first = typed.unique(["label", "item"], keep="last", maintain_order=True)
-    users = typed["label"].unique(maintain_order=True).to_list() or [None]
+    users = typed["label"].unique(maintain_order=True).to_list()
+    if "user" not in columns:
+        users = [None]  # whose frame may be empty
     number = pl.DataFrame({"label": pl.Series(users, dtype=typed["label"].dtype)})
     number = number.with_row_index("number")
     rows = first.join(number, on="label", nulls_equal=True, maintain_order="left")
@@ -162,6 +177,18 @@ def _of_frame(frame: Any) -> KnownRatings:
         frame=frame,
         is_one_user="user" not in columns,
     )
+
+
+def _warn_of_one_user(available: list[str], columns: Mapping[str, str]) -> None:
+    """Warn where no column is the user and one that is not read may be: rows would mix users."""
+    others = [name for name in available if name not in columns.values()]
+    others = [name for name in others if not usual_columns("timestamp", [name])]
+    if "user" not in columns and others:
+        warnings.warn(
+            "no column of the frame is the user, so that all rows count as one user's; if one of "
+            f"{', '.join(others)} is, rename it user",
+            stacklevel=6,
+        )
 
 
 def _column(role: str, available: list[str]) -> str | None:

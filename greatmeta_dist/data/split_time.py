@@ -71,6 +71,11 @@ def find_split_time(log: ScannedLog, config: DataConfig, phases: Phases) -> Spli
     else:
         assert config.split_last is not None
         num_last = math.floor(config.split_last * times.num_rows)
+        require(
+            times.first < times.last,
+            f"data.split_last={config.split_last:g} needs several times, and all rows are at "
+            f"{_named(times.last)}, which is not parted; to split by users, leave it out",
+        )
         last_before = _time_at(times.num_rows - num_last - 1, times, log, phases)
         require(
             last_before < times.last,

@@ -297,7 +297,7 @@ def split_header(path: Path, fmt: TextFormat) -> list[str]:
     ``note (column 5)``. So nobody takes one for the other, and other columns are read all the same.
     Where every row has one field more than the header has names, as R writes row names, the first
     column has no name; the last, where it is empty throughout. Raises ``InputError`` where the line
-    is blank, or ends as lines no longer do.
+    is blank, holds a zero byte, or ends as lines no longer do.
     """
     header, *rows = _first_lines(path, 1 + NUM_COMPARED)
     require(
@@ -309,6 +309,10 @@ def split_header(path: Path, fmt: TextFormat) -> list[str]:
         "\r" not in header,
         f"{path.name} ends its lines with lone carriage returns; convert it to lines that end with "
         "a line feed",
+    )
+    require(
+        "\0" not in header,
+        f"{path.name} has a zero byte in its line of column names; expected text; remove that byte",
     )
     names = [name.strip().strip('"') for name in _fields_of(header, fmt)]
     fields = [_fields_of(row, fmt) for row in rows if row.strip()]

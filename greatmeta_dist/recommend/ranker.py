@@ -60,7 +60,7 @@ class Ranker:
         tasks = self._tasks(known, user_features)
         of_catalogue = self.of_catalogue
         if candidates is not None:
-            tokens = [token_of(item) for item in candidates]
+            tokens = _tokens(candidates, "candidates")
             of_catalogue = of_catalogue.restricted(self._indices(tokens, "candidates"))
         top: list[TopItems] = []
         for first in range(0, len(tasks), USERS_PER_BATCH):
@@ -75,8 +75,10 @@ class Ranker:
         """As ``Predictor.score``."""
         known = known_ratings(interactions)
         tasks = self._tasks(known, user_features)
-        asked = self._indices([token_of(item) for item in items], "items")
+        asked = self._indices(_tokens(items, "items"), "items")
         of_all = np.tile(asked, (len(tasks), 1))
+        if not of_all.size:
+            return np.empty(of_all.shape[1:] if known.is_one_user else of_all.shape)
         scores = self.scorer.predict(tasks.asking(of_all))["adapted"].reshape(of_all.shape)
         return scores[0] if known.is_one_user else scores
 
@@ -113,6 +115,13 @@ class Ranker:
         if self.new_users.has_whole_ids and not are_texts:
             ids = [int(token) for token in tokens]
         return [Recommendation(*row) for row in zip(ids, top.score.tolist(), strict=True)]
+
+
+def _tokens(items: Iterable[Any], what: str) -> list[str]:
+    """Items as a catalogue has them. Raises ``InputError``."""
+    is_list = isinstance(items, Iterable) and not isinstance(items, str | bytes)
+    require(is_list, f"{what} are {items!r}; expected a list of items")
+    return [token_of(item) for item in items]
 
 
 def _as_asked(known: KnownRatings, lists: list[list[Recommendation]]) -> Any:

@@ -213,8 +213,16 @@ def test_rows_of_equal_time_are_never_parted(tmp_path):
     assert share_point(times, 0.7, tmp_path / "more") == 200.0
     with pytest.raises(InputError, match=r"at most 9 of 90 rows, and more are at the last time"):
         share_point(times, 0.1, tmp_path / "less")
-    with pytest.raises(InputError, match=r"1970-01-01T00:01:40Z .* not parted; set a larger share"):
+    with pytest.raises(InputError, match=r"1970-01-01T00:01:40Z .* not parted; .*split by users"):
         share_point([100.0] * 90, 0.5, tmp_path / "equal")
+
+
+def test_where_too_few_items_are_known_before_the_point_a_later_one_is_advised(tmp_path):
+    rows = [(f"u{k % 40}", f"i{k}", 3, 100 + k) for k in range(400)]
+    log = pl.DataFrame(rows, schema=["u", "i", "r", "t"], orient="row")
+    config = write(log, tmp_path, split_last=0.99)
+    with pytest.raises(InputError, match=r"a later data\.split_at, or a smaller data.split_last"):
+        prepare(config, tmp_path / "store")
 
 
 @pytest.mark.parametrize("point", ["1970-01-01", "0", "9999-12-31", "5000"])

@@ -16,6 +16,7 @@ from greatmeta_dist.errors import InputError
         (gzip.compress(b"u,i,r\n1,2,3\n"), "is gzip data; end its name in .gz"),
         ("u,i,r\n1,2,3\n".encode("utf-16"), "is UTF-16 text; convert it to UTF-8"),
         (b"u,i,r\n1,2,\0\n", "is no text"),
+        (b"u,i,r,a\0b\n" + b'1,2,3,"x"\n' * 99, "zero byte in its line of column names"),
         (b"", "is empty"),
     ],
 )

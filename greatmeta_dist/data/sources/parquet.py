@@ -51,6 +51,10 @@ class _Form:
     num_rows: int = 0
 
 
+Footer = tuple[Path, pq.FileMetaData, pa.Schema]
+"""Where a file is that Polars can read, and what its footer says."""
+
+
 def parquet_columns(file: DataFile, work: Path) -> list[str]:
     """The names of a file's columns, and of the keys of its folders."""
     names = _footer(file, local_file(file, work))[1].names
@@ -67,22 +71,7 @@ def scan_parquet_files(
     column, or a column is of a type that its role has no use for.
     """
     footers = _footers(files, list(roles), work)
-    forms: list[_Form] = []
-    first_row, paths, types_before = 0, [], None
-    first_rows: list[int] = []
-    for file, (path, metadata, schema) in zip(files, footers, strict=True):
-        paths.append(path)
-        types = tuple(
-            str(schema.field(c).type) if c in schema.names else "key of a folder" for c in roles
-        )
-        if types != types_before or len(forms[-1].paths) == MAX_FORM_FILES:
-            forms.append(_Form(_polars_types(file, path, roles)))
-        form, types_before = forms[-1], types
-        form.paths.append(path)
-        first_rows.append(first_row)
-        form.shifts.append(first_row - form.num_rows)
-        form.num_rows += metadata.num_rows
-        first_row += metadata.num_rows
+    forms, first_rows = _forms(files, footers, roles)
     common = {c: _common_type([f.types[c] for f in forms], r) for c, r in roles.items()}
     folder = Path(files[0].path.removesuffix(files[0].name)).name
     for column, kind in common.items():
@@ -90,13 +79,12 @@ def scan_parquet_files(
             kind is not None,
             f"{folder}: column {column} holds lists in some files, and no lists in others",
         )
-    keys = {str(path): file.keys for path, file in zip(paths, files, strict=True)}
+    paths = [str(path) for path, _, _ in footers]
+    keys = {path: file.keys for path, file in zip(paths, files, strict=True)}
     frames = [_scan(form, roles, common, keys) for form in forms]
     name, before = pl.lit(files[0].name), pl.lit(0)
     if len(files) > 1:
-        number = pl.col(PATH).replace_strict(
-            [str(path) for path in paths], range(len(paths)), return_dtype=pl.UInt32
-        )
+        number = pl.col(PATH).replace_strict(paths, range(len(paths)), return_dtype=pl.UInt32)
         name = pl.lit(pl.Series([file.name for file in files])).gather(number)
         before = pl.lit(pl.Series(first_rows, dtype=pl.Int64)).gather(number)
     nothing = pl.lit(None, pl.String)
@@ -104,8 +92,26 @@ def scan_parquet_files(
     return [f.select(*roles, file=name, line=line, reason=nothing, text=nothing) for f in frames]
 
 
-Footer = tuple[Path, pq.FileMetaData, pa.Schema]
-"""Where a file is that Polars can read, and what its footer says."""
+def _forms(
+    files: Sequence[DataFile], footers: Sequence[Footer], roles: dict[str, Role]
+) -> tuple[list[_Form], list[int]]:
+    """The files by form, in order, and the first row in the log of each file."""
+    forms: list[_Form] = []
+    first_rows: list[int] = []
+    first_row, types_before = 0, None
+    for file, (path, metadata, schema) in zip(files, footers, strict=True):
+        types = tuple(
+            str(schema.field(c).type) if c in schema.names else "key of a folder" for c in roles
+        )
+        if types != types_before or len(forms[-1].paths) == MAX_FORM_FILES:
+            forms.append(_Form(_polars_types(file, path, roles)))
+        form, types_before = forms[-1], types
+        form.paths.append(path)
+        form.shifts.append(first_row - form.num_rows)
+        form.num_rows += metadata.num_rows
+        first_rows.append(first_row)
+        first_row += metadata.num_rows
+    return forms, first_rows
 
 
 def _footers(files: Sequence[DataFile], columns: list[str], work: Path) -> list[Footer]:

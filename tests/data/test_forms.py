@@ -107,23 +107,27 @@ def test_parts_with_whole_floats_integers_and_text_are_the_same_ids(tmp_path, op
     assert read.rows() == [("7", 1.0), ("7", 1.0), ("7", 1.0), (None, 1.0)]
 
 
+LISTS = [["x", "y"], None, ["z", "x"]]
+
+
 @pytest.mark.parametrize(
     "tags",
     [
-        pa.array([["x", "y"], None], pa.list_view(pa.string())),
-        pa.array([["x", "y"], None], pa.large_list_view(pa.string())),
-        pa.array([["x", "y"], None]),
-        pa.array([["x", "y"], None], pa.list_(pa.string(), 2)),
-        pa.array(["x|y", None]),
-        pa.array(["['x', 'y']", None]),
+        pa.array(LISTS, pa.list_view(pa.string())),
+        pa.array(LISTS, pa.large_list_view(pa.string())),
+        pa.array(LISTS),
+        pa.array(LISTS, pa.list_(pa.string(), 2)),
+        pa.array(["x|y", None, "z|x"]),
+        pa.array(["['x', 'y']", None, "['z', 'x']"]),
     ],
 )
 def test_lists_of_any_type(tmp_path, opened, tags):
     log = write(tmp_path / "log.parquet", user=[1], item=[1], rating=[1])
-    items = write(tmp_path / "items.parquet", item=[1, 2], tags=tags, other=tags)
+    items = write(tmp_path / "items.parquet", item=[1, 2, 3], tags=tags, other=tags)
     source = opened("parquet", log, items_path=str(items), item_features={"tags": "token_list"})
     assert source.items is not None
-    assert rows(source.items.frame, "id", "tags") == [("1", ["x", "y"]), ("2", [])]
+    read = rows(source.items.frame, "id", "tags")
+    assert read == [("1", ["x", "y"]), ("2", []), ("3", ["z", "x"])]
 
 
 def test_a_bar_inside_a_list_s_value_splits_nothing(tmp_path, opened):

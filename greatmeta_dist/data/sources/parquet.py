@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -227,11 +228,18 @@ def _convert(number: int, unit: Sequence[Any]) -> Result:
 def _as_plain(array: pa.Array, kind: pa.DataType) -> pa.Array:
     if isinstance(array, pa.ExtensionArray):
         return _as_plain(array.storage, kind)
-    if pa.types.is_large_list_view(array.type):
-        return pa.array(array.to_pylist(), kind)  # casts of these make broken arrays
+    if pa.types.is_list_view(array.type) or pa.types.is_large_list_view(array.type):
+        return _list_of_view(array).cast(kind)
     if pa.types.is_decimal256(array.type) and kind == pa.string():
         return pc.replace_substring_regex(array.cast(kind), r"\.0+$", "")
     return array.cast(kind)
+
+
+def _list_of_view(array: pa.Array) -> pa.Array:
+    """A list view's lists, one after the other: a cast of it loses the last one."""
+    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy()
+    offsets = pa.array(np.concatenate(([0], np.cumsum(lengths))), pa.int64())
+    return pa.LargeListArray.from_arrays(offsets, array.flatten(), mask=array.is_null())
 
 
 def _plain_field(field_: pa.Field) -> pa.Field:

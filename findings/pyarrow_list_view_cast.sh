@@ -5,8 +5,8 @@
 # gives them, or raises, as other casts do.
 # What happens: the cast returns an array without an error. Its last offset was never written, so the
 # last list reads as empty, or as whatever lies there. Only validate(full=True) tells.
-# Why it matters: Parquet files written from Arrow keep the type, and readers that do not know it
-# (Polars 2.1 is one) are given a cast of it. A batch then loses the last row's values silently.
+# Why it matters: Parquet files written from Arrow keep the type, and libraries that do not know it
+# (Polars 2.1 is one) are given a cast of it. The last row's values may then be lost silently.
 # Remedy: build the list from list_value_length and flatten.
 set -euo pipefail
 folder=$(mktemp -d)

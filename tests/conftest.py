@@ -10,6 +10,7 @@ LAUNCH = "launch"
 """The folder of tests that start groups of workers, and share one Ray."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Groups of tests for ``-n 2 --dist loadgroup``, as ``make test`` runs them.
 

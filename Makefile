@@ -4,7 +4,7 @@ BIN := .venv/bin
 STORE ?= stores/synthetic
 RUN ?= runs/synthetic
 
-.PHONY: train test lint format install clean
+.PHONY: train test test-launch test-others lint format install clean
 
 install: .venv/installed
 
@@ -18,8 +18,15 @@ train: install
 	$(BIN)/greatmeta train store=$(STORE) run=$(RUN) cluster=ray cluster.workers=2
 	$(BIN)/greatmeta evaluate run=$(RUN)
 
+# Tests that start groups of workers take as long as all the others: both run at once.
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(MAKE) --jobs=2 test-launch test-others
+
+test-launch:
+	$(BIN)/python -m pytest tests/launch
+
+test-others:
+	$(BIN)/python -m pytest --ignore=tests/launch
 
 lint: install
 	$(BIN)/ruff check .

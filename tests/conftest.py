@@ -5,27 +5,6 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent
-LAUNCH = "launch"
-"""The folder of tests that start groups of workers, and share one Ray."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups of tests for ``-n 2 --dist loadgroup``, as ``make test`` runs them.
-
-    Tests of a file share fixtures, and those of ``launch`` a Ray. These take longest, so they come
-    first.
-    """
-    items.sort(key=lambda item: _group(item) != LAUNCH)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-
-
-def _group(item: pytest.Item) -> str:
-    inside = item.path.relative_to(TESTS)
-    return LAUNCH if inside.parts[0] == LAUNCH else inside.as_posix()
-
 
 @pytest.fixture(scope="session")
 def ml100k() -> Path:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from greatmeta_dist.data.tasks import Features, TaskTable, slot_starts
+from greatmeta_dist.errors import require
 from greatmeta_dist.evaluation.scoring import Scorer
 from greatmeta_dist.meta.batch import SlotTable
 from greatmeta_dist.meta.user_networks import UserNetworks
@@ -129,6 +130,14 @@ class CatalogueScorer:
         return TopItems(self.item[index[order]], exact[order])
 
     def _networks(self, tasks: TaskTable) -> UserNetworks:
+        """Raises ``InputError`` where a prediction is no function of one item."""
+        model = self.scorer.worker.model
+        require(
+            model.context == "support" or not model.has_encoder,
+            "this run has model.context=own, so what it predicts of an item depends on what else "
+            "is asked, and no item is best; ask for the scores of certain items, or train with "
+            "model.context=support",
+        )
         unasked = tasks.asking(np.empty((len(tasks), 0), np.int64))
         return self.scorer.worker.adapted_networks(self.scorer.collator.collate(unasked))
 

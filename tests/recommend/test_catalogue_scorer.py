@@ -12,6 +12,7 @@ from greatmeta_dist.config import Config, InnerConfig, ModelConfig
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.data.tasks import TaskTable
+from greatmeta_dist.errors import InputError
 from greatmeta_dist.evaluation.scoring import Scorer
 from greatmeta_dist.priors.base import RatingPrior
 from greatmeta_dist.priors.fit import Priors, fit_priors
@@ -116,3 +117,11 @@ def test_the_batch_does_not_matter(stores, priors):
     for user in range(len(tasks)):
         (alone,) = of_catalogue.top(tasks.take(np.array([user])), 4)
         assert alone.score == pytest.approx(together[user].score, abs=1e-5)
+
+
+def test_a_model_that_reads_what_else_is_asked_has_no_best_items(stores, priors):
+    own = replace(DEEP, context="own", has_kernel=False)
+    scorer = scorer_of(stores["ratings"], priors["ratings"], own)
+    tasks, num_items = users_of(stores["ratings"], scorer), stores["ratings"].manifest.num_items
+    with pytest.raises(InputError, match=r"model\.context=own, .* train with model\.context"):
+        CatalogueScorer.of(scorer, num_items).top(tasks, 5)

@@ -11,6 +11,7 @@ import pytest
 from logs import open_files, rows
 
 from greatmeta_dist.config import ColumnsConfig
+from greatmeta_dist.data.sources.parquet import list_of_view
 from greatmeta_dist.errors import InputError
 
 LOG = ("user", "item", "rating", "timestamp")
@@ -128,6 +129,16 @@ def test_lists_of_any_type(tmp_path, opened, tags):
     assert source.items is not None
     read = rows(source.items.frame, "id", "tags")
     assert read == [("1", ["x", "y"]), ("2", []), ("3", ["z", "x"])]
+
+
+@pytest.mark.parametrize("view", [pa.list_view(pa.string()), pa.large_list_view(pa.string())])
+def test_a_list_view_keeps_its_last_list_and_may_be_a_slice(view):
+    lists = [["a", "b"], None, [], ["c"], ["d", "e"]]
+    array = pa.array(lists, view)
+    for first, last in ((0, 5), (1, 4), (3, 5), (2, 2)):
+        plain = list_of_view(array.slice(first, last - first))
+        plain.validate(full=True)
+        assert plain.to_pylist() == lists[first:last]
 
 
 def test_a_bar_inside_a_list_s_value_splits_nothing(tmp_path, opened):

@@ -229,13 +229,13 @@ def _as_plain(array: pa.Array, kind: pa.DataType) -> pa.Array:
     if isinstance(array, pa.ExtensionArray):
         return _as_plain(array.storage, kind)
     if pa.types.is_list_view(array.type) or pa.types.is_large_list_view(array.type):
-        return _list_of_view(array).cast(kind)
+        return list_of_view(array).cast(kind)
     if pa.types.is_decimal256(array.type) and kind == pa.string():
         return pc.replace_substring_regex(array.cast(kind), r"\.0+$", "")
     return array.cast(kind)
 
 
-def _list_of_view(array: pa.Array) -> pa.Array:
+def list_of_view(array: pa.Array) -> pa.Array:
     """A list view's lists, one after the other: a cast of it loses the last one."""
     lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy()
     offsets = pa.array(np.concatenate(([0], np.cumsum(lengths))), pa.int64())

@@ -32,7 +32,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 FORMAT, FORMAT_VERSION = "greatmeta_dist export", 1
-CARD, ITEMS, TENSORS, PROGRAM = "card.json", "items.json", "model.safetensors", "adapt_and_score.pt2"
+CARD, ITEMS, TENSORS, PROGRAM = (
+    "card.json",
+    "items.json",
+    "model.safetensors",
+    "adapt_and_score.pt2",
+)
 VOCABULARIES = "vocabularies.json"
 ITEMS_PER_CALL = 1 << 16
 """Items scored at a time, which bounds memory."""
@@ -96,7 +101,9 @@ class ExportedModel:
             tensors = load_file(folder / TENSORS)
             program = torch.export.load(folder / PROGRAM).module()
         except (OSError, ValueError, SafetensorError, RuntimeError) as error:
-            raise ValueError(f"{folder} cannot be read ({error}); export the model again") from error
+            raise ValueError(
+                f"{folder} cannot be read ({error}); export the model again"
+            ) from error
         return cls(card, items, vocabularies, tensors, program)
 
     def recommend(

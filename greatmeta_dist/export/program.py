@@ -52,7 +52,16 @@ class Form:
 
 
 class AdaptAndScore(nn.Module):
-    """The model, adapted to one user's known ratings, and its scores of items."""
+    """The model, adapted to one user's known ratings, and its scores of items.
+
+    Layers are applied by plain products. What ``F.linear`` keeps for its gradient, a traced program
+    loses track of (see ``_Tanh``).
+    """
+
+    mixture_noise: Tensor
+    mixture_weight: Tensor
+    mixture_mean: Tensor
+    mixture_precision: Tensor
 
     def __init__(self, form: Form, layers: Mapping[str, Tensor], mixture: Mapping[str, Tensor]):
         """``layers`` are A by name; ``mixture`` is empty where nothing is blended, else ``noise``
@@ -139,7 +148,7 @@ class AdaptAndScore(nn.Module):
         ones = torch.ones_like(label)
         row_weight = ones / (ones.sum().clamp(min=1) + self.form.support_damping)
         context = _context(user, support, row_weight, context_label)
-        layers = {name: param for name, param in self.layers.named_parameters()}
+        layers: dict[str, Tensor] = dict(self.layers.named_parameters())
         for _ in range(self.form.inner.num_steps):
             prediction = self._forward(layers, user, support, context)
             if self.form.is_click:
@@ -225,7 +234,7 @@ def _context(user: Tensor, support: Tensor, row_weight: Tensor, label: Tensor) -
 
 def _activated(name: str, z: Tensor) -> Tensor:
     if name == "tanh":
-        return _Tanh.apply(z)  # type: ignore[no-any-return,no-untyped-call]
+        return _Tanh.apply(z)
     if name == "relu":
         return torch.where(z > 0, z, torch.zeros_like(z))
     return F.gelu(z) if name == "gelu" else z
@@ -245,6 +254,6 @@ class _Tanh(torch.autograd.Function):
         return torch.tanh(z)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> Tensor:
         (z,) = context.saved_tensors
         return gradient * (1 - torch.tanh(z).square())

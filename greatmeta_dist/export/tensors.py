@@ -1,8 +1,8 @@
 """All parameters of a model as the exported files name them.
 
 - ``layers.<name>``: A.
-- ``items.features`` [I + 1, Di]: every item's embedding rows, looked up and pooled; the unknown item
-  is the last one.
+- ``items.features`` [I + 1, Di]: every item's embedding rows, looked up and pooled; the last one is
+  the unknown item.
 - ``items.prior_mean``, ``items.content_mean`` [I + 1]: what a rating of an item is expected to be,
   and what its features alone say of that.
 - ``values.<feature>`` [values + 1, d]: embedding rows of a feature's values, in the order of its

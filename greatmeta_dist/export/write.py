@@ -11,9 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from greatmeta_dist.data.manifest import ITEM_ID
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.errors import require
@@ -30,9 +27,9 @@ from greatmeta_dist.export.exported_model import (
     VOCABULARIES,
     ExportedModel,
 )
-from greatmeta_dist.export.program import AdaptAndScore, Form, Tables
 from greatmeta_dist.export.tensor_file import write_tensors
-from greatmeta_dist.export.tensors import factorisation, mixture, stored_tensors
+from greatmeta_dist.export.tensors import factorisation, stored_tensors
+from greatmeta_dist.export.trace import write_program
 from greatmeta_dist.files import locked, published_folder, sha256
 from greatmeta_dist.recommend.new_users import with_unknown_item
 from greatmeta_dist.signals import noted_stop_signals
@@ -123,7 +120,7 @@ def _write(folder: Path, model: Model, scorer: Scorer, run: Path, step: int) -> 
     write_tensors(folder / TENSORS, tensors)
     _write_json(folder / ITEMS, catalogue.item_tokens())
     _write_json(folder / VOCABULARIES, _vocabularies(catalogue, scorer))
-    _write_program(folder / PROGRAM, scorer)
+    write_program(folder / PROGRAM, scorer)
     shutil.copyfile(exported_model.__file__, folder / LOADER)
     names = (TENSORS, ITEMS, VOCABULARIES, PROGRAM, LOADER)
     card["files"] = {name: sha256(folder / name) for name in names}
@@ -143,66 +140,3 @@ def _vocabularies(catalogue: Store, scorer: Scorer) -> dict[str, list[str]]:
         for field in catalogue.fields(side, scorer.feature_spec)
         if field.name != ITEM_ID
     }
-
-
-def _write_program(path: Path, scorer: Scorer) -> None:
-    """Trace adapt-and-score with a tiny catalogue, since the program holds for any, and write it."""
-    program, example = _program(scorer), _example(scorer)
-    known, asked, item, factor = (
-        torch.export.Dim(name, min=0) for name in ("known", "asked", "items", "factorised")
-    )
-    of_tables = {
-        name: {1: factor} if name.startswith("mf.") else {0: item} for name in example[0]
-    }
-    exported = torch.export.export(
-        program,
-        example,
-        dynamic_shapes=(of_tables, None, {0: known}, {0: known}, {0: asked}),
-        strict=False,
-    )
-    for node in exported.graph.nodes:
-        node.meta.pop("stack_trace", None)  # where this package lies is nobody's business
-    torch.export.save(exported, path)
-
-
-def _program(scorer: Scorer) -> AdaptAndScore:
-    worker, transform = scorer.worker, scorer.collator.target_transform
-    prior = factorisation(scorer)
-    form = Form(
-        worker.model,
-        worker.inner,
-        scorer.collator.support_damping,
-        transform.kind,
-        transform.scale,
-        transform.ratings.lowest,
-        transform.ratings.highest,
-        transform.bias.user_damping,
-        scorer.blend.weight if prior is not None else None,
-    )
-    layers = {name: tensor.cpu() for name, tensor in worker.averaged_layers.items()}
-    return AdaptAndScore(form, layers, {} if prior is None else mixture(prior))
-
-
-def _example(scorer: Scorer) -> tuple[Tables, Tensor, Tensor, Tensor, Tensor]:
-    """Arguments of a program: any will do whose sizes are no constants of the model."""
-    model, prior = scorer.worker.model, factorisation(scorer)
-    num_items, num_known, num_asked, num_factorised = 11, 5, 7, 9
-    width = model.embedding_dim
-    tables = {
-        "items.features": torch.zeros(num_items, model.num_item_fields * width),
-        "items.prior_mean": torch.zeros(num_items, dtype=torch.float64),
-        "items.content_mean": torch.zeros(num_items, dtype=torch.float64),
-    }
-    if prior is not None:
-        tables["items.mf_position"] = torch.arange(num_items).clamp(max=num_factorised - 1)
-        num_starts, size = len(prior.starts), prior.starts[0].mean.shape[1]
-        for name, columns in (("mean", size), ("variance", size - 1), ("with_offset", size - 1)):
-            shape = (num_starts, num_factorised, columns)
-            tables[f"mf.{name}"] = torch.zeros(shape, dtype=torch.float64)
-    return (
-        tables,
-        torch.zeros(model.num_user_fields * width),
-        torch.arange(num_known),
-        torch.ones(num_known),
-        torch.arange(num_asked),
-    )

@@ -123,10 +123,17 @@ def _evaluate(config: Config, overrides: list[str]) -> None:
     evaluate_run(Path(config.run or ""), store=Path(config.store) if config.store else None)
 
 
+def _export(config: Config, overrides: list[str]) -> None:
+    from greatmeta_dist.commands.export import export_run
+
+    export_run(Path(config.run or ""), Path(config.out or ""))
+
+
 RUN: dict[str, Callable[[Config, list[str]], None]] = {
     "inspect": _inspect,
     "prepare": _prepare,
     "train": _train,
     "evaluate": _evaluate,
+    "export": _export,
 }
 """What each command runs, from its config and its words."""

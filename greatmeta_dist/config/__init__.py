@@ -4,8 +4,10 @@ Each section is a dataclass; a function gets the section it needs. YAML in ``con
 supplies values. The string below a field is its help text.
 """
 
+import os
 from dataclasses import dataclass, field
 
+from greatmeta_dist.config.checks import require_utf8
 from greatmeta_dist.config.cluster import ClusterConfig
 from greatmeta_dist.config.data import ColumnsConfig, DataConfig
 from greatmeta_dist.config.model import InnerConfig, ModelConfig
@@ -40,3 +42,12 @@ class Config:
     """Folder of the prepared data."""
     run: str | None = None
     """Folder of the training."""
+    out: str | None = None
+    """Where to write. Of an export, a folder."""
+
+    def __post_init__(self) -> None:
+        for name in ("out",):
+            path = getattr(self, name)
+            if path is not None:
+                require_utf8(name, path)
+                setattr(self, name, os.path.expanduser(path))

@@ -34,6 +34,8 @@ EXAMPLES = {
     "evaluate": """
         greatmeta evaluate run=runs/a
         greatmeta evaluate run=runs/a store=elsewhere/ml-100k""",
+    "export": """
+        greatmeta export run=runs/a out=exported/a""",
 }
 TYPES: dict[Any, str] = {
     bool: "true or false",

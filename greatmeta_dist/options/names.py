@@ -19,6 +19,7 @@ EXPERIMENT = "experiment"
 VERBATIM = (
     "store",
     "run",
+    "out",
     "data.path",
     "data.split",
     "data.users_path",
@@ -73,6 +74,9 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "run → table and evaluation.json: evaluate run=DIR [store=DIR]", ("store", "run")
+    ),
+    "export": Command(
+        "run → folder that predicts without this package: export run=DIR out=DIR", ("run", "out")
     ),
 }
 

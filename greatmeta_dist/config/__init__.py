@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from greatmeta_dist.config.checks import at_least, require_utf8
 from greatmeta_dist.config.cluster import ClusterConfig
 from greatmeta_dist.config.data import ColumnsConfig, DataConfig
+from greatmeta_dist.config.evaluation import EvaluateConfig
 from greatmeta_dist.config.model import InnerConfig, ModelConfig
 from greatmeta_dist.config.priors import PriorsConfig
 from greatmeta_dist.config.training import SchedulerConfig, TrainConfig
@@ -19,6 +20,7 @@ __all__ = [
     "ColumnsConfig",
     "Config",
     "DataConfig",
+    "EvaluateConfig",
     "InnerConfig",
     "ModelConfig",
     "PriorsConfig",
@@ -38,6 +40,7 @@ class Config:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     store: str | None = None
     """Folder of the prepared data."""
     run: str | None = None
@@ -45,6 +48,8 @@ class Config:
     users: str | None = None
     """What is known of the users to recommend for: a log, or a list of users. Its ending tells its
     format; ``data=<preset>`` says another one."""
+    against: str | None = None
+    """Folder of another training. ``run`` is tested against it, user by user, on the same users."""
     out: str | None = None
     """Where to write. A name that ends in .parquet is one file; any other is a folder of them. Of
     an export, a folder."""
@@ -58,7 +63,7 @@ class Config:
 
     def __post_init__(self) -> None:
         at_least("k", self.k, 1)
-        for name in ("users", "out", "candidates"):
+        for name in ("users", "out", "candidates", "against"):
             path = getattr(self, name)
             if path is not None:
                 require_utf8(name, path)

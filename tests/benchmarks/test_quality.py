@@ -10,14 +10,14 @@ import pytest
 from benchmarks.quality.data_sets import DataSet
 from benchmarks.quality.models import SHIPPED, UNIFORM, options_of
 from benchmarks.quality.results import Results, Run, run_key
-from benchmarks.quality.tables import cell, comparison, interval, table
+from benchmarks.quality.tables import PAIRS, cell, comparison, interval, table
 
 METRICS = ("mae", "rmse", "ndcg@3", "ndcg@5", "ndcg@10")
 SUPPORTS = ("full", "10", "10 drawn", "5", "5 drawn")
 
 
 def scores(value):
-    users = {who: dict.fromkeys(METRICS, value) for who in ("all", "minority")}
+    users = {who: dict.fromkeys(METRICS, value) for who in ("all", "minority", "worst_tenth")}
     return {"adapted": dict.fromkeys(SUPPORTS, users), "unadapted": dict.fromkeys(SUPPORTS, users)}
 
 
@@ -80,5 +80,5 @@ def test_the_comparison_is_seed_by_seed(tmp_path):
     values = {(SHIPPED, 0): 0.9, (SHIPPED, 1): 1.9, (UNIFORM, 0): 1.0, (UNIFORM, 1): 2.0}
     results = write_results(tmp_path / "quality.json", values)
     for is_alone in (False, True):
-        lines = comparison(results, ["data"], is_alone=is_alone).split("\n")
+        lines = comparison(results, ["data"], PAIRS[0], is_alone=is_alone).split("\n")
         assert [line.split(" | ")[1:3] for line in lines[2:]] == [["2", "-0.1000 ±0.0000"]] * 2

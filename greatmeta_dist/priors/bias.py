@@ -53,6 +53,18 @@ class BiasModel:
         mean = content + total / (count + self.item_damping)
         return mean if self.new_item_offset is None else mean + self.new_item_offset[item]
 
+    def with_items(self, content_mean: Floats) -> "BiasModel":
+        """The model with further items behind the others, which nobody rated: [m] content means."""
+        nothing = np.zeros(len(content_mean))
+        offset = self.new_item_offset
+        return replace(
+            self,
+            item_count=np.append(self.item_count, nothing.astype(np.int64)),
+            item_sum=np.append(self.item_sum, nothing),
+            content_mean=np.append(self.content_mean, content_mean),
+            new_item_offset=None if offset is None else np.append(offset, nothing),
+        )
+
     def user_offsets(self, residual: Floats, lengths: NDArray[np.int64]) -> Floats:
         """Shrunk means [U] of users' residuals [n], ``lengths`` [U] of each, user by user."""
         user = np.repeat(np.arange(len(lengths)), lengths)

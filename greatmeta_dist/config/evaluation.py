@@ -21,7 +21,8 @@ class EvaluateConfig:
     their support sets alone. [] scores whole support sets only."""
     catalogue_users: int | None = None
     """About so many users of each scenario have the whole catalogue ranked, all where it has fewer.
-    null is 1,000 where ratings are predicted, and all users where clicks are."""
+    null is all users where clicks are predicted. Where ratings are, it is as many as make 5 million
+    scores of items, but 100 to 1,000."""
 
     def __post_init__(self) -> None:
         require(bool(self.cutoffs), "evaluate.cutoffs is empty; expected one length at least")

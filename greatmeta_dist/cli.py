@@ -123,10 +123,17 @@ def _evaluate(config: Config, overrides: list[str]) -> None:
     evaluate_run(Path(config.run or ""), store=Path(config.store) if config.store else None)
 
 
+def _serve(config: Config, overrides: list[str]) -> None:
+    from greatmeta_dist.commands.serve import serve_run
+
+    serve_run(config)
+
+
 RUN: dict[str, Callable[[Config, list[str]], None]] = {
     "inspect": _inspect,
     "prepare": _prepare,
     "train": _train,
     "evaluate": _evaluate,
+    "serve": _serve,
 }
 """What each command runs, from its config and its words."""

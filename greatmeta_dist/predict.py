@@ -3,6 +3,7 @@
 Everything it needs is in the run's folder. The store may be gone.
 """
 
+import threading
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from greatmeta_dist.training.saved_model import SavedModel
 
 FOR_PREDICTIONS: checkpoint.Wanted = {"rows": None}
 """Predictions take embedding rows, and nothing that is kept about training users."""
+_FIRST_LOOK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Predictor:
         predicted rating, or the chance of a click. Items and features that training did not have
         count as unknown, with a warning. Raises ``InputError`` where an argument is not understood.
         """
-        return self._ranker.recommend(
+        return self.ranker.recommend(
             interactions,
             k,
             user_features=user_features,
@@ -104,7 +106,7 @@ class Predictor:
         ``interactions`` and ``user_features`` are as in ``recommend``. An item that is not in the
         catalogue is scored as one of which nothing is known, with a warning.
         """
-        return self._ranker.score(interactions, items, user_features=user_features)
+        return self.ranker.score(interactions, items, user_features=user_features)
 
     def score_tasks(self, tasks: TaskTable) -> NDArray[np.float64]:
         """Predicted rating of every query row (of clicks, the chance), users' rows end to end.
@@ -113,9 +115,16 @@ class Predictor:
         """
         return self.scorer.predict(tasks)["adapted"]
 
+    @property
+    def ranker(self) -> Ranker:
+        """What recommends and scores. Made when it is first needed: it looks at every item."""
+        if "_ranker" not in self.__dict__:
+            with _FIRST_LOOK:  # of threads that come together, one looks
+                _ = self._ranker
+        return self._ranker
+
     @cached_property
     def _ranker(self) -> Ranker:
-        """Made when it is first needed: it looks at every item."""
         return Ranker.of(self.scorer, self.catalogue, self.feature_spec)
 
     @property

@@ -34,6 +34,9 @@ EXAMPLES = {
     "evaluate": """
         greatmeta evaluate run=runs/a
         greatmeta evaluate run=runs/a store=elsewhere/ml-100k""",
+    "serve": """
+        greatmeta serve run=runs/a
+        greatmeta serve run=runs/a serve.port=9000 serve.replicas=4""",
 }
 TYPES: dict[Any, str] = {
     bool: "true or false",

@@ -69,10 +69,13 @@ COMMANDS = {
     "train": Command(
         "store → run: train store=DIR run=DIR [experiment=…]",
         ("store", "run"),
-        tuple(name for name in SECTIONS if name != "data"),
+        tuple(name for name in SECTIONS if name not in ("data", "serve")),
     ),
     "evaluate": Command(
         "run → table and evaluation.json: evaluate run=DIR [store=DIR]", ("store", "run")
+    ),
+    "serve": Command(
+        "run → recommendations over HTTP: serve run=DIR [serve.port=8000]", ("run",), ("serve",)
     ),
 }
 

@@ -48,8 +48,8 @@ def saved_note(run: Path) -> str | None:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """What a run keeps of its config: all but how its data was prepared."""
-    return {k: v for k, v in asdict(config).items() if k != "data"}
+    """What a run keeps of its config: all but how its data was prepared, and how it is served."""
+    return {k: v for k, v in asdict(config).items() if k not in ("data", "serve")}
 
 
 def _missing_keys(expected: dict[str, Any], saved: Any, prefix: str = "") -> list[str]:

@@ -1,10 +1,8 @@
 """The service on this machine, in a Ray of its own, until it is stopped."""
 
 import logging
-import os
 import socket
 import time
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -40,22 +38,27 @@ def serve_here(run: Path, config: ServeConfig, display: Display) -> None:
     require_free(config.host, config.port)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     cluster = ClusterConfig(kind="ray", threads=config.replicas * config.threads)
-    with noted_stop_signals() as stop, connected(cluster, display):
+    is_up = False
+
+    def stop_at_once() -> None:
+        if not is_up:
+            raise KeyboardInterrupt
+
+    with noted_stop_signals(stop_at_once) as stop, connected(cluster, display):
         try:
             start(config)
             serve.run(bound(config, partial(load_run, str(run.absolute()))), name=NAME)
-            display.say(
-                f"serving {run}, step {step}, at {address(config)}; stop with Ctrl-C. "
-                f"How to ask: {address(config)}/docs"
-            )
-            while not stop.is_received:
-                time.sleep(LOOK_S)
-            display.say("stopping; requests under way are finished")
         except RayServeException as error:
             raise RuntimeError(f"the service did not start: {error}") from error
-        finally:
-            with suppress(RayServeException):
-                serve.shutdown()
+        is_up = True
+        display.say(
+            f"serving {run}, step {step}, at {address(config)}; stop with Ctrl-C. "
+            f"How to ask: {address(config)}/docs"
+        )
+        while not stop.is_received:
+            time.sleep(LOOK_S)
+        display.say("stopping; requests under way are finished")
+        serve.delete(NAME)  # which waits for them; all else ends with Ray
 
 
 def start(config: ServeConfig) -> None:
@@ -83,6 +86,6 @@ def require_free(host: str, port: int) -> None:
             listener.bind(place)
     except OSError as error:
         raise InputError(
-            f"cannot listen at {host}:{port} ({os.strerror(error.errno or 0)}); choose another "
+            f"cannot listen at {host}:{port} ({error.strerror or error}); choose another "
             "address with serve.host, or another port with serve.port"
         ) from error

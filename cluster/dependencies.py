@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def dependencies(pyproject: Path, *extras: str) -> list[str]:
-    """The requirements of the package and of some extras; raises ``KeyError`` for an unknown one."""
+    """The requirements of the package and some extras; raises ``KeyError``."""
     project = tomllib.loads(pyproject.read_text())["project"]
     return project["dependencies"] + [
         requirement for extra in extras for requirement in project["optional-dependencies"][extra]

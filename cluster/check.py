@@ -20,7 +20,7 @@ from cluster.checks.problem import (
     mapping,
     placeholders,
     read_yaml,
-    tested_ray,
+    pinned_ray,
 )
 from cluster.checks.ray_cluster import ray_cluster_problems
 from cluster.checks.ray_job import ray_job_problems
@@ -61,11 +61,11 @@ def document_problems(document: Any, *, schemas: Path | None) -> Problems:
     content = mapping(document)
     kind = str(content.get("kind", "ray up" if "provider" in content else None))
     rules: dict[str, Callable[[dict[str, Any]], Problems]] = {
-        "RayJob": partial(ray_job_problems, tested=tested_ray()),
-        "RayCluster": partial(ray_cluster_problems, tested=tested_ray()),
+        "RayJob": partial(ray_job_problems, tested=pinned_ray()),
+        "RayCluster": partial(ray_cluster_problems, tested=pinned_ray()),
         "PersistentVolumeClaim": claim_problems,
         "NetworkPolicy": policy_problems,
-        "ray up": partial(ray_up_problems, tested=tested_ray()),
+        "ray up": partial(ray_up_problems, tested=pinned_ray()),
     }
     require(kind in rules, f"kind: {kind} is unknown here; known are {', '.join(rules)}")
     if kind in FILES and schemas is not None:

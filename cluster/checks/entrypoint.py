@@ -2,11 +2,12 @@
 
 import shlex
 from collections.abc import Sequence
+from functools import cache
 from pathlib import PurePosixPath
 
 from cluster.checks.problem import Problem, Problems
 from greatmeta_dist.config import Config
-from greatmeta_dist.errors import InputError
+from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.options.checks import check_folders, check_words
 from greatmeta_dist.options.compose import compose_config
 from greatmeta_dist.options.names import COMMANDS
@@ -14,42 +15,26 @@ from greatmeta_dist.options.names import COMMANDS
 PROGRAM = "greatmeta"
 
 
-def command_problems(where: str, command: str) -> Problems:
-    """A misspelt option costs a second here, and a queue's wait in the cluster."""
-    words = _words(command)
-    if words is None:
-        yield Problem(where, f"{command} has quotes that do not close")
-    elif words[:1] != [PROGRAM] or len(words) < 2 or words[1] not in COMMANDS:
-        yield Problem(where, f"{command} is no command; expected {PROGRAM} {'|'.join(COMMANDS)} …")
-    else:
-        try:
-            check_words(words[1], words[2:])
-            check_folders(words[1], words[2:])
-            compose_config(words[2:])
-        except InputError as error:
-            yield Problem(where, str(error))
-
-
-def place_problems(
-    where: str, command: str, *, shared: set[str], gpus_of_pods: Sequence[float]
+def command_problems(
+    where: str, command: str, *, shared: set[str] | None, gpus_of_pods: Sequence[float]
 ) -> Problems:
-    """The command joins this cluster, finds its folders on all nodes, and fits.
+    """A misspelt option costs a second here, and a queue's wait in the cluster.
 
-    ``shared`` are the paths of volumes that every node mounts. ``gpus_of_pods`` has one number for
-    each worker pod that there may be.
+    ``shared`` are the paths of volumes that every node mounts; None where they are not known.
+    ``gpus_of_pods`` has one number for each worker pod that there may be.
     """
-    words = _words(command) or []
     try:
-        config = compose_config(words[2:])
-    except InputError:
+        config = composed(command)
+    except InputError as error:
+        yield Problem(where, str(error))
         return
-    for name in ("store", "run"):
+    for name in ("store", "run") if shared is not None else ():
         path = getattr(config, name)
-        if path is not None and not any(PurePosixPath(path).is_relative_to(p) for p in shared):
+        if path and not any(PurePosixPath(path).is_relative_to(p) for p in shared or ()):
             yield Problem(
                 where,
                 f"{name}={path} is not on a volume that all nodes mount; these are at "
-                f"{', '.join(sorted(shared)) or 'no path'}",
+                f"{', '.join(sorted(shared or ())) or 'no path'}",
             )
     if config.cluster.kind != "ray" or config.cluster.address is None:
         yield Problem(
@@ -58,6 +43,22 @@ def place_problems(
             "cluster.address=auto",
         )
     yield from _size_problems(where, config, gpus_of_pods)
+
+
+@cache
+def composed(command: str) -> Config:
+    """The config that a command gives; raises ``InputError`` in one line."""
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise InputError(f"{command} has quotes that do not close") from error
+    require(
+        words[:1] == [PROGRAM] and len(words) > 1 and words[1] in COMMANDS,
+        f"{command} is no command; expected {PROGRAM} {'|'.join(COMMANDS)} …",
+    )
+    check_words(words[1], words[2:])
+    check_folders(words[1], words[2:])
+    return compose_config(words[2:])
 
 
 def _size_problems(where: str, config: Config, gpus_of_pods: Sequence[float]) -> Problems:
@@ -76,10 +77,3 @@ def _size_problems(where: str, config: Config, gpus_of_pods: Sequence[float]) ->
             f"{cluster.most_workers} workers with {per_worker:g} GPU each never fit; the pods have "
             f"room for {room}",
         )
-
-
-def _words(command: str) -> list[str] | None:
-    try:
-        return shlex.split(command)
-    except ValueError:
-        return None

@@ -74,7 +74,7 @@ def placeholders(value: Any, where: str = "") -> Problems:
         yield Problem(where, f"{value} is still to be replaced by a value of yours")
 
 
-def tested_ray() -> str:
+def pinned_ray() -> str:
     """The version of Ray in constraints.txt: the one that this package is tested with."""
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         if line.startswith("ray=="):

@@ -6,7 +6,7 @@ Some are the operator's own, which it tells only once the file is applied
 
 from typing import Any
 
-from cluster.checks.entrypoint import command_problems, place_problems
+from cluster.checks.entrypoint import command_problems
 from cluster.checks.pods import image_problems, security_problems
 from cluster.checks.problem import Problem, Problems, at, mapping, mappings, read_yaml
 from cluster.checks.ray_cluster import (
@@ -32,16 +32,13 @@ def ray_job_problems(document: dict[str, Any], *, tested: str) -> Problems:
     yield from _cluster_choice_problems(spec)
     if cluster:
         yield from cluster_problems("spec.rayClusterSpec", cluster, tested=tested)
-    if spec.get("entrypoint") and spec.get("submissionMode") != "InteractiveMode":
-        command = str(spec["entrypoint"])
-        yield from command_problems("spec.entrypoint", command)
-        if cluster:
-            yield from place_problems(
-                "spec.entrypoint",
-                command,
-                shared=shared_by_all(cluster),
-                gpus_of_pods=gpus_of_pods(cluster),
-            )
+    if spec.get("entrypoint"):
+        yield from command_problems(
+            "spec.entrypoint",
+            str(spec["entrypoint"]),
+            shared=shared_by_all(cluster) if cluster else None,
+            gpus_of_pods=gpus_of_pods(cluster),
+        )
 
 
 def _submission_problems(spec: dict[str, Any]) -> Problems:

@@ -18,9 +18,9 @@ from cluster.checks.problem import (
     Problem,
     Problems,
     mapping,
+    pinned_ray,
     placeholders,
     read_yaml,
-    pinned_ray,
 )
 from cluster.checks.ray_cluster import ray_cluster_problems
 from cluster.checks.ray_job import ray_job_problems

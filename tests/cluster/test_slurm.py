@@ -177,7 +177,7 @@ def test_workers_are_the_largest_power_of_two_that_fits(gpus, cpus, nodes, worke
 @pytest.mark.parametrize(
     "old, new, expected",
     [
-        ("#SBATCH --nodes=4", "#SBATCH --node=4", "line 9: #SBATCH --node=4 is no known option"),
+        ("#SBATCH --nodes=4", "#SBATCH --node=4", "line 10: #SBATCH --node=4 is no known option"),
         ("#SBATCH --nodes=4", "#SBATCH nodes=4", "#SBATCH nodes=4 is no known option of sbatch"),
         (
             "set -euo pipefail",

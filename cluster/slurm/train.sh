@@ -36,8 +36,8 @@ source "${GREATMETA_VENV:?name the folder of the environment that greatmeta is i
 
 # This script runs on the first node of the job, and that one becomes Ray's head. Some systems have
 # a node's own name point to the node itself; then the others could not reach it.
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-address=$(getent ahostsv4 "$head" | awk 'NR == 1 { print $1 }')
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+address=$(getent ahostsv4 "${nodes[0]}" | awk 'NR == 1 { print $1 }')
 if [[ -z $address || $address == 127.* ]]; then
     address=$(hostname -I | awk '{ print $1 }')
 fi

@@ -41,6 +41,7 @@ address=$(getent ahostsv4 "${nodes[0]}" | awk 'NR == 1 { print $1 }')
 if [[ -z $address || $address == 127.* ]]; then
     address=$(hostname -I | awk '{ print $1 }')
 fi
+[[ -n $address ]] || { echo "${nodes[0]} has no IPv4 address that others reach" >&2; exit 1; }
 # Ray's workers take 10002 to 19999. A port for each job: an earlier one may still hold its own.
 port=$((20000 + SLURM_JOB_ID % 10000))
 
@@ -62,9 +63,23 @@ room=$((SLURM_JOB_NUM_NODES * (gpus > 0 ? gpus : SLURM_CPUS_PER_TASK)))
 workers=1
 while ((workers * 2 <= room)); do workers=$((workers * 2)); done
 
+# torch asks the system for the address of a node's name, with the same trouble. So each node says by
+# which network it reaches the head, unless GLOO_SOCKET_IFNAME is set already.
+# shellcheck disable=SC2016  # the variables are those of the shell on the node
+node='
+if [[ -z ${GLOO_SOCKET_IFNAME:-} ]]; then
+    network=$({ ip -o -4 addr show to "$1"; ip -o -4 route get "$1"; } 2>/dev/null | awk "
+        / inet / { print \$2; exit }
+        { for (i = 1; i < NF; i++) if (\$i == \"dev\") { print \$(i + 1); exit } }") || true
+    [[ -z $network ]] || export GLOO_SOCKET_IFNAME=$network
+fi
+shift
+exec "$@"'
+
 # The driver's number goes to a file, so that the signal can go to the driver and nobody else.
 # shellcheck disable=SC2016  # $$ and $1 are those of the shell that it starts
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
+    bash -c "$node" node "$address" \
     ray symmetric-run --address "$address:$port" --min-nodes "$SLURM_JOB_NUM_NODES" \
     --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$gpus" --object-store-memory=500000000 -- \
     bash -c 'echo $$ >"$1"; shift; exec "$@"' driver "$driver" \

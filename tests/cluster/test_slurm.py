@@ -19,10 +19,12 @@ STAND_INS = {
         '[[ $1 == show ]] || { echo "$@" >> "$LOG/requeued"; exit; }\n'
         "echo localhost; for node in {1..20000}; do echo node$node; done"
     ),
+    "hostname": "echo 10.1.2.3 192.168.1.2",
+    "ip": 'echo "2: ib7    inet 10.1.2.3/16 brd 10.1.255.255 scope global ib7"',
     "squeue": 'cat "$LOG/state"',
     "ray": 'echo "$@" > "$LOG/ray"; until [[ $1 == -- ]]; do shift; done; shift; "$@"',
     "greatmeta": (
-        'echo "$@" > "$LOG/greatmeta"; env > "$LOG/environment"\n'
+        'echo "$@" > "$LOG/greatmeta"; env > "$LOG/env"; mv "$LOG/env" "$LOG/environment"\n'
         "trap 'echo told >> \"$LOG/told\"; exit 1' TERM\n"
         'while [[ ! -e $LOG/end ]]; do sleep 0.05; done; exit "$(cat "$LOG/end")"'
     ),
@@ -95,13 +97,13 @@ def test_training_gets_the_job_s_nodes_and_a_token(job):
     )
     words = job.log("ray").split()
     assert words[:2] == ["symmetric-run", "--address"]
-    assert words[2].endswith(f":{20000 + os.getpid() % 10000}")
-    assert not words[2].startswith("127.")
+    assert words[2] == f"10.1.2.3:{20000 + os.getpid() % 10000}"  # and not localhost's
     assert words[3:7] == ["--min-nodes", "3", "--num-cpus=4", "--num-gpus=2"]
-    environment = dict(line.split("=", 1) for line in job.log("environment").splitlines()[:99])
+    environment = dict(line.split("=", 1) for line in job.log("environment").splitlines())
     assert environment["RAY_AUTH_MODE"] == "token"
     assert len(environment["RAY_AUTH_TOKEN"]) == 64
     assert environment["RAY_AUTH_TOKEN"] not in job.log("ray")
+    assert environment["GLOO_SOCKET_IFNAME"] == "ib7"
     job.end_training(0)
     assert job.finish()[0] == 0
     assert job.log("requeued") is None

@@ -183,6 +183,8 @@ def test_raw_ids_and_features_are_understood_as_the_run_understands_them(
     tokens = predictor.catalogue.item_tokens()
     expected = predictor.score(known, tokens, user_features=features)
     assert model.score(known, tokens, user_features=features) == pytest.approx(expected, abs=1e-5)
+    assert model.recommend(known, candidates=[]) == []
+    assert model.score(known, []) == []
     for options in ({}, {"candidates": ["i3", "i9", "i11"]}, {"exclude_seen": False}):
         ours = model.recommend(known, 7, user_features=features, **options)
         theirs = predictor.recommend(known, 7, user_features=features, **options)

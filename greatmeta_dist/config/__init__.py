@@ -12,6 +12,7 @@ from greatmeta_dist.config.cluster import ClusterConfig
 from greatmeta_dist.config.data import ColumnsConfig, DataConfig
 from greatmeta_dist.config.model import InnerConfig, ModelConfig
 from greatmeta_dist.config.priors import PriorsConfig
+from greatmeta_dist.config.serving import ServeConfig
 from greatmeta_dist.config.training import SchedulerConfig, TrainConfig
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "ModelConfig",
     "PriorsConfig",
     "SchedulerConfig",
+    "ServeConfig",
     "TrainConfig",
 ]
 
@@ -38,6 +40,7 @@ class Config:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
     store: str | None = None
     """Folder of the prepared data."""
     run: str | None = None

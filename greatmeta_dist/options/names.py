@@ -89,7 +89,7 @@ COMMANDS = {
     "train": Command(
         "store → run: train store=DIR run=DIR [experiment=…]",
         ("store", "run"),
-        tuple(name for name in SECTIONS if name != "data"),
+        tuple(name for name in SECTIONS if name not in ("data", "serve")),
     ),
     "evaluate": Command(
         "run → table and evaluation.json: evaluate run=DIR [store=DIR]", ("store", "run")
@@ -106,6 +106,9 @@ COMMANDS = {
             *(f"cluster.{name}" for name in OF_TRAINING),
         ),
         options=("k", "exclude_seen", "candidates"),
+    ),
+    "serve": Command(
+        "run → recommendations over HTTP: serve run=DIR [serve.port=8000]", ("run",), ("serve",)
     ),
 }
 

@@ -124,6 +124,12 @@ def _evaluate(config: Config, overrides: list[str]) -> None:
     evaluate_run(Path(config.run or ""), store=Path(config.store) if config.store else None)
 
 
+def _export(config: Config, overrides: list[str]) -> None:
+    from greatmeta_dist.commands.export import export_run
+
+    export_run(Path(config.run or ""), Path(config.out or ""))
+
+
 def _recommend(config: Config, overrides: list[str]) -> None:
     from greatmeta_dist.commands.recommend import recommend_users
 
@@ -141,6 +147,7 @@ RUN: dict[str, Callable[[Config, list[str]], None]] = {
     "prepare": _prepare,
     "train": _train,
     "evaluate": _evaluate,
+    "export": _export,
     "recommend": _recommend,
 }
 """What each command runs, from its config and its words."""

@@ -46,7 +46,8 @@ class Config:
     """What is known of the users to recommend for: a log, or a list of users. Its ending tells its
     format; ``data=<preset>`` says another one."""
     out: str | None = None
-    """Where to write. A name that ends in .parquet is one file; any other is a folder of them."""
+    """Where to write. A name that ends in .parquet is one file; any other is a folder of them. Of
+    an export, a folder."""
     k: int = 10
     """Items for each user. A user gets fewer where fewer are left."""
     exclude_seen: bool = True

@@ -69,6 +69,9 @@ def check_folders(command: str, words: list[str]) -> None:
         return
     purpose = "the folder of the training" if command == "train" else "a folder that train made"
     require(run is not None, f"run=DIR is not set; name {purpose}")
+    if command == "export":
+        out = _folder(values, "out")
+        require(out is not None, "out=DIR is not set; name the folder to write the export into")
     if command == "recommend":
         for name, what in (
             ("users", "the log of the users to recommend for"),

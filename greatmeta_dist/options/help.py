@@ -34,6 +34,8 @@ EXAMPLES = {
     "evaluate": """
         greatmeta evaluate run=runs/a
         greatmeta evaluate run=runs/a store=elsewhere/ml-100k""",
+    "export": """
+        greatmeta export run=runs/a out=exported/a""",
     "recommend": r"""
         greatmeta recommend run=runs/a users=new-users.csv out=lists.parquet k=20
         greatmeta recommend run=runs/a users=logs/ out=lists data=parquet \

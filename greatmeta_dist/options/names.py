@@ -94,6 +94,9 @@ COMMANDS = {
     "evaluate": Command(
         "run → table and evaluation.json: evaluate run=DIR [store=DIR]", ("store", "run")
     ),
+    "export": Command(
+        "run → folder that predicts without this package: export run=DIR out=DIR", ("run", "out")
+    ),
     "recommend": Command(
         "run and users → their best items: recommend run=DIR users=FILE out=FILE [k=10]",
         ("run", "users", "out"),

@@ -71,12 +71,14 @@ class Display:
             self._print(_scenario_table(scenario, results))
             for line in _who_counts(results):
                 self.say(line)
+            if "worst_tenth" in results:
+                self._print(_worst_table(scenario, results["worst_tenth"]["models"]))
             if "catalogue" in results:
                 self._print(_catalogue_table(scenario, results["catalogue"]))
                 for line in _who_counts_in_catalogue(results):
                     self.say(line)
         self.say("MAE and RMSE are in the ratings' units; gap is minority RMSE minus majority RMSE")
-        self.say("worst tenth: RMSE of the tenth of users for whom that model has the largest one")
+        self.say("worst tenth: each number over the tenth of users for whom it is worst")
         for name, value in evaluation["notes"].items():
             self.say(f"{name.replace('_', ' ')}: {value:.3f}")
 
@@ -179,15 +181,28 @@ class _Column:
 
 
 def _scenario_table(scenario: str, results: dict[str, Any]) -> Table:
-    """Every model's numbers; also RMSE of the minority, its gap, and of the worst tenth of users.
+    """Every model's numbers; with preference groups also the minority's RMSE and the gap."""
+    models = results["models"] | {"chance": results["chance"]}
+    columns = _metric_columns(models)
+    groups = results["groups"]
+    if "minority" in groups:
+        minority = _by_model(groups["minority"]["models"], "rmse")
+        columns.append(_Column("minority rmse", minority, is_higher_better=False))
+        columns.append(_Column("gap", _by_model(groups["gap"], "rmse"), sign="+"))
+    return _table(f"{scenario}, {results['users']} users", list(models), columns)
 
-    The former two where there are preference groups.
-    """
+
+def _worst_table(scenario: str, models: dict[str, Numbers]) -> Table:
+    """Every model's numbers over the tenth of users for whom they are worst."""
+    return _table(f"worst tenth of {scenario}", list(models), _metric_columns(models))
+
+
+def _metric_columns(models: dict[str, Numbers]) -> list[_Column]:
+    """The numbers of every registered metric."""
     # Imported here because it needs NumPy, and a command that prints no table starts without.
     from greatmeta_dist.evaluation.metrics import metric_of, registered_metrics
 
-    models = results["models"] | {"chance": results["chance"]}
-    columns = [
+    return [
         _Column(
             number,
             _by_model(models, number),
@@ -198,15 +213,6 @@ def _scenario_table(scenario: str, results: dict[str, Any]) -> Table:
         for number in models["adapted"]
         if metric_of(number) == name
     ]
-    groups = results["groups"]
-    if "minority" in groups:
-        minority = _by_model(groups["minority"]["models"], "rmse")
-        columns.append(_Column("minority rmse", minority, is_higher_better=False))
-        columns.append(_Column("gap", _by_model(groups["gap"], "rmse"), sign="+"))
-    if "worst_tenth" in results:
-        worst = _by_model(results["worst_tenth"]["models"], "rmse")
-        columns.append(_Column("worst tenth", worst, is_higher_better=False))
-    return _table(f"{scenario}, {results['users']} users", list(models), columns)
 
 
 def _catalogue_table(scenario: str, models: dict[str, Numbers]) -> Table:

@@ -79,6 +79,25 @@ def token_of(value: Any) -> str:
     return str(math.floor(value))
 
 
+def named_rows(frame: Any, role: str) -> tuple[list[str], dict[str, list[Any]]]:
+    """The ids in a frame's column of ``role`` (``user`` or ``item``), and the other columns.
+
+    Raises ``InputError`` where no column, or more than one, may be it, or where one is no id.
+    """
+    table = _table_of(frame)
+    column = _column(role, table.columns)
+    require(
+        column is not None,
+        f"no column of the frame is the {role}; it has {', '.join(table.columns)}; rename one "
+        f"{role}",
+    )
+    assert column is not None
+    value = id_value(column, table.schema[column])
+    _require_good(table, role, column, value)
+    ids = table.select(value.value.cast(pl.String)).to_series().to_list()
+    return ids, {name: table[name].to_list() for name in table.columns if name != column}
+
+
 def like(frame: Any, columns: dict[str, Any]) -> Any:
     """A frame of the same library as ``frame``, with these columns."""
     table = pa.table(columns)

@@ -83,7 +83,8 @@ class Scorer:
 
         def sums(users: UserTasks) -> BlendSums:
             rating = users.tasks.query_label.values
-            of_priors, is_known = self.blend.predict(users.tasks)
+            of_priors, known = self.blend.predict(users.tasks)
+            is_known = known > 0
             of_model = self.predict_model(users.tasks)["adapted"]
             return BlendSums.of_rows(rating[is_known], of_model[is_known], of_priors[is_known])
 

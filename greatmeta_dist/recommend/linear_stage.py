@@ -54,7 +54,7 @@ class ItemSide:
         items = [prior.item_vectors(num_items) for prior in blend.priors]
         known = [one for one in items if one is not None]
         if known and len(known) == len(items):
-            weight[np.all([one.is_known for one in known], 0)] = blend.weight
+            weight = blend.weight * np.min([one.known for one in known], 0)
             constant += sum(one.constant for one in known) / len(known)
             vectors = [one.vector / len(known) for one in known]
 

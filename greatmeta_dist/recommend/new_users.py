@@ -34,12 +34,7 @@ def with_unknown_item(scorer: Scorer) -> Scorer:
         concatenate([field, Ragged(np.array([row], np.int32), np.array([0, 1]))])
         for field, row in zip(items.fields, items.unknown, strict=True)
     )
-    bias = replace(
-        transform.bias,
-        item_count=np.append(transform.bias.item_count, 0),
-        item_sum=np.append(transform.bias.item_sum, 0.0),
-        content_mean=np.append(transform.bias.content_mean, transform.ratings.mean),
-    )
+    bias = transform.bias.with_items(np.array([transform.ratings.mean]))
     transform = replace(transform, bias=bias)
     collator = replace(
         scorer.collator, items=replace(items, fields=fields), target_transform=transform
@@ -53,11 +48,13 @@ class NewUsers:
 
     catalogue: Store
     feature_spec: FeatureSpec
+    added: tuple[str, ...] = ()
+    """Tokens of items that came after the training, and stand behind the catalogue's."""
 
     @cached_property
     def items(self) -> list[str]:
-        """[I] tokens of the catalogue's items."""
-        return self.catalogue.item_tokens()
+        """[I] tokens of the catalogue's items and of those added."""
+        return [*self.catalogue.item_tokens(), *self.added]
 
     @cached_property
     def index_of(self) -> dict[str, int]:
@@ -80,7 +77,7 @@ class NewUsers:
         """Tasks that ask for nothing: users' known ratings, and their features by user."""
         num_users = len(known.users)
         items = self.indices(known.item).astype(np.int32)
-        label = self._labels(known).astype(np.float32)
+        label = self.labels(known).astype(np.float32)
         none = Ragged(np.empty(0, np.int32), np.zeros(num_users + 1, np.int64))
         of_user = [(features or {}).get(user, {}) for user in known.users]
         return TaskTable(
@@ -91,7 +88,7 @@ class NewUsers:
             Ragged(np.empty(0, np.float32), none.offsets),
         )
 
-    def _labels(self, known: KnownRatings) -> NDArray[np.float64]:
+    def labels(self, known: KnownRatings) -> NDArray[np.float64]:
         """[n] ratings or clicks, as the model was trained on them. Raises ``InputError``."""
         manifest = self.catalogue.manifest
         if manifest.is_click:

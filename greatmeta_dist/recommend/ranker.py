@@ -39,9 +39,17 @@ class Ranker:
     new_users: NewUsers
 
     @classmethod
-    def of(cls, scorer: Scorer, catalogue: Store, feature_spec: FeatureSpec) -> "Ranker":
-        """Look at every item once."""
-        new_users, scorer = NewUsers(catalogue, feature_spec), with_unknown_item(scorer)
+    def of(
+        cls,
+        scorer: Scorer,
+        catalogue: Store,
+        feature_spec: FeatureSpec,
+        *,
+        added: tuple[str, ...] = (),
+    ) -> "Ranker":
+        """Look at every item once; ``added`` are those that the scorer has behind the catalogue."""
+        new_users = NewUsers(catalogue, feature_spec, added)
+        scorer = with_unknown_item(scorer)
         return cls(scorer, CatalogueScorer.of(scorer, len(new_users.items)), new_users)
 
     def recommend(

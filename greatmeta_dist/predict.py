@@ -23,7 +23,7 @@ from greatmeta_dist.evaluation.baselines import Baselines
 from greatmeta_dist.evaluation.scoring import Scorer
 from greatmeta_dist.recommend.extended import Extension, evidence_model
 from greatmeta_dist.recommend.new_item_evidence import NewItemEvidence, added_items
-from greatmeta_dist.recommend.new_items import ItemFeatures
+from greatmeta_dist.recommend.new_items import FeaturesByItem
 from greatmeta_dist.recommend.new_users import NewUsers
 from greatmeta_dist.recommend.ranker import Ranker
 from greatmeta_dist.training.build import Model, build_model
@@ -46,7 +46,7 @@ class Predictor:
     store_identity: str
     base: Model | None = None
     """The model as it was trained, where ``model`` knows new items."""
-    added: ItemFeatures = field(default_factory=dict)
+    added: FeaturesByItem = field(default_factory=dict)
     """Items that came after the training, with their features; behind those of the catalogue."""
     evidence: NewItemEvidence | None = None
     """What ratings say of new items."""
@@ -99,7 +99,7 @@ class Predictor:
         predicted rating, or the chance of a click. Items and features that training did not have
         count as unknown, with a warning. Raises ``InputError`` where an argument is not understood.
         """
-        return self._ranker.recommend(
+        return self.ranker.recommend(
             interactions,
             k,
             user_features=user_features,
@@ -115,7 +115,7 @@ class Predictor:
         ``interactions`` and ``user_features`` are as in ``recommend``. An item that is not in the
         catalogue is scored as one of which nothing is known, with a warning.
         """
-        return self._ranker.score(interactions, items, user_features=user_features)
+        return self.ranker.score(interactions, items, user_features=user_features)
 
     def with_items(self, items: Any = None, interactions: Any = None) -> "Predictor":
         """A predictor that also knows new items, and what anybody's ratings say of them.
@@ -157,8 +157,8 @@ class Predictor:
         return self.scorer.predict(tasks)["adapted"]
 
     @cached_property
-    def _ranker(self) -> Ranker:
-        """Made when it is first needed: it looks at every item."""
+    def ranker(self) -> Ranker:
+        """Ranks all items; made when it is first needed: it looks at every item."""
         return Ranker.of(self.scorer, self.catalogue, self.feature_spec, added=tuple(self.added))
 
     @property
@@ -202,6 +202,29 @@ class Predictor:
         require_same_store(self.store_identity, store, self.run)
         store.check()
         return store
+
+
+@dataclass(frozen=True)
+class RunRanker:
+    """Loads what a run recommends with, in whatever process it is called."""
+
+    run: str
+    step: int
+    blend_weight: float | None
+
+    @classmethod
+    def of(cls, predictor: Predictor) -> "RunRanker":
+        return cls(str(predictor.run.resolve()), predictor.step, predictor.blend_weight)
+
+    def __call__(self) -> Ranker:
+        """Raises ``InputError`` where the run has other parameters meanwhile."""
+        predictor = Predictor.load(self.run, warn=lambda text: None)
+        require(
+            (predictor.step, predictor.blend_weight) == (self.step, self.blend_weight),
+            f"{self.run} was trained on meanwhile: its best step was {self.step}, and is "
+            f"{predictor.step} now; run the same command again",
+        )
+        return predictor.ranker
 
 
 def _weighted(

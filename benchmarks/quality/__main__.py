@@ -46,7 +46,10 @@ def main() -> None:
         if name not in known:
             parser.error(f"--data {name} is not one of {', '.join(known)}")
     if not options.table:
-        make_runs(results, {name: known[name] for name in names}, options)
+        try:
+            make_runs(results, {name: known[name] for name in names}, options)
+        except KeyboardInterrupt:
+            parser.exit(130, "stopped; the same command goes on\n")
     for name in names:
         print(f"\n{name}\n\n{scenario_table(results, name) or table(results, name)}")
     for pair in PAIRS:

@@ -42,13 +42,7 @@ class BayesianMFPrior(RatingPrior):
     def predict_residual(
         self, support: Ragged, residual: Floats, query: Ragged
     ) -> tuple[Floats, Floats]:
-        total, known = np.zeros(len(query.values)), np.zeros(len(query.values))
-        for start in self.starts:
-            predicted, of_start = start.predict_residual(support, residual, query)
-            total += predicted / len(self.starts)
-            known += of_start
-        # Whole numbers are added up first: an item that every start knows is known 1, exactly.
-        return total, known / max(1, len(self.starts))
+        return self.predict_with(self.user_vectors(support, residual), query)
 
     def item_vectors(self, num_items: int) -> ItemVectors:
         asked = [start.asked for start in self.starts]
@@ -63,6 +57,15 @@ class BayesianMFPrior(RatingPrior):
 
     def user_vectors(self, support: Ragged, residual: Floats) -> Floats:
         return np.concatenate([start.fold_in(support, residual) for start in self.starts], 1)
+
+    def predict_with(self, users: Floats, query: Ragged) -> tuple[Floats, Floats]:
+        total, known = np.zeros(len(query.values)), np.zeros(len(query.values))
+        for start, x in zip(self.starts, np.split(users, len(self.starts), 1), strict=True):
+            predicted, of_start = start.predict_with(x, query)
+            total += predicted / len(self.starts)
+            known += of_start
+        # Whole numbers are added up first: an item that every start knows is known 1, exactly.
+        return total, known / max(1, len(self.starts))
 
     def state(self) -> State:
         arrays = {

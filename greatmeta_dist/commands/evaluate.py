@@ -46,4 +46,10 @@ def _evaluate(predictor: Predictor, store: Store, display: Display) -> dict[str,
             by_split[split] = num_scored
             bar.update(sum(by_split.values()), split)
 
-        return evaluate(predictor.scorer, store, others=predictor.baselines(), progress=progress)
+        return evaluate(
+            predictor.scorer,
+            store,
+            others=predictor.baselines(),
+            know_new_items=predictor.know_supports,
+            progress=progress,
+        )

@@ -17,6 +17,13 @@ from greatmeta_dist.evaluation.metrics.base import (
     registered_metrics,
 )
 from greatmeta_dist.evaluation.metrics.ndcg import CUTOFFS
+from greatmeta_dist.evaluation.rated_new_items import (
+    NOT_RATED,
+    RATED,
+    SCENARIOS_OF_NEW_ITEMS,
+    KnowNewItems,
+    tables_of,
+)
 from greatmeta_dist.evaluation.scoring import (
     Predicts,
     Progress,
@@ -33,7 +40,12 @@ NOT_FINITE = "the predictions are not finite"
 
 
 def evaluate(
-    scorer: Scorer, store: Store, *, others: Predicts, progress: Progress = no_progress
+    scorer: Scorer,
+    store: Store,
+    *,
+    others: Predicts,
+    know_new_items: KnowNewItems | None = None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """What ``evaluation.json`` says of the scenarios, in the ratings' units.
 
@@ -42,16 +54,35 @@ def evaluate(
     says why. A scenario of clicks also has ``catalogue`` and ``catalogue_counted``. ``others``,
     such as ``Baselines``, are scored beside the model. ``progress`` is called with a scenario and
     the number of its users scored.
+
+    With ``know_new_items``, ``known_of_new_items`` says how many ratings of new items the supports
+    of a scenario hold. Where there are any, the scenario comes once more, as ``…_rated``, scored by
+    who knows these.
     """
     scenarios = {}
     for split in SCENARIOS:
         if store.manifest.splits.get(split):
-            scored = score_split(scorer, store, split, others=others, progress=progress)
-            assert scored is not None
-            scenarios[split] = _scenario(scored, scorer.grouping)
-            if store.manifest.is_click:
-                scenarios[split] |= _catalogue(scorer, store, split, others)
+            scenarios[split] = _evaluate_split(scorer, store, split, others, progress)
+            if know_new_items is not None and split in SCENARIOS_OF_NEW_ITEMS:
+                known = know_new_items(tables_of(store, split, scorer.feature_spec))
+                scenarios[split]["known_of_new_items"] = known.counts if known else NOT_RATED
+                if known is not None:
+                    scenarios[split + RATED] = {
+                        **_evaluate_split(known.scorer, store, split, known.others, no_progress),
+                        "known_of_new_items": known.counts,
+                    }
     return {"scenarios": scenarios, "notes": store.manifest.notes}
+
+
+def _evaluate_split(
+    scorer: Scorer, store: Store, split: str, others: Predicts, progress: Progress
+) -> dict[str, Any]:
+    scored = score_split(scorer, store, split, others=others, progress=progress)
+    assert scored is not None
+    scenario = _scenario(scored, scorer.grouping)
+    if store.manifest.is_click:
+        scenario |= _catalogue(scorer, store, split, others)
+    return scenario
 
 
 def _scenario(scored: Scored, grouping: UserGrouping) -> dict[str, Any]:

@@ -39,7 +39,13 @@ class Validation:
                 rmse = summary["rmse"]
                 if rmse is not None and (self.best is None or rmse < self.best["rmse"]):
                     self.best = {"step": step, **summary}
+                self._write_best(step, tracker)
         self.best, self.latest = communicator.broadcast_object((self.best, self.latest))
+
+    def _write_best(self, step: int, tracker: Tracker) -> None:
+        """Write the best step's numbers so far: at the end they are what the run is worth."""
+        best = self.best or {}
+        tracker.write_scalars(step, {f"best/{k}": v for k, v in best.items() if v is not None})
 
     def is_best(self, step: int) -> bool:
         return self.best is not None and self.best["step"] == step

@@ -76,6 +76,7 @@ class Display:
                 for line in _who_counts_in_catalogue(results):
                     self.say(line)
         self.say("MAE and RMSE are in the ratings' units; gap is minority RMSE minus majority RMSE")
+        self.say("worst tenth: RMSE of the tenth of users for whom that model has the largest one")
         for name, value in evaluation["notes"].items():
             self.say(f"{name.replace('_', ' ')}: {value:.3f}")
 
@@ -178,7 +179,10 @@ class _Column:
 
 
 def _scenario_table(scenario: str, results: dict[str, Any]) -> Table:
-    """Every model's numbers; with preference groups also the minority's RMSE and the gap."""
+    """Every model's numbers; also RMSE of the minority, its gap, and of the worst tenth of users.
+
+    The former two where there are preference groups.
+    """
     # Imported here because it needs NumPy, and a command that prints no table starts without.
     from greatmeta_dist.evaluation.metrics import metric_of, registered_metrics
 
@@ -199,6 +203,9 @@ def _scenario_table(scenario: str, results: dict[str, Any]) -> Table:
         minority = _by_model(groups["minority"]["models"], "rmse")
         columns.append(_Column("minority rmse", minority, is_higher_better=False))
         columns.append(_Column("gap", _by_model(groups["gap"], "rmse"), sign="+"))
+    if "worst_tenth" in results:
+        worst = _by_model(results["worst_tenth"]["models"], "rmse")
+        columns.append(_Column("worst tenth", worst, is_higher_better=False))
     return _table(f"{scenario}, {results['users']} users", list(models), columns)
 
 

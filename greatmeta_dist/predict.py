@@ -88,7 +88,7 @@ class Predictor:
         predicted rating, or the chance of a click. Items and features that training did not have
         count as unknown, with a warning. Raises ``InputError`` where an argument is not understood.
         """
-        return self._ranker.recommend(
+        return self.ranker.recommend(
             interactions,
             k,
             user_features=user_features,
@@ -104,7 +104,7 @@ class Predictor:
         ``interactions`` and ``user_features`` are as in ``recommend``. An item that is not in the
         catalogue is scored as one of which nothing is known, with a warning.
         """
-        return self._ranker.score(interactions, items, user_features=user_features)
+        return self.ranker.score(interactions, items, user_features=user_features)
 
     def score_tasks(self, tasks: TaskTable) -> NDArray[np.float64]:
         """Predicted rating of every query row (of clicks, the chance), users' rows end to end.
@@ -114,8 +114,8 @@ class Predictor:
         return self.scorer.predict(tasks)["adapted"]
 
     @cached_property
-    def _ranker(self) -> Ranker:
-        """Made when it is first needed: it looks at every item."""
+    def ranker(self) -> Ranker:
+        """Ranks the catalogue; made when it is first needed: it looks at every item."""
         return Ranker.of(self.scorer, self.catalogue, self.feature_spec)
 
     @property
@@ -159,6 +159,29 @@ class Predictor:
         require_same_store(self.store_identity, store, self.run)
         store.check()
         return store
+
+
+@dataclass(frozen=True)
+class RunRanker:
+    """Loads what a run recommends with, in whatever process it is called."""
+
+    run: str
+    step: int
+    blend_weight: float | None
+
+    @classmethod
+    def of(cls, predictor: Predictor) -> "RunRanker":
+        return cls(str(predictor.run.resolve()), predictor.step, predictor.blend_weight)
+
+    def __call__(self) -> Ranker:
+        """Raises ``InputError`` where the run has other parameters meanwhile."""
+        predictor = Predictor.load(self.run, warn=lambda text: None)
+        require(
+            (predictor.step, predictor.blend_weight) == (self.step, self.blend_weight),
+            f"{self.run} was trained on meanwhile: its best step was {self.step}, and is "
+            f"{predictor.step} now; run the same command again",
+        )
+        return predictor.ranker
 
 
 def _weighted(

@@ -25,6 +25,7 @@ LEVELS = {
     "training": 9,
     "options": 9,
     "launch": 10,
+    "export": 10,
     "predict": 10,
     "commands": 11,
     "cli": 12,

@@ -66,22 +66,29 @@ class TargetTransform:
         item's mean: else the model would learn from targets that hold a part of the answer.
         """
         sets = ((tasks.support_item, tasks.support_label), (tasks.query_item, tasks.query_label))
-        if self.kind in ("rating", "standardised"):
-            mean = 0.0 if self.kind == "rating" else self.ratings.mean
-            support, query = (np.full(len(rating.values), mean) for _, rating in sets)
-            return support, query
         support, query = (
-            self.bias.item_means(
+            self.item_means(
                 item.values, without=rating.values.astype(np.float64) if is_training else None
             )
             for item, rating in sets
         )
+        if self.kind in ("rating", "standardised"):
+            return support, query
         lengths = tasks.support_item.lengths
         offset = self.bias.user_offsets(tasks.support_label.values - support, lengths)
         return (
             support + np.repeat(offset, lengths),
             query + np.repeat(offset, tasks.query_item.lengths),
         )
+
+    def item_means(self, item: NDArray, *, without: Floats | None = None) -> Floats:
+        """What a rating of items [n] is expected to be before the user is known.
+
+        ``without`` is as in ``BiasModel.item_means``.
+        """
+        if self.kind in ("rating", "standardised"):
+            return np.full(len(item), 0.0 if self.kind == "rating" else self.ratings.mean)
+        return self.bias.item_means(item, without=without)
 
     def to_rating(self, tasks: TaskTable) -> Callable[[NDArray], Floats]:
         """A function from predictions for the query rows [n] to ratings in their range.

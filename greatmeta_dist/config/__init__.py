@@ -4,8 +4,10 @@ Each section is a dataclass; a function gets the section it needs. YAML in ``con
 supplies values. The string below a field is its help text.
 """
 
+import os
 from dataclasses import dataclass, field
 
+from greatmeta_dist.config.checks import at_least, require_utf8
 from greatmeta_dist.config.cluster import ClusterConfig
 from greatmeta_dist.config.data import ColumnsConfig, DataConfig
 from greatmeta_dist.config.model import InnerConfig, ModelConfig
@@ -40,3 +42,24 @@ class Config:
     """Folder of the prepared data."""
     run: str | None = None
     """Folder of the training."""
+    users: str | None = None
+    """What is known of the users to recommend for: a log, or a list of users. Its ending tells its
+    format; ``data=<preset>`` says another one."""
+    out: str | None = None
+    """Where to write. A name that ends in .parquet is one file; any other is a folder of them. Of
+    an export, a folder."""
+    k: int = 10
+    """Items for each user. A user gets fewer where fewer are left."""
+    exclude_seen: bool = True
+    """Whether items that a user knows are left out."""
+    candidates: str | None = None
+    """File of the only items that may be recommended: text with an item on each line, or csv, jsonl
+    or parquet with a column of items. null: the whole catalogue."""
+
+    def __post_init__(self) -> None:
+        at_least("k", self.k, 1)
+        for name in ("users", "out", "candidates"):
+            path = getattr(self, name)
+            if path is not None:
+                require_utf8(name, path)
+                setattr(self, name, os.path.expanduser(path))

@@ -209,6 +209,11 @@ class Worker:
         rows = self.table.lookup_averaged(batch.rows)
         return adapted_networks(self.model, batch, rows, self._averaged_layers, self.inner)
 
+    @property
+    def averaged_layers(self) -> Mapping[str, Tensor]:
+        """The running mean of A by name, which predictions use."""
+        return self._averaged_layers
+
     def pooled_features(self, slots: SlotTable, rows: Tensor) -> Tensor:
         """Features [entities, fields·d] of slots whose rows are numbered among ``rows`` [U]."""
         slots, rows = to_device(slots, self.device), rows.to(self.device)

@@ -26,6 +26,7 @@ from greatmeta_dist.evaluation.scoring import (
     score_split,
 )
 from greatmeta_dist.evaluation.whole_catalogue import rank_in_catalogue
+from greatmeta_dist.evaluation.worst_users import num_worst, worst_summary
 
 NOT_FINITE = "the predictions are not finite"
 """Why a number that users count in is undefined."""
@@ -36,11 +37,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """What ``evaluation.json`` says of the scenarios, in the ratings' units.
 
-    ``{"scenarios": {name: {"users", "models", "chance", "counted", "groups"}}}``. ``counted`` says
-    how many of the users each number is of. Where a number is None, ``undefined`` says why. A
-    scenario of clicks also has ``catalogue`` and ``catalogue_counted``. ``others``, such as
-    ``Baselines``, are scored beside the model. ``progress`` is called with a scenario and the
-    number of its users scored.
+    ``{"scenarios": {name: {"users", "models", "chance", "counted", "worst_tenth", "groups"}}}``.
+    ``counted`` says how many of the users each number is of. Where a number is None, ``undefined``
+    says why. A scenario of clicks also has ``catalogue`` and ``catalogue_counted``. ``others``,
+    such as ``Baselines``, are scored beside the model. ``progress`` is called with a scenario and
+    the number of its users scored.
     """
     scenarios = {}
     for split in SCENARIOS:
@@ -60,8 +61,19 @@ def _scenario(scored: Scored, grouping: UserGrouping) -> dict[str, Any]:
     return {
         **_user_summary(scored.models, np.full(len(scored.group), True)),
         "chance": finite_or_none(by_cutoff),
+        "worst_tenth": _worst_tenth(scored),
         "groups": group_summaries(scored, grouping),
     }
+
+
+def _worst_tenth(scored: Scored) -> dict[str, Any]:
+    """Every metric over the tenth of users for whom it is worst, and how many users these are.
+
+    A number is None where it is None over all users, too.
+    """
+    worst = {name: finite_or_none(worst_summary(m)) for name, m in scored.models.items()}
+    counted = scored.models["adapted"].counted()
+    return {"models": worst, "counted": {number: num_worst(n) for number, n in counted.items()}}
 
 
 def _catalogue(scorer: Scorer, store: Store, split: str, others: Predicts) -> dict[str, Any]:

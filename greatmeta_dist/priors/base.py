@@ -175,12 +175,19 @@ class RatingPrior(Prior):
         """What makes this prior's predictions inner products; None where they are none.
 
         A prior that is an inner product of a user's and an item's numbers scores a catalogue by one
-        matrix product. Of another, every item is asked for.
+        matrix product. Of another, every item is asked for. One that gives them has
+        ``user_vectors`` and ``predict_with``, too.
         """
         return None
 
     def user_vectors(self, support: Ragged, residual: NDArray[np.float64]) -> NDArray[np.float64]:
         """[U, F] users' numbers, which go with ``item_vectors``."""
+        raise NotImplementedError
+
+    def predict_with(
+        self, users: NDArray[np.float64], query: Ragged
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """As ``predict_residual``, from ``user_vectors`` [U, F] that are there already."""
         raise NotImplementedError
 
 

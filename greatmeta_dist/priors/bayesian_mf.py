@@ -40,12 +40,7 @@ class BayesianMFPrior(RatingPrior):
     def predict_residual(
         self, support: Ragged, residual: Floats, query: Ragged
     ) -> tuple[Floats, NDArray[np.bool_]]:
-        total, is_known = np.zeros(len(query.values)), np.zeros(len(query.values), bool)
-        # All starts know the same items.
-        for start in self.starts:
-            predicted, is_known = start.predict_residual(support, residual, query)
-            total += predicted / len(self.starts)
-        return total, is_known
+        return self.predict_with(self.user_vectors(support, residual), query)
 
     def item_vectors(self, num_items: int) -> ItemVectors:
         known = self.starts[0].item  # all starts know the same items
@@ -60,6 +55,14 @@ class BayesianMFPrior(RatingPrior):
 
     def user_vectors(self, support: Ragged, residual: Floats) -> Floats:
         return np.concatenate([start.fold_in(support, residual) for start in self.starts], 1)
+
+    def predict_with(self, users: Floats, query: Ragged) -> tuple[Floats, NDArray[np.bool_]]:
+        total, is_known = np.zeros(len(query.values)), np.zeros(len(query.values), bool)
+        # All starts know the same items.
+        for start, x in zip(self.starts, np.split(users, len(self.starts), 1), strict=True):
+            predicted, is_known = start.predict_with(x, query)
+            total += predicted / len(self.starts)
+        return total, is_known
 
     def state(self) -> State:
         arrays = {

@@ -48,9 +48,13 @@ class BayesianMF:
         self, support: Ragged, residual: Floats, query: Ragged
     ) -> tuple[Floats, NDArray[np.bool_]]:
         """As ``RatingPrior.predict_residual``; support rows of unknown items are left out."""
+        return self.predict_with(self.fold_in(support, residual), query)
+
+    def predict_with(self, users: Floats, query: Ragged) -> tuple[Floats, NDArray[np.bool_]]:
+        """The same, for users whose x [U, E] are there already."""
         is_known, position = self._position(query.values)
         predicted = np.zeros(len(query.values))
-        for user, x in enumerate(self.fold_in(support, residual)):
+        for user, x in enumerate(users):
             rows = slice(*query.offsets[user : user + 2])
             t = self.mean[position[rows]]
             predicted[rows] = t[:, 0] + t[:, 1:] @ x

@@ -114,6 +114,13 @@ class Metric(ABC):
         by_name = {name: values for name, values in columns.items() if values.ndim == 1}
         return {name: int((~np.isnan(values)).sum()) for name, values in by_name.items()}
 
+    def user_values(self, columns: Columns) -> dict[str, Rows]:
+        """Each user's own value of each number [U], from the columns; nan for one left out.
+
+        Override it wherever ``summarise`` is overridden. Tests and the worst users are told by it.
+        """
+        return {name: values for name, values in columns.items() if values.ndim == 1}
+
 
 @cache
 def registered_metrics() -> dict[str, Metric]:
@@ -154,6 +161,19 @@ class UserMetrics:
             of_metric = registered_metrics()[name].count_users(columns)
             counts |= {number: n for number, n in of_metric.items() if metric_of(number) == name}
         return counts
+
+    def by_user(self) -> dict[str, Rows]:
+        """Every user's own value of each number of ``summary`` [U]; nan for one left out."""
+        values: dict[str, Rows] = {}
+        for name, columns in self.columns.items():
+            of_metric = registered_metrics()[name].user_values(columns)
+            values |= {number: v for number, v in of_metric.items() if metric_of(number) == name}
+        return values
+
+    def of(self, metric: str, chosen: NDArray[np.bool_]) -> dict[str, float]:
+        """One metric's numbers over the users with ``chosen`` [U] true."""
+        columns = {name: values[chosen] for name, values in self.columns[metric].items()}
+        return registered_metrics()[metric].summarise(columns)
 
     def _of(self, chosen: NDArray[np.bool_] | None) -> Iterator[tuple[str, Columns]]:
         """Each metric's name, and the columns of the chosen users, or of all."""

@@ -40,6 +40,9 @@ class NDCG(Metric):
         num_users = int((~np.isnan(columns["ndcg"][:, 0])).sum())
         return {f"ndcg@{k}": num_users for k in CUTOFFS}
 
+    def user_values(self, columns: Columns) -> dict[str, Rows]:
+        return {f"ndcg@{k}": columns["ndcg"][:, c] for c, k in enumerate(CUTOFFS)}
+
 
 def ndcg(gain: Rows, score: Rows, lengths: Ints) -> Rows:
     """nDCG at every cutoff [U, K] of rows with gains [n] ordered by scores [n].

@@ -200,8 +200,8 @@ class Training:
             self.checkpoints.writer.check()
             is_last = step == options.steps
             if step % options.log_every == 0 or is_last:
-                nonfinite.check(step)
                 recorder.write(step, report, tasks, self.validation.latest)
+                nonfinite.check(step)  # after the records, which show what makes it stop
             if step % options.valid_every == 0 or is_last:
                 with recorder.paused(), phases.phase("validation"):
                     self.validation.run(step, tracker)

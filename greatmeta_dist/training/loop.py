@@ -27,6 +27,7 @@ from greatmeta_dist.training.nonfinite import NonfiniteUsers
 from greatmeta_dist.training.records import StepRecorder, open_tracker
 from greatmeta_dist.training.run_checkpoints import RunCheckpoints
 from greatmeta_dist.training.run_folder import open_run, require_same_store, write_workers
+from greatmeta_dist.training.run_status import RUNNING, STATUS_TAG
 from greatmeta_dist.training.saved_model import SavedModel
 from greatmeta_dist.training.tracking import Tracker
 from greatmeta_dist.training.validation import Validation
@@ -228,6 +229,7 @@ class Training:
         kind = History(self.run_folder).kind_of_start(start)
         workers = f"{size} worker{'s' if size > 1 else ''} ({device})"
         tracker.write_event(start, kind, f"{workers}, to step {self.config.train.steps}")
+        tracker.write_scalars(start, {STATUS_TAG: RUNNING})
 
     def _write_blend_weight(self, step: int) -> None:
         """Fit the blend weight for the best step's parameters, and save it with the run.

@@ -1,8 +1,9 @@
 """How a run ended, in TensorBoard's HParams and in the run's history.
 
-TensorBoard calls a run *running* until it reads how it ended. So the end is written when a training
-ends, and deleted when another one of the same run starts. A run whose process was killed stays
-*running*: nobody was left to say more.
+TensorBoard reads the status of HParams once for each run, and keeps it. So nothing is written while
+a training runs, or a TensorBoard that is open would call it *running* for ever; it shows *unknown*.
+The end is written when a training ends, and deleted when another one of the same run
+starts. What changes is ``system/status``: a curve, whose last value is a column of HParams.
 """
 
 import json
@@ -19,13 +20,17 @@ from greatmeta_dist.training.history import History, Kind
 from greatmeta_dist.training.summaries import end_value, text_value
 from greatmeta_dist.training.tags import describe
 
-TENSORBOARD, METRICS, EVENTS_TAG = "tensorboard", "metrics.json", "system/events"
+TENSORBOARD, METRICS = "tensorboard", "metrics.json"
+EVENTS_TAG, STATUS_TAG = "system/events", "system/status"
 STATUS: dict[Kind, int] = {
     "done": STATUS_SUCCESS,
     "failure": STATUS_FAILURE,
     "stop": STATUS_UNKNOWN,
 }
 """What HParams shows. It has no word for a run that was stopped and can go on."""
+RUNNING = 0.0
+STATUS_CURVE: dict[Kind, float] = {"done": 1.0, "stop": 2.0, "failure": 3.0}
+"""Values of ``system/status``."""
 
 
 @contextmanager
@@ -59,9 +64,9 @@ def _record(run: Path, kind: Kind, text: str) -> None:
     step, events = history.last_step, history.events()
     if not events or events[-1].kind != kind:  # a run that is complete may be started again
         history.add(kind, step, text)
-    write_end(
-        run / TENSORBOARD, step, [end_value(STATUS[kind], time.time()), events_value(history)]
-    )
+    status = scalar_value(STATUS_TAG, STATUS_CURVE[kind], describe(STATUS_TAG))
+    end = end_value(STATUS[kind], time.time())
+    write_end(run / TENSORBOARD, step, [end, status, events_value(history)])
 
 
 def _trained_steps(run: Path) -> int | None:

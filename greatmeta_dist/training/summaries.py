@@ -45,12 +45,22 @@ def metadata(
     return SummaryMetadata(plugin_data=data, data_class=data_class, summary_description=description)
 
 
-def scalar_metadata(description: str) -> SummaryMetadata:
-    return metadata("scalars", DATA_CLASS_SCALAR, description)
+def scalar_value(tag: str, value: float, description: str | None) -> Summary.Value:
+    """A number; its description is only needed with the first one of a file."""
+    if description is None:
+        return Summary.Value(tag=tag, simple_value=value)
+    shown = metadata("scalars", DATA_CLASS_SCALAR, description)
+    return Summary.Value(tag=tag, metadata=shown, simple_value=value)
 
 
-def histogram_metadata(description: str) -> SummaryMetadata:
-    return metadata("histograms", DATA_CLASS_TENSOR, description)
+def histogram_value(
+    tag: str, values: NDArray[np.floating], description: str | None
+) -> Summary.Value:
+    """The histogram of some finite values; its description as ``scalar_value``."""
+    if description is None:
+        return Summary.Value(tag=tag, histo=histogram(values))
+    shown = metadata("histograms", DATA_CLASS_TENSOR, description)
+    return Summary.Value(tag=tag, metadata=shown, histo=histogram(values))
 
 
 def histogram(values: NDArray[np.floating]) -> HistogramProto:

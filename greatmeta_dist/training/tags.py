@@ -61,6 +61,8 @@ TAGS = {
     "system/gpu_peak_memory_mib": "The largest GPU memory of any worker since it started, in MiB.",
     "system/gpu_busy_share": "Share of the time in which GPUs compute; the mean over workers. "
     "Needs the package nvidia-ml-py.",
+    "system/status": "0 while the run trains, 1 once it is done, 2 where it was stopped, 3 where "
+    "it failed. A run that was killed keeps 0.",
     "system/events": "What happened to the run: starts, restarts, checkpoints, stops, failures.",
 }
 """Patterns of tags, the first that fits counts; and what they show, in Markdown."""

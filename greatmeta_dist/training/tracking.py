@@ -25,10 +25,9 @@ from greatmeta_dist.training.history import History, Kind
 from greatmeta_dist.training.run_status import events_value
 from greatmeta_dist.training.summaries import (
     HyperParameter,
-    histogram,
-    histogram_metadata,
+    histogram_value,
     layout_value,
-    scalar_metadata,
+    scalar_value,
     start_value,
 )
 from greatmeta_dist.training.tags import describe, first_page
@@ -168,22 +167,17 @@ class TensorBoardTracker:
 
     def _scalar(self, tag: str, value: float) -> Summary.Value:
         tag = tag.replace(" ", "_")
-        if not self._is_new(tag):
-            return Summary.Value(tag=tag, simple_value=value)
-        metadata = scalar_metadata(describe(tag))
-        return Summary.Value(tag=tag, metadata=metadata, simple_value=value)
+        return scalar_value(tag, value, self._description(tag))
 
     def _histogram(self, tag: str, values: Tensor) -> Summary.Value:
-        shown = histogram(values.numpy())
-        if not self._is_new(tag):
-            return Summary.Value(tag=tag, histo=shown)
-        return Summary.Value(tag=tag, metadata=histogram_metadata(describe(tag)), histo=shown)
+        return histogram_value(tag, values.numpy(), self._description(tag))
 
-    def _is_new(self, tag: str) -> bool:
-        """Whether this file's first value of a tag is about to be written; notes it."""
-        is_new = tag not in self._described
+    def _description(self, tag: str) -> str | None:
+        """What a tag shows, for its first value in this file; None for the others."""
+        if tag in self._described:
+            return None
         self._described.add(tag)
-        return is_new
+        return describe(tag)
 
 
 class _FiniteUsers(NamedTuple):

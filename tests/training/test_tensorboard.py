@@ -218,8 +218,23 @@ def test_hparams_status_is_true(board):
         "extended": "STATUS_SUCCESS",
         "stopped": "STATUS_UNKNOWN",
         "failed": "STATUS_FAILURE",
-        "killed": "STATUS_RUNNING",
+        "killed": "STATUS_UNKNOWN",  # and so while it ran
     }
+
+
+def test_a_curve_says_what_has_become_of_a_run(board):
+    """HParams has its last value in a column, also of a run that is running."""
+    last = {run: points(board, run, "system/status")[-1][1] for run in table(board)}
+    assert last == {
+        "done": 1,
+        "uniform": 1,
+        "resumed": 1,
+        "extended": 1,
+        "stopped": 2,
+        "failed": 3,
+        "killed": 0,
+    }
+    assert points(board, "extended", "system/status") == [(0, 0), (12, 0), (16, 1)]
 
 
 def test_hparams_hold_the_final_metrics(board, runs):

@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS, 
 
 from greatmeta_dist.training.event_file import delete_ends, write_end
 from greatmeta_dist.training.history import History, Kind
-from greatmeta_dist.training.summaries import end_value, text_value
+from greatmeta_dist.training.summaries import end_value, scalar_value, text_value
 from greatmeta_dist.training.tags import describe
 
 TENSORBOARD, METRICS = "tensorboard", "metrics.json"

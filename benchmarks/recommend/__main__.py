@@ -4,8 +4,8 @@
 [--threads 1] [--json FILE]``. A model of the shipped form with random numbers, users of 5 to 50
 known ratings. In one run: the best items of users in batches; a loop that asks for the score of
 every item, user by user, as evaluation does; and the *limit*, a matrix product as large as the
-first stage's (users' numbers times items' numbers), with nothing around it. Also ``implicit``, where
-it is installed: its fold-in and best items of the same users, with as many factors as the
+first stage's (users' numbers times items' numbers), with nothing around it. Also ``implicit``,
+where it is installed: its fold-in and best items of the same users, with as many factors as the
 factorisation here has, and with as many as the whole model. Then one user at a time, in raw ids:
 p50 and p99 of adapting and recommending. That the batch gives the loop's scores is checked.
 """

@@ -31,7 +31,7 @@ SMALL_TRAINING = [
 SMALL_CODE = {r"\bsteps=\d+": "steps=4", r"\bvalid_every=\d+": "valid_every=2"}
 """What is replaced in Python code."""
 ONLY_CHECKED = ("cluster=ray", "cluster.address=", "cluster.workers=")
-"""Options of commands that are not run here: ``tests/launch`` starts groups of workers, and serves."""
+"""Options of commands that are not run here: ``tests/launch`` starts groups and services."""
 OTHER_PROGRAMS = ("cd", "curl", "git", "ray", "serve", "kubectl")
 """Programs of others that documents may show."""
 STORES = {

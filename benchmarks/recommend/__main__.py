@@ -71,7 +71,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     rows = []
     if not against_implicit.is_installed():
-        print("implicit is not installed, and not compared with; pip install implicit")
+        print("implicit is not installed, and not compared with; pip install '.[benchmarks]'")
     with (
         threadpool_limits(options.threads, "blas"),
         Display(Console(stderr=True)).bar("recommend", len(options.items), "catalogues") as bar,

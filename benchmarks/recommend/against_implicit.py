@@ -1,7 +1,7 @@
 """The same task by ``implicit``: alternating least squares, users folded in, the best k items.
 
 Nothing is trained, for what a recommendation costs depends on sizes alone. The library is optional:
-``pip install implicit``.
+``pip install '.[benchmarks]'``.
 """
 
 import warnings

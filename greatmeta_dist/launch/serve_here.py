@@ -11,7 +11,7 @@ from pathlib import Path
 # Before Ray, which reads its settings when it is imported.
 from greatmeta_dist.launch.ray_cluster import connected  # isort: skip
 
-# Serve ends its HTTP process, and starts another one, where it does not answer within 5 s. On a busy
+# Serve ends its HTTP process, and starts another one, where it does not answer in 5 s. On a busy
 # machine none would ever come up.
 os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
 

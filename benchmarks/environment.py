@@ -38,7 +38,7 @@ def environment() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if has_gpu else None,
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
     }
@@ -58,7 +58,7 @@ def _processor() -> str:
         return platform.processor()
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The checkout's commit, with a + where files differ from it; None outside a repository."""
 
     def git(*words: str) -> str:

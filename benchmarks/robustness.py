@@ -65,7 +65,8 @@ def main() -> None:
     def run_of(name: str, option: str | None) -> Run:
         words = [*data[name].options, *([option] if option else [])]
         key = run_key(name, option or "as shipped", 0)
-        return Run(key, stores[name], words, run_trained, (data[name], words, 0, threads))
+        arguments = (data[name], words, 0, threads, options.work / "unfinished")
+        return Run(key, stores[name], words, run_trained, arguments)
 
     swept: list[str] = [name for name in ("plain", "ml-100k") if name in data]
     sweeps: Sweeps = {name: r[:2] if options.quick else r for name, r in SWEEPS.items()}

@@ -6,8 +6,9 @@ Names are imported when they are asked for, so that importing the package costs 
 from importlib import import_module
 from typing import Any
 
-__all__ = ["Predictor", "__version__", "evaluate", "prepare", "train"]
+__all__ = ["ExportedModel", "Predictor", "__version__", "evaluate", "prepare", "train"]
 _HOMES = {
+    "ExportedModel": ("greatmeta_dist.export.exported_model", "ExportedModel"),
     "Predictor": ("greatmeta_dist.predict", "Predictor"),
     "evaluate": ("greatmeta_dist.commands.evaluate", "evaluate_run"),
     "prepare": ("greatmeta_dist.data.prepare", "prepare"),

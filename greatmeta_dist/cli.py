@@ -107,8 +107,9 @@ def _inspect(config: Config, overrides: list[str]) -> None:
 def _prepare(config: Config, overrides: list[str]) -> None:
     from greatmeta_dist.commands.prepare import prepare_store
 
-    typed = {word.partition("=")[0].split(".")[1] for word in overrides if word.startswith("data.")}
-    prepare_store(config.data, Path(config.store or ""), config.cluster, typed=typed)
+    prepare_store(
+        config.data, Path(config.store or ""), config.cluster, typed=_typed(overrides, "data")
+    )
 
 
 def _train(config: Config, overrides: list[str]) -> None:
@@ -118,9 +119,33 @@ def _train(config: Config, overrides: list[str]) -> None:
 
 
 def _evaluate(config: Config, overrides: list[str]) -> None:
-    from greatmeta_dist.commands.evaluate import evaluate_run
+    from greatmeta_dist.commands.evaluate import evaluate_config
 
-    evaluate_run(Path(config.run or ""), store=Path(config.store) if config.store else None)
+    evaluate_config(config, _typed(overrides, "data"))
+
+
+def _export(config: Config, overrides: list[str]) -> None:
+    from greatmeta_dist.commands.export import export_run
+
+    export_run(Path(config.run or ""), Path(config.out or ""))
+
+
+def _recommend(config: Config, overrides: list[str]) -> None:
+    from greatmeta_dist.commands.recommend import recommend_users
+
+    recommend_users(config, typed=_typed(overrides, "data"))
+
+
+def _typed(words: list[str], section: str) -> set[str]:
+    """The options of a section that were typed; the section's name where a preset was."""
+    keys = [word.partition("=")[0].split(".") for word in words]
+    return {key[1] if len(key) > 1 else section for key in keys if key[0] == section}
+
+
+def _serve(config: Config, overrides: list[str]) -> None:
+    from greatmeta_dist.commands.serve import serve_run
+
+    serve_run(config)
 
 
 RUN: dict[str, Callable[[Config, list[str]], None]] = {
@@ -128,5 +153,8 @@ RUN: dict[str, Callable[[Config, list[str]], None]] = {
     "prepare": _prepare,
     "train": _train,
     "evaluate": _evaluate,
+    "export": _export,
+    "recommend": _recommend,
+    "serve": _serve,
 }
 """What each command runs, from its config and its words."""

@@ -6,7 +6,7 @@ A registry names implementations as ``module:object`` and imports one when it is
 listing what there is costs nothing. Other packages add theirs by an entry point of the same form:
 
     [project.entry-points."greatmeta_dist.weightings"]
-    cvar = "my_package.cvar:CvarWeighting"
+    worst_half = "my_package.worst_half:WorstHalf"
 """
 
 from importlib import import_module
@@ -63,6 +63,7 @@ WEIGHTINGS = Registry(
         "lstm": "greatmeta_dist.meta.weightings.look_ahead:LstmLookAhead",
         "groups": "greatmeta_dist.meta.weightings.groups:EqualGroups",
         "loss": "greatmeta_dist.meta.weightings.loss:LossProportional",
+        "cvar": "greatmeta_dist.meta.weightings.cvar:Cvar",
         "uniform": "greatmeta_dist.meta.weightings.uniform:Uniform",
     },
 )

@@ -159,6 +159,21 @@ def publish(staged: Path, target: Path) -> None:
             path.replace(place)
 
 
+def publish_whole(made: Path, target: Path) -> None:
+    """Move a file or folder to where it belongs, at once, and flushed to disk.
+
+    At ``target`` there is nothing, or an empty folder.
+    """
+    if made.is_dir():
+        _sync_tree(made)
+        if target.is_dir():
+            target.rmdir()
+    else:
+        sync(made)
+    made.rename(target)
+    sync(target.parent)
+
+
 def _sync_tree(folder: Path) -> None:
     """Flush all files of a folder and its subfolders, and their names."""
     for directory, _, names in os.walk(folder):

@@ -87,7 +87,7 @@ def test_the_readme_leads_to_a_run_its_scores_and_its_curves(reader):
 
 def test_a_users_package_adds_one_of_each_as_contributing_shows(reader):
     for registry, name in (
-        (WEIGHTINGS, "cvar"),
+        (WEIGHTINGS, "worst_half"),
         (PRIORS, "item_offsets"),
         (SOURCES, "sentences"),
         (METRICS, "within_half"),
@@ -97,7 +97,7 @@ def test_a_users_package_adds_one_of_each_as_contributing_shows(reader):
     reader.read(CONTRIBUTING)
     store, run = Path("stores/mine"), Path("runs/mine")
     assert json.loads((store / "manifest.json").read_text())["splits"]["train"] > 0
-    assert "kind: cvar" in (run / "config.yaml").read_text()
+    assert "kind: worst_half" in (run / "config.yaml").read_text()
     assert (run / "model/priors/item_offsets.safetensors").stat().st_size > 0
     evaluation = json.loads((run / "evaluation.json").read_text())
     for scores in evaluation["scenarios"]["user_cold"]["models"].values():

@@ -3,9 +3,10 @@
 ``python -m benchmarks.quality --work DIR [--ml-100k FOLDER] [--store NAME=DIR …] [--data NAME …]
 [--models NAME …] [--seeds 5] [--jobs 2] [--json FILE]``. Every training is added to
 ``DIR/quality.json`` as it ends, and one that is there is not repeated: the same command goes on
-where it was stopped, and ``--table`` only prints. ``--quick`` runs a small data set, to see that
-all works. Tables are Markdown: means over seeds with 95% intervals, at full support and at the
-first 10 and 5 support rows.
+where it was stopped, by Ctrl-C or otherwise, and ``--table`` only prints. A training that was
+stopped goes on from its last checkpoint, in ``DIR/unfinished``. ``--quick`` runs a small data set,
+to see that all works. Tables are Markdown: means over seeds with 95% intervals, at full support and
+at the first 10 and 5 support rows.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from benchmarks.quality.data_sets import DataSet, data_sets, quick_data_set
 from benchmarks.quality.models import OTHERS, TRAINED, options_of
 from benchmarks.quality.results import Results, Run, run_key, split_key
 from benchmarks.quality.runs import run_others, run_trained
-from benchmarks.quality.tables import comparison, scenario_table, table
+from benchmarks.quality.tables import PAIRS, comparison, scenario_table, table
 
 
 def main() -> None:
@@ -45,11 +46,18 @@ def main() -> None:
         if name not in known:
             parser.error(f"--data {name} is not one of {', '.join(known)}")
     if not options.table:
-        make_runs(results, {name: known[name] for name in names}, options)
+        try:
+            make_runs(results, {name: known[name] for name in names}, options)
+        except KeyboardInterrupt:
+            parser.exit(130, "stopped; the same command goes on\n")
     for name in names:
         print(f"\n{name}\n\n{scenario_table(results, name) or table(results, name)}")
-    for is_alone in (False, True):
-        print("\n" + comparison(results, names, is_alone=is_alone))
+    for pair in PAIRS:
+        for is_alone in (False, True):
+            if compared := comparison(results, names, pair, is_alone=is_alone):
+                print("\n" + compared)
+    if len(results.commits()) > 1:
+        print(f"\nmade with several commits: {', '.join(map(str, results.commits()))}")
     runs = {key: run for key, run in results.runs.items() if split_key(key)[0] in names}
     write_result(options.json, options, {"runs": runs})
 
@@ -66,7 +74,7 @@ def make_runs(results: Results, chosen: dict[str, DataSet], options: argparse.Na
         for model in options.models:
             for name, data in chosen.items():
                 words = options_of(data, model)
-                arguments = (data, words, seed, threads)
+                arguments = (data, words, seed, threads, options.work / "unfinished")
                 key = run_key(name, model, seed)
                 runs.append(Run(key, stores[name], words, run_trained, arguments))
     results.make_missing(runs, options.jobs, "quality")

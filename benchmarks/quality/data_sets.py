@@ -53,7 +53,9 @@ def data_sets(work: Path, ml_100k: Path | None, stores: dict[str, Path]) -> dict
 def _ml_100k_data_sets(work: Path, folder: Path) -> dict[str, DataSet]:
     """MovieLens 100K: the given split, random ones, held-out items, and two forms of clicks."""
     options = ["experiment=ml-100k"]
-    log = DataConfig(source="recbole", path=str(folder), max_query_fraction=1.0)
+    log = DataConfig(
+        source="recbole", path=str(folder), min_interactions=13, max_query_fraction=1.0
+    )
     given_split = replace(log, split=str(folder / "split.tsv"))
     sets = {"ml-100k": DataSet(given_split, work / "ml-100k", options)}
     for seed in range(1, 5):

@@ -16,6 +16,7 @@ from greatmeta_dist.evaluation.baselines import Baselines
 from greatmeta_dist.training.build import Model
 
 SHIPPED, UNIFORM = "GreatMeta as shipped", "… uniform weights"
+PUBLISHED, CVAR = "… published scheduler", "… CVaR over users"
 ALONE = "… without factorisation"
 """The row of the shipped trainings' models without the blend, at the step that was best with it."""
 OTHERS = "others"
@@ -27,7 +28,8 @@ TRAINED: dict[str, list[str]] = {
     UNIFORM: ["scheduler=uniform"],
     "… group-balanced": ["scheduler=groups"],
     "… loss-proportional": ["scheduler=loss"],
-    "… published scheduler": ["scheduler=mlp"],
+    CVAR: ["scheduler=cvar"],
+    PUBLISHED: ["scheduler=mlp"],
     **{
         f"… without {factor}": [
             f"scheduler.factors=[{','.join(f for f in FACTORS if f != factor)}]"

@@ -1,12 +1,13 @@
 """Results as Markdown: means over seeds with 95% intervals (Student's t)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from benchmarks.quality.models import ALONE, OTHERS, SHIPPED, TRAINED, UNIFORM
+from benchmarks.quality.models import ALONE, CVAR, OTHERS, PUBLISHED, SHIPPED, TRAINED, UNIFORM
 from benchmarks.quality.results import Results
 
 COLUMNS = [
@@ -17,25 +18,39 @@ COLUMNS = [
     ("nDCG@10", "full", "all", "ndcg@10"),
     ("RMSE, minority", "full", "minority", "rmse"),
     ("nDCG@5, minority", "full", "minority", "ndcg@5"),
+    ("RMSE, worst tenth", "full", "worst_tenth", "rmse"),
+    ("nDCG@5, worst tenth", "full", "worst_tenth", "ndcg@5"),
     ("RMSE at 10", "10", "all", "rmse"),
     ("RMSE at 5", "5", "all", "rmse"),
     ("at 10, drawn", "10 drawn", "all", "rmse"),
     ("at 5, drawn", "5 drawn", "all", "rmse"),
 ]
 """Title, support, users, metric."""
-ALONE_COLUMNS = [("RMSE, model alone", "all"), ("RMSE, minority, model alone", "minority")]
+ALONE_COLUMNS = [
+    ("RMSE, model alone", "all"),
+    ("RMSE, minority, model alone", "minority"),
+    ("RMSE, worst tenth, model alone", "worst_tenth"),
+]
 """Of rows with a blend: the model without it, at full support, for whom."""
 SCENARIO_COLUMNS = [
     ("MAE", "models", "mae"),
     ("RMSE", "models", "rmse"),
     ("nDCG@5", "models", "ndcg@5"),
+    ("RMSE, worst tenth", "worst_tenth", "rmse"),
+    ("nDCG@5, worst tenth", "worst_tenth", "ndcg@5"),
     ("AUC", "models", "auc"),
     ("HR@10 of all items", "catalogue", "hr@10"),
     ("nDCG@10 of all items", "catalogue", "ndcg@10"),
 ]
 """Title, kind of metric, metric."""
-COMPARED = (("all", "rmse"), ("minority", "rmse"), ("minority", "ndcg@5"))
-"""Users and metric of the columns of ``comparison``."""
+COMPARED = [
+    ("RMSE", "all", "rmse"),
+    ("RMSE, minority", "minority", "rmse"),
+    ("nDCG@5, minority", "minority", "ndcg@5"),
+    ("RMSE, worst tenth", "worst_tenth", "rmse"),
+    ("nDCG@5, worst tenth", "worst_tenth", "ndcg@5"),
+]
+"""Title, users and metric of the columns of ``comparison``."""
 SELF = ("unadapted", "adapted")
 """The model's own rows; in the run of the others, of a model that was never trained."""
 
@@ -71,17 +86,30 @@ def table(results: Results, data: str) -> str:
     rows = []
     for name, runs in _rows_of(results, data).items():
         cells = [
-            cell([run["scores"][support][who][metric] for run in runs.values()])
+            cell([_number(run["scores"], support, who, metric) for run in runs.values()])
             for _, support, who, metric in COLUMNS
         ]
-        alone = [run["of_model"]["full"] for run in runs.values() if "of_model" in run]
+        alone = [run["of_model"] for run in runs.values() if "of_model" in run]
         cells += [
-            cell([scores[who]["rmse"] for scores in alone]) if alone else ""
+            cell([_number(scores, "full", who, "rmse") for scores in alone]) if alone else ""
             for _, who in ALONE_COLUMNS
         ]
-        seconds = np.mean([run["seconds"] for run in runs.values()])
-        rows.append([name, f"{len(runs)}", *cells, f"{seconds:.0f}"])
+        rows.append([name, f"{len(runs)}", *cells, _mean_seconds(runs.values())])
     return markdown(["", "seeds", *names, "seconds"], rows)
+
+
+def _number(scores: dict[str, Any], *path: str) -> float | None:
+    """The number at ``path``: a support, who, a metric; None where the run does not have it."""
+    at: Any = scores
+    for name in path:
+        at = at.get(name, {})
+    return at if isinstance(at, float) else None
+
+
+def _mean_seconds(runs: Iterable[dict[str, Any]]) -> str:
+    """Of the runs that were made in one go; empty without any."""
+    known = [run["seconds"] for run in runs if run["seconds"] is not None]
+    return f"{np.mean(known):.0f}" if known else ""
 
 
 def _rows_of(results: Results, data: str) -> Rows:
@@ -117,7 +145,10 @@ def scenario_table(results: Results, data: str) -> str:
             scenario,
             name,
             f"{len(runs)}",
-            *(cell([run[scenario][kind][metric] for run in runs]) for _, kind, metric in columns),
+            *(
+                cell([_number(run[scenario], kind, metric) for run in runs])
+                for _, kind, metric in columns
+            ),
         ]
         for scenario in first
         for name, runs in rows.items()
@@ -126,7 +157,7 @@ def scenario_table(results: Results, data: str) -> str:
 
 
 def _scenario_rows(results: Results, data: str) -> dict[str, list[dict[str, Any]]]:
-    """``{row: [{scenario: {"models" | "catalogue": metrics}}]}``, one entry a run."""
+    """``{row: [{scenario: {kind: metrics}}]}``, one entry a run; ``kind`` as the run has it."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for run in results.of(data, OTHERS).values():
         scenarios = run.get("scenarios") or {}
@@ -146,46 +177,78 @@ def _scenario_rows(results: Results, data: str) -> dict[str, list[dict[str, Any]
 
 
 def _of_model(scenarios: dict[str, Any], model: str) -> dict[str, Any]:
-    """``{scenario: {"models" | "catalogue": metrics}}`` of one model."""
+    """``{scenario: {kind: metrics}}`` of one model."""
     return {
         scenario: {kind: models[model] for kind, models in kinds.items()}
         for scenario, kinds in scenarios.items()
     }
 
 
-def comparison(results: Results, names: list[str], *, is_alone: bool) -> str:
-    """The shipped model less the one with uniform weights, seed by seed: means and intervals.
+@dataclass(frozen=True)
+class Pair:
+    """Two models that are compared seed by seed."""
+
+    title: str
+    first: str
+    second: str
+    second_form: str = "adapted"
+    """Of the second model: ``adapted`` or ``unadapted``. The first one is adapted."""
+
+
+PAIRS = [
+    Pair("shipped − uniform weights", SHIPPED, UNIFORM),
+    Pair("published scheduler − uniform weights", PUBLISHED, UNIFORM),
+    Pair("CVaR over users − uniform weights", CVAR, UNIFORM),
+    Pair("shipped, adapted − unadapted", SHIPPED, SHIPPED, "unadapted"),
+]
+"""What the scheduler adds, in three forms, and what adaptation adds."""
+
+
+def comparison(results: Results, names: list[str], pair: Pair, *, is_alone: bool) -> str:
+    """One model less another, seed by seed: means and intervals; empty without common seeds.
 
     Of the predictions; or of the models alone, without the factorisation that both share.
     """
     rows: list[list[str]] = []
     pooled: list[list[float]] = []
     for data in names:
-        ours = _full_scores(results, data, SHIPPED, is_alone=is_alone)
-        uniform = _full_scores(results, data, UNIFORM, is_alone=is_alone)
+        first = _full_scores(results, data, pair.first, "adapted", is_alone=is_alone)
+        second = _full_scores(results, data, pair.second, pair.second_form, is_alone=is_alone)
         differences = [
-            [ours[seed][who][metric] - uniform[seed][who][metric] for who, metric in COMPARED]
-            for seed in ours.keys() & uniform.keys()
+            [_difference(first[seed], second[seed], who, metric) for _, who, metric in COMPARED]
+            for seed in first.keys() & second.keys()
         ]
         pooled += differences
         if differences:
             rows.append([data, f"{len(differences)}", *_difference_cells(differences)])
-    if pooled:
-        rows.append(["all together", f"{len(pooled)}", *_difference_cells(pooled)])
-    title = "shipped − uniform weights" + (", without factorisation" if is_alone else "")
-    return markdown([title, "pairs", "RMSE", "RMSE, minority", "nDCG@5, minority"], rows)
+    if not pooled:
+        return ""
+    rows.append(["all together", f"{len(pooled)}", *_difference_cells(pooled)])
+    title = pair.title + (", without factorisation" if is_alone else "")
+    return markdown([title, "pairs", *(column[0] for column in COMPARED)], rows)
 
 
 def _full_scores(
-    results: Results, data: str, model: str, *, is_alone: bool
+    results: Results, data: str, model: str, form: str, *, is_alone: bool
 ) -> dict[int, dict[str, Any]]:
-    """``{seed: {"all" | "minority": metrics}}`` at full support, adapted."""
+    """``{seed: {users: metrics}}`` at full support."""
     return {
-        seed: (run["alone"] if is_alone else run)["scores"]["adapted"]["full"]
+        seed: (run["alone"] if is_alone else run)["scores"][form]["full"]
         for seed, run in results.of(data, model).items()
+        if not is_alone or "alone" in run
     }
 
 
+def _difference(first: dict[str, Any], second: dict[str, Any], who: str, metric: str) -> float:
+    """nan where either does not have the number."""
+    a, b = _number(first, who, metric), _number(second, who, metric)
+    return float("nan") if a is None or b is None else a - b
+
+
 def _difference_cells(differences: list[list[float]]) -> list[str]:
+    """Means and intervals of the columns; without an interval where there is one pair."""
     columns = [interval(list(column)) for column in zip(*differences, strict=True)]
-    return [f"{mean:+.4f} ±{half:.4f}" for mean, half in columns]
+    return [
+        "" if np.isnan(mean) else f"{mean:+.4f}" + ("" if np.isnan(half) else f" ±{half:.4f}")
+        for mean, half in columns
+    ]

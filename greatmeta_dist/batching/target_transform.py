@@ -45,9 +45,7 @@ class TargetTransform:
         """
         support, query = self.prior_means(tasks, is_training=is_training)
         if self.is_click:
-            return replace(
-                tasks, support_logit=self._logit(support), query_logit=self._logit(query)
-            )
+            return replace(tasks, support_logit=self.logit(support), query_logit=self.logit(query))
 
         def target(rating: Ragged, prior_mean: Floats) -> Ragged:
             residual = (rating.values - prior_mean) / self.scale
@@ -66,22 +64,29 @@ class TargetTransform:
         item's mean: else the model would learn from targets that hold a part of the answer.
         """
         sets = ((tasks.support_item, tasks.support_label), (tasks.query_item, tasks.query_label))
-        if self.kind in ("rating", "standardised"):
-            mean = 0.0 if self.kind == "rating" else self.ratings.mean
-            support, query = (np.full(len(rating.values), mean) for _, rating in sets)
-            return support, query
         support, query = (
-            self.bias.item_means(
+            self.item_means(
                 item.values, without=rating.values.astype(np.float64) if is_training else None
             )
             for item, rating in sets
         )
+        if self.kind in ("rating", "standardised"):
+            return support, query
         lengths = tasks.support_item.lengths
         offset = self.bias.user_offsets(tasks.support_label.values - support, lengths)
         return (
             support + np.repeat(offset, lengths),
             query + np.repeat(offset, tasks.query_item.lengths),
         )
+
+    def item_means(self, item: NDArray, *, without: Floats | None = None) -> Floats:
+        """What a rating of items [n] is expected to be before the user is known.
+
+        ``without`` is as in ``BiasModel.item_means``.
+        """
+        if self.kind in ("rating", "standardised"):
+            return np.full(len(item), 0.0 if self.kind == "rating" else self.ratings.mean)
+        return self.bias.item_means(item, without=without)
 
     def to_rating(self, tasks: TaskTable) -> Callable[[NDArray], Floats]:
         """A function from predictions for the query rows [n] to ratings in their range.
@@ -92,7 +97,7 @@ class TargetTransform:
 
         def rating(prediction: NDArray) -> Floats:
             if self.is_click:
-                chance: Floats = expit(prediction + self._logit(prior_mean))
+                chance: Floats = expit(prediction + self.logit(prior_mean))
                 return chance
             return self.in_range(prediction.astype(np.float64) * self.scale + prior_mean)
 
@@ -102,7 +107,8 @@ class TargetTransform:
         """Ratings clipped to those that the data allow."""
         return np.clip(rating, self.ratings.lowest, self.ratings.highest)
 
-    def _logit(self, prior_mean: Floats) -> Floats:
+    def logit(self, prior_mean: Floats) -> Floats:
+        """Of clicks, the logits of prior means [n], to which the model's output is added."""
         if self.kind == "rating":
             return np.zeros(len(prior_mean))
         chance = np.clip(prior_mean, LEAST_CHANCE, 1 - LEAST_CHANCE)

@@ -4,12 +4,16 @@ Each section is a dataclass; a function gets the section it needs. YAML in ``con
 supplies values. The string below a field is its help text.
 """
 
+import os
 from dataclasses import dataclass, field
 
+from greatmeta_dist.config.checks import at_least, require_utf8
 from greatmeta_dist.config.cluster import ClusterConfig
 from greatmeta_dist.config.data import ColumnsConfig, DataConfig
+from greatmeta_dist.config.evaluation import EvaluateConfig
 from greatmeta_dist.config.model import InnerConfig, ModelConfig
 from greatmeta_dist.config.priors import PriorsConfig
+from greatmeta_dist.config.serving import ServeConfig
 from greatmeta_dist.config.training import SchedulerConfig, TrainConfig
 
 __all__ = [
@@ -17,10 +21,12 @@ __all__ = [
     "ColumnsConfig",
     "Config",
     "DataConfig",
+    "EvaluateConfig",
     "InnerConfig",
     "ModelConfig",
     "PriorsConfig",
     "SchedulerConfig",
+    "ServeConfig",
     "TrainConfig",
 ]
 
@@ -36,7 +42,32 @@ class Config:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     store: str | None = None
     """Folder of the prepared data."""
     run: str | None = None
     """Folder of the training."""
+    users: str | None = None
+    """What is known of the users to recommend for: a log, or a list of users. Its ending tells its
+    format; ``data=<preset>`` says another one."""
+    against: str | None = None
+    """Folder of another training. ``run`` is tested against it, user by user, on the same users."""
+    out: str | None = None
+    """Where to write. A name that ends in .parquet is one file; any other is a folder of them. Of
+    an export, a folder."""
+    k: int = 10
+    """Items for each user. A user gets fewer where fewer are left."""
+    exclude_seen: bool = True
+    """Whether items that a user knows are left out."""
+    candidates: str | None = None
+    """File of the only items that may be recommended: text with an item on each line, or csv, jsonl
+    or parquet with a column of items. null: the whole catalogue."""
+
+    def __post_init__(self) -> None:
+        at_least("k", self.k, 1)
+        for name in ("users", "out", "candidates", "against"):
+            path = getattr(self, name)
+            if path is not None:
+                require_utf8(name, path)
+                setattr(self, name, os.path.expanduser(path))

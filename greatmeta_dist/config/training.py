@@ -20,8 +20,9 @@ class SchedulerConfig:
     preference groups count more; it reads a user's factors, their averages over earlier visits and
     the support context. ``mlp`` and ``lstm`` are the published forms, which learn by a look-ahead
     step. The others learn nothing: ``groups`` lets all preference groups count the same, ``loss``
-    weighs users by their query loss, ``uniform`` weighs all users the same. Preference groups are
-    clusters of the log, not labels."""
+    weighs users by their query loss, ``cvar`` lets only the users with the largest query losses
+    count, ``uniform`` weighs all users the same. Preference groups are clusters of the log, not
+    labels."""
     magnitude: str = choice("loss", ("loss", "norm"))
     """mlp, lstm: what the magnitude factor is. ``loss``: the query loss after adaptation.
     ``norm``: the sum of the gradient's norms. ``balanced`` reads the losses before and after
@@ -32,6 +33,9 @@ class SchedulerConfig:
     """balanced: how much more rare and difficult groups count. With 1, such a group counts as if
     it had an even share 1/G of the users. More favours it further, at some cost to others. With 0
     all users count the same."""
+    worst_fraction: float = 0.2
+    """cvar: share of the users of each batch, those with the largest query losses after
+    adaptation, on which all weight lies. They count the same. 1 weighs all users the same."""
     learning_rate: float = 5e-3
     """Learning rate of φ, the scheduler's own parameters."""
     max_weight_ratio: float | None = 8.0
@@ -41,6 +45,7 @@ class SchedulerConfig:
     def __post_init__(self) -> None:
         check_choices("scheduler", self)
         at_least("scheduler.balance_strength", self.balance_strength, 0)
+        in_range("scheduler.worst_fraction", self.worst_fraction, 0, 1, is_open_below=True)
         at_least("scheduler.learning_rate", self.learning_rate, 0)
         require(
             self.max_weight_ratio is None or self.max_weight_ratio > 1,

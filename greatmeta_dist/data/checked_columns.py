@@ -53,9 +53,14 @@ class CheckedColumns:
     """Of ``user`` and ``item``: Int64 or String."""
     time_unit: str | None
     events: dict[str, float]
+    keeps_users: bool = False
+    """Whether a row of which only the user is good, or counts, stays with its user alone."""
 
     @classmethod
-    def of(cls, source: Source, config: DataConfig) -> "CheckedColumns":
+    def of(
+        cls, source: Source, config: DataConfig, *, keeps_users: bool = False
+    ) -> "CheckedColumns":
+        """With ``keeps_users`` a row that has a user, and neither item nor rating, is good."""
         log = source.frames[0]
         schema = log.collect_schema()
         missing = config.missing_values
@@ -91,8 +96,15 @@ class CheckedColumns:
             is_asked = ~pl.col("is_other_event")
             checks = [(fails & is_asked, name, why) for fails, name, why in checks]
             is_unrated &= is_asked
+        if keeps_users:
+            names = [f"{n} is missing" for n in ("item", "rating") if n == "item" or n in values]
+            has_something = ~pl.all_horizontal(names)
+            checks = [
+                (fails if name == "user" else fails & has_something, name, why)
+                for fails, name, why in checks
+            ]
         ids = {n: schema.to_frame().select(values[n].value)[n].dtype for n in ("user", "item")}
-        return cls(values, [*first, *checks], is_unrated, ids, unit, config.events)
+        return cls(values, [*first, *checks], is_unrated, ids, unit, config.events, keeps_users)
 
     def beside(self, earlier: dict[str, pl.DataType]) -> "CheckedColumns":
         """The same with ids as text where an earlier log has them in another type."""
@@ -107,7 +119,8 @@ class CheckedColumns:
 
         With ``has_places`` good rows have their ``file`` and ``line_in_file``.
         """
-        checked, bad = self.check(batch), REJECT_SCHEMA.to_frame()
+        everything, bad = self.check(batch), REJECT_SCHEMA.to_frame()
+        checked = everything
         events: Counter[str] = Counter()
         num_other_events = 0
         if checked["is_bad"].any():
@@ -123,8 +136,19 @@ class CheckedColumns:
         file, line = pl.col("file"), pl.col("line").alias("line_in_file")
         places = [file, line] if has_places else []
         ids = [pl.col(name).cast(kind) for name, kind in self.id_types.items()]
+        if self.keeps_users:
+            checked = self._with_users_alone(everything)
         good = checked.select(*ids, "rating", "timestamp", *places)
         return PartedRows(good, bad, num_unrated, num_other_events, events)
+
+    def _with_users_alone(self, checked: pl.DataFrame) -> pl.DataFrame:
+        """The rows whose user is good; of those that do not count, nothing else."""
+        is_left_out = pl.col("is_other_event") if self.events else pl.lit(False)
+        counts = ~(pl.col("is_bad") | pl.col("is_unrated") | is_left_out)
+        names = ("item", "rating", "timestamp")
+        return checked.filter(
+            pl.col("reason").is_null() & ~pl.col("user is missing") & ~pl.col("user is bad")
+        ).with_columns(pl.when(counts).then(name).alias(name) for name in names)
 
     def check(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Typed columns of a batch; what is wrong with each; ``is_bad``, ``is_unrated``.

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow.parquet as pq
 
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.kept_log import INDEX, LOG, REJECTED, KeptRows, LogIndex
 from greatmeta_dist.data.manifest import MANIFEST, WORK, Manifest, read_manifest
 from greatmeta_dist.data.sources import Kind, Source, Table
 from greatmeta_dist.data.store import Store
-from greatmeta_dist.data.vocabulary import Vocabulary
+from greatmeta_dist.data.vocabulary import Vocabulary, read_vocabularies
 from greatmeta_dist.errors import require
 
 OF_FILES = (
@@ -140,13 +139,8 @@ class EarlierStore:
 
     def vocabularies(self) -> dict[str, Vocabulary]:
         """By field."""
-        vocabularies = {}
-        for field in self.manifest.fields:
-            table = pq.read_table(self.folder / "vocab" / f"{field.name}.parquet")
-            values = pl.Series("value", table["value"].to_pylist()[:-1], dtype=pl.String)
-            counts, rows = table["count"].to_numpy()[:-1], table["row"].to_numpy()
-            vocabularies[field.name] = Vocabulary(field, values, counts, rows)
-        return vocabularies
+        read = read_vocabularies(self.folder, self.manifest.fields)
+        return {vocabulary.field.name: vocabulary for vocabulary in read}
 
 
 def with_earlier_options(config: DataConfig, typed: Collection[str]) -> DataConfig:

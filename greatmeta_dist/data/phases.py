@@ -22,6 +22,8 @@ from greatmeta_dist.files import written_atomically
 Progress = Callable[[str, float], None]
 """Told the phase, and the share of the whole preparation that is done: it ends at 1, and never
 goes back."""
+STORE_AND_LOGS = "store=DIR, and the logs,"
+"""What a preparation's workers must see."""
 MAX_UNSEEN = 0.9
 """Largest share of what is left of a phase that is taken for done before any unit ends."""
 
@@ -32,17 +34,16 @@ class _Marked:
 
     folder: Path
     function: UnitFunction
+    seen_by_all: str = STORE_AND_LOGS
 
     def __call__(self, number: int, unit: Any) -> Result:
         require(
             self.folder.is_dir(),
-            f"a worker does not see {self.folder.parent}; store=DIR, and the logs, must lie on a "
-            "file system that all machines of the cluster share",
+            f"a worker does not see {self.folder.parent}; {self.seen_by_all} must lie on a file "
+            "system that all machines of the cluster share",
         )
-        try:
+        with errors_in_our_words():
             result = self.function(number, unit)
-        except pl.exceptions.PolarsError as error:
-            raise InputError(polars_message(error)) from error
         with written_atomically(_mark(self.folder, number)) as partial:
             partial.write_text(json.dumps(result))
         return result
@@ -57,9 +58,13 @@ class Phases:
         *,
         run_units: RunUnits | None = None,
         progress: Progress = lambda phase, share: None,
+        seen_by_all: str = STORE_AND_LOGS,
     ):
-        """``folder`` keeps the marks; it must be made for the same log and options alone."""
-        self.folder = folder
+        """``folder`` keeps the marks; it must be made for the same log and options alone.
+
+        ``seen_by_all`` names what must lie where all workers see it.
+        """
+        self.folder, self._seen_by_all = folder, seen_by_all
         self._run_units = run_units or run_in_threads()
         self._progress = progress
         self._expected: dict[str, float] = {}
@@ -87,11 +92,13 @@ class Phases:
         part: str = "",
         cost: float | None = None,
         unit_costs: Sequence[float] | None = None,
+        run_units: RunUnits | None = None,
     ) -> list[Result]:
         """Run a function over the units of a phase; their results in the order of the units.
 
         A phase may come in several parts, each with a name and a ``cost`` of its own.
-        ``unit_costs`` say how it is shared by the units, where these differ.
+        ``unit_costs`` say how it is shared by the units, where these differ. ``run_units`` says who
+        works, where that is not who works else.
         """
         folder = self.folder_of(f"{phase} {part}".strip())
         left = self._begin(phase, cost)
@@ -103,7 +110,9 @@ class Phases:
         self._tell(phase, left)
         waiting = [(k, unit) for k, unit in enumerate(units) if results[k] is None]
         pace = _Pace.of(self._done, self._start)
-        for one in self._run_units(_Marked(folder, function), waiting) if waiting else ():
+        run_units = run_units or self._run_units
+        marked = _Marked(folder, function, self._seen_by_all)
+        for one in run_units(marked, waiting) if waiting else ():
             if one is None:  # units are under way
                 self._tell(phase, left, pace.since_last(left))
                 continue
@@ -117,6 +126,11 @@ class Phases:
         ended = [result for result in results.values() if result is not None]
         assert len(ended) == len(units)
         return ended
+
+    def num_done(self, phase: str, sizes: Sequence[int]) -> int:
+        """The sizes of a phase's units that an earlier start has done, added up."""
+        folder = self.folder_of(phase)
+        return sum(size for k, size in enumerate(sizes) if _mark(folder, k).exists())
 
     def _begin(self, phase: str, cost: float | None) -> float:
         """What the phase costs; phases that should have come before it will not come."""
@@ -195,6 +209,15 @@ def run_phase(
     if phases is None:
         return [function(number, unit) for number, unit in enumerate(units)]
     return phases.run(phase, function, units, part=part, cost=cost)
+
+
+@contextmanager
+def errors_in_our_words() -> Iterator[None]:
+    """What Polars raises in the block is raised as ``InputError``."""
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        raise InputError(polars_message(error)) from error
 
 
 def polars_message(error: pl.exceptions.PolarsError) -> str:

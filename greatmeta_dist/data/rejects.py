@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from greatmeta_dist.errors import InputError
+from greatmeta_dist.files import written_atomically
 
 REJECTS = "rejects.parquet"
 REJECT_SCHEMA = pl.Schema(
@@ -69,12 +70,13 @@ class Rejects:
 
     def write(self) -> None:
         """Write ``rejects.parquet``."""
-        if self.on_disk is None:
-            self.table().write_parquet(self.path)
-            return
-        in_memory = [frame.lazy() for frame in self._in_memory()]
-        everything = pl.concat([pl.scan_parquet(self.on_disk, glob=False), *in_memory])
-        everything.sink_parquet(self.path)
+        with written_atomically(self.path) as partial:
+            if self.on_disk is None:
+                self.table().write_parquet(partial)
+                return
+            in_memory = [frame.lazy() for frame in self._in_memory()]
+            everything = pl.concat([pl.scan_parquet(self.on_disk, glob=False), *in_memory])
+            everything.sink_parquet(partial)
 
     def require_few(self, num_read: int, *, of: str, option: str, limit: float) -> None:
         """Raise ``InputError`` where more than the share ``limit`` of the rows are rejected."""

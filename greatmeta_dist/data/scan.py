@@ -86,19 +86,22 @@ def scan_log(
     phases: Phases | None = None,
     part_rows: Sequence[int] | None = None,
     earlier: KeptRows | None = None,
+    keeps_users: bool = False,
 ) -> ScannedLog:
     """Check every row of the log, and write the good ones by bucket.
 
     What does not belong to a unit is written into ``folder``: the distinct items, and the bad rows,
     which become ``rejects.on_disk``. ``part_rows`` are the rows of the source's frames, where they
-    are known. ``earlier`` are good rows of an earlier store, which come first. Raises
-    ``InputError`` where the log has no row.
+    are known. ``earlier`` are good rows of an earlier store, which come first. With
+    ``keeps_users`` every good user stays, also one whose rows do not count. Raises ``InputError``
+    where the log has no row.
     """
     folder.mkdir(parents=True, exist_ok=True)
     phases = phases or Phases(folder)
     part_rows = part_rows or count_rows(source)
     require(sum(part_rows) > 0, "the log holds no interaction below its header")
-    columns, number = CheckedColumns.of(source, config), num_buckets(source_bytes(source))
+    columns = CheckedColumns.of(source, config, keeps_users=keeps_users)
+    number = num_buckets(source_bytes(source))
     earlier_files: list[BucketFile] = []
     earlier_items = pl.Series("item", [], columns.id_types["item"])
     if earlier is not None:
@@ -160,7 +163,7 @@ class _Tally:
         self.num_unrated += rows.num_unrated
         self.num_other_events += rows.num_other_events
         self.events.update(rows.events)
-        self.items.append(rows.good["item"].unique())
+        self.items.append(rows.good["item"].drop_nulls().unique())
         if len(rows.bad):
             self.bad.append(rows.bad)
 

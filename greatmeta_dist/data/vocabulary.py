@@ -98,6 +98,17 @@ class Vocabulary:
         pq.write_table(pa.table(columns), folder / f"{self.field.name}.parquet")
 
 
+def read_vocabularies(folder: Path, fields: Sequence[Field]) -> list[Vocabulary]:
+    """The vocabularies of some fields, as they stand in the folder of a store."""
+    vocabularies = []
+    for field in fields:
+        table = pq.read_table(folder / "vocab" / f"{field.name}.parquet")
+        values = pl.Series("value", table["value"].to_pylist()[:-1], dtype=pl.String)
+        counts, rows = table["count"].to_numpy()[:-1], table["row"].to_numpy()
+        vocabularies.append(Vocabulary(field, values, counts, rows))
+    return vocabularies
+
+
 def bin_edges(values: pl.Series, *, min_count: int) -> NDArray[np.float64]:
     """Inner edges [bins − 1 or fewer] of a numeric feature's quantile bins.
 

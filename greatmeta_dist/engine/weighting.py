@@ -11,6 +11,7 @@ def make_weighting(options: SchedulerConfig) -> UserWeighting:
         magnitude=options.magnitude,
         factors=tuple(options.factors),
         balance_strength=options.balance_strength,
+        worst_fraction=options.worst_fraction,
         max_weight_ratio=options.max_weight_ratio,
     )
     return weighting

@@ -46,11 +46,11 @@ class Baselines:
         ratings, item = self.simple_bias.ratings, tasks.query_item.values
         _, bias = self.simple_bias.prior_means(tasks, is_training=False)
         _, fitted_bias = self.bayesian_mf.transform.prior_means(tasks, is_training=False)
-        factorised, is_known = self.bayesian_mf.predict(tasks)
+        factorised, known = self.bayesian_mf.predict(tasks)
         predictions = {
             "global_mean": np.full(len(item), ratings.mean),
             "item_mean": self.simple_bias.bias.item_means(item),
             "bias": bias,
-            "factorisation": np.where(is_known, factorised, fitted_bias),
+            "factorisation": np.where(known > 0, factorised, fitted_bias),
         }
         return {name: self.simple_bias.in_range(rating) for name, rating in predictions.items()}

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from greatmeta_dist.batching.target_transform import Floats, TargetTransform
 from greatmeta_dist.data.tasks import TaskTable
@@ -30,32 +29,60 @@ class Blend:
     transform: TargetTransform
     weight: float = DEFAULT_WEIGHT
 
-    def apply(self, tasks: TaskTable, ratings: Mapping[str, Floats]) -> dict[str, Floats]:
+    def apply(
+        self,
+        tasks: TaskTable,
+        ratings: Mapping[str, Floats],
+        *,
+        users: Sequence[Floats] | None = None,
+    ) -> dict[str, Floats]:
         """Ratings [n] that models predict for the query rows, blended with the priors' ones.
 
-        Items that a prior does not know keep the model's rating.
+        The weight of the priors' rating is smaller as far as they do not know the item. Items that
+        a prior does not know at all keep the model's rating. ``users`` are ``user_vectors``, if
+        they are there already.
         """
         if not self.priors:
             return dict(ratings)
-        of_priors, is_known = self.predict(tasks)
+        of_priors, known = self.predict(tasks, users=users)
+        weight = self.weight * known
         return {
-            name: np.where(is_known, rating + self.weight * (of_priors - rating), rating)
+            name: np.where(known > 0, rating + weight * (of_priors - rating), rating)
             for name, rating in ratings.items()
         }
 
-    def predict(self, tasks: TaskTable) -> tuple[Floats, NDArray[np.bool_]]:
-        """The mean of the priors' ratings of every query row [n], and whether all know its item."""
-        content_mean = self.transform.bias.content_mean
-        item, query = tasks.support_item.values, tasks.query_item.values
-        residual = tasks.support_label.values - content_mean[item]
-        total, is_known = np.zeros(len(query)), np.full(len(query), bool(self.priors))
-        for prior in self.priors:
-            predicted, knows = prior.predict_residual(
-                tasks.support_item, residual, tasks.query_item
-            )
+    def predict(
+        self, tasks: TaskTable, *, users: Sequence[Floats] | None = None
+    ) -> tuple[Floats, Floats]:
+        """The mean of the priors' ratings of every query row [n], and how well all know its item.
+
+        From 0, where one does not know it, to 1.
+        """
+        query, residual = tasks.query_item, self._residual(tasks)
+        total, known = (
+            np.zeros(len(query.values)),
+            np.full(len(query.values), float(bool(self.priors))),
+        )
+        for k, prior in enumerate(self.priors):
+            if users is None:
+                predicted, knows = prior.predict_residual(tasks.support_item, residual, query)
+            else:
+                predicted, knows = prior.predict_with(users[k], query)
             total += predicted / len(self.priors)
-            is_known &= knows
-        return self.transform.in_range(total + content_mean[query]), is_known
+            known = np.minimum(known, knows)
+        content_mean = self.transform.bias.content_mean[query.values]
+        return self.transform.in_range(total + content_mean), known
+
+    def user_vectors(self, tasks: TaskTable) -> list[Floats]:
+        """By prior, [U, F] users' numbers; of priors that are inner products alone."""
+        residual = self._residual(tasks)
+        return [prior.user_vectors(tasks.support_item, residual) for prior in self.priors]
+
+    def _residual(self, tasks: TaskTable) -> Floats:
+        """Known ratings less the content means of their items."""
+        content_mean = self.transform.bias.content_mean[tasks.support_item.values]
+        residual: Floats = tasks.support_label.values - content_mean
+        return residual
 
 
 @dataclass(frozen=True)

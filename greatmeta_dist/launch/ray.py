@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 # Before Ray: it says what Ray reads when it is imported.
-from greatmeta_dist.launch.ray_cluster import connected, require_answer  # isort: split
+from greatmeta_dist.launch.ray_cluster import connected, gpus_per_worker, require_answer  # isort: split
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -155,9 +155,7 @@ def _scaling(config: Config, display: Display) -> ScalingConfig:
     """The workers, and the CPUs and GPUs of each; says where the cluster must grow for them."""
     cluster = config.cluster
     present = ray.cluster_resources()
-    gpus = cluster.gpus_per_worker
-    if gpus is None:
-        gpus = 1.0 if present.get("GPU", 0) >= 1 else 0.0
+    gpus = gpus_per_worker(cluster)
     resources = {"CPU": float(cluster.threads)} | ({"GPU": gpus} if gpus else {})
     workers = cluster.workers
     is_elastic = isinstance(workers, (list, tuple))

@@ -76,3 +76,10 @@ def connected(cluster: ClusterConfig, display: Display) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def gpus_per_worker(cluster: ClusterConfig) -> float:
+    """GPUs of each worker: as asked for, or one where the cluster has any."""
+    if cluster.gpus_per_worker is not None:
+        return cluster.gpus_per_worker
+    return 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0

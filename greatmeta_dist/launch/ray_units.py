@@ -1,4 +1,4 @@
-"""Units of a preparation as tasks of a Ray cluster (``data/units.py``).
+"""Units of work as tasks of a Ray cluster (``data/units.py``).
 
 A task whose worker or node dies is run again on another one.
 """
@@ -14,7 +14,7 @@ from greatmeta_dist.config import ClusterConfig
 from greatmeta_dist.data.units import HEARTBEAT_S, Result, RunUnits, UnitFunction
 from greatmeta_dist.display import Display
 from greatmeta_dist.errors import InputError
-from greatmeta_dist.launch.ray_cluster import connected, ray, require_answer
+from greatmeta_dist.launch.ray_cluster import connected, gpus_per_worker, ray, require_answer
 
 MAX_RETRIES = 5
 """A unit that ends its worker so many times is not run again."""
@@ -36,16 +36,31 @@ def units_on_ray(cluster: ClusterConfig, display: Display) -> Iterator[RunUnits]
     """Units run as Ray tasks of one CPU each; ``cluster.workers`` at a time, or all CPUs' worth."""
     require_answer(cluster.address)
     with connected(cluster, display):
-        limit = cluster.most_workers if cluster.workers is not None else None
-        yield _runner(limit)
+        yield _runner(_limit(cluster))
 
 
-def _runner(limit: int | None) -> RunUnits:
+def gpu_units(cluster: ClusterConfig) -> RunUnits | None:
+    """Units run as Ray tasks with GPUs of their own; None where the cluster has none.
+
+    ``cluster.gpus_per_worker`` says how many each takes. Called where Ray is connected.
+    """
+    num_gpus = gpus_per_worker(cluster)
+    return _runner(_limit(cluster), num_gpus) if num_gpus else None
+
+
+def _limit(cluster: ClusterConfig) -> int | None:
+    return cluster.most_workers if cluster.workers is not None else None
+
+
+def _runner(limit: int | None, num_gpus: float = 0.0) -> RunUnits:
     def run(function: UnitFunction, units: Sequence[tuple[int, Any]]) -> Iterator[Any]:
         # The function is sent once, and a worker keeps it: it may hold thousands of files' names.
         shared = [ray.put(function)]
         task = ray.remote(_run_unit).options(
-            num_cpus=1, max_retries=MAX_RETRIES, scheduling_strategy="SPREAD"
+            num_cpus=1,
+            num_gpus=num_gpus,
+            max_retries=MAX_RETRIES,
+            scheduling_strategy="SPREAD",
         )
         folder = os.getcwd()
         waiting = iter(units)

@@ -1,4 +1,4 @@
-"""Who runs the units of a preparation: threads of this process, or a Ray cluster."""
+"""Who runs units of work: threads of this process, or a Ray cluster."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +24,18 @@ def unit_runner(cluster: ClusterConfig, display: Display) -> Iterator[RunUnits]:
         raise no_ray(error) from error
     with units_on_ray(cluster, display) as run_units:
         yield run_units
+
+
+def model_unit_runner(cluster: ClusterConfig) -> RunUnits | None:
+    """Runs units that compute with a model: on GPUs, where the cluster has some.
+
+    None is whoever ``unit_runner`` gave, inside of whose block this is called.
+    """
+    if cluster.kind == "local":
+        return None
+    from greatmeta_dist.launch.ray_units import gpu_units
+
+    return gpu_units(cluster)
 
 
 def no_ray(error: ModuleNotFoundError) -> InputError:

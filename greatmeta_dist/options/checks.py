@@ -69,6 +69,15 @@ def check_folders(command: str, words: list[str]) -> None:
         return
     purpose = "the folder of the training" if command == "train" else "a folder that train made"
     require(run is not None, f"run=DIR is not set; name {purpose}")
+    if command == "export":
+        out = _folder(values, "out")
+        require(out is not None, "out=DIR is not set; name the folder to write the export into")
+    if command == "recommend":
+        for name, what in (
+            ("users", "the log of the users to recommend for"),
+            ("out", "where to write"),
+        ):
+            require(_folder(values, name) is not None, f"{name}=FILE is not set; name {what}")
     if command == "train" and store is None:
         require(
             Path(run or "", "config.yaml").exists(),

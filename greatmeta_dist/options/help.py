@@ -34,6 +34,16 @@ EXAMPLES = {
     "evaluate": """
         greatmeta evaluate run=runs/a
         greatmeta evaluate run=runs/a store=elsewhere/ml-100k""",
+    "export": """
+        greatmeta export run=runs/a out=exported/a""",
+    "recommend": r"""
+        greatmeta recommend run=runs/a users=new-users.csv out=lists.parquet k=20
+        greatmeta recommend run=runs/a users=logs/ out=lists data=parquet \
+            data.columns='{user: uid, item: iid, rating: stars}'
+        greatmeta recommend run=runs/a users=/shared/log.parquet out=/shared/lists cluster=ray""",
+    "serve": """
+        greatmeta serve run=runs/a
+        greatmeta serve run=runs/a serve.port=9000 serve.replicas=4""",
 }
 TYPES: dict[Any, str] = {
     bool: "true or false",
@@ -63,7 +73,8 @@ def help_text() -> str:
         "examples:\n"
         "  greatmeta prepare data=synthetic store=stores/synthetic\n"
         "  greatmeta train store=stores/synthetic run=runs/first\n"
-        "  greatmeta evaluate run=runs/first\n\n"
+        "  greatmeta evaluate run=runs/first\n"
+        "  greatmeta recommend run=runs/first users=new-users.csv out=lists.parquet\n\n"
         "greatmeta <command> --help lists a command's options. train -m sweeps over comma lists."
     )
 

@@ -73,7 +73,10 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "num_steps": ("train.steps",),
     "num_threads": ("cluster.threads",),
     "num_users": ("data.users",),
+    "num_recommendations": ("k",),
     "num_workers": ("cluster.workers",),
+    "out_path": ("out",),
+    "output": ("out",),
     "outer_lr": ("train.learning_rate",),
     "random_seed": ("train.seed", "data.seed"),
     "rate": LEARNING_RATES,
@@ -81,6 +84,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "steps": ("train.steps",),
     "test_ratio": ("data.test_fraction",),
     "test_size": ("data.test_fraction",),
+    "top_k": ("k",),
+    "topk": ("k",),
     "val_every": ("train.valid_every",),
     "val_fraction": ("data.valid_fraction",),
     "world_size": ("cluster.workers",),
@@ -101,7 +106,14 @@ PRESET_SYNONYMS = {
     "tsv": "csv",
 }
 """Other names of presets, in small letters and digits alone."""
-COMMAND_SYNONYMS = {"fit": "train", "preprocess": "prepare", "test": "evaluate"}
+COMMAND_SYNONYMS = {
+    "fit": "train",
+    "infer": "recommend",
+    "predict": "recommend",
+    "preprocess": "prepare",
+    "rank": "recommend",
+    "test": "evaluate",
+}
 
 
 def command_hint(word: str) -> str:
@@ -135,7 +147,7 @@ def option_hint(key: str, value: str, command: str) -> str:
     if near:
         return f"did you mean {near[0]}={value}?"
     spec = COMMANDS[command]
-    reads = (*spec.folders, *(f"{section}.…" for section in spec.sections))
+    reads = (*spec.unsectioned, *(f"{section}.…" for section in spec.sections))
     return f"{command} reads {', '.join(reads)}: see greatmeta {command} --help"
 
 
@@ -176,7 +188,7 @@ def owners(option: str) -> list[str]:
     return [
         name
         for name, c in COMMANDS.items()
-        if section in (*c.folders, *c.groups) and option not in c.not_read
+        if section in (*c.unsectioned, *c.groups) and option not in c.not_read
     ]
 
 

@@ -19,6 +19,10 @@ EXPERIMENT = "experiment"
 VERBATIM = (
     "store",
     "run",
+    "users",
+    "out",
+    "candidates",
+    "against",
     "data.path",
     "data.split",
     "data.users_path",
@@ -39,17 +43,37 @@ class Command:
 
     purpose: str
     folders: tuple[str, ...]
-    """Options that name a folder."""
+    """Options that it cannot do without, or that name a folder."""
     sections: tuple[str, ...] = ()
     """Sections of the config, each of them also a group of presets."""
     not_read: tuple[str, ...] = ()
     """Options of its sections that it does not read."""
+    options: tuple[str, ...] = ()
+    """Its other options that are of no section."""
+
+    @property
+    def unsectioned(self) -> tuple[str, ...]:
+        """All its options that are of no section."""
+        return (*self.folders, *self.options)
 
     @property
     def groups(self) -> tuple[str, ...]:
         """Groups whose presets it takes."""
-        return (*self.sections, EXPERIMENT) if self.sections else ()
+        groups = [name for name in self.sections if name in presets()]
+        return (*groups, EXPERIMENT) if groups else ()
 
+
+OF_TRAINING = ("reduction", "threads", "precision")
+"""Options of ``cluster`` that only a training reads."""
+OF_PREPARATION = (
+    "path", "from", "keep_log", "split", "split_at", "split_last", "seed", "valid_fraction",
+    "test_fraction", "warm_fraction", "cold_item_fraction", "min_interactions", "max_interactions",
+    "query_items", "max_query_fraction", "query_fraction", "query_by", "max_support", "support_by",
+    "label", "click_at", "negatives", "min_value_count", "items_path", "item_features", "users",
+    "items", "mean_interactions",
+)  # fmt: skip
+"""Options of ``data`` that say how tasks for a training are made. What a run needs of them it
+knows."""
 
 COMMANDS = {
     "inspect": Command(
@@ -62,17 +86,39 @@ COMMANDS = {
         "logs → store: prepare data=<preset> data.path=<files> store=DIR [cluster=ray]",
         ("store",),
         ("data", "cluster"),
-        not_read=tuple(
-            f"cluster.{name}" for name in ("gpus_per_worker", "reduction", "threads", "precision")
-        ),
+        not_read=tuple(f"cluster.{name}" for name in ("gpus_per_worker", *OF_TRAINING)),
     ),
     "train": Command(
         "store → run: train store=DIR run=DIR [experiment=…]",
         ("store", "run"),
-        tuple(name for name in SECTIONS if name != "data"),
+        tuple(name for name in SECTIONS if name not in ("data", "evaluate", "serve")),
     ),
     "evaluate": Command(
-        "run → table and evaluation.json: evaluate run=DIR [store=DIR]", ("store", "run")
+        "run → table and evaluation.json: evaluate run=DIR [store=DIR] [against=RUN]",
+        ("store", "run"),
+        ("evaluate", "data"),
+        not_read=(
+            *(f"data.{name}" for name in ("split", "split_at", "split_last", "from", "keep_log")),
+            "data.warm_fraction",
+            "data.cold_item_fraction",
+        ),
+        options=("against",),
+    ),
+    "export": Command(
+        "run → folder that predicts without this package: export run=DIR out=DIR", ("run", "out")
+    ),
+    "recommend": Command(
+        "run and users → their best items: recommend run=DIR users=FILE out=FILE [k=10]",
+        ("run", "users", "out"),
+        ("data", "cluster"),
+        not_read=(
+            *(f"data.{name}" for name in OF_PREPARATION),
+            *(f"cluster.{name}" for name in OF_TRAINING),
+        ),
+        options=("k", "exclude_seen", "candidates"),
+    ),
+    "serve": Command(
+        "run → recommendations over HTTP: serve run=DIR [serve.port=8000]", ("run",), ("serve",)
     ),
 }
 
@@ -125,7 +171,7 @@ def all_options() -> dict[str, Option]:
 def options_of(command: str) -> dict[str, Option]:
     """The options that a command reads, folders first."""
     spec = COMMANDS[command]
-    reads = (*spec.folders, *spec.sections)
+    reads = (*spec.unsectioned, *spec.sections)
     options = [o for o in all_options().values() if o.name not in spec.not_read]
     return {o.name: o for section in reads for o in options if o.section == section}
 

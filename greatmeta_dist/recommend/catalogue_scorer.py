@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from greatmeta_dist.data.tasks import Features, TaskTable, slot_starts
+from greatmeta_dist.data.tasks import TaskTable
 from greatmeta_dist.errors import require
 from greatmeta_dist.evaluation.scoring import Scorer
-from greatmeta_dist.meta.batch import SlotTable
 from greatmeta_dist.meta.user_networks import UserNetworks
-from greatmeta_dist.ragged import Grouped, Ragged
+from greatmeta_dist.ragged import Ragged
+from greatmeta_dist.recommend.item_features import ItemFeatures
 from greatmeta_dist.recommend.linear_stage import LinearStage
 
 MIN_CANDIDATES, CANDIDATES_PER_ITEM = 64, 4
@@ -48,6 +48,22 @@ class TopItems(NamedTuple):
 
 
 @dataclass(frozen=True)
+class AdaptedUsers:
+    """Users with what is computed of them once, however many items are scored."""
+
+    tasks: TaskTable
+    networks: UserNetworks
+    vectors: list[Floats] | None
+    """By rating prior, [U, F] users' numbers in it; None where priors are asked item by item."""
+
+    def take(self, users: Ints) -> "AdaptedUsers":
+        """The chosen users."""
+        at = torch.from_numpy(users).to(self.networks.output.device)
+        vectors = None if self.vectors is None else [vector[users] for vector in self.vectors]
+        return AdaptedUsers(self.tasks.take(users), self.networks.take(at), vectors)
+
+
+@dataclass(frozen=True)
 class CatalogueScorer:
     """A model with all that its predictions take from the items at hand; safe among threads."""
 
@@ -59,9 +75,8 @@ class CatalogueScorer:
     @classmethod
     def of(cls, scorer: Scorer, num_items: int) -> "CatalogueScorer":
         """Look up, pool and compute what the first ``num_items`` items of the scorer give."""
-        features = _pooled(scorer, scorer.collator.items)[:num_items]
-        linear = LinearStage.of(scorer, features.T.contiguous())
-        return cls(scorer, np.arange(len(features)), linear)
+        linear = LinearStage.of(scorer, ItemFeatures.of(scorer, num_items))
+        return cls(scorer, np.arange(num_items), linear)
 
     def restricted(self, items: Ints) -> "CatalogueScorer":
         """The scorer of some of its items, given by their indices in the catalogue."""
@@ -69,16 +84,18 @@ class CatalogueScorer:
         at = torch.from_numpy(chosen).to(self.linear.centre.device)
         return replace(self, item=self.item[chosen], linear=self.linear.restricted(at))
 
+    @torch.inference_mode()
     def scores(self, tasks: TaskTable) -> Floats:
         """[U, I] the predicted rating of every item (of clicks, the chance), after adaptation.
 
         The query sets of ``tasks`` are not read.
         """
-        networks = self._networks(tasks)
+        users = self._adapted(tasks)
         everything = torch.arange(len(self.item)).expand(len(tasks), -1)
         slices = everything.split(ITEMS_PER_SLICE, 1)
-        return np.concatenate([self._exact(tasks, networks, part) for part in slices], 1)
+        return np.concatenate([self._exact(users, part) for part in slices], 1)
 
+    @torch.inference_mode()
     def top(self, tasks: TaskTable, k: int, *, exclude: Ragged | None = None) -> list[TopItems]:
         """Each user's k best items; fewer where there are fewer.
 
@@ -87,25 +104,28 @@ class CatalogueScorer:
         """
         if not len(self.item):
             return [TopItems(np.empty(0, np.int64), np.empty(0))] * len(tasks)
-        networks = self._networks(tasks)
-        approximate = self.linear.scores(tasks, networks)
+        users = self._adapted(tasks)
+        approximate = self.linear.scores(tasks, users.networks, users.vectors)
         if exclude is not None:
             self._strike_out(approximate, exclude)
         found: dict[int, TopItems] = {}
-        num_candidates = max(MIN_CANDIDATES, CANDIDATES_PER_ITEM * k)
-        while len(found) < len(tasks):
+        num_candidates, number = max(MIN_CANDIDATES, CANDIDATES_PER_ITEM * k), [*range(len(tasks))]
+        while True:
             num_candidates = min(num_candidates, len(self.item))
-            users = np.array([user for user in range(len(tasks)) if user not in found], np.int64)
-            at = torch.from_numpy(users).to(approximate.device)
-            best = approximate[at].topk(num_candidates, dim=1)
-            exact = self._exact(tasks.take(users), networks.take(at), best.indices)
+            best = approximate.topk(num_candidates, dim=1)
+            exact = self._exact(users, best.indices)
             near, index = best.values.cpu().numpy(), best.indices.cpu().numpy()
-            for row, user in enumerate(users.tolist()):
+            for row, user in enumerate(number):
                 is_all = num_candidates == len(self.item)
                 if is_all or self._is_enough(exact[row], near[row], k):
                     found[user] = self._ranked(exact[row], near[row], index[row], k)
+            left = np.array([row for row, user in enumerate(number) if user not in found], np.int64)
+            if not len(left):
+                return [found[user] for user in range(len(tasks))]
+            number = [number[row] for row in left]
+            users = users.take(left)
+            approximate = approximate[torch.from_numpy(left).to(approximate.device)]
             num_candidates *= GROWTH
-        return [found[user] for user in range(len(tasks))]
 
     def _is_enough(self, exact: Floats, near: NDArray[np.float32], k: int) -> bool:
         """Whether no item outside of the candidates [N] can have a better score than the k-th.
@@ -129,7 +149,7 @@ class CatalogueScorer:
         order = order[np.isfinite(near[order])][:k]
         return TopItems(self.item[index[order]], exact[order])
 
-    def _networks(self, tasks: TaskTable) -> UserNetworks:
+    def _adapted(self, tasks: TaskTable) -> AdaptedUsers:
         """Raises ``InputError`` where a prediction is no function of one item."""
         model = self.scorer.worker.model
         require(
@@ -139,19 +159,20 @@ class CatalogueScorer:
             "model.context=support",
         )
         unasked = tasks.asking(np.empty((len(tasks), 0), np.int64))
-        return self.scorer.worker.adapted_networks(self.scorer.collator.collate(unasked))
+        networks = self.scorer.worker.adapted_networks(self.scorer.collator.collate(unasked))
+        return AdaptedUsers(tasks, networks, self.linear.user_vectors(tasks))
 
-    def _exact(self, tasks: TaskTable, networks: UserNetworks, index: Tensor) -> Floats:
+    def _exact(self, users: AdaptedUsers, index: Tensor) -> Floats:
         """[U, N] scores of each user's items ``index`` [U, N], positions among the I."""
         num_users, num_items = index.shape
         features = self.linear.items.features
-        columns = features.index_select(1, index.flatten().to(features.device))
+        columns = features.columns(index.flatten().to(self.linear.centre.device))
         columns = columns.view(-1, num_users, num_items).transpose(0, 1)
-        prediction = networks.predict(columns).flatten().cpu().numpy()
-        asked = tasks.asking(self.item[index.cpu().numpy()])
+        prediction = users.networks.predict(columns).flatten().cpu().numpy()
+        asked = users.tasks.asking(self.item[index.cpu().numpy()])
         rating = self.scorer.collator.target_transform.to_rating(asked)(prediction)
-        blended = self.scorer.blend.apply(asked, {"adapted": rating})["adapted"]
-        return blended.reshape(num_users, num_items)
+        blended = self.scorer.blend.apply(asked, {"adapted": rating}, users=users.vectors)
+        return blended["adapted"].reshape(num_users, num_items)
 
     def _strike_out(self, scores: Tensor, items: Ragged) -> None:
         """Make the scores [U, I] of each user's items −inf, in place."""
@@ -160,15 +181,3 @@ class CatalogueScorer:
         is_here = self.item[position] == items.values
         at = (torch.from_numpy(user[is_here]), torch.from_numpy(position[is_here]))
         scores[at[0].to(scores.device), at[1].to(scores.device)] = -torch.inf
-
-
-def _pooled(scorer: Scorer, items: Features) -> Tensor:
-    """[I, Di] features of all items."""
-    slots = items.all_slots
-    rows = Grouped.of(slots.row.astype(np.int64))
-    table = SlotTable(
-        torch.from_numpy(rows.index),
-        torch.from_numpy(slots.weight(items.is_mean, np.float32)),
-        torch.from_numpy(slot_starts(slots.length)),
-    )
-    return scorer.worker.pooled_features(table, torch.from_numpy(rows.distinct))

@@ -7,17 +7,19 @@ products, whose item sides are computed once.
 Shapes: U users, I items, Di width of an item's features, F numbers of an item in the priors.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from greatmeta_dist.batching.target_transform import LEAST_CHANCE
+from greatmeta_dist.batching.target_transform import LEAST_CHANCE, Floats
 from greatmeta_dist.data.tasks import Features, TaskTable
 from greatmeta_dist.evaluation.scoring import Scorer
 from greatmeta_dist.meta.user_networks import UserNetworks
 from greatmeta_dist.ragged import Ints, Ragged
+from greatmeta_dist.recommend.item_features import ItemFeatures, add_products
 
 SCORES_PER_SLICE = 1 << 19
 """Made at a time: so many stay in a processor's cache."""
@@ -29,8 +31,8 @@ TIE_BREAK = 1e-3
 class ItemSide:
     """What the first stage takes from the items; of all of them, or of a part."""
 
-    features: Tensor
-    """[Di, I]; items stand in columns, which a product with few users reads fastest."""
+    features: ItemFeatures
+    """What the model sees of them."""
     prior_mean: Tensor
     """[I] what a rating is expected to be before the model, and before the user's offset."""
     constant: Tensor
@@ -41,9 +43,9 @@ class ItemSide:
     """[I] share of a score that is the priors': 0 of items that they do not know."""
 
     @classmethod
-    def of(cls, scorer: Scorer, features: Tensor) -> "ItemSide":
-        """From the features [Di, I] of the whole catalogue."""
-        num_items, device = features.shape[1], features.device
+    def of(cls, scorer: Scorer, features: ItemFeatures) -> "ItemSide":
+        """From the features of the whole catalogue."""
+        num_items, device = features.num_items, scorer.worker.device
         transform, blend = scorer.collator.target_transform, scorer.blend
         everything = _asking_nobody(np.arange(num_items))
         _, prior_mean = transform.prior_means(everything, is_training=False)
@@ -52,7 +54,7 @@ class ItemSide:
         items = [prior.item_vectors(num_items) for prior in blend.priors]
         known = [one for one in items if one is not None]
         if known and len(known) == len(items):
-            weight[np.all([one.is_known for one in known], 0)] = blend.weight
+            weight = blend.weight * np.min([one.known for one in known], 0)
             constant += sum(one.constant for one in known) / len(known)
             vectors = [one.vector / len(known) for one in known]
 
@@ -62,10 +64,10 @@ class ItemSide:
         vector = tensor(np.concatenate(vectors, 1).T)
         return cls(features, tensor(prior_mean), tensor(constant), vector, tensor(weight))
 
-    def take(self, items: Tensor | slice) -> "ItemSide":
-        """Some of the items."""
+    def take(self, items: Tensor) -> "ItemSide":
+        """Some of the items [n]."""
         return ItemSide(
-            self.features[:, items],
+            self.features.take(items),
             self.prior_mean[items],
             self.constant[items],
             self.vector[:, items],
@@ -88,37 +90,68 @@ class LinearStage:
     """``prior_mean`` of the catalogue's first item, from which users' offsets are told."""
 
     @classmethod
-    def of(cls, scorer: Scorer, features: Tensor) -> "LinearStage":
+    def of(cls, scorer: Scorer, features: ItemFeatures) -> "LinearStage":
         items = ItemSide.of(scorer, features)
-        return cls(scorer, items, features.mean(1), float(items.prior_mean[0]))
+        return cls(scorer, items, features.mean(), float(items.prior_mean[0]))
 
     def restricted(self, items: Tensor) -> "LinearStage":
         """The stage of some of its items, given by position."""
         return replace(self, items=self.items.take(items))
 
-    def scores(self, tasks: TaskTable, networks: UserNetworks) -> Tensor:
-        """[U, I] about what ``Scorer.predict`` gives; beyond the range of ratings they go on."""
+    def scores(
+        self, tasks: TaskTable, networks: UserNetworks, user_vectors: Sequence[Floats] | None
+    ) -> Tensor:
+        """[U, I] about what ``Scorer.predict`` gives; beyond the range of ratings they go on.
+
+        ``user_vectors`` are as the method of that name gives them.
+        """
         slope, constant = networks.linearised(self.centre)
-        offset, users = self._offsets(tasks), self._user_vectors(tasks)
-        num_items = len(self.items.prior_mean)
-        scores = slope.new_empty(len(tasks), num_items)
+        users = None if user_vectors is None else self._tensor(np.concatenate(user_vectors, 1))
+        items, ratings = self.items, self._ratings(slope, constant, self._offsets(tasks))
+        scores = slope.new_empty(len(tasks), items.features.num_items)
         items_per_slice = max(1, SCORES_PER_SLICE // len(tasks))
-        for start in range(0, num_items, items_per_slice):
+        for start in range(0, scores.shape[1], items_per_slice):
             part = slice(start, start + items_per_slice)
-            items = self.items.take(part)
-            prediction = _products(slope, items.features) + constant
-            rating = self._rating(prediction, items.prior_mean + offset)
-            if users is not None:
-                of_priors = _products(users, items.vector) + items.constant
-                bounded = self._bounded(rating)
-                scores[:, part] = torch.addcmul(
-                    bounded, items.blend_weight, self._bounded(of_priors) - bounded
-                )
-                rating = torch.addcmul(rating, items.blend_weight, of_priors - rating)
+            of_model = self._scored(ratings(part))
+            if users is None:
+                scores[:, part] = of_model
             else:
-                scores[:, part] = self._bounded(rating)
-            scores[:, part] += TIE_BREAK * (rating - scores[:, part])
+                of_priors = items.constant[part].repeat(len(tasks), 1)
+                add_products(of_priors, users, items.vector[:, part])
+                weight = items.blend_weight[part]
+                torch.lerp(of_model, self._scored(of_priors), weight, out=scores[:, part])
         return scores
+
+    def _ratings(
+        self, slope: Tensor, constant: Tensor, offset: Tensor
+    ) -> Callable[[slice], Tensor]:
+        """A function that gives the model's ratings, or chances, [U, n] of a part of the items.
+
+        They are unbounded. ``slope`` [U, Di] and ``constant`` [U, 1] are of the users' tangents.
+        """
+        transform, prior_mean = self.scorer.collator.target_transform, self.items.prior_mean
+        add = self.items.features.adder(slope * transform.scale)
+        constant = constant * transform.scale
+
+        def ratings(part: slice) -> Tensor:
+            if not transform.is_click:
+                rating = prior_mean[part] + (constant + offset)
+                add(rating, part)
+                return rating
+            if transform.kind == "rating":
+                logit = constant.repeat(1, len(prior_mean[part]))
+            else:
+                chance = prior_mean[part] + offset
+                logit = chance.clamp_(LEAST_CHANCE, 1 - LEAST_CHANCE).logit_().add_(constant)
+            add(logit, part)
+            return logit.sigmoid_()
+
+        return ratings
+
+    def _scored(self, rating: Tensor) -> Tensor:
+        """Scores of unbounded ratings: bounded, but for a little."""
+        ratings = self.scorer.collator.target_transform.ratings
+        return rating.clamp(ratings.lowest, ratings.highest).lerp_(rating, TIE_BREAK)
 
     def _offsets(self, tasks: TaskTable) -> Tensor:
         """[U, 1] users' offsets: how far they move an item's prior mean, whichever item it is."""
@@ -127,31 +160,12 @@ class LinearStage:
         _, prior_mean = transform.prior_means(about_first, is_training=False)
         return self._tensor(prior_mean - self.first_mean).unsqueeze(1)
 
-    def _user_vectors(self, tasks: TaskTable) -> Tensor | None:
-        """[U, F] users' numbers in the rating priors; None where nothing is blended here."""
-        if not len(self.items.vector):
-            return None
-        content_mean = self.scorer.blend.transform.bias.content_mean
-        residual = tasks.support_label.values - content_mean[tasks.support_item.values]
-        vectors = [p.user_vectors(tasks.support_item, residual) for p in self.scorer.blend.priors]
-        return self._tensor(np.concatenate(vectors, 1))
+    def user_vectors(self, tasks: TaskTable) -> list[Floats] | None:
+        """By rating prior, [U, F] users' numbers; None where this stage has no prior."""
+        return self.scorer.blend.user_vectors(tasks) if len(self.items.vector) else None
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).float().to(self.centre.device)
-
-    def _rating(self, prediction: Tensor, prior_mean: Tensor) -> Tensor:
-        """Ratings, or chances, of predictions [U, I]; unbounded."""
-        transform = self.scorer.collator.target_transform
-        if not transform.is_click:
-            return torch.add(prior_mean, prediction, alpha=transform.scale)
-        if transform.kind == "rating":
-            return prediction.sigmoid()
-        chance = prior_mean.clamp(LEAST_CHANCE, 1 - LEAST_CHANCE)
-        return prediction.add(chance.logit()).sigmoid()
-
-    def _bounded(self, rating: Tensor) -> Tensor:
-        ratings = self.scorer.collator.target_transform.ratings
-        return rating.clamp(ratings.lowest, ratings.highest)
 
 
 def _asking_nobody(items: Ints) -> TaskTable:
@@ -163,12 +177,3 @@ def _asking_nobody(items: Ints) -> TaskTable:
     ratings = Ragged(np.empty(0, np.float32), nothing.offsets)
     nobody = TaskTable(Features((), (), ()), nothing, ratings, nothing, ratings)
     return nobody.asking(items[None])
-
-
-def _products(users: Tensor, items: Tensor) -> Tensor:
-    """[U, I] inner products of users [U, n] and items [n, I]."""
-    if len(users) == 1:
-        # With one user there is one vector, and the library's product of a matrix and a vector
-        # takes half the time of its product of two matrices.
-        return items.mT.mv(users[0]).unsqueeze(0)
-    return users @ items

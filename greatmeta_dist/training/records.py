@@ -25,6 +25,7 @@ from greatmeta_dist.training.tracking import (
     Tracker,
     peak_memory_mib,
 )
+from greatmeta_dist.training.validation import LOG_LOSS
 
 HYPERPARAMETERS = ("model", "inner", "scheduler", "train")
 """Sections of the config that TensorBoard's HParams table shows."""
@@ -104,9 +105,9 @@ class StepRecorder:
         )
 
     def _shown(self, report: StepReport, valid: Mapping[str, float | None]) -> str:
-        """The step's loss, or RMSE, and the last validation's RMSE."""
+        """The step's RMSE and the last validation's; of clicks, losses."""
         loss = float(report.user_statistics.losses[report.is_finite, 0].mean())
         scale = self._loss_scale
         shown = f"loss {loss:.4f}" if scale is None else f"rmse {(loss * scale) ** 0.5:.4f}"
-        rmse = valid.get("rmse")
-        return shown if rmse is None else f"{shown}  valid {rmse:.4f}"
+        of_valid = valid.get(LOG_LOSS if scale is None else "rmse")
+        return shown if of_valid is None else f"{shown}  valid {of_valid:.4f}"

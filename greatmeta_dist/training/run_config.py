@@ -48,8 +48,12 @@ def saved_note(run: Path) -> str | None:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """What a run keeps of its config: all but how its data was prepared."""
-    return {k: v for k, v in asdict(config).items() if k != "data"}
+    """What a run keeps of its config: how it was trained, and on which store."""
+    settings = asdict(config)
+    sections = [name for name, value in settings.items() if isinstance(value, dict)]
+    others = ("data", "evaluate", "serve")
+    kept = ("store", "run", *(name for name in sections if name not in others))
+    return {name: value for name, value in settings.items() if name in kept}
 
 
 def _missing_keys(expected: dict[str, Any], saved: Any, prefix: str = "") -> list[str]:

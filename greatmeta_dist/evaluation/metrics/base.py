@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +114,13 @@ class Metric(ABC):
         by_name = {name: values for name, values in columns.items() if values.ndim == 1}
         return {name: int((~np.isnan(values)).sum()) for name, values in by_name.items()}
 
+    def user_values(self, columns: Columns) -> dict[str, Rows]:
+        """Each user's own value of each number [U], from the columns; nan for one left out.
+
+        Override it wherever ``summarise`` is overridden. Tests and the worst users are told by it.
+        """
+        return {name: values for name, values in columns.items() if values.ndim == 1}
+
 
 @cache
 def registered_metrics() -> dict[str, Metric]:
@@ -122,6 +129,19 @@ def registered_metrics() -> dict[str, Metric]:
     Kept for the life of the process, because listing installed packages is slow.
     """
     return {name: METRICS.get(name)() for name in METRICS.names()}
+
+
+class Summarised(Protocol):
+    """What is known of U users, from which any set of them can be summarised."""
+
+    def summary(self, chosen: NDArray[np.bool_] | None = None) -> dict[str, float]:
+        """Numbers by name over the users with ``chosen`` [U] true, or over all."""
+
+    def counted(self, chosen: NDArray[np.bool_] | None = None) -> dict[str, int]:
+        """How many of these users each number is of; also those that are undefined."""
+
+    def left_out(self, number: str) -> str:
+        """What a user has, or lacks, whom a number is not of."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +175,23 @@ class UserMetrics:
             counts |= {number: n for number, n in of_metric.items() if metric_of(number) == name}
         return counts
 
+    def left_out(self, number: str) -> str:
+        """What a user has, or lacks, whom a number is not of."""
+        return registered_metrics()[metric_of(number)].left_out
+
+    def by_user(self) -> dict[str, Rows]:
+        """Every user's own value of each number of ``summary`` [U]; nan for one left out."""
+        values: dict[str, Rows] = {}
+        for name, columns in self.columns.items():
+            of_metric = registered_metrics()[name].user_values(columns)
+            values |= {number: v for number, v in of_metric.items() if metric_of(number) == name}
+        return values
+
+    def of(self, metric: str, chosen: NDArray[np.bool_]) -> dict[str, float]:
+        """One metric's numbers over the users with ``chosen`` [U] true."""
+        columns = {name: values[chosen] for name, values in self.columns[metric].items()}
+        return registered_metrics()[metric].summarise(columns)
+
     def _of(self, chosen: NDArray[np.bool_] | None) -> Iterator[tuple[str, Columns]]:
         """Each metric's name, and the columns of the chosen users, or of all."""
         for name, columns in self.columns.items():
@@ -172,7 +209,11 @@ def measure(
     rating: Rows, prediction: Rows, lengths: Ints, *, lowest: float, is_click: bool = False
 ) -> UserMetrics:
     """Every registered metric that applies, of U users; the arguments as in ``PredictedRows``."""
-    rows = PredictedRows(rating, prediction, lengths, lowest, is_click)
+    return measure_rows(PredictedRows(rating, prediction, lengths, lowest, is_click))
+
+
+def measure_rows(rows: PredictedRows) -> UserMetrics:
+    """Every registered metric that applies to users' query rows."""
     metrics = registered_metrics().items()
     return UserMetrics({name: m.by_user(rows) for name, m in metrics if m.applies(rows)})
 

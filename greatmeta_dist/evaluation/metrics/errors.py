@@ -5,7 +5,7 @@ Every row counts the same, so a user counts by its number of rows.
 
 import numpy as np
 
-from greatmeta_dist.evaluation.metrics.base import Columns, Metric, PredictedRows
+from greatmeta_dist.evaluation.metrics.base import Columns, Metric, PredictedRows, Rows
 
 
 class MAE(Metric):
@@ -25,6 +25,9 @@ class MAE(Metric):
     def count_users(self, columns: Columns) -> dict[str, int]:
         return {"mae": int((columns["num_rows"] > 0).sum())}
 
+    def user_values(self, columns: Columns) -> dict[str, Rows]:
+        return {"mae": _mean_of_each(columns, "absolute_error")}
+
 
 class RMSE(Metric):
     """Root mean squared error, in the ratings' units."""
@@ -43,8 +46,18 @@ class RMSE(Metric):
     def count_users(self, columns: Columns) -> dict[str, int]:
         return {"rmse": int((columns["num_rows"] > 0).sum())}
 
+    def user_values(self, columns: Columns) -> dict[str, Rows]:
+        return {"rmse": np.sqrt(_mean_of_each(columns, "squared_error"))}
+
 
 def _row_mean(columns: Columns, name: str) -> np.float64:
     """The mean over rows of what a column sums by user; nan without any row."""
     num_rows = int(columns["num_rows"].sum())
     return columns[name].sum() / num_rows if num_rows else np.float64(np.nan)
+
+
+def _mean_of_each(columns: Columns, name: str) -> Rows:
+    """Each user's mean over its own rows [U]; nan for a user without rows."""
+    num_rows = columns["num_rows"]
+    none = np.full(len(num_rows), np.nan)
+    return np.divide(columns[name], num_rows, out=none, where=num_rows > 0)

@@ -50,6 +50,7 @@ class UserWeighting:
     magnitude: str = "loss"
     factors: tuple[str, ...] = FACTOR_KINDS
     balance_strength: float = 1.0
+    worst_fraction: float = 0.2
     max_weight_ratio: float | None = None
 
     looks_ahead: ClassVar[bool] = False

@@ -10,6 +10,12 @@ from cluster.checks.quantities import amount, fault
 STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 SHORTEST_STOP_S = 30
 """A checkpoint of a large model takes that long."""
+DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+"""How long Ray waits after SIGTERM, once it has told the cluster that the node goes."""
+ENDING_S = 15
+"""What Ray needs after that to end its processes."""
+DEFAULT_S = 30
+"""Of Ray's wait, and of Kubernetes' until SIGKILL."""
 SHM = "/dev/shm"
 RAY_IN_TAG = re.compile(r"ray(\d+\.\d+\.\d+)")
 
@@ -38,6 +44,7 @@ def pod_problems(where: str, template: Any, *, ray_version: str, is_head: bool) 
     yield from image_problems(f"{here}.image", ray.get("image"), ray_version)
     yield from _resource_problems(here, mapping(ray.get("resources")))
     yield from _environment_problems(here, mappings(ray.get("env")), is_head)
+    yield from _grace_problems(where, spec, mappings(ray.get("env")))
     yield from _volume_problems(where, spec)
     yield from _shared_memory_problems(where, spec)
     yield from security_problems(where, spec)
@@ -127,6 +134,17 @@ def _environment_problems(where: str, variables: list[dict[str, Any]], is_head: 
                 f"{STOP_WAIT} is {wait or 'not set'}; a stopped job needs {SHORTEST_STOP_S} s or "
                 "more for its checkpoint, and Ray gives 3",
             )
+
+
+def _grace_problems(where: str, spec: dict[str, Any], variables: list[dict[str, Any]]) -> Problems:
+    values = {variable.get("name"): variable.get("value") for variable in variables}
+    drain = amount(values.get(DRAIN, DEFAULT_S)) or 0
+    grace = spec.get("terminationGracePeriodSeconds", DEFAULT_S)
+    if isinstance(grace, int) and grace < drain + ENDING_S:
+        yield Problem(
+            f"{where}.spec.terminationGracePeriodSeconds",
+            f"{grace} s, and Ray drains for {drain:g}; expected {drain + ENDING_S:g} or more",
+        )
 
 
 def _volume_problems(where: str, spec: dict[str, Any]) -> Problems:

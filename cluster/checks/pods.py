@@ -71,11 +71,11 @@ def shared_paths(template: Any) -> set[str]:
     """Where the Ray container mounts volumes that other pods may mount as well."""
     spec = mapping(at(template, "spec"))
     shared = {
-        volume.get("name")
+        str(volume.get("name"))
         for volume in mappings(spec.get("volumes"))
         if volume.keys() & {"persistentVolumeClaim", "nfs", "csi", "cephfs", "azureFile"}
     }
-    return {str(m.get("mountPath")) for m in _mounts(spec) if m.get("name") in shared}
+    return {str(m.get("mountPath")) for m in _mounts(spec) if str(m.get("name")) in shared}
 
 
 def gpus(template: Any) -> float:
@@ -117,12 +117,12 @@ def _resource_problems(where: str, resources: dict[str, Any]) -> Problems:
 
 
 def _environment_problems(where: str, variables: list[dict[str, Any]], is_head: bool) -> Problems:
-    names = [variable.get("name") for variable in variables]
-    for name in sorted({str(n) for n in names if names.count(n) > 1}):
+    names = [str(variable.get("name")) for variable in variables]
+    for name in sorted({name for name in names if names.count(name) > 1}):
         yield Problem(f"{where}.env", f"{name} comes twice")
-    values = {variable.get("name"): variable.get("value") for variable in variables}
+    values = {str(variable.get("name")): variable.get("value") for variable in variables}
     for secret in (name for name, value in values.items() if value):
-        if re.search(r"TOKEN$|PASSWORD|SECRET", str(secret)):
+        if re.search(r"TOKEN$|PASSWORD|SECRET", secret):
             yield Problem(
                 f"{where}.env", f"{secret} stands here for all to read; use a secretKeyRef"
             )
@@ -137,7 +137,7 @@ def _environment_problems(where: str, variables: list[dict[str, Any]], is_head: 
 
 
 def _grace_problems(where: str, spec: dict[str, Any], variables: list[dict[str, Any]]) -> Problems:
-    values = {variable.get("name"): variable.get("value") for variable in variables}
+    values = {str(variable.get("name")): variable.get("value") for variable in variables}
     drain = amount(values.get(DRAIN, DEFAULT_S)) or 0
     grace = spec.get("terminationGracePeriodSeconds", DEFAULT_S)
     if isinstance(grace, int) and grace < drain + ENDING_S:

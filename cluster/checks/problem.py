@@ -55,6 +55,11 @@ def mappings(value: Any) -> list[dict[str, Any]]:
     return [mapping(entry) for entry in value] if isinstance(value, list) else []
 
 
+def texts(value: Any) -> list[str]:
+    """The entries of a list as text; empty where the value is no list."""
+    return [str(entry) for entry in value] if isinstance(value, list) else []
+
+
 def at(value: Any, *keys: str) -> Any:
     """What stands below some keys of nested mappings; None where one is missing."""
     for key in keys:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.checks.pods import SHORTEST_STOP_S, STOP_WAIT, image_problems
-from cluster.checks.problem import Problem, Problems, at, mapping, mappings
+from cluster.checks.problem import Problem, Problems, at, mapping, texts
 from greatmeta_dist.errors import InputError
 
 PROVIDER_KEYS = {
@@ -115,7 +115,7 @@ def _container_problems(docker: dict[str, Any], tested: str) -> Problems:
         )
     for image in filter(None, images):
         yield from image_problems("docker", image, tested)
-    options = " ".join(map(str, docker.get("run_options") or []))
+    options = " ".join(texts(docker.get("run_options")))
     if "--shm-size" not in options:
         yield Problem("docker.run_options", "no --shm-size; Ray then takes a third of the memory")
     if not re.search(r"(-v|--volume)[= ]/", options):
@@ -131,7 +131,7 @@ def _container_problems(docker: dict[str, Any], tested: str) -> Problems:
 
 
 def _token_problems(document: dict[str, Any]) -> Problems:
-    options = " ".join(map(str, at(document, "docker", "run_options") or []))
+    options = " ".join(texts(at(document, "docker", "run_options")))
     path = re.search(r"RAY_AUTH_TOKEN_PATH=(\S+)", options)
     folders = [str(folder) for folder in mapping(document.get("file_mounts"))]
     if path is None:
@@ -145,7 +145,7 @@ def _command_problems(document: dict[str, Any]) -> Problems:
         if key not in document:
             yield Problem(key, "left out, and Ray's defaults would install packages; write []")
     commands = {
-        key: " ".join(map(str, document.get(key) or []))
+        key: " ".join(texts(document.get(key)))
         for key in ("head_start_ray_commands", "worker_start_ray_commands")
     }
     for key, command in commands.items():
@@ -169,5 +169,3 @@ def _command_problems(document: dict[str, Any]) -> Problems:
     port = re.search(r"--port[= ](\d+)", head)
     if port and f"$RAY_HEAD_IP:{port[1]}" not in worker:
         yield Problem("worker_start_ray_commands", f"expected --address=$RAY_HEAD_IP:{port[1]}")
-    for setup in mappings(document.get("setup_commands")):
-        yield Problem("setup_commands", f"{setup} is no command")

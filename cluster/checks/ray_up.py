@@ -1,6 +1,7 @@
 """Rules for the YAML of ``ray up``: Ray's own check, then what Ray would find out on paid nodes."""
 
 import copy
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ def _rays_own_check(document: dict[str, Any]) -> str | None:
     """What ``ray up`` says before it starts anything; None where it accepts the file."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
+    # It tells of defaults that it takes; what is wrong with them is said below.
+    logging.getLogger(prepare_config.__module__).setLevel(logging.WARNING)
     try:
         validate_config(prepare_config(copy.deepcopy(document)))
     except ImportError as error:

@@ -50,7 +50,8 @@ class Config:
     """Folder of the training."""
     users: str | None = None
     """What is known of the users to recommend for: a log, or a list of users. Its ending tells its
-    format; ``data=<preset>`` says another one."""
+    format; ``data=<preset>`` says another one. ``evaluate``: a log of other users to score, read
+    as the run's own was, or as ``data=<preset>`` says."""
     against: str | None = None
     """Folder of another training. ``run`` is tested against it, user by user, on the same users."""
     out: str | None = None

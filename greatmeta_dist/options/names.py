@@ -101,11 +101,11 @@ COMMANDS = {
         tuple(name for name in SECTIONS if name not in ("data", "evaluate", "serve")),
     ),
     "evaluate": Command(
-        "run → table and evaluation.json: evaluate run=DIR [store=DIR] [against=RUN]",
+        "run → table and evaluation.json: evaluate run=DIR [against=RUN]",
         ("store", "run"),
         ("evaluate", "data"),
-        not_read=tuple(f"data.{name}" for name in (*OF_SPLITS, *OF_SYNTHETIC)),
-        options=("against",),
+        not_read=tuple(f"data.{name}" for name in ("path", *OF_SPLITS, *OF_SYNTHETIC)),
+        options=("users", "against"),
     ),
     "export": Command(
         "run → folder that predicts without this package: export run=DIR out=DIR", ("run", "out")

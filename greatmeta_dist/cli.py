@@ -119,9 +119,9 @@ def _train(config: Config, overrides: list[str]) -> None:
 
 
 def _evaluate(config: Config, overrides: list[str]) -> None:
-    from greatmeta_dist.commands.evaluate import evaluate_run
+    from greatmeta_dist.commands.evaluate import evaluate_config
 
-    evaluate_run(Path(config.run or ""), store=Path(config.store) if config.store else None)
+    evaluate_config(config, _typed(overrides, "data"))
 
 
 def _export(config: Config, overrides: list[str]) -> None:

@@ -1,7 +1,6 @@
 """The service on this machine, in a Ray of its own, until it is stopped."""
 
 import logging
-import socket
 import time
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,6 @@ from ray.serve.schema import LoggingConfig
 
 from greatmeta_dist.config import ClusterConfig, ServeConfig
 from greatmeta_dist.display import Display
-from greatmeta_dist.errors import InputError
 from greatmeta_dist.launch.serve import bound, load_run
 from greatmeta_dist.predict import Predictor
 from greatmeta_dist.signals import noted_stop_signals
@@ -30,12 +28,11 @@ LOOK_S = 0.2
 def serve_here(run: Path, config: ServeConfig, display: Display) -> None:
     """Serve a run until Ctrl-C or SIGTERM; requests under way are finished then.
 
-    Raises ``InputError`` where the run cannot be loaded or the port is taken.
+    Raises ``InputError`` where the run cannot be loaded.
     """
     predictor = Predictor.load(run, warn=display.say)  # a bad run is one line, and at once
     step = predictor.step
     del predictor
-    require_free(config.host, config.port)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     cluster = ClusterConfig(kind="ray", threads=config.replicas * config.threads)
     is_up = False
@@ -73,19 +70,3 @@ def address(config: ServeConfig) -> str:
     """Where to ask."""
     host = "127.0.0.1" if config.host == "0.0.0.0" else config.host
     return f"http://{f'[{host}]' if ':' in host else host}:{config.port}"
-
-
-def require_free(host: str, port: int) -> None:
-    """Raise ``InputError`` unless this process may listen at an address: Serve retries for long."""
-    try:
-        family, kind, number, _, place = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, number) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(place)
-    except OSError as error:
-        raise InputError(
-            f"cannot listen at {host}:{port} ({error.strerror or error}); choose another "
-            "address with serve.host, or another port with serve.port"
-        ) from error

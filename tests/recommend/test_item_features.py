@@ -55,9 +55,11 @@ def test_products_columns_and_parts_are_those_of_item_by_item(scorer, monkeypatc
     assert torch.equal(one.columns(every), other.columns(every))
     users = torch.randn(num_users, len(one.columns(every)), generator=torch.manual_seed(0))
     part = slice(7, 31)
-    expected = users.double() @ other.columns(every).double()[:, part]
-    assert one.products(users)(part).numpy() == pytest.approx(expected.numpy(), abs=1e-6)
-    assert other.products(users)(part).numpy() == pytest.approx(expected.numpy(), abs=1e-6)
+    expected = 1 + users.double() @ other.columns(every).double()[:, part]
+    for features in (one, other):
+        total = torch.ones(num_users, 24)
+        features.adder(users)(total, part)
+        assert total.numpy() == pytest.approx(expected.numpy(), abs=1e-6)
     assert one.mean().numpy() == pytest.approx(other.mean().numpy(), abs=1e-6)
     some = torch.tensor([40, 3, 3, 17])
     assert torch.equal(one.take(some).columns(torch.arange(4)), other.columns(some))

@@ -28,7 +28,12 @@ def recommend_users(
     assert config.users is not None
     assert config.out is not None
     request = Request(
-        config.users, Path(config.out), config.k, config.exclude_seen, config.candidates
+        config.users,
+        Path(config.out),
+        config.k,
+        config.exclude_seen,
+        config.candidates,
+        config.explain,
     )
     predictor = Predictor.load(config.run or "", warn=display.say)
     model = _model(predictor)

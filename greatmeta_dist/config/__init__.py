@@ -65,8 +65,12 @@ class Config:
     """File of the only items that may be recommended: text with an item on each line, or csv, jsonl
     or parquet with a column of items. null: the whole catalogue."""
 
+    explain: int = 0
+    """Things that moved each score most, so many, in words: the column why. 0: no such column."""
+
     def __post_init__(self) -> None:
         at_least("k", self.k, 1)
+        at_least("explain", self.explain, 0)
         for name in ("users", "out", "candidates", "against"):
             path = getattr(self, name)
             if path is not None:

@@ -118,7 +118,7 @@ COMMANDS = {
             *(f"data.{name}" for name in OF_PREPARATION),
             *(f"cluster.{name}" for name in OF_TRAINING),
         ),
-        options=("k", "exclude_seen", "candidates"),
+        options=("k", "exclude_seen", "candidates", "explain"),
     ),
     "serve": Command(
         "run → recommendations over HTTP: serve run=DIR [serve.port=8000]", ("run",), ("serve",)

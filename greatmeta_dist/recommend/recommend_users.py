@@ -36,7 +36,7 @@ from greatmeta_dist.data.rejects import Rejects
 from greatmeta_dist.data.units import Result, RunUnits
 from greatmeta_dist.errors import require
 from greatmeta_dist.recommend.ranker import Ranker
-from greatmeta_dist.recommend.recommend_unit import RECOMMEND, LoadRanker, RecommendUnit
+from greatmeta_dist.recommend.recommend_unit import RECOMMEND, WHY, LoadRanker, RecommendUnit
 
 WRITE = "write"
 SCORES_PER_UNIT = 1 << 27
@@ -62,6 +62,8 @@ class Request:
     k: int = 10
     exclude_seen: bool = True
     candidates: str | None = None
+    explain: int = 0
+    """Reasons for each item, in words."""
 
     @property
     def is_one_file(self) -> bool:
@@ -146,7 +148,9 @@ class BatchRecommendation:
         )
         summary.counts = grouped.counts
         self.phases.expect(self._costs(grouped.counts.users))
-        schema = recommendation_schema(grouped.user_type, grouped.item_type, key)
+        schema = recommendation_schema(
+            grouped.user_type, grouped.item_type, key, [WHY] if request.explain else []
+        )
         pieces = self._recommend(grouped, candidates, schema, run_model_units)
         return self._join(pieces, schema), summary
 
@@ -187,7 +191,7 @@ class BatchRecommendation:
         hashes = hash_files(asked.source.files, self.phases)
         names = [path.name for path in asked.source.files]
         options = {k: v for k, v in asdict(asked.config).items() if not k.endswith("path")}
-        request = [self.request.k, self.request.exclude_seen, candidates]
+        request = [self.request.k, self.request.exclude_seen, candidates, self.request.explain]
         content = [VERSION, [*self.model.identity], request, options, names, hashes]
         return hashlib.sha256(repr(content).encode()).hexdigest()
 
@@ -220,6 +224,7 @@ class BatchRecommendation:
             self.request.exclude_seen,
             candidates,
             self.phases.folder_of(RECOMMEND),
+            self.request.explain,
         )
         size = min(max(SCORES_PER_UNIT // max(self._num_items, 1), MIN_USERS), MAX_USERS)
         units = _units(grouped.users_of_bucket, size)

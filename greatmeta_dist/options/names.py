@@ -22,6 +22,8 @@ VERBATIM = (
     "users",
     "out",
     "candidates",
+    "items",
+    "ratings",
     "data.path",
     "data.split",
     "data.users_path",
@@ -105,7 +107,7 @@ COMMANDS = {
             *(f"data.{name}" for name in OF_PREPARATION),
             *(f"cluster.{name}" for name in OF_TRAINING),
         ),
-        options=("k", "exclude_seen", "candidates"),
+        options=("k", "exclude_seen", "candidates", "new_items", "items", "ratings"),
     ),
 }
 

@@ -4,6 +4,7 @@ Everything it needs is in the run's folder. The store may be gone.
 """
 
 import json
+import threading
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -21,12 +22,14 @@ from greatmeta_dist.data.tasks import TaskTable
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.errors import require
 from greatmeta_dist.evaluation.baselines import Baselines
+from greatmeta_dist.evaluation.rated_new_items import RatedNewItems, Tables
 from greatmeta_dist.evaluation.scoring import Scorer
 from greatmeta_dist.recommend.evidence_unit import read_evidence
 from greatmeta_dist.recommend.extended import Extension, evidence_model
+from greatmeta_dist.recommend.known_supports import know_supports
 from greatmeta_dist.recommend.loaded_model import keep, made_once
 from greatmeta_dist.recommend.new_item_evidence import NewItemEvidence, added_items
-from greatmeta_dist.recommend.new_items import ItemFeatures
+from greatmeta_dist.recommend.new_items import FeaturesByItem
 from greatmeta_dist.recommend.new_users import NewUsers
 from greatmeta_dist.recommend.ranker import Ranker
 from greatmeta_dist.training.build import Model, build_model
@@ -36,6 +39,7 @@ from greatmeta_dist.training.saved_model import SavedModel
 
 FOR_PREDICTIONS: checkpoint.Wanted = {"rows": None}
 """Predictions take embedding rows, and nothing that is kept about training users."""
+_FIRST_LOOK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Predictor:
     store_identity: str
     base: Model | None = None
     """The model as it was trained, where ``model`` knows new items."""
-    added: ItemFeatures = field(default_factory=dict)
+    added: FeaturesByItem = field(default_factory=dict)
     """Items that came after the training, with their features; behind those of the catalogue."""
     evidence: NewItemEvidence | None = None
     """What ratings say of new items."""
@@ -159,9 +163,16 @@ class Predictor:
         """
         return self.scorer.predict(tasks)["adapted"]
 
-    @cached_property
+    @property
     def ranker(self) -> Ranker:
-        """Ranks the catalogue; made when it is first needed: it looks at every item."""
+        """What recommends and scores. Made when it is first needed: it looks at every item."""
+        if "_ranker" not in self.__dict__:
+            with _FIRST_LOOK:  # of threads that come together, one looks
+                _ = self._ranker
+        return self._ranker
+
+    @cached_property
+    def _ranker(self) -> Ranker:
         return Ranker.of(self.scorer, self.catalogue, self.feature_spec, added=tuple(self.added))
 
     @property
@@ -192,6 +203,11 @@ class Predictor:
         """What people would use instead of the model, made of the run's own priors."""
         priors = self.model.priors
         return Baselines.of(self.scorer.collator.target_transform, priors["bayesian_mf"])
+
+    def know_supports(self, tables: Tables) -> RatedNewItems | None:
+        """Learn new items from users' supports, as ``evaluate`` asks for; the run's model stays."""
+        base = self.base or self.model
+        return know_supports(base.scorer, base.priors, base.catalogue, tables)
 
     def open_store(self, folder: str | Path | None = None) -> Store:
         """The store of the training, or ``folder``, checked to be the same data.

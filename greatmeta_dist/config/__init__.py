@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from greatmeta_dist.config.checks import at_least, require_utf8
 from greatmeta_dist.config.cluster import ClusterConfig
 from greatmeta_dist.config.data import ColumnsConfig, DataConfig
+from greatmeta_dist.config.evaluation import EvaluateConfig
 from greatmeta_dist.config.model import InnerConfig, ModelConfig
 from greatmeta_dist.config.priors import PriorsConfig
+from greatmeta_dist.config.serving import ServeConfig
 from greatmeta_dist.config.training import SchedulerConfig, TrainConfig
 from greatmeta_dist.errors import require
 
@@ -20,10 +22,12 @@ __all__ = [
     "ColumnsConfig",
     "Config",
     "DataConfig",
+    "EvaluateConfig",
     "InnerConfig",
     "ModelConfig",
     "PriorsConfig",
     "SchedulerConfig",
+    "ServeConfig",
     "TrainConfig",
 ]
 
@@ -39,6 +43,8 @@ class Config:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     store: str | None = None
     """Folder of the prepared data."""
     run: str | None = None
@@ -46,6 +52,8 @@ class Config:
     users: str | None = None
     """What is known of the users to recommend for: a log, or a list of users. Its ending tells its
     format; ``data=<preset>`` says another one."""
+    against: str | None = None
+    """Folder of another training. ``run`` is tested against it, user by user, on the same users."""
     out: str | None = None
     """Where to write. A name that ends in .parquet is one file; any other is a folder of them. Of
     an export, a folder."""
@@ -73,7 +81,7 @@ class Config:
             self.new_items or (self.items is None and self.ratings is None),
             "new_items=false, and items or ratings names a file of them; leave one out",
         )
-        for name in ("users", "out", "candidates", "items", "ratings"):
+        for name in ("users", "out", "candidates", "items", "ratings", "against"):
             path = getattr(self, name)
             if path is not None:
                 require_utf8(name, path)

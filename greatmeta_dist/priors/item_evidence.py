@@ -99,10 +99,10 @@ class EvidenceModel:
 
     @cached_property
     def unit(self) -> Floats:
-        """[K] units of the sums: of w, w·e, w·e², then for each start of h̄ h̄ᵀ and of r h̄."""
+        """[K] units of the sums: of w, w·e, w·e², r, then for each start of h̄ h̄ᵀ and of r h̄."""
         # A power of two, so that a unit is exact. Ratings, offsets and d are of about this size.
         scale = 2.0 ** np.ceil(np.log2(max(self.prior.noise, 1e-12)) / 2)
-        unit = [np.array([1.0, scale, scale**2])]
+        unit = [np.array([1.0, scale, scale**2, scale])]
         for folding in self.foldings:
             h = np.ones(folding.width)
             h[1] = scale
@@ -148,7 +148,7 @@ class EvidenceModel:
         about_centre = rating - self.centre
         weight, offset = self._weights(known)
         weight, error = weight[user], about_centre - offset[user]
-        terms = [np.stack([weight, weight * error, weight * error**2], 1)]
+        terms = [np.stack([weight, weight * error, weight * error**2, about_centre], 1)]
         residual = known.rating - self.bias.content_mean[known.item.values]
         for folding in self.foldings:
             of_user = folding.user_terms(known.item, residual)[user]
@@ -165,6 +165,13 @@ class EvidenceModel:
         certainty = lengths + self.bias.user_damping
         return certainty / (certainty + 1), self.bias.user_offsets(about_items, lengths)
 
+    def plain_means(self, evidence: ItemEvidence) -> tuple[Floats, Floats]:
+        """For baselines, two means of an item's ratings about ``centre`` [J], 0 without ratings:
+        of the ratings, and of the ratings less their users' offsets."""
+        sums = evidence.units[:, :4] * self.unit[:4]
+        weight = np.where(sums[:, 0] > 0, sums[:, 0], 1.0)
+        return sums[:, 3] / np.maximum(evidence.count, 1), sums[:, 1] / weight
+
     def posterior(self, evidence: ItemEvidence, content_mean: Floats) -> NewItemPosterior:
         """What is known of the evidence's items [J], whose content means are given [J]."""
         sums = evidence.units * self.unit
@@ -173,7 +180,7 @@ class EvidenceModel:
         weight, total, squares = sums[:, 0], sums[:, 1], sums[:, 2]
         squares = squares - shift * (2 * total - shift * weight)
         offset = self.prior.offsets(evidence.count, weight, total - shift * weight, squares)
-        factors, at = [], 3
+        factors, at = [], 4
         for folding in self.foldings:
             packed = len(folding.packing.row)
             user_squares = sums[:, at : at + packed]

@@ -12,7 +12,7 @@ from greatmeta_dist.data.known_ratings import KnownRatings
 from greatmeta_dist.priors.base import UserRows
 from greatmeta_dist.priors.item_evidence import EvidenceModel, Floats, ItemEvidence
 from greatmeta_dist.ragged import Ints, Ragged, offsets_of
-from greatmeta_dist.recommend.new_items import ItemFeatures, item_features
+from greatmeta_dist.recommend.new_items import FeaturesByItem, item_features
 from greatmeta_dist.recommend.new_users import NewUsers
 
 
@@ -78,7 +78,7 @@ class NewItemEvidence:
         return int(self.sums.count.sum())
 
 
-def added_items(items: Any, evidence: NewItemEvidence, added: Collection[str]) -> ItemFeatures:
+def added_items(items: Any, evidence: NewItemEvidence, added: Collection[str]) -> FeaturesByItem:
     """The items that are to stand behind the catalogue's: ``items`` as ``item_features`` reads
     them, or those that the evidence names where that is None.
 

@@ -115,6 +115,9 @@ def _lines(summary: Summary, request: Request) -> Iterator[str]:
             f"{summary.added_items:,} behind the catalogue; {summary.new_item_ratings:,} ratings "
             "of items that training did not have are learnt from",
         )
+    if summary.unused_item_columns:
+        names = ", ".join(summary.unused_item_columns)
+        yield _line("not used", f"{names} of {request.items}: no feature of the run's items")
     if request.k > summary.items:
         yield _line(
             "k", f"k={request.k}, and there are {summary.items:,} items: users get what there is"

@@ -67,6 +67,8 @@ class Summary:
     unknown_candidates: int = 0
     added_items: int = 0
     """Items that the catalogue did not have."""
+    unused_item_columns: list[str] = field(default_factory=list)
+    """Of ``items``, columns that are no feature of the run's items."""
     new_item_ratings: int = 0
     """Ratings of items that training did not have, of which these were learnt."""
     beside: AskedCounts | None = None

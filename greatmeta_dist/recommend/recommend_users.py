@@ -214,9 +214,11 @@ class BatchRecommendation:
             return None
         manifest = self.model.catalogue.manifest
         fields = [f for f in manifest.fields if f.side == "item" and f.name != ITEM_ID]
-        return read_new_items(
+        found = read_new_items(
             self.request.items, fields, self._item_in_log, self.work, self.rejects
         )
+        self.summary.unused_item_columns = found.not_used
+        return found.items
 
     def _added(
         self, logs: Sequence[ScannedUsers], listed: dict[str, dict[str, Any]] | None

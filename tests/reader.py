@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 
 from documents import ROOT, Block, Document
-from shown_logs import LOGS
+from shown_logs import LOGS, USERS
 
 from greatmeta_dist.cli import main
 from greatmeta_dist.options.checks import check_words
@@ -119,6 +119,10 @@ def _run_ours(words: list[str]) -> None:
         options = ["train.steps=6" if w.startswith("train.steps=") else w for w in options]
     else:
         _have_run(named["run"])
+        if command == "recommend":
+            assert named["users"] in USERS, f"no small log for {words}"
+            shutil.rmtree(named["out"], ignore_errors=True)
+            Path(named["out"]).unlink(missing_ok=True)
         if "store" in named and not Path(named["store"]).exists():
             shutil.copytree(_store_of(named["run"]), named["store"])
     assert main([command, *options]) == 0, f"greatmeta {command} {' '.join(options)}"

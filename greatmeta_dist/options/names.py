@@ -22,6 +22,8 @@ VERBATIM = (
     "users",
     "out",
     "candidates",
+    "items",
+    "ratings",
     "against",
     "data.path",
     "data.split",
@@ -118,7 +120,7 @@ COMMANDS = {
             *(f"data.{name}" for name in OF_PREPARATION),
             *(f"cluster.{name}" for name in OF_TRAINING),
         ),
-        options=("k", "exclude_seen", "candidates", "explain"),
+        options=("k", "exclude_seen", "candidates", "new_items", "items", "ratings", "explain"),
     ),
     "serve": Command(
         "run → recommendations over HTTP: serve run=DIR [serve.port=8000]", ("run",), ("serve",)

@@ -44,9 +44,10 @@ class ItemEvidence:
     """[J, K] the sums, in units of ``EvidenceModel.unit``."""
 
     @classmethod
-    def none(cls, width: int) -> "ItemEvidence":
-        """The sums over no ratings."""
-        return cls(np.empty(0, np.str_), np.empty(0, np.int64), np.empty((0, width), np.int64))
+    def none(cls, width: int, item: NDArray | None = None) -> "ItemEvidence":
+        """The sums over no ratings; ``item`` has no items either, and says what they are called."""
+        names = np.empty(0, np.str_) if item is None else item
+        return cls(names, np.empty(0, np.int64), np.empty((0, width), np.int64))
 
     def __add__(self, other: "ItemEvidence") -> "ItemEvidence":
         if not len(other.item):
@@ -114,7 +115,7 @@ class EvidenceModel:
 
         ``known`` has the U users' ratings of items that training had.
         """
-        total = ItemEvidence.none(len(self.unit))
+        total = ItemEvidence.none(len(self.unit), item[:0])
         first = 0
         while first < len(user):
             # Whole users, so that a user's own numbers are made once.

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks.environment import write_result
-from benchmarks.new_items.models import CONTENT, SHIPPED, predictions
+from benchmarks.new_items.models import CONTENT, SHIPPED, fold_ins, predictions
 from benchmarks.new_items.protocol import Draw, Log
 from benchmarks.quality.data_sets import DataSet, data_sets
 from benchmarks.quality.tables import interval, markdown
@@ -60,8 +60,9 @@ def scores_of(data: DataSet, number: int, options: argparse.Namespace) -> Scores
     rating = draw.tasks.query_label.values.astype(np.float64)
     lengths, lowest = draw.tasks.query_label.lengths, store.manifest.ratings.lowest
     scores: Scores = {}
+    others = fold_ins(predictor, store)
     for known in options.known:
-        for model, predicted in predictions(predictor, store, draw, known):
+        for model, predicted in predictions(predictor, store, draw, known, others):
             numbers = measure(rating, predicted, lengths, lowest=lowest, is_click=False).summary()
             of_model = {metric: numbers[metric] for metric in METRICS}
             scores.setdefault(str(known), {})[model] = of_model

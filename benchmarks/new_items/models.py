@@ -4,6 +4,7 @@ Shapes: U users, I items.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +34,9 @@ NAMES = {
 
 
 def predictions(
-    predictor: Predictor, store: Store, draw: Draw, num_known: int
+    predictor: Predictor, store: Store, draw: Draw, num_known: int, others: dict[str, FoldIn]
 ) -> Iterator[tuple[str, Floats]]:
-    """Predicted rating of every row asked for, by model."""
+    """Predicted rating of every row asked for, by model; ``others`` are ``fold_ins``."""
     base, priors = predictor.scorer, predictor.model.priors
     model = evidence_model(base, priors)
     tasks, evidence = draw.tasks_knowing(num_known), draw.evidence(model, num_known)
@@ -45,14 +46,14 @@ def predictions(
         yield SHIPPED, _of_scorer(scorer, tasks)
         yield "… the model alone", _of_scorer(scorer.alone(), tasks)
     yield "plain offsets, no features", _plain_offsets(base, draw, tasks, num_known)
-    transform = scorer.collator.target_transform
+    transform = replace(scorer.collator.target_transform, kind="bias")
     yield "content and offsets", _bias(transform, tasks)
     baselines = RatedBaselines.of(scorer, known_priors, model, evidence, lambda: [tasks])
     for name, rating in baselines.predict(tasks).items():
         if name in NAMES:
             yield NAMES[name], rating
-    for name, kind in FOLD_INS.items():
-        yield f"{name}, fitted with these ratings", _Refitted(kind, store, transform, tasks).rating
+    for name, other in others.items():
+        yield f"{name}, fitted with these ratings", _refitted(other, store, transform, tasks)
 
 
 def _of_scorer(scorer: Scorer, tasks: TaskTable) -> Floats:
@@ -89,27 +90,26 @@ def _plain_offsets(scorer: Scorer, draw: Draw, tasks: TaskTable, num_known: int)
     return transform.in_range(asked + np.repeat(user, query.lengths))
 
 
-class _Refitted:
-    """A model of ``fold_in`` whose fit has the known ratings of new items, too.
+def fold_ins(predictor: Predictor, store: Store) -> dict[str, FoldIn]:
+    """The models of ``fold_in``, their strengths chosen on the validation users."""
+    transform = replace(predictor.scorer.collator.target_transform, kind="bias")
+    return {name: kind(store, transform) for name, kind in FOLD_INS.items()}
+
+
+def _refitted(model: FoldIn, store: Store, transform: TargetTransform, tasks: TaskTable) -> Floats:
+    """Predicted ratings after a fit that has the known ratings of new items, too.
 
     The users who are asked are among its training users, with what is known of them.
     """
-
-    def __init__(
-        self, kind: type[FoldIn], store: Store, transform: TargetTransform, tasks: TaskTable
-    ):
-        model = kind(store, transform)
-        train = store.split("train", SPEC)
-        residuals = [
-            Residuals.of(train.tasks, transform, is_training=True),
-            Residuals.of(tasks, transform, is_training=False),
-        ]
-        # A training user stands in both: of the tasks only the ratings of new items are more.
-        is_new = transform.bias.item_count == 0
-        more = residuals[1]
-        residuals[1] = Residuals(more.value * is_new, more.is_rated & is_new)
-        model.fit(_merged(train.user, residuals[0], draw_users(store), residuals[1], more))
-        self.rating = model.predict(tasks)
+    model.transform = transform
+    train = store.split("train", SPEC)
+    trained = Residuals.of(train.tasks, transform, is_training=True)
+    known = Residuals.of(tasks, transform, is_training=False)
+    # A training user stands in both: of the tasks only the ratings of new items are more.
+    is_new = transform.bias.item_count == 0
+    new = Residuals(known.value * is_new, known.is_rated & is_new)
+    model.fit(_merged(train.user, trained, draw_users(store), new, known))
+    return model.predict(tasks)
 
 
 def draw_users(store: Store) -> list[str]:

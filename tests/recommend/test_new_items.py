@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from logs import csv_config
+from logs import csv_config, write_log
 from small_training import small
 
+from greatmeta_dist.config import ColumnsConfig, DataConfig
 from greatmeta_dist.data.known_ratings import known_ratings
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.display import Display
@@ -208,3 +209,30 @@ def test_bad_items_are_refused_in_one_line(predictor, items, message):
 def test_a_rating_out_of_range_is_refused(predictor):
     with pytest.raises(InputError, match="the rating of zz is 9; ratings of this run go from"):
         predictor.with_items(None, {"ann": {"zz": 9.0, "i1": 3.0}})
+
+
+def test_clicks_of_a_new_item_count_beside_the_rows_that_would_have_been_drawn(tmp_path):
+    log = pl.read_csv(write_log(tmp_path)).drop("r")
+    log.write_csv(tmp_path / "met.csv")
+    config = DataConfig(
+        source="csv",
+        path=str(tmp_path / "met.csv"),
+        columns=ColumnsConfig("u", "i", None, "t"),
+        label="click",
+        negatives=4,
+    )
+    prepare(config, tmp_path / "store")
+    train(small(tmp_path / "store"), tmp_path / "run", Display())
+    predictor = Predictor.load(tmp_path / "run")
+    rng = np.random.default_rng(0)
+    clicks = {
+        f"r{k}": [*(f"i{i}" for i in rng.choice(50, 9, replace=False)), "often"] for k in range(60)
+    }
+    for k in range(3):
+        clicks[f"r{k}"].append("rarely")
+    knowing = predictor.with_items(["often", "rarely", "never"], clicks)
+    assert knowing.evidence.unclicked == pytest.approx(4 * (60 * 10 + 3) / 50)
+    often, rarely, never = knowing.score(["i1", "i2"], ["often", "rarely", "never"])
+    assert often > never > rarely
+    alone = predictor.with_items(["often", "rarely", "never"])
+    assert never == alone.score(["i1", "i2"], ["often", "rarely", "never"])[2]

@@ -3,6 +3,7 @@
 Everything it needs is in the run's folder. The store may be gone.
 """
 
+import threading
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,7 @@ from greatmeta_dist.training.saved_model import SavedModel
 
 FOR_PREDICTIONS: checkpoint.Wanted = {"rows": None}
 """Predictions take embedding rows, and nothing that is kept about training users."""
+_FIRST_LOOK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -158,9 +160,16 @@ class Predictor:
         """
         return self.scorer.predict(tasks)["adapted"]
 
-    @cached_property
+    @property
     def ranker(self) -> Ranker:
-        """Ranks all items; made when it is first needed: it looks at every item."""
+        """What recommends and scores. Made when it is first needed: it looks at every item."""
+        if "_ranker" not in self.__dict__:
+            with _FIRST_LOOK:  # of threads that come together, one looks
+                _ = self._ranker
+        return self._ranker
+
+    @cached_property
+    def _ranker(self) -> Ranker:
         return Ranker.of(self.scorer, self.catalogue, self.feature_spec, added=tuple(self.added))
 
     @property

@@ -22,6 +22,7 @@ VERBATIM = (
     "users",
     "out",
     "candidates",
+    "against",
     "data.path",
     "data.split",
     "data.users_path",
@@ -58,7 +59,8 @@ class Command:
     @property
     def groups(self) -> tuple[str, ...]:
         """Groups whose presets it takes."""
-        return (*self.sections, EXPERIMENT) if self.sections else ()
+        groups = [name for name in self.sections if name in presets()]
+        return (*groups, EXPERIMENT) if groups else ()
 
 
 OF_TRAINING = ("reduction", "threads", "precision")
@@ -89,10 +91,18 @@ COMMANDS = {
     "train": Command(
         "store → run: train store=DIR run=DIR [experiment=…]",
         ("store", "run"),
-        tuple(name for name in SECTIONS if name != "data"),
+        tuple(name for name in SECTIONS if name not in ("data", "evaluate", "serve")),
     ),
     "evaluate": Command(
-        "run → table and evaluation.json: evaluate run=DIR [store=DIR]", ("store", "run")
+        "run → table and evaluation.json: evaluate run=DIR [store=DIR] [against=RUN]",
+        ("store", "run"),
+        ("evaluate", "data"),
+        not_read=(
+            *(f"data.{name}" for name in ("split", "split_at", "split_last", "from", "keep_log")),
+            "data.warm_fraction",
+            "data.cold_item_fraction",
+        ),
+        options=("against",),
     ),
     "export": Command(
         "run → folder that predicts without this package: export run=DIR out=DIR", ("run", "out")
@@ -106,6 +116,9 @@ COMMANDS = {
             *(f"cluster.{name}" for name in OF_TRAINING),
         ),
         options=("k", "exclude_seen", "candidates"),
+    ),
+    "serve": Command(
+        "run → recommendations over HTTP: serve run=DIR [serve.port=8000]", ("run",), ("serve",)
     ),
 }
 

@@ -56,11 +56,14 @@ class BayesianMFPrior(RatingPrior):
         return ItemVectors(constant, vector, known)
 
     def user_vectors(self, support: Ragged, residual: Floats) -> Floats:
-        return np.concatenate([start.fold_in(support, residual) for start in self.starts], 1)
+        none = np.empty((len(support.offsets) - 1, 0))
+        of_starts = (start.fold_in(support, residual) for start in self.starts)
+        return np.concatenate([none, *of_starts], 1)
 
     def predict_with(self, users: Floats, query: Ragged) -> tuple[Floats, Floats]:
         total, known = np.zeros(len(query.values)), np.zeros(len(query.values))
-        for start, x in zip(self.starts, np.split(users, len(self.starts), 1), strict=True):
+        of_starts = np.split(users, max(1, len(self.starts)), 1)
+        for start, x in zip(self.starts, of_starts, strict=False):
             predicted, of_start = start.predict_with(x, query)
             total += predicted / len(self.starts)
             known += of_start

@@ -85,7 +85,7 @@ def test_a_stopped_group_leaves_a_checkpoint_and_its_blend_weight(uneven, tmp_pa
     ]  # fmt: skip
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not any(p.stat().st_size > 5000 for p in (run / "tensorboard").glob("*")):
+    while not any(p.stat().st_size > 5000 for p in (run / "tensorboard").glob("*tfevents.[1-9]*")):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.1)

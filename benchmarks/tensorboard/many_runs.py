@@ -92,7 +92,7 @@ def write_curves(folder: Path, steps: int, log_every: int) -> tuple[float, int]:
     seconds = 0.0
     for step in range(log_every, steps + 1, log_every):
         report = draw_report(generator)
-        users = StepUsers(rng.integers(0, 8, USERS), rng.geometric(0.02, USERS), GROUPS)
+        users = StepUsers(rng.integers(0, 8, USERS, np.int32), rng.geometric(0.02, USERS), GROUPS)
         scalars = performance(rng)
         if step % 100 == 0:
             scalars |= validation(rng)

@@ -65,6 +65,13 @@ class Command:
 
 OF_TRAINING = ("reduction", "threads", "precision")
 """Options of ``cluster`` that only a training reads."""
+OF_SPLITS = (
+    "from", "keep_log", "split", "split_at", "split_last", "valid_fraction", "test_fraction",
+    "warm_fraction", "cold_item_fraction", "items_path", "item_features",
+)  # fmt: skip
+"""Options of ``data`` that say what is for training, and what is known of items."""
+OF_SYNTHETIC = ("users", "items", "mean_interactions")
+"""Options of ``data`` that say how large a synthetic log is."""
 OF_PREPARATION = (
     "path", "from", "keep_log", "split", "split_at", "split_last", "seed", "valid_fraction",
     "test_fraction", "warm_fraction", "cold_item_fraction", "min_interactions", "max_interactions",
@@ -97,11 +104,7 @@ COMMANDS = {
         "run → table and evaluation.json: evaluate run=DIR [store=DIR] [against=RUN]",
         ("store", "run"),
         ("evaluate", "data"),
-        not_read=(
-            *(f"data.{name}" for name in ("split", "split_at", "split_last", "from", "keep_log")),
-            "data.warm_fraction",
-            "data.cold_item_fraction",
-        ),
+        not_read=tuple(f"data.{name}" for name in (*OF_SPLITS, *OF_SYNTHETIC)),
         options=("against",),
     ),
     "export": Command(

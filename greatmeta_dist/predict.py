@@ -164,7 +164,7 @@ class Predictor:
         total = evidence if self.evidence is None else self.evidence + evidence
         added = {**self.added, **added_items(items, total, self.added)}
         extension = Extension(base.scorer, base.priors, base.catalogue)
-        scorer, priors = extension.extended(added, total.sums)
+        scorer, priors = extension.extended(added, total.sums, unclicked=total.unclicked)
         model = replace(base, scorer=scorer, priors=priors)
         return replace(self, model=model, base=base, added=added, evidence=total)
 

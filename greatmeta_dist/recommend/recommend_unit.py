@@ -3,7 +3,7 @@
 Each process loads the model once, whatever number of units it runs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

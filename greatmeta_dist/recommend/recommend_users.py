@@ -284,7 +284,7 @@ class BatchRecommendation:
         evidence = self.model.load.new_item_evidence()
         for number in range(len(units)):
             evidence = read_evidence(unit.path(number), evidence)
-        write_evidence(self.work / "evidence.npz", evidence.sums)
+        write_evidence(self.work / "evidence.npz", evidence)
         write_text_atomically(self.work / "items.json", json.dumps(added))
         return self.model.load.with_new_items(
             str(self.work / "evidence.npz"), str(self.work / "items.json")

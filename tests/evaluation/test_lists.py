@@ -1,4 +1,4 @@
-"""Lists of items: recall, hit rate, nDCG, MRR, coverage and novelty, against loops and a library."""
+"""Lists of items: recall, hit rate, nDCG, MRR, coverage, novelty, against loops and a library."""
 
 import itertools
 

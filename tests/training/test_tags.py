@@ -6,7 +6,7 @@ from pathlib import Path
 
 from greatmeta_dist.training.tags import FIRST_PAGE, TAGS, describe, first_page
 
-TRAINING = Path(__file__).parents[2] / "docs" / "training.md"
+PAGE = Path(__file__).parents[2] / "docs" / "tensorboard.md"
 
 
 def test_the_first_description_that_fits_counts():
@@ -24,7 +24,7 @@ def test_no_description_is_hidden_behind_another():
 
 
 def test_the_documents_list_every_tag():
-    table = set(re.findall(r"`([\w/*@]+)`", TRAINING.read_text()))
+    table = set(re.findall(r"`([\w/*@]+)`", PAGE.read_text()))
     for pattern in TAGS:
         assert any(fnmatchcase(pattern, listed) for listed in table), pattern
 

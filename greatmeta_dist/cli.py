@@ -119,9 +119,9 @@ def _train(config: Config, overrides: list[str]) -> None:
 
 
 def _evaluate(config: Config, overrides: list[str]) -> None:
-    from greatmeta_dist.commands.evaluate import evaluate_run
+    from greatmeta_dist.commands.evaluate import evaluate_config
 
-    evaluate_run(Path(config.run or ""), store=Path(config.store) if config.store else None)
+    evaluate_config(config, _typed(overrides, "data"))
 
 
 def _export(config: Config, overrides: list[str]) -> None:
@@ -142,6 +142,12 @@ def _typed(words: list[str], section: str) -> set[str]:
     return {key[1] if len(key) > 1 else section for key in keys if key[0] == section}
 
 
+def _serve(config: Config, overrides: list[str]) -> None:
+    from greatmeta_dist.commands.serve import serve_run
+
+    serve_run(config)
+
+
 RUN: dict[str, Callable[[Config, list[str]], None]] = {
     "inspect": _inspect,
     "prepare": _prepare,
@@ -149,5 +155,6 @@ RUN: dict[str, Callable[[Config, list[str]], None]] = {
     "evaluate": _evaluate,
     "export": _export,
     "recommend": _recommend,
+    "serve": _serve,
 }
 """What each command runs, from its config and its words."""

@@ -71,14 +71,33 @@ class Display:
             self._print(_scenario_table(scenario, results))
             for line in _who_counts(results):
                 self.say(line)
+            if "worst_tenth" in results:
+                self._print(_worst_table(scenario, results["worst_tenth"]["models"]))
             if "catalogue" in results:
                 self._print(_catalogue_table(scenario, results["catalogue"]))
                 for line in _who_counts_in_catalogue(results):
                     self.say(line)
+            for kind, lists in results.get("lists", {}).items():
+                self._print(_lists_table(f"{scenario}, {kind}", lists, evaluation["lists"]))
+                self.say(_list_counts(lists))
+            for num_rows, known in results.get("known_rows", {}).items():
+                self._print(_scenario_table(f"{scenario}, first {num_rows} known", known))
         self.say("MAE and RMSE are in the ratings' units; gap is minority RMSE minus majority RMSE")
-        self.say("worst tenth: RMSE of the tenth of users for whom that model has the largest one")
+        if "lists" in evaluation:
+            positive_at = evaluation["lists"]["positive_at"]
+            self.say(f"lists: labels from {positive_at:g} on are positive; novelty is in bits")
+        self.say("worst tenth: each number over the tenth of users for whom it is worst")
         for name, value in evaluation["notes"].items():
             self.say(f"{name.replace('_', ' ')}: {value:.3f}")
+
+    def comparison(self, comparison: dict[str, Any]) -> None:
+        """Print the tables of ``comparison.json``, one for each scenario."""
+        self.say(f"{comparison['run']} against {comparison['against']}, adapted")
+        for scenario, parts in comparison["scenarios"].items():
+            self._print(_comparison_table(scenario, parts))
+        self.say(
+            "difference: mean over users, with its 95% interval; p: Wilcoxon's signed-rank test"
+        )
 
     def _print(self, table: Table) -> None:
         self.console.print(table, highlight=False)
@@ -179,15 +198,28 @@ class _Column:
 
 
 def _scenario_table(scenario: str, results: dict[str, Any]) -> Table:
-    """Every model's numbers; also RMSE of the minority, its gap, and of the worst tenth of users.
+    """Every model's numbers; with preference groups also the minority's RMSE and the gap."""
+    models = results["models"] | ({"chance": results["chance"]} if "chance" in results else {})
+    columns = _metric_columns(models)
+    groups = results["groups"]
+    if "minority" in groups:
+        minority = _by_model(groups["minority"]["models"], "rmse")
+        columns.append(_Column("minority rmse", minority, is_higher_better=False))
+        columns.append(_Column("gap", _by_model(groups["gap"], "rmse"), sign="+"))
+    return _table(f"{scenario}, {results['users']} users", list(models), columns)
 
-    The former two where there are preference groups.
-    """
+
+def _worst_table(scenario: str, models: dict[str, Numbers]) -> Table:
+    """Every model's numbers over the tenth of users for whom they are worst."""
+    return _table(f"worst tenth of {scenario}", list(models), _metric_columns(models))
+
+
+def _metric_columns(models: dict[str, Numbers]) -> list[_Column]:
+    """The numbers of every registered metric."""
     # Imported here because it needs NumPy, and a command that prints no table starts without.
     from greatmeta_dist.evaluation.metrics import metric_of, registered_metrics
 
-    models = results["models"] | {"chance": results["chance"]}
-    columns = [
+    return [
         _Column(
             number,
             _by_model(models, number),
@@ -198,15 +230,6 @@ def _scenario_table(scenario: str, results: dict[str, Any]) -> Table:
         for number in models["adapted"]
         if metric_of(number) == name
     ]
-    groups = results["groups"]
-    if "minority" in groups:
-        minority = _by_model(groups["minority"]["models"], "rmse")
-        columns.append(_Column("minority rmse", minority, is_higher_better=False))
-        columns.append(_Column("gap", _by_model(groups["gap"], "rmse"), sign="+"))
-    if "worst_tenth" in results:
-        worst = _by_model(results["worst_tenth"]["models"], "rmse")
-        columns.append(_Column("worst tenth", worst, is_higher_better=False))
-    return _table(f"{scenario}, {results['users']} users", list(models), columns)
 
 
 def _catalogue_table(scenario: str, models: dict[str, Numbers]) -> Table:
@@ -216,6 +239,62 @@ def _catalogue_table(scenario: str, models: dict[str, Numbers]) -> Table:
     ordered = sorted(dict.fromkeys(names), key=lambda name: kinds.index(name.partition("@")[0]))
     columns = [_Column(name, _by_model(models, name), is_higher_better=True) for name in ordered]
     return _table(f"{scenario}, whole catalogue", list(models), columns)
+
+
+def _lists_table(title: str, lists: dict[str, Any], settings: dict[str, Any]) -> Table:
+    """The main numbers of lists; all are in ``evaluation.json``."""
+    models, cutoffs = lists["models"], settings["cutoffs"]
+    main = 10 if 10 in cutoffs else cutoffs[-1]
+    names = [f"recall@{k}" for k in cutoffs[:3]]
+    names += [f"ndcg@{main}", "mrr", f"coverage@{main}", f"novelty@{main}"]
+    columns = [
+        # Without the middle of the word a table has room in 100 columns.
+        _Column(name.replace("age@", "@"), _by_model(models, name), is_higher_better=True)
+        for name in names
+    ]
+    return _table(title, list(models), columns)
+
+
+def _list_counts(lists: dict[str, Any]) -> str:
+    """How many users the numbers of lists are of."""
+    kinds: dict[int, list[str]] = {}
+    for number, num_counted in lists["counted"].items():
+        kinds.setdefault(num_counted, []).append(number.partition("@")[0])
+    parts = [f"{', '.join(dict.fromkeys(names))} of {n}" for n, names in kinds.items()]
+    return f"{'; '.join(parts)} of {lists['users']} users"
+
+
+def _comparison_table(title: str, parts: dict[str, dict[str, Any]]) -> Table:
+    """The main numbers of two runs, how they differ, and how sure that is."""
+    table = Table(box=SIMPLE, pad_edge=False)
+    table.add_column(title, no_wrap=True)
+    for heading in ("run", "against", "difference", "95% interval", "p", "users"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for part, tests in parts.items():
+        for number in tests if part == "ratings" else _main_of_lists(list(tests)):
+            test = tests[number]
+            low, high = test["interval"]
+            table.add_row(
+                number if part == "ratings" else f"{part} {number}",
+                *(_number(test[name]) for name in ("ours", "theirs")),
+                _number(test["difference"], "+"),
+                UNDEFINED if low is None else f"{low:+.4f}, {high:+.4f}",
+                _number(test["p_value"]),
+                str(test["users"]),
+            )
+    return table
+
+
+def _main_of_lists(numbers: list[str]) -> list[str]:
+    """The numbers of lists that are shown of two runs: of one cutoff, 10 if it is there."""
+    cutoffs = [int(n.partition("@")[2]) for n in numbers if n.startswith("recall@")]
+    main = 10 if 10 in cutoffs else max(cutoffs, default=0)
+    shown = (f"recall@{main}", f"ndcg@{main}", "mrr", f"novelty@{main}")
+    return [number for number in numbers if number in shown]
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return UNDEFINED if value is None else f"{value:{sign}.4f}"
 
 
 def _who_counts(results: Mapping[str, Any]) -> list[str]:

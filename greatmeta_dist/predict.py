@@ -3,9 +3,10 @@
 Everything it needs is in the run's folder. The store may be gone.
 """
 
+import threading
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greatmeta_dist.config import Config
+from greatmeta_dist.data.known_ratings import known_ratings
 from greatmeta_dist.data.store import FeatureSpec, Store
 from greatmeta_dist.data.tasks import TaskTable
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.errors import require
 from greatmeta_dist.evaluation.baselines import Baselines
+from greatmeta_dist.evaluation.rated_new_items import RatedNewItems, Tables
 from greatmeta_dist.evaluation.scoring import Scorer
+from greatmeta_dist.recommend.extended import Extension, evidence_model
+from greatmeta_dist.recommend.known_supports import know_supports
+from greatmeta_dist.recommend.new_item_evidence import NewItemEvidence, added_items
+from greatmeta_dist.recommend.new_items import FeaturesByItem
+from greatmeta_dist.recommend.new_users import NewUsers
 from greatmeta_dist.recommend.ranker import Ranker
 from greatmeta_dist.training.build import Model, build_model
 from greatmeta_dist.training.run_config import saved_config
@@ -28,6 +36,7 @@ from greatmeta_dist.training.saved_model import SavedModel
 
 FOR_PREDICTIONS: checkpoint.Wanted = {"rows": None}
 """Predictions take embedding rows, and nothing that is kept about training users."""
+_FIRST_LOOK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,12 @@ class Predictor:
     """The step whose parameters these are: the best one by validation users."""
     model: Model
     store_identity: str
+    base: Model | None = None
+    """The model as it was trained, where ``model`` knows new items."""
+    added: FeaturesByItem = field(default_factory=dict)
+    """Items that came after the training, with their features; behind those of the catalogue."""
+    evidence: NewItemEvidence | None = None
+    """What ratings say of new items."""
 
     @classmethod
     def load(cls, run: str | Path, *, warn: Callable[[str], None] = warnings.warn) -> "Predictor":
@@ -106,6 +121,38 @@ class Predictor:
         """
         return self.ranker.score(interactions, items, user_features=user_features)
 
+    def with_items(self, items: Any = None, interactions: Any = None) -> "Predictor":
+        """A predictor that also knows new items, and what anybody's ratings say of them.
+
+        ``items`` are ``{item: {feature: value}}``, a frame with a column of items and columns of
+        features, or ids alone; None stands for those that ``interactions`` name and the catalogue
+        lacks. They become items like all others: candidates of ``recommend`` and known to
+        ``score``. ``interactions`` are known ratings of anybody, in the forms of ``recommend``.
+        Ratings of items that training did not have move what is predicted of these items, for
+        everybody; without any an item is predicted from its features. What is known of an item by
+        this predictor stays, and the ratings add to it. Raises ``InputError``.
+        """
+        evidence = self.new_item_evidence()
+        if interactions is not None:
+            evidence = evidence.add(known_ratings(interactions))
+        return self.with_item_evidence(evidence, items)
+
+    def new_item_evidence(self) -> NewItemEvidence:
+        """No ratings of new items yet; ``add`` to it batch by batch, for a log of any size."""
+        base = self.base or self.model
+        model = evidence_model(base.scorer, base.priors)
+        return NewItemEvidence.none(model, NewUsers(self.catalogue, self.feature_spec))
+
+    def with_item_evidence(self, evidence: NewItemEvidence, items: Any = None) -> "Predictor":
+        """As ``with_items``, of ratings that were added to a ``new_item_evidence``."""
+        base = self.base or self.model
+        total = evidence if self.evidence is None else self.evidence + evidence
+        added = {**self.added, **added_items(items, total, self.added)}
+        extension = Extension(base.scorer, base.priors, base.catalogue)
+        scorer, priors = extension.extended(added, total.sums)
+        model = replace(base, scorer=scorer, priors=priors)
+        return replace(self, model=model, base=base, added=added, evidence=total)
+
     def score_tasks(self, tasks: TaskTable) -> NDArray[np.float64]:
         """Predicted rating of every query row (of clicks, the chance), users' rows end to end.
 
@@ -113,10 +160,17 @@ class Predictor:
         """
         return self.scorer.predict(tasks)["adapted"]
 
-    @cached_property
+    @property
     def ranker(self) -> Ranker:
-        """Ranks the catalogue; made when it is first needed: it looks at every item."""
-        return Ranker.of(self.scorer, self.catalogue, self.feature_spec)
+        """What recommends and scores. Made when it is first needed: it looks at every item."""
+        if "_ranker" not in self.__dict__:
+            with _FIRST_LOOK:  # of threads that come together, one looks
+                _ = self._ranker
+        return self._ranker
+
+    @cached_property
+    def _ranker(self) -> Ranker:
+        return Ranker.of(self.scorer, self.catalogue, self.feature_spec, added=tuple(self.added))
 
     @property
     def scorer(self) -> Scorer:
@@ -146,6 +200,11 @@ class Predictor:
         """What people would use instead of the model, made of the run's own priors."""
         priors = self.model.priors
         return Baselines.of(self.scorer.collator.target_transform, priors["bayesian_mf"])
+
+    def know_supports(self, tables: Tables) -> RatedNewItems | None:
+        """Learn new items from users' supports, as ``evaluate`` asks for; the run's model stays."""
+        base = self.base or self.model
+        return know_supports(base.scorer, base.priors, base.catalogue, tables)
 
     def open_store(self, folder: str | Path | None = None) -> Store:
         """The store of the training, or ``folder``, checked to be the same data.

@@ -132,4 +132,4 @@ def by_loops(value, is_given, mean, *, options, count, seed):
             variance = np.mean(
                 [(mean[j] - prior) ** 2 + np.diag(item_cov[j]) for j in range(num_items)], axis=0
             )
-    return mean, item_cov, noise, components
+    return mean, item_cov, noise, components, variance

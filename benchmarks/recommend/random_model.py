@@ -90,6 +90,7 @@ def _random_start(num_items: int, rng: np.random.Generator) -> BayesianMF:
         with_offset=mean[:, :1] * mean[:, 1:],
         noise=0.8,
         users=Mixture.single(np.full(width, 0.25)),
+        item_variance=np.full(width + 1, 0.1),
     )
 
 

@@ -1,49 +1,193 @@
-"""``greatmeta evaluate``: run → a table and ``evaluation.json``."""
+"""``greatmeta evaluate``: run → tables and ``evaluation.json``; two runs → ``comparison.json``."""
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from greatmeta_dist.commands.log_to_evaluate import prepare_log
+from greatmeta_dist.config import Config, EvaluateConfig
+from greatmeta_dist.data.other_store import OtherStore
+from greatmeta_dist.data.split import SCENARIOS
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.display import Display
 from greatmeta_dist.errors import require
-from greatmeta_dist.evaluation.evaluate import evaluate
+from greatmeta_dist.evaluation.baselines import Baselines
+from greatmeta_dist.evaluation.evaluate import Evaluation, evaluate_users
+from greatmeta_dist.evaluation.paired import compare
+from greatmeta_dist.evaluation.scoring import Scorer
 from greatmeta_dist.files import write_json_atomically
 from greatmeta_dist.predict import Predictor
+from greatmeta_dist.recommend.new_users import with_unknown_item
+
+OTHER = "other"
+"""What files are called that are of another store or log than the run's own."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A run with the store that it is asked about."""
+
+    predictor: Predictor
+    scorer: Scorer
+    store: Store
+
+    @property
+    def is_other(self) -> bool:
+        """Whether the store is not the run's own."""
+        return isinstance(self.store, OtherStore)
+
+    @classmethod
+    def of(cls, run: Path, store: Path | None, display: Display, *, is_log: bool) -> "_Asked":
+        """Load a run and open its store, or another one.
+
+        Raises ``InputError`` where either cannot be read, or where the store cannot be asked of it.
+        """
+        predictor = Predictor.load(run, warn=display.say)
+        if store is None:
+            return cls(predictor, predictor.scorer, predictor.open_store())
+        opened = Store(store)
+        opened.check()
+        if opened.identity == predictor.store_identity:
+            return cls(predictor, predictor.scorer, opened)
+        other = OtherStore(opened, predictor.catalogue, has_one_split=is_log)
+        return cls(predictor, with_unknown_item(predictor.scorer), other)
+
+    def evaluate(self, options: EvaluateConfig, display: Display) -> Evaluation:
+        """Score all users of the scenarios, with a bar."""
+        splits = self.store.manifest.splits
+        total = sum(splits.get(scenario, 0) for scenario in SCENARIOS)
+        where = self.store.folder
+        require(total > 0, f"{where} holds no scenario to evaluate, only training users")
+        transform = self.scorer.collator.target_transform
+        priors = self.predictor.model.priors
+        with display.bar("evaluate", total, "users") as bar:
+            by_split: dict[str, int] = {}
+
+            def progress(split: str, num_scored: int) -> None:
+                if split in splits:
+                    by_split[split] = num_scored
+                bar.update(sum(by_split.values()), split)
+
+            return evaluate_users(
+                self.scorer,
+                self.store,
+                others=Baselines.of(transform, priors["bayesian_mf"]),
+                options=options,
+                catalogue=self.predictor.catalogue,
+                know_new_items=self.predictor.know_supports,
+                progress=progress,
+            )
 
 
 def evaluate_run(
-    run: str | Path, *, store: str | Path | None = None, display: Display | None = None
+    run: str | Path,
+    *,
+    store: str | Path | None = None,
+    against: str | Path | None = None,
+    options: EvaluateConfig | None = None,
+    display: Display | None = None,
 ) -> dict[str, Any]:
-    """Score a run in every scenario of its store, or of ``store`` where that has moved.
+    """Score a run in every scenario of its store, or of ``store``: moved, or of other data.
 
-    Returns what ``evaluation.json`` holds. Raises ``InputError`` where the run or the store cannot
-    be read, or where the store holds no scenario.
+    ``against`` is another run, which is scored on the same users and compared with. Returns what
+    ``evaluation.json`` holds. Raises ``InputError`` where a run or the store cannot be read, or
+    where the store holds no scenario.
     """
-    run, display = Path(run), display or Display()
-    predictor = Predictor.load(run, warn=display.say)
-    evaluation = _evaluate(predictor, predictor.open_store(Path(store) if store else None), display)
-    weight = predictor.blend_weight
-    if weight is not None:
-        evaluation = {"factorisation_share": weight, **evaluation}
-    evaluation = {"step": predictor.step, **evaluation}
-    write_json_atomically(run / "evaluation.json", evaluation)
+    store = Path(store) if store is not None else None
+    return _evaluate(
+        Path(run),
+        store=store,
+        against=Path(against) if against is not None else None,
+        options=options or EvaluateConfig(),
+        display=display or Display(),
+    )
+
+
+def evaluate_config(config: Config, typed: Collection[str]) -> dict[str, Any]:
+    """The same by a command's options; ``typed`` are those of ``data`` that were typed."""
+    display = Display()
+    with _store_of(config, typed, display) as store:
+        return _evaluate(
+            Path(config.run or ""),
+            store=store,
+            against=Path(config.against) if config.against else None,
+            options=config.evaluate,
+            display=display,
+            is_log=bool(typed),
+        )
+
+
+@contextmanager
+def _store_of(config: Config, typed: Collection[str], display: Display) -> Iterator[Path | None]:
+    """The store to evaluate on, None for the run's own; a log is prepared, for the block alone."""
+    if not typed:
+        yield Path(config.store) if config.store else None
+        return
+    require(
+        not config.store, "store=DIR and data.path=LOG are both set; evaluate on one of the two"
+    )
+    catalogue = Predictor.load(config.run or "", warn=display.say).catalogue
+    with TemporaryDirectory(prefix="greatmeta-evaluate-") as folder:
+        yield prepare_log(config.data, typed, catalogue.manifest.recipe, Path(folder), display)
+
+
+def _evaluate(
+    run: Path,
+    *,
+    store: Path | None,
+    against: Path | None,
+    options: EvaluateConfig,
+    display: Display,
+    is_log: bool = False,
+) -> dict[str, Any]:
+    asked = _Asked.of(run, store, display, is_log=is_log)
+    other = None
+    if against is not None:
+        require(against.resolve() != run.resolve(), f"against={against} is the run itself")
+        other = _Asked.of(against, store, display, is_log=is_log)
+        require(
+            store is not None or other.store.identity == asked.store.identity,
+            f"{run} and {against} were trained on different stores, so that their users are not "
+            "the same; name one with store=DIR to evaluate both on it",
+        )
+    found = asked.evaluate(options, display)
+    evaluation = _header(asked) | found.summary
+    prefix = f"{OTHER}-" if asked.is_other else ""
+    path = run / f"{prefix}evaluation.json"
+    write_json_atomically(path, evaluation)
     display.results(evaluation)
+    weight = asked.predictor.blend_weight
     if weight is not None:
         display.say(f"{weight:.0%} of a prediction is the priors', where they know the item")
-    display.say(f"parameters of step {predictor.step}; written to {run / 'evaluation.json'}")
+    display.say(f"parameters of step {asked.predictor.step}; written to {path}")
+    if other is not None:
+        comparison = {
+            "run": str(run),
+            "against": str(against),
+            "steps": [asked.predictor.step, other.predictor.step],
+            "scenarios": compare(found, other.evaluate(options, display)),
+        }
+        path = run / f"{prefix}comparison.json"
+        write_json_atomically(path, comparison)
+        display.comparison(comparison)
+        display.say(f"written to {path}")
     return evaluation
 
 
-def _evaluate(predictor: Predictor, store: Store, display: Display) -> dict[str, Any]:
-    """Score all users of the scenarios, with a bar."""
-    splits = store.manifest.splits
-    total = sum(n for split, n in splits.items() if split not in ("train", "valid"))
-    require(total > 0, f"{store.folder} holds no scenario to evaluate, only training users")
-    with display.bar("evaluate", total, "users") as bar:
-        by_split: dict[str, int] = {}
-
-        def progress(split: str, num_scored: int) -> None:
-            by_split[split] = num_scored
-            bar.update(sum(by_split.values()), split)
-
-        return evaluate(predictor.scorer, store, others=predictor.baselines(), progress=progress)
+def _header(asked: _Asked) -> dict[str, Any]:
+    """What stands before the scenarios: of which parameters, and of what data if not the run's."""
+    header: dict[str, Any] = {"step": asked.predictor.step}
+    if asked.predictor.blend_weight is not None:
+        header["factorisation_share"] = asked.predictor.blend_weight
+    if isinstance(asked.store, OtherStore):
+        recipe = asked.store.manifest.recipe
+        unknown = {
+            split: asdict(asked.store.unknown(split, asked.predictor.feature_spec))
+            for split in SCENARIOS
+            if asked.store.manifest.splits.get(split)
+        }
+        header["other"] = {"path": recipe["path"], "unknown": unknown}
+    return header

@@ -92,7 +92,7 @@ def _lines(summary: Summary, request: Request, num_items: int) -> Iterator[str]:
             f"does not have; the first is {counts.first_unknown_item}",
         )
     for name, number in counts.unknown_values.items():
-        yield _line("unknown", f"{number:,} values of {name} that training did not have, or hardly")
+        yield _line("unknown", f"{number:,} users' {name}: training did not have it, or hardly")
     if summary.unknown_candidates:
         yield _line(
             "unknown",

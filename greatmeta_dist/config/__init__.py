@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from greatmeta_dist.config.checks import at_least, require_utf8
 from greatmeta_dist.config.cluster import ClusterConfig
 from greatmeta_dist.config.data import ColumnsConfig, DataConfig
+from greatmeta_dist.config.evaluation import EvaluateConfig
 from greatmeta_dist.config.model import InnerConfig, ModelConfig
 from greatmeta_dist.config.priors import PriorsConfig
+from greatmeta_dist.config.serving import ServeConfig
 from greatmeta_dist.config.training import SchedulerConfig, TrainConfig
 
 __all__ = [
@@ -19,10 +21,12 @@ __all__ = [
     "ColumnsConfig",
     "Config",
     "DataConfig",
+    "EvaluateConfig",
     "InnerConfig",
     "ModelConfig",
     "PriorsConfig",
     "SchedulerConfig",
+    "ServeConfig",
     "TrainConfig",
 ]
 
@@ -38,6 +42,8 @@ class Config:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     store: str | None = None
     """Folder of the prepared data."""
     run: str | None = None
@@ -45,6 +51,8 @@ class Config:
     users: str | None = None
     """What is known of the users to recommend for: a log, or a list of users. Its ending tells its
     format; ``data=<preset>`` says another one."""
+    against: str | None = None
+    """Folder of another training. ``run`` is tested against it, user by user, on the same users."""
     out: str | None = None
     """Where to write. A name that ends in .parquet is one file; any other is a folder of them. Of
     an export, a folder."""
@@ -58,7 +66,7 @@ class Config:
 
     def __post_init__(self) -> None:
         at_least("k", self.k, 1)
-        for name in ("users", "out", "candidates"):
+        for name in ("users", "out", "candidates", "against"):
             path = getattr(self, name)
             if path is not None:
                 require_utf8(name, path)

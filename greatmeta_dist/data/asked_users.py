@@ -5,7 +5,7 @@ checks. A row that has a user and nothing else asks for a user of whom nothing i
 file without a column of items, which is a list of users.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from greatmeta_dist.data.sources.folders import (
     visible_files,
 )
 from greatmeta_dist.data.sources.mapped import Files, Reader
+from greatmeta_dist.data.text_files import first_line
 from greatmeta_dist.errors import InputError, require
 
 OF_TASKS = ("label", "click_at", "seed", "max_support")
@@ -129,10 +130,10 @@ def _with_columns(config: DataConfig, manifest: Manifest, work: Path) -> tuple[D
     if config.source not in MAPPED_SOURCES:
         return config, False
     assert config.path is not None
+    if _is_bare_list(config):
+        return _of_list(replace(config, has_header=False), "1"), True
     reader, log = Reader(config, work), Files.at(config.path, config.source)
     available = reader.columns(log)
-    if _is_bare_list(config, available):
-        return _of_list(replace(config, has_header=False), "1"), True
     typed, in_run = asdict(config.columns), manifest.recipe["columns"]
     is_of_files = manifest.recipe["source"] in MAPPED_SOURCES
     columns = {
@@ -159,11 +160,14 @@ def _of_list(config: DataConfig, user: str) -> DataConfig:
     return replace(config, columns=columns, label="click", click_at=None, events={})
 
 
-def _is_bare_list(config: DataConfig, available: Sequence[str]) -> bool:
+def _is_bare_list(config: DataConfig) -> bool:
     """Whether a file is a text with a user on each line, and no header."""
-    is_text = bare_name(config.path or "").endswith(".txt") and config.source == "csv"
-    is_named = config.columns.user != AUTO or bool(usual_columns("user", available))
-    return is_text and len(available) == 1 and config.has_header and not is_named
+    assert config.path is not None
+    is_text = bare_name(config.path).endswith(".txt") and config.source == "csv"
+    if not is_text or not config.has_header or config.columns.user != AUTO:
+        return False
+    names = first_line(config.path).split(config.separator)
+    return names != [""] and len(names) == 1 and not usual_columns("user", names)
 
 
 def _with_features(config: DataConfig, manifest: Manifest, work: Path) -> DataConfig:

@@ -27,7 +27,8 @@ def read_items(path: str, option: str, in_log: str, work: Path) -> list[str]:
     available = Reader(config, work).columns(table)
     column = _item_column(path, option, in_log, available)
     if column is None:
-        config, column = replace(config, has_header=False), "1"
+        config, column, work = replace(config, has_header=False), "1", work / f"{option}-no-header"
+        work.mkdir(exist_ok=True)
     frame = Reader(config, work).scan(table, {column: "id"}).collect(engine="streaming")
     value = id_value(column, frame.schema[column], config.missing_values)
     rows = frame.select(

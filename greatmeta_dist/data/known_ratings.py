@@ -73,10 +73,29 @@ def token_of(value: Any) -> str:
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise InputError(f"{value!r} is no id; expected a text or a whole number")
     require(
-        math.isfinite(value) and value == math.floor(value),
+        isinstance(value, int) or (math.isfinite(value) and value == math.floor(value)),
         f"{value!r} is no id; expected a text or a whole number",
     )
     return str(math.floor(value))
+
+
+def named_rows(frame: Any, role: str) -> tuple[list[str], dict[str, list[Any]]]:
+    """The ids in a frame's column of ``role`` (``user`` or ``item``), and the other columns.
+
+    Raises ``InputError`` where no column, or more than one, may be it, or where one is no id.
+    """
+    table = _table_of(frame)
+    column = _column(role, table.columns)
+    require(
+        column is not None,
+        f"no column of the frame is the {role}; it has {', '.join(table.columns)}; rename one "
+        f"{role}",
+    )
+    assert column is not None
+    value = id_value(column, table.schema[column])
+    _require_good(table, role, column, value)
+    ids = table.select(value.value.cast(pl.String)).to_series().to_list()
+    return ids, {name: table[name].to_list() for name in table.columns if name != column}
 
 
 def like(frame: Any, columns: dict[str, Any]) -> Any:
@@ -121,9 +140,14 @@ def _ratings_of(known: Any, user: Any) -> tuple[Pairs, bool, bool]:
 
 
 def _number(rating: Any, item: Any, whose: str) -> float:
-    is_number = isinstance(rating, numbers.Real) and math.isfinite(rating)
-    require(is_number, f"the rating of {item}{whose} is {rating!r}; expected a finite number")
-    return float(rating)
+    is_number = isinstance(rating, numbers.Real) and not isinstance(rating, bool)
+    try:
+        number = float(rating) if is_number else math.nan
+    except OverflowError as error:  # a whole number of hundreds of digits
+        raise InputError(f"the rating of {item}{whose} is too large; expected a number") from error
+    expected = "expected a finite number"
+    require(math.isfinite(number), f"the rating of {item}{whose} is {rating!r}; {expected}")
+    return number
 
 
 def _table_of(frame: Any) -> pl.DataFrame:

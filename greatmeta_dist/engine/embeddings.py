@@ -124,6 +124,11 @@ class EmbeddingTable:
         lag = self._mean.index_select(0, rows).sub_(weight)  # [U, d]
         return weight + lag.mul_(decay.unsqueeze(1))
 
+    def extended(self, values: Tensor) -> "EmbeddingTable":
+        """For a lone worker's predictions: running means, then ``values`` [k, d]."""
+        rows = self.lookup_averaged(torch.arange(len(self.weight), device=self.weight.device))
+        return EmbeddingTable(torch.cat([rows, values.to(rows)]), rate=self.rate)
+
     def update_rows(self, rows: Tensor, gradient: Tensor) -> None:
         """One Adam step, in place, on distinct ascending rows [U] along their gradient [U, d].
 

@@ -1,5 +1,6 @@
 """What a worker holds and does: its share of θ, steps on its lanes, predictions."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -218,6 +219,16 @@ class Worker:
         """Features [entities, fields·d] of slots whose rows are numbered among ``rows`` [U]."""
         slots, rows = to_device(slots, self.device), rows.to(self.device)
         return pool_slots(self.table.lookup_averaged(rows), slots)
+
+    def with_further_rows(self, values: Tensor) -> "Worker":
+        """A lone worker that predicts as this one does, with embedding rows ``values`` [k, d] more.
+
+        They stand behind the others. It is for predictions only.
+        """
+        assert self.communicator.size == 1
+        worker = copy.copy(self)
+        worker.table = self.table.extended(values)
+        return worker
 
     def dense_state(self) -> dict[str, Tensor]:
         """Everything but the embedding rows: A, φ and their optimizers' state, by name; on the

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from greatmeta_dist.batching.target_transform import Floats, TargetTransform
 from greatmeta_dist.data.tasks import TaskTable
@@ -39,32 +38,40 @@ class Blend:
     ) -> dict[str, Floats]:
         """Ratings [n] that models predict for the query rows, blended with the priors' ones.
 
-        Items that a prior does not know keep the model's rating. ``users`` are ``user_vectors``, if
-        they are there already.
+        The weight of the priors' rating is smaller as far as they do not know the item; one that a
+        prior does not know at all keeps the model's rating. ``users`` are ``user_vectors``, if they
+        are there already.
         """
         if not self.priors:
             return dict(ratings)
-        of_priors, is_known = self.predict(tasks, users=users)
+        of_priors, known = self.predict(tasks, users=users)
+        weight = self.weight * known
         return {
-            name: np.where(is_known, rating + self.weight * (of_priors - rating), rating)
+            name: np.where(known > 0, rating + weight * (of_priors - rating), rating)
             for name, rating in ratings.items()
         }
 
     def predict(
         self, tasks: TaskTable, *, users: Sequence[Floats] | None = None
-    ) -> tuple[Floats, NDArray[np.bool_]]:
-        """The mean of the priors' ratings of every query row [n], and whether all know its item."""
+    ) -> tuple[Floats, Floats]:
+        """The mean of the priors' ratings of every query row [n], and how well all know its item.
+
+        From 0, where one does not know it, to 1.
+        """
         query, residual = tasks.query_item, self._residual(tasks)
-        total, is_known = np.zeros(len(query.values)), np.full(len(query.values), bool(self.priors))
+        total, known = (
+            np.zeros(len(query.values)),
+            np.full(len(query.values), 1.0 * bool(self.priors)),
+        )
         for k, prior in enumerate(self.priors):
             if users is None:
                 predicted, knows = prior.predict_residual(tasks.support_item, residual, query)
             else:
                 predicted, knows = prior.predict_with(users[k], query)
             total += predicted / len(self.priors)
-            is_known &= knows
+            known = np.minimum(known, knows)
         content_mean = self.transform.bias.content_mean[query.values]
-        return self.transform.in_range(total + content_mean), is_known
+        return self.transform.in_range(total + content_mean), known
 
     def user_vectors(self, tasks: TaskTable) -> list[Floats]:
         """By prior, [U, F] users' numbers; of priors that are inner products alone."""

@@ -15,7 +15,19 @@ from greatmeta_dist.data.store import FeatureSpec, Store, UserTasks
 from greatmeta_dist.data.tasks import TaskTable
 from greatmeta_dist.engine.worker import Worker
 from greatmeta_dist.evaluation.blend import Blend, BlendSums, fit_blend_weight
-from greatmeta_dist.evaluation.metrics.base import PredictedRows, UserMetrics, join, measure
+from greatmeta_dist.evaluation.metrics.base import (
+    PredictedRows,
+    UserMetrics,
+    join,
+    measure_rows,
+)
+from greatmeta_dist.evaluation.metrics.lists import (
+    ListSettings,
+    UserLists,
+    join_lists_of_users,
+    lists_of_candidates,
+)
+from greatmeta_dist.evaluation.metrics.log_loss import log_loss_of_users
 from greatmeta_dist.evaluation.metrics.ndcg import chance_of
 
 USERS_PER_BATCH = 256
@@ -83,7 +95,8 @@ class Scorer:
 
         def sums(users: UserTasks) -> BlendSums:
             rating = users.tasks.query_label.values
-            of_priors, is_known = self.blend.predict(users.tasks)
+            of_priors, known = self.blend.predict(users.tasks)
+            is_known = known > 0
             of_model = self.predict_model(users.tasks)["adapted"]
             return BlendSums.of_rows(rating[is_known], of_model[is_known], of_priors[is_known])
 
@@ -100,6 +113,14 @@ class Scored:
     """[users] preference group, as records have it."""
     chance: NDArray[np.float64]
     """[users, cutoffs] expected nDCG of a random order; nan for users with nothing to rank."""
+    log_loss: dict[str, NDArray[np.float64]]
+    """Of clicks, by model: [users] the sum of each one's losses. Of ratings empty."""
+    num_rows: NDArray[np.int64]
+    """[users] query rows of each."""
+    lists: dict[str, UserLists]
+    """By model, what the query rows are worth as lists; empty unless asked for."""
+    user: list[str]
+    """[users] who they are."""
 
 
 def score_split(
@@ -109,10 +130,12 @@ def score_split(
     *,
     max_users: int | None = None,
     others: Predicts | None = None,
+    lists: ListSettings | None = None,
     limit_support: Callable[[TaskTable], TaskTable] = lambda tasks: tasks,
     progress: Progress = no_progress,
 ) -> Scored | None:
-    """Predict and measure every query row of a split, also by ``others``.
+    """Predict and measure every query row of a split, also by ``others``, and with ``lists`` as
+    lists.
 
     ``limit_support`` may shorten what is known of the users. Where the split has more than
     ``max_users`` users, about so many are taken. All workers call it together, and each takes its
@@ -125,12 +148,20 @@ def score_split(
         predictions = (dict(others.predict(tasks)) if others else {}) | scorer.predict(tasks)
         rating = tasks.query_label.values.astype(np.float64)
         lengths = tasks.query_label.lengths
-        models = {
-            name: measure(rating, values, lengths, lowest=lowest, is_click=is_click)
+        rows = {
+            name: PredictedRows(rating, values, lengths, lowest, is_click)
             for name, values in predictions.items()
         }
-        chance = chance_of(PredictedRows(rating, rating, lengths, lowest, is_click))
-        return Scored(models, scorer.grouping.recorded(users), chance)
+        item = tasks.query_item.values
+        return Scored(
+            {name: measure_rows(predicted) for name, predicted in rows.items()},
+            scorer.grouping.recorded(users),
+            chance_of(PredictedRows(rating, rating, lengths, lowest, is_click)),
+            {n: log_loss_of_users(r) for n, r in rows.items()} if is_click else {},
+            lengths,
+            {n: lists_of_candidates(r, item, lists) for n, r in rows.items()} if lists else {},
+            users.user,
+        )
 
     batches = _for_each_batch(scorer, store, split, score, max_users=max_users, progress=progress)
     if batches is None:
@@ -139,6 +170,10 @@ def score_split(
         {name: join([b.models[name] for b in batches]) for name in batches[0].models},
         np.concatenate([b.group for b in batches]),
         np.concatenate([b.chance for b in batches]),
+        {n: np.concatenate([b.log_loss[n] for b in batches]) for n in batches[0].log_loss},
+        np.concatenate([b.num_rows for b in batches]),
+        {n: join_lists_of_users([b.lists[n] for b in batches]) for n in batches[0].lists},
+        [user for b in batches for user in b.user],
     )
 
 

@@ -22,6 +22,7 @@ VERBATIM = (
     "users",
     "out",
     "candidates",
+    "against",
     "data.path",
     "data.split",
     "data.users_path",
@@ -58,11 +59,19 @@ class Command:
     @property
     def groups(self) -> tuple[str, ...]:
         """Groups whose presets it takes."""
-        return (*self.sections, EXPERIMENT) if self.sections else ()
+        groups = [name for name in self.sections if name in presets()]
+        return (*groups, EXPERIMENT) if groups else ()
 
 
 OF_TRAINING = ("reduction", "threads", "precision")
 """Options of ``cluster`` that only a training reads."""
+OF_SPLITS = (
+    "from", "keep_log", "split", "split_at", "split_last", "valid_fraction", "test_fraction",
+    "warm_fraction", "cold_item_fraction", "items_path", "item_features",
+)  # fmt: skip
+"""Options of ``data`` that say what is for training, and what is known of items."""
+OF_SYNTHETIC = ("users", "items", "mean_interactions")
+"""Options of ``data`` that say how large a synthetic log is."""
 OF_PREPARATION = (
     "path", "from", "keep_log", "split", "split_at", "split_last", "seed", "valid_fraction",
     "test_fraction", "warm_fraction", "cold_item_fraction", "min_interactions", "max_interactions",
@@ -89,10 +98,14 @@ COMMANDS = {
     "train": Command(
         "store → run: train store=DIR run=DIR [experiment=…]",
         ("store", "run"),
-        tuple(name for name in SECTIONS if name != "data"),
+        tuple(name for name in SECTIONS if name not in ("data", "evaluate", "serve")),
     ),
     "evaluate": Command(
-        "run → table and evaluation.json: evaluate run=DIR [store=DIR]", ("store", "run")
+        "run → table and evaluation.json: evaluate run=DIR [store=DIR] [against=RUN]",
+        ("store", "run"),
+        ("evaluate", "data"),
+        not_read=tuple(f"data.{name}" for name in (*OF_SPLITS, *OF_SYNTHETIC)),
+        options=("against",),
     ),
     "export": Command(
         "run → folder that predicts without this package: export run=DIR out=DIR", ("run", "out")
@@ -106,6 +119,9 @@ COMMANDS = {
             *(f"cluster.{name}" for name in OF_TRAINING),
         ),
         options=("k", "exclude_seen", "candidates"),
+    ),
+    "serve": Command(
+        "run → recommendations over HTTP: serve run=DIR [serve.port=8000]", ("run",), ("serve",)
     ),
 }
 

@@ -9,7 +9,7 @@ Shapes in this package: I items of the catalogue, U users of a chunk, n rows (ra
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -72,6 +72,11 @@ class ItemFeature:
     """How many values have an embedding row of their own: the first ones."""
     number: NDArray[np.float64] | None
     """[I] the value as a number, nan where it is unknown; None where values have no order."""
+
+    def take(self, items: NDArray[np.int64]) -> "ItemFeature":
+        """The feature of some of the items."""
+        number = None if self.number is None else self.number[items]
+        return replace(self, codes=self.codes.take(items), number=number)
 
 
 @dataclass(frozen=True)
@@ -163,12 +168,13 @@ class RatingPrior(Prior):
     @abstractmethod
     def predict_residual(
         self, support: Ragged, residual: NDArray[np.float64], query: Ragged
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Predict the query rows' ratings less the content means of their items.
 
         ``support`` and ``query`` hold U lists of items. ``residual`` [support rows] is each known
         rating less the content mean of its item. Returns, for every query row, the predicted
-        residual, and whether the prior knows the item; where it does not, the number means nothing.
+        residual, and how well the prior knows the item, from 0 (not at all: the residual means
+        nothing) to 1. (False and True will do.)
         """
 
     def item_vectors(self, num_items: int) -> "ItemVectors | None":
@@ -186,7 +192,7 @@ class RatingPrior(Prior):
 
     def predict_with(
         self, users: NDArray[np.float64], query: Ragged
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """As ``predict_residual``, from ``user_vectors`` [U, F] that are there already."""
         raise NotImplementedError
 
@@ -199,8 +205,8 @@ class ItemVectors:
     """[I]"""
     vector: NDArray[np.float64]
     """[I, F]"""
-    is_known: NDArray[np.bool_]
-    """[I] whether the prior knows the item; else its numbers are zeros."""
+    known: NDArray[np.float64]
+    """[I] how well the prior knows the item, 0 to 1; at 0 its numbers are zeros."""
 
 
 def ratings_per_item(matrices: Iterable[sparse.csr_matrix], num_items: int) -> NDArray[np.int64]:

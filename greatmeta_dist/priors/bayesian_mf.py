@@ -23,6 +23,8 @@ class BayesianMFPrior(RatingPrior):
     On a small log each start ends at another optimum, and their mean predicts better than any one.
     """
 
+    version = 2
+
     def __init__(self, starts: list[BayesianMF]):
         self.starts = starts
 
@@ -39,30 +41,34 @@ class BayesianMFPrior(RatingPrior):
 
     def predict_residual(
         self, support: Ragged, residual: Floats, query: Ragged
-    ) -> tuple[Floats, NDArray[np.bool_]]:
+    ) -> tuple[Floats, Floats]:
         return self.predict_with(self.user_vectors(support, residual), query)
 
     def item_vectors(self, num_items: int) -> ItemVectors:
-        known = self.starts[0].item  # all starts know the same items
-        means = [start.mean / len(self.starts) for start in self.starts]
-        constant = np.zeros(num_items)
-        constant[known] = sum(mean[:, 0] for mean in means)
+        asked = [start.asked for start in self.starts]
+        item = asked[0].item  # all starts know the same items
+        means = [one.mean / len(self.starts) for one in asked]
+        constant, known = np.zeros(num_items), np.zeros(num_items)
+        constant[item] = sum(mean[:, 0] for mean in means)
         vector = np.zeros((num_items, sum(mean.shape[1] - 1 for mean in means)))
-        vector[known] = np.concatenate([mean[:, 1:] for mean in means], 1)
-        is_known = np.zeros(num_items, bool)
-        is_known[known] = True
-        return ItemVectors(constant, vector, is_known)
+        vector[item] = np.concatenate([mean[:, 1:] for mean in means], 1)
+        known[item] = sum(one.known for one in asked) / len(self.starts)
+        return ItemVectors(constant, vector, known)
 
     def user_vectors(self, support: Ragged, residual: Floats) -> Floats:
-        return np.concatenate([start.fold_in(support, residual) for start in self.starts], 1)
+        none = np.empty((len(support.offsets) - 1, 0))
+        of_starts = (start.fold_in(support, residual) for start in self.starts)
+        return np.concatenate([none, *of_starts], 1)
 
-    def predict_with(self, users: Floats, query: Ragged) -> tuple[Floats, NDArray[np.bool_]]:
-        total, is_known = np.zeros(len(query.values)), np.zeros(len(query.values), bool)
-        # All starts know the same items.
-        for start, x in zip(self.starts, np.split(users, len(self.starts), 1), strict=True):
-            predicted, is_known = start.predict_with(x, query)
+    def predict_with(self, users: Floats, query: Ragged) -> tuple[Floats, Floats]:
+        total, known = np.zeros(len(query.values)), np.zeros(len(query.values))
+        of_starts = np.split(users, max(1, len(self.starts)), 1)
+        for start, x in zip(self.starts, of_starts, strict=False):
+            predicted, of_start = start.predict_with(x, query)
             total += predicted / len(self.starts)
-        return total, is_known
+            known += of_start
+        # Whole numbers are added up first: an item that every start knows is known 1, exactly.
+        return total, known / max(1, len(self.starts))
 
     def state(self) -> State:
         arrays = {
@@ -73,6 +79,7 @@ class BayesianMFPrior(RatingPrior):
                 "mean": start.mean,
                 "variance": start.variance,
                 "with_offset": start.with_offset,
+                "item_variance": start.item_variance,
                 "users.weight": start.users.weight,
                 "users.mean": start.users.mean,
                 "users.precision": start.users.precision,
@@ -94,6 +101,7 @@ class BayesianMFPrior(RatingPrior):
                 variance=array("variance"),
                 with_offset=array("with_offset"),
                 noise=noise,
+                item_variance=array("item_variance"),
                 users=Mixture(array("users.weight"), array("users.mean"), array("users.precision")),
             )
 

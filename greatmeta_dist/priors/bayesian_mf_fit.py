@@ -22,6 +22,7 @@ from greatmeta_dist.config.priors import BayesianMFConfig, PriorsConfig
 from greatmeta_dist.priors.base import Progress, TrainingRows, most_rated, ratings_per_item
 from greatmeta_dist.priors.bayesian_mf_model import BayesianMF
 from greatmeta_dist.priors.mixture import Floats, Mixture, Moments, inverse
+from greatmeta_dist.priors.packing import Packing
 
 USERS_PER_BLOCK = 16_384
 ITEMS_PER_BLOCK = 4096
@@ -69,30 +70,6 @@ def num_starts(num_ratings: int, options: BayesianMFConfig) -> int:
     """How many random starts a log of so many ratings gets."""
     affordable = options.max_start_ratings // max(1, num_ratings)
     return min(options.num_starts, max(1, affordable))
-
-
-class Packing:
-    """Keeps symmetric matrices [D, D] as their upper triangles [P]: half the memory and work."""
-
-    def __init__(self, width: int):
-        self.width = width
-        self.row, self.column = np.triu_indices(width)
-        self.is_diagonal = self.row == self.column
-
-    def pack(self, matrices: Floats) -> Floats:
-        """[n, D, D] → [n, P]"""
-        return matrices[:, self.row, self.column]
-
-    def outer(self, vectors: Floats) -> Floats:
-        """v vᵀ of vectors [n, D], packed: [n, P]."""
-        return vectors[:, self.row] * vectors[:, self.column]
-
-    def unpack(self, packed: Floats) -> Floats:
-        """[n, P] → [n, D, D]"""
-        full = np.empty((len(packed), self.width, self.width))
-        full[:, self.row, self.column] = packed
-        full[:, self.column, self.row] = packed
-        return full
 
 
 def factorise(
@@ -147,6 +124,7 @@ def factorise(
         with_offset=items.mean[:, :1] * items.mean[:, 1:] + items.covariance[:, 1 : packing.width],
         noise=noise,
         users=prior,
+        item_variance=items.variance,
     )
 
 

@@ -19,12 +19,25 @@ Shapes: I items that are factorised, U users, D = 2 + factors, E = D − 1 numbe
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from greatmeta_dist.priors.mixture import Floats, Mixture
 from greatmeta_dist.ragged import Ragged
+
+
+@dataclass(frozen=True)
+class AskedItems:
+    """Items that can be predicted."""
+
+    item: NDArray[np.int64]
+    """[n] ascending."""
+    mean: Floats
+    """[n, D] E[t]"""
+    known: Floats
+    """[n] how well an item is known, 0 to 1: 1 of items that were factorised."""
 
 
 @dataclass(frozen=True)
@@ -43,26 +56,44 @@ class BayesianMF:
     """Variance of a rating about m + h · t."""
     users: Mixture
     """Prior of users' x = (a, z)."""
+    item_variance: Floats
+    """[D] variances of the prior of an item's t, which is normal about (0, 1, 0)."""
+    new: AskedItems | None = None
+    """Items that were folded in. They are predicted; as known ratings they tell nothing of a user,
+    whose rating has told of the item."""
+
+    @cached_property
+    def asked(self) -> AskedItems:
+        """All items that can be predicted."""
+        factorised = AskedItems(self.item, self.mean, np.ones(len(self.item)))
+        if self.new is None:
+            return factorised
+        both = (factorised, self.new)
+        item = np.concatenate([one.item for one in both])
+        order = np.argsort(item, kind="stable")
+        mean, known = (np.concatenate([getattr(one, n) for one in both]) for n in ("mean", "known"))
+        return AskedItems(item[order], mean[order], known[order])
 
     def predict_residual(
         self, support: Ragged, residual: Floats, query: Ragged
-    ) -> tuple[Floats, NDArray[np.bool_]]:
+    ) -> tuple[Floats, Floats]:
         """As ``RatingPrior.predict_residual``; support rows of unknown items are left out."""
         return self.predict_with(self.fold_in(support, residual), query)
 
-    def predict_with(self, users: Floats, query: Ragged) -> tuple[Floats, NDArray[np.bool_]]:
+    def predict_with(self, users: Floats, query: Ragged) -> tuple[Floats, Floats]:
         """The same, for users whose x [U, E] are there already."""
-        is_known, position = self._position(query.values)
+        asked = self.asked
+        is_known, position = _positions(asked.item, query.values)
         predicted = np.zeros(len(query.values))
         for user, x in enumerate(users):
             rows = slice(*query.offsets[user : user + 2])
-            t = self.mean[position[rows]]
+            t = asked.mean[position[rows]]
             predicted[rows] = t[:, 0] + t[:, 1:] @ x
-        return predicted, is_known
+        return predicted, np.where(is_known, asked.known[position], 0.0)
 
     def fold_in(self, support: Ragged, residual: Floats) -> Floats:
         """E[x] [U, E] of users, given their known ratings; rows of unknown items are left out."""
-        is_known, position = self._position(support.values)
+        is_known, position = self.positions(support.values)
         num_users, width = len(support.lengths), self.mean.shape[1] - 1
         linear = np.zeros((num_users, width))
         precision = np.zeros((num_users, width, width))
@@ -87,7 +118,12 @@ class BayesianMF:
         linear = loading.T @ residual - self.with_offset[position].sum(0)
         return precision / self.noise, linear / self.noise
 
-    def _position(self, item: NDArray) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    def positions(self, item: NDArray) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         """Whether each item is known, and its position among the I (any, where it is unknown)."""
-        position = np.minimum(np.searchsorted(self.item, item), len(self.item) - 1)
-        return self.item[position] == item, position
+        return _positions(self.item, item)
+
+
+def _positions(items: NDArray[np.int64], item: NDArray) -> tuple[NDArray[np.bool_], NDArray]:
+    """Whether each item is among ``items``, ascending, and where (anywhere, where it is not)."""
+    position = np.minimum(np.searchsorted(items, item), len(items) - 1)
+    return items[position] == item, position

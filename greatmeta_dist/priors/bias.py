@@ -7,7 +7,7 @@ Shapes: I items of the catalogue, U users, n rows (ratings).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from greatmeta_dist.config.priors import BiasConfig, PriorsConfig
 from greatmeta_dist.priors.base import Prior, Progress, State, TrainingRows, UserRows
+from greatmeta_dist.priors.content_model import ContentModel
+from greatmeta_dist.priors.new_item_prior import NewItemPrior, item_components
 from greatmeta_dist.priors.variance_components import VarianceComponents
 
 Floats = NDArray[np.float64]
@@ -34,6 +36,9 @@ class BiasModel:
     """Ratings' worth of prior, at ``content_mean``, of an item's mean."""
     user_damping: float
     """Ratings' worth of prior, at 0, of a user's offset."""
+    new_item_offset: Floats | None = None
+    """[I] how far ratings after the training move an item's mean; 0 of items that training had.
+    None where there are none."""
 
     def item_means(self, item: NDArray, *, without: Floats | None = None) -> Floats:
         """Shrunk means of items [n].
@@ -45,7 +50,20 @@ class BiasModel:
         total = self.item_sum[item] - content * count
         if without is not None:
             count, total = count - 1, total - (without - content)
-        return content + total / (count + self.item_damping)
+        mean = content + total / (count + self.item_damping)
+        return mean if self.new_item_offset is None else mean + self.new_item_offset[item]
+
+    def with_items(self, content_mean: Floats) -> "BiasModel":
+        """The model with further items behind the others, which nobody rated: [m] content means."""
+        nothing = np.zeros(len(content_mean))
+        offset = self.new_item_offset
+        return replace(
+            self,
+            item_count=np.append(self.item_count, nothing.astype(np.int64)),
+            item_sum=np.append(self.item_sum, nothing),
+            content_mean=np.append(self.content_mean, content_mean),
+            new_item_offset=None if offset is None else np.append(offset, nothing),
+        )
 
     def user_offsets(self, residual: Floats, lengths: NDArray[np.int64]) -> Floats:
         """Shrunk means [U] of users' residuals [n], ``lengths`` [U] of each, user by user."""
@@ -67,10 +85,18 @@ class BiasModel:
 
 
 class BiasPrior(Prior):
-    """The bias model, its content means and dampings fitted to the log."""
+    """The bias model, its content means and dampings fitted to the log.
 
-    def __init__(self, model: BiasModel):
+    With it comes what is needed of items that training did not have: the regression that predicts
+    them from their features, and what their offset from that prediction is expected to be.
+    """
+
+    version = 2
+
+    def __init__(self, model: BiasModel, content: ContentModel, new_items: NewItemPrior):
         self.model = model
+        self.content = content
+        self.new_items = new_items
 
     @classmethod
     def fit(
@@ -88,7 +114,7 @@ class BiasPrior(Prior):
         # The regression weighs items by how far their means are known. This takes a damping before
         # there are content means, so the first one is about the mean of all ratings.
         about_mean = _item_damping(rows, np.full(rows.num_items, rows.mean), options.bias)
-        content_mean = content_means(
+        content = content_means(
             rows.features,
             rows.item_count,
             rows.item_sum,
@@ -100,12 +126,16 @@ class BiasPrior(Prior):
         items_only = BiasModel(
             rows.item_count,
             rows.item_sum,
-            content_mean,
-            item_damping=_item_damping(rows, content_mean, options.bias),
+            content.means,
+            item_damping=_item_damping(rows, content.means, options.bias),
             user_damping=options.bias.max_damping,
         )
-        user_damping = _user_damping(rows, items_only, options.bias, progress)
-        return cls(replace(items_only, user_damping=user_damping))
+        users = _user_components(rows, items_only, options.bias, progress)
+        new_items = NewItemPrior.fit(
+            rows, content.held_out, content.held_out_means, users.within_groups(), options.bias
+        )
+        model = replace(items_only, user_damping=users.damping(options.bias))
+        return cls(model, content.model, new_items)
 
     def state(self) -> State:
         model = self.model
@@ -114,37 +144,44 @@ class BiasPrior(Prior):
             "item_sum": model.item_sum,
             "content_mean": model.content_mean,
         }
-        return arrays, {"item_damping": model.item_damping, "user_damping": model.user_damping}
+        of_content, content = self.content.state()
+        details = {
+            "item_damping": model.item_damping,
+            "user_damping": model.user_damping,
+            "content": content,
+            "new_items": asdict(self.new_items),
+        }
+        return arrays | {f"content.{name}": a for name, a in of_content.items()}, details
 
     @classmethod
     def from_state(
         cls, arrays: dict[str, NDArray], details: dict[str, Any], *, fitted: Mapping[str, Any]
     ) -> Self:
-        return cls(
-            BiasModel(
-                arrays["item_count"],
-                arrays["item_sum"],
-                arrays["content_mean"],
-                details["item_damping"],
-                details["user_damping"],
-            )
+        model = BiasModel(
+            arrays["item_count"],
+            arrays["item_sum"],
+            arrays["content_mean"],
+            details["item_damping"],
+            details["user_damping"],
         )
+        of_content = {
+            name.removeprefix("content."): array
+            for name, array in arrays.items()
+            if name.startswith("content.")
+        }
+        content = ContentModel.from_state(of_content, details["content"])
+        return cls(model, content, NewItemPrior(**details["new_items"]))
 
 
 def _item_damping(rows: TrainingRows, content_mean: Floats, options: BiasConfig) -> float:
     """Damping of item means about ``content_mean`` [I], from each item's sums."""
-    total = rows.item_sum - content_mean * rows.item_count
-    # Σ (r − m)² = Σ r² − m (Σ r + Σ (r − m)), so that no pass over the ratings is needed.
-    squares = rows.item_squares - content_mean * (rows.item_sum + total)
-    components = VarianceComponents()
-    components.add(rows.item_count, total, squares)
-    return components.damping(options)
+    return item_components(rows, np.arange(rows.num_items), content_mean).damping(options)
 
 
-def _user_damping(
+def _user_components(
     rows: TrainingRows, model: BiasModel, options: BiasConfig, progress: Progress
-) -> float:
-    """Damping of users' offsets from the means of the items they rated."""
+) -> VarianceComponents:
+    """Variance of ratings about the means of the items, within and between users."""
     components, num_done = VarianceComponents(), 0
     for chunk in rows.first_users(max_ratings=options.max_ratings):
         residual, user = model.about_item_means(chunk), chunk.user
@@ -155,4 +192,4 @@ def _user_damping(
         )
         num_done += len(chunk.rating)
         progress("biases", num_done / min(rows.num_ratings, options.max_ratings))
-    return components.damping(options)
+    return components

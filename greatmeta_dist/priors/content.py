@@ -7,7 +7,7 @@ Shapes: I items of the catalogue, R rated items.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -19,11 +19,32 @@ from sklearn.model_selection import KFold
 
 from greatmeta_dist.config.priors import ContentConfig
 from greatmeta_dist.priors.base import ItemFeature
-from greatmeta_dist.ragged import Ragged
+from greatmeta_dist.priors.content_model import (
+    ContentModel,
+    RidgeOfValues,
+    TreeColumns,
+    Trees,
+    first_columns,
+    indicators,
+    value_matrix,
+)
+from greatmeta_dist.ragged import Ragged, offsets_of
 
 Floats = NDArray[np.float64]
-CHUNK_ITEMS = 100_000
-"""Items that trees predict at a time: bounds memory, changes no result."""
+
+
+@dataclass(frozen=True)
+class ContentFit:
+    """What features say of items' mean ratings."""
+
+    means: Floats
+    """[I] predicted mean rating of every item."""
+    model: ContentModel
+    """Predicted the items without ratings, and predicts those that come later."""
+    held_out: NDArray[np.int64]
+    """Rated items that were held out in turn."""
+    held_out_means: Floats
+    """[held out] what ``model``, fitted without the item, predicts of it."""
 
 
 def content_means(
@@ -34,8 +55,8 @@ def content_means(
     damping: float,
     options: ContentConfig,
     seed: int,
-) -> Floats:
-    """Predict every item's mean rating from its features: [I].
+) -> ContentFit:
+    """Predict every item's mean rating from its features.
 
     ``count`` and ``total`` are [I]: training ratings of each item and their sum. ``damping`` is the
     ratings' worth of prior of a plain item mean.
@@ -52,83 +73,82 @@ def content_means(
     mean = float(total.sum() / count.sum())
     rated = np.flatnonzero(count)
     if not features or len(rated) < options.min_items:
-        return np.full(len(count), mean)
+        means = np.full(len(count), mean)
+        return ContentFit(means, ContentModel(mean), rated, means[rated])
     target = total[rated] / count[rated] - mean
     order = np.random.default_rng([seed, 31]).permutation(len(rated))
     regression = _Regression(rated, target, order[: options.max_tuned_items], options)
 
     weight = count[rated] / (count[rated] + damping)
-    predicted, _ = regression.fit_predict(
-        _indicators([_with_rare_as_one(f) for f in features]), weight * len(weight) / weight.sum()
+    frequent = [_with_rare_as_one(f) for f in features]
+    ridge = regression.fit(frequent, weight * len(weight) / weight.sum()).model
+    means = mean + ridge.predict(frequent) if ridge else np.full(len(count), mean)
+    model, held_out_means = _fit_unrated(
+        features, regression, count[rated] * (len(rated) / count.sum()), mean
     )
-    means: Floats = mean + predicted
     unrated = np.flatnonzero(count == 0)
     if len(unrated):
-        weight = count[rated] * (len(rated) / count.sum())
-        means[unrated] = mean + _predict_unrated(features, regression, weight, unrated)
-    return means
+        means[unrated] = model.predict([f.take(unrated) for f in features])
+    return ContentFit(means, model, rated[regression.tuned], held_out_means)
 
 
-def _predict_unrated(
-    features: Sequence[ItemFeature],
-    regression: "_Regression",
-    weight: Floats,
-    unrated: NDArray[np.int64],
-) -> Floats:
-    """Mean ratings of items without ratings, less the mean of all; ``weight`` [R] is of rated ones.
+def _fit_unrated(
+    features: Sequence[ItemFeature], regression: "_Regression", weight: Floats, mean: float
+) -> tuple[ContentModel, Floats]:
+    """The model of items without ratings, and what it predicts of each tuned item held out.
 
-    The better of ridge regression and trees, by their errors on held-out items.
+    The better of ridge regression and trees, by their errors on held-out items. ``weight`` [R] is
+    of the rated items.
     """
-    of_all, ridge_error = regression.fit_predict(_indicators([f.codes for f in features]), weight)
-    predicted: Floats = of_all[unrated]
-    columns = _TreeColumns(features, regression.rated, regression.options)
-    tuned = regression.tuned
-    known = columns.of(regression.rated[tuned])
-    if not known.shape[1]:
-        return predicted
-    target, tuned_weight = regression.target[tuned], weight[tuned]
-    make_trees = partial(_trees, regression.options)
-    if regression.held_out_error(make_trees, known, target, tuned_weight) >= ridge_error:
-        return predicted
-    trees = make_trees().fit(known, target, sample_weight=tuned_weight)
-    for start in range(0, len(unrated), CHUNK_ITEMS):
-        chunk = slice(start, start + CHUNK_ITEMS)
-        predicted[chunk] = trees.predict(columns.of(unrated[chunk]))
-    return predicted
+    ridge = regression.fit(features, weight)
+    columns = _tree_columns(features, regression.rated, regression.options)
+    known = columns.of(features, regression.rated[regression.tuned])
+    if known.shape[1]:
+        target, tuned_weight = regression.target[regression.tuned], weight[regression.tuned]
+        make_trees = partial(_trees, regression.options)
+        held_out, error = regression.held_out(make_trees, known, target, tuned_weight)
+        if error < ridge.error:
+            fitted = make_trees().fit(known, target, sample_weight=tuned_weight)
+            trees = Trees.of_regressor(fitted, columns)
+            return ContentModel(mean, trees=trees), mean + held_out
+    return ContentModel(mean, ridge.model), mean + ridge.held_out
 
 
-def _with_rare_as_one(feature: ItemFeature) -> Ragged:
-    """A feature's codes with all rare values as one, as the model's embedding has them."""
+def _with_rare_as_one(feature: ItemFeature) -> ItemFeature:
+    """A feature with all rare values as one, as the model's embedding has them."""
     codes = feature.codes
-    return Ragged(np.minimum(codes.values, feature.num_frequent), codes.offsets)
+    frequent = np.minimum(codes.values, feature.num_frequent)
+    return replace(feature, codes=Ragged(frequent, codes.offsets))
 
 
-class _TreeColumns:
-    """What trees see of items: a number where values have an order, else an indicator a value.
+def _tree_columns(
+    features: Sequence[ItemFeature], rated: NDArray[np.int64], options: ContentConfig
+) -> TreeColumns:
+    """The columns of trees; only values that enough rated items have get an indicator.
 
-    Only values that enough rated items have get an indicator: each costs trees a pass over all.
+    Each costs trees a pass over all.
     """
+    chosen = []
+    for codes in (f.codes for f in features if f.number is None):
+        has_value = value_matrix(codes, num_values=int(codes.values.max(initial=-1)) + 1)
+        num_items = np.asarray(has_value[rated].sum(0)).ravel()
+        frequent = np.argsort(-num_items, kind="stable")[: options.tree_max_values]
+        chosen.append(frequent[num_items[frequent] >= options.tree_min_value_items])
+    lengths = np.array([len(values) for values in chosen], np.int64)
+    values = np.concatenate(chosen) if chosen else np.empty(0, np.int64)
+    return TreeColumns(Ragged(values, offsets_of(lengths)))
 
-    def __init__(
-        self, features: Sequence[ItemFeature], rated: NDArray[np.int64], options: ContentConfig
-    ):
-        self._numbers = [f.number for f in features if f.number is not None]
-        self._indicators = []
-        for codes in (f.codes for f in features if f.number is None):
-            value, column = np.unique(codes.values, return_inverse=True)
-            item = np.repeat(np.arange(len(codes.lengths)), codes.lengths)
-            has_value = sparse.csr_matrix(
-                (np.ones(len(item), np.float32), (item, column)), (len(codes.lengths), len(value))
-            )
-            num_items = np.asarray(has_value[rated].sum(0)).ravel()
-            frequent = np.argsort(-num_items, kind="stable")[: options.tree_max_values]
-            is_enough = num_items[frequent] >= options.tree_min_value_items
-            self._indicators.append(has_value[:, frequent[is_enough]])
 
-    def of(self, items: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The columns of items [m]: [m, columns]."""
-        numbers = [number[items, None].astype(np.float32) for number in self._numbers]
-        return np.concatenate([*numbers, *(v[items].toarray() for v in self._indicators)], 1)
+@dataclass(frozen=True)
+class _RidgeFit:
+    """A ridge regression, and how well it predicts held-out items."""
+
+    model: RidgeOfValues | None
+    """None where held-out items are predicted no better than by their mean."""
+    held_out: Floats
+    """[tuned] what is predicted of each item, held out."""
+    error: float
+    """Weighted mean squared error of these."""
 
 
 @dataclass(frozen=True)
@@ -143,44 +163,40 @@ class _Regression:
     """Positions among the rated items of those that choose the penalty."""
     options: ContentConfig
 
-    def fit_predict(self, values: sparse.csr_matrix, weight: Floats) -> tuple[Floats, float]:
-        """Predictions for all items [I], and the error on held-out items.
-
-        ``values`` is [I, columns], ``weight`` [R]. All predictions are 0 where held-out items are
-        predicted no better than by their mean.
-        """
-        known = values[self.rated]
+    def fit(self, features: Sequence[ItemFeature], weight: Floats) -> _RidgeFit:
+        """Fit to the features' values, each item with its ``weight`` [R]."""
+        codes = [f.codes for f in features]
+        first = first_columns(codes)
+        known = indicators(codes, first)[self.rated]
         target, tuned_weight = self.target[self.tuned], weight[self.tuned]
-        errors = {
-            penalty: self.held_out_error(
-                partial(Ridge, penalty), known[self.tuned], target, tuned_weight
-            )
+        held_out = {
+            penalty: self.held_out(partial(Ridge, penalty), known[self.tuned], target, tuned_weight)
             for penalty in self.options.penalties
         }
-        penalty = min(errors, key=lambda p: errors[p])
+        penalty = min(held_out, key=lambda p: held_out[p][1])
         centre = np.average(target, weights=tuned_weight)
         error_of_mean = float(np.average((target - centre) ** 2, weights=tuned_weight))
-        if errors[penalty] >= error_of_mean:
-            return np.zeros(values.shape[0]), error_of_mean
-        model = Ridge(penalty).fit(known, self.target, sample_weight=weight)
-        predicted: Floats = model.predict(values)
-        return predicted, errors[penalty]
+        if held_out[penalty][1] >= error_of_mean:
+            return _RidgeFit(None, np.zeros(len(target)), error_of_mean)
+        fitted = Ridge(penalty).fit(known, self.target, sample_weight=weight)
+        model = RidgeOfValues(fitted.coef_, first, float(fitted.intercept_))
+        return _RidgeFit(model, *held_out[penalty])
 
-    def held_out_error(
+    def held_out(
         self,
         make: Callable[[], Ridge | HistGradientBoostingRegressor],
         values: sparse.csr_matrix | NDArray,
         target: Floats,
         weight: Floats,
-    ) -> float:
-        """Weighted mean squared error by cross-validation."""
-        squares = 0.0
+    ) -> tuple[Floats, float]:
+        """Cross-validation: what is predicted of each item, and the weighted mean squared error."""
+        squares, predicted = 0.0, np.zeros(len(target))
         folds = KFold(self.options.num_folds, shuffle=True, random_state=0)
         for fitted, held in folds.split(target):
             model = make().fit(values[fitted], target[fitted], sample_weight=weight[fitted])
-            errors = model.predict(values[held]) - target[held]
-            squares += float((weight[held] * errors**2).sum())
-        return squares / float(weight.sum())
+            predicted[held] = model.predict(values[held])
+            squares += float((weight[held] * (predicted[held] - target[held]) ** 2).sum())
+        return predicted, squares / float(weight.sum())
 
 
 def _trees(options: ContentConfig) -> HistGradientBoostingRegressor:
@@ -192,20 +208,3 @@ def _trees(options: ContentConfig) -> HistGradientBoostingRegressor:
         early_stopping=False,
         random_state=0,
     )
-
-
-def _indicators(fields: Sequence[Ragged]) -> sparse.csr_matrix:
-    """One column for each value of each field: [I, columns].
-
-    An item of n values of a field has 1/√n in each of their columns. So the row has length 1, and
-    an item of many values does not count more.
-    """
-    item = np.concatenate([np.repeat(np.arange(len(f.lengths)), f.lengths) for f in fields])
-    size = np.concatenate(
-        [np.repeat(1 / np.sqrt(np.maximum(n, 1)), n) for n in (f.lengths for f in fields)]
-    )
-    first_columns = np.cumsum([0, *(f.values.max(initial=-1) + 1 for f in fields[:-1])])
-    column = np.concatenate(
-        [f.values + first for f, first in zip(fields, first_columns, strict=True)]
-    )
-    return sparse.csr_matrix((size, (item, column)))

@@ -44,11 +44,21 @@ class VarianceComponents:
         It is the variance within groups over the variance between them, within the options' bounds;
         the upper bound where rows cannot tell, as where no group has two.
         """
-        if self.num_rows <= self.num_groups or self.num_groups < 2:
-            return options.max_damping
-        within = max(self.within, 0.0) / (self.num_rows - self.num_groups)
-        between = self.of_means - self.total**2 / self.num_rows - (self.num_groups - 1) * within
-        between /= self.num_rows - self.squared_rows / self.num_rows
-        if between <= within / options.max_damping:
+        within, between = self.within_groups(), self.between_groups()
+        if between is None or between <= within / options.max_damping:
             return options.max_damping
         return max(within / between, options.min_damping)
+
+    def within_groups(self) -> float:
+        """Variance of rows about their group's mean; 0 where no group has two rows."""
+        if self.num_rows <= self.num_groups:
+            return 0.0
+        return max(self.within, 0.0) / (self.num_rows - self.num_groups)
+
+    def between_groups(self) -> float | None:
+        """Variance of groups' means, maybe negative; None where rows cannot tell."""
+        if self.num_rows <= self.num_groups or self.num_groups < 2:
+            return None
+        within = self.within_groups()
+        between = self.of_means - self.total**2 / self.num_rows - (self.num_groups - 1) * within
+        return between / (self.num_rows - self.squared_rows / self.num_rows)

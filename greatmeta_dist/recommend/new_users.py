@@ -34,12 +34,7 @@ def with_unknown_item(scorer: Scorer) -> Scorer:
         concatenate([field, Ragged(np.array([row], np.int32), np.array([0, 1]))])
         for field, row in zip(items.fields, items.unknown, strict=True)
     )
-    bias = replace(
-        transform.bias,
-        item_count=np.append(transform.bias.item_count, 0),
-        item_sum=np.append(transform.bias.item_sum, 0.0),
-        content_mean=np.append(transform.bias.content_mean, transform.ratings.mean),
-    )
+    bias = transform.bias.with_items(np.array([transform.ratings.mean]))
     transform = replace(transform, bias=bias)
     collator = replace(
         scorer.collator, items=replace(items, fields=fields), target_transform=transform
@@ -53,11 +48,13 @@ class NewUsers:
 
     catalogue: Store
     feature_spec: FeatureSpec
+    added: tuple[str, ...] = ()
+    """Tokens of items that came after the training, and stand behind the catalogue's."""
 
     @cached_property
     def items(self) -> list[str]:
-        """[I] tokens of the catalogue's items."""
-        return self.catalogue.item_tokens()
+        """[I] tokens of the catalogue's items and of those added."""
+        return [*self.catalogue.item_tokens(), *self.added]
 
     @cached_property
     def index_of(self) -> dict[str, int]:
@@ -68,6 +65,24 @@ class NewUsers:
     def has_whole_ids(self) -> bool:
         """Whether all items' ids are whole numbers."""
         return all(t.isdecimal() and (t == "0" or t[0] != "0") for t in self.items)
+
+    @cached_property
+    def fields(self) -> list[Field]:
+        """The fields of users."""
+        return self.catalogue.fields("user", self.feature_spec)
+
+    @cached_property
+    def rows_of(self) -> dict[str, dict[str, int]]:
+        """By field of users: the embedding row of each value that training has seen."""
+        known = {field.name: self.catalogue.vocabulary(field) for field in self.fields}
+        return {
+            name: dict(zip(values.to_pylist(), rows.tolist(), strict=True))
+            for name, (values, rows) in known.items()
+        }
+
+    def prepare(self) -> None:
+        """Make now what is kept, so that no user waits for it, and no two threads make it."""
+        _ = self.index_of, self.has_whole_ids, self.rows_of
 
     def indices(self, tokens: Sequence[str]) -> NDArray[np.int64]:
         """[n] items' indices; that of the unknown item where an item is not in the catalogue."""
@@ -80,7 +95,7 @@ class NewUsers:
         """Tasks that ask for nothing: users' known ratings, and their features by user."""
         num_users = len(known.users)
         items = self.indices(known.item).astype(np.int32)
-        label = self._labels(known).astype(np.float32)
+        label = self.labels(known).astype(np.float32)
         none = Ragged(np.empty(0, np.int32), np.zeros(num_users + 1, np.int64))
         of_user = [(features or {}).get(user, {}) for user in known.users]
         return TaskTable(
@@ -91,7 +106,7 @@ class NewUsers:
             Ragged(np.empty(0, np.float32), none.offsets),
         )
 
-    def _labels(self, known: KnownRatings) -> NDArray[np.float64]:
+    def labels(self, known: KnownRatings) -> NDArray[np.float64]:
         """[n] ratings or clicks, as the model was trained on them. Raises ``InputError``."""
         manifest = self.catalogue.manifest
         if manifest.is_click:
@@ -116,8 +131,7 @@ class NewUsers:
         return known.rating
 
     def _features(self, users: Sequence[UserFeatures]) -> Features:
-        fields = self.catalogue.fields("user", self.feature_spec)
-        names = {field.name for field in fields}
+        fields, names = self.fields, self.rows_of.keys()
         for user in users:
             strange = [name for name in user if name not in names]
             require(
@@ -133,9 +147,7 @@ class NewUsers:
 
     def _encoded(self, field: Field, users: Sequence[UserFeatures]) -> Ragged:
         """[U] embedding rows of each user's values; the unknown row where there is none."""
-        known_values, known_rows = self.catalogue.vocabulary(field)
-        rows = dict(zip(known_values.to_pylist(), known_rows.tolist(), strict=True))
-        lists = []
+        rows, lists = self.rows_of[field.name], []
         for user in users:
             value = user.get(field.name)
             values = value if isinstance(value, list | tuple) else [value]

@@ -39,9 +39,18 @@ class Ranker:
     new_users: NewUsers
 
     @classmethod
-    def of(cls, scorer: Scorer, catalogue: Store, feature_spec: FeatureSpec) -> "Ranker":
-        """Look at every item once."""
-        new_users, scorer = NewUsers(catalogue, feature_spec), with_unknown_item(scorer)
+    def of(
+        cls,
+        scorer: Scorer,
+        catalogue: Store,
+        feature_spec: FeatureSpec,
+        *,
+        added: tuple[str, ...] = (),
+    ) -> "Ranker":
+        """Look at every item once; ``added`` are those that the scorer has behind the catalogue."""
+        new_users = NewUsers(catalogue, feature_spec, added)
+        new_users.prepare()
+        scorer = with_unknown_item(scorer)
         return cls(scorer, CatalogueScorer.of(scorer, len(new_users.items)), new_users)
 
     def recommend(
@@ -54,20 +63,19 @@ class Ranker:
         candidates: Iterable[Any] | None,
     ) -> Any:
         """As ``Predictor.recommend``."""
-        is_number = isinstance(k, int | np.integer) and not isinstance(k, bool)
-        require(is_number and k > 0, f"k is {k!r}; expected a whole number from 1 on")
+        check_k(k)
         known = known_ratings(interactions)
         tasks = self._tasks(known, user_features)
         of_catalogue = self.of_catalogue
         if candidates is not None:
-            tokens = _tokens(candidates, "candidates")
+            tokens = tokens_of(candidates, "candidates")
             of_catalogue = of_catalogue.restricted(self._indices(tokens, "candidates"))
         top: list[TopItems] = []
         for first in range(0, len(tasks), USERS_PER_BATCH):
             users = tasks.take(np.arange(first, min(first + USERS_PER_BATCH, len(tasks))))
             seen = users.support_item if exclude_seen else None
             top += of_catalogue.top(users, int(k), exclude=seen)
-        return _as_asked(known, [self._named(one, known.has_text_ids) for one in top])
+        return _as_asked(known, [self.named(one, known.has_text_ids) for one in top])
 
     def score(
         self, interactions: Any, items: Iterable[Any], *, user_features: Any
@@ -75,7 +83,7 @@ class Ranker:
         """As ``Predictor.score``."""
         known = known_ratings(interactions)
         tasks = self._tasks(known, user_features)
-        asked = self._indices(_tokens(items, "items"), "items")
+        asked = self._indices(tokens_of(items, "items"), "items")
         of_all = np.tile(asked, (len(tasks), 1))
         if not of_all.size:
             return np.empty(of_all.shape[1:] if known.is_one_user else of_all.shape)
@@ -85,6 +93,10 @@ class Ranker:
     def _tasks(self, known: KnownRatings, user_features: Any) -> TaskTable:
         """The users as tasks; warns of items that are not in the catalogue."""
         self._indices(known.item, "interactions")
+        return self.tasks(known, user_features)
+
+    def tasks(self, known: KnownRatings, user_features: Any) -> TaskTable:
+        """The users as tasks. Raises ``InputError``."""
         by_user = user_features or {}
         if by_user and known.is_one_user:
             by_user = {known.users[0]: by_user}
@@ -108,7 +120,7 @@ class Ranker:
             )
         return indices
 
-    def _named(self, top: TopItems, are_texts: bool) -> list[Recommendation]:
+    def named(self, top: TopItems, are_texts: bool) -> list[Recommendation]:
         """Recommendations with ids as the caller knows them."""
         tokens = [self.new_users.items[index] for index in top.item]
         ids: list[Any] = list(tokens)
@@ -117,7 +129,13 @@ class Ranker:
         return [Recommendation(*row) for row in zip(ids, top.score.tolist(), strict=True)]
 
 
-def _tokens(items: Iterable[Any], what: str) -> list[str]:
+def check_k(k: Any) -> None:
+    """Raise ``InputError`` unless k is a number of items."""
+    is_number = isinstance(k, int | np.integer) and not isinstance(k, bool)
+    require(is_number and k > 0, f"k is {k!r}; expected a whole number from 1 on")
+
+
+def tokens_of(items: Iterable[Any], what: str) -> list[str]:
     """Items as a catalogue has them. Raises ``InputError``."""
     is_list = isinstance(items, Iterable) and not isinstance(items, str | bytes)
     require(is_list, f"{what} are {items!r}; expected a list of items")

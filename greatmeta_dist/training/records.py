@@ -25,6 +25,7 @@ from greatmeta_dist.training.run_status import TENSORBOARD
 from greatmeta_dist.training.summaries import HyperParameter
 from greatmeta_dist.training.tracking import NullTracker, StepUsers, TensorBoardTracker, Tracker
 from greatmeta_dist.training.usage import UsageMeter, peak_memory_mib, usage_scalars
+from greatmeta_dist.training.validation import LOG_LOSS
 
 HYPERPARAMETERS = ("model", "inner", "scheduler", "train", "priors")
 """Sections of the config that TensorBoard's HParams table shows."""
@@ -170,9 +171,9 @@ class StepRecorder:
         }
 
     def _shown(self, report: StepReport, valid: Mapping[str, float | None]) -> str:
-        """The step's loss, or RMSE, and the last validation's RMSE."""
+        """The step's RMSE and the last validation's; of clicks, losses."""
         loss = float(report.user_statistics.losses[report.is_finite, 0].mean())
         scale = self._loss_scale
         shown = f"loss {loss:.4f}" if scale is None else f"rmse {(loss * scale) ** 0.5:.4f}"
-        rmse = valid.get("rmse")
-        return shown if rmse is None else f"{shown}  valid {rmse:.4f}"
+        of_valid = valid.get(LOG_LOSS if scale is None else "rmse")
+        return shown if of_valid is None else f"{shown}  valid {of_valid:.4f}"

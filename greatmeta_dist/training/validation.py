@@ -5,12 +5,14 @@ from typing import Any
 
 from greatmeta_dist.data.split import SCENARIOS
 from greatmeta_dist.data.store import Store
-from greatmeta_dist.evaluation.evaluate import finite_or_none, group_summaries
 from greatmeta_dist.evaluation.scoring import MAX_VALID_USERS, Scorer, score_split
+from greatmeta_dist.evaluation.summaries import finite_or_none, group_summaries
 from greatmeta_dist.training.tracking import Tracker
 
 MAX_WATCHED_USERS = 512
 """Scenarios with more users are not scored while training."""
+LOG_LOSS = "log_loss"
+"""The mean binary cross-entropy of clicks, by which their best step is chosen."""
 
 
 class Validation:
@@ -18,10 +20,12 @@ class Validation:
 
     def __init__(self, scorer: Scorer, store: Store):
         self._scorer, self._store = scorer, store
+        # What the model descends on: of ratings the least squared error is the least RMSE.
+        self._loss = LOG_LOSS if store.manifest.is_click else "rmse"
         self.latest: dict[str, float | None] = {}
         """The last validation's numbers; None where one is undefined, or not finite."""
         self.best: dict[str, Any] | None = None
-        """``step`` and the numbers of the step with the least RMSE on the validation users."""
+        """``step`` and the numbers of the step with the least loss on the validation users."""
         self._minority_rmse: float | None = None
         """The last validation's; on rank 0."""
 
@@ -39,8 +43,8 @@ class Validation:
             summary = self._score(step, split, tracker)
             if split == "valid" and summary is not None:
                 self.latest = summary
-                rmse = summary["rmse"]
-                if rmse is not None and (self.best is None or rmse < self.best["rmse"]):
+                loss = summary[self._loss]
+                if loss is not None and (self.best is None or loss < self.best[self._loss]):
                     self.best = {"step": step, **summary}
                     tracker.write_scalars(step, {f"best/{k}": v for k, v in self._best_numbers()})
         self.best, self.latest = communicator.broadcast_object((self.best, self.latest))
@@ -70,8 +74,12 @@ class Validation:
         scored = score_split(self._scorer, self._store, split, max_users=MAX_VALID_USERS)
         if scored is None:
             return None
-        summary = finite_or_none(scored.models["adapted"].summary())
-        groups = group_summaries(scored, self._scorer.grouping)
+        numbers = scored.models["adapted"].summary()
+        if scored.log_loss:
+            num_rows = max(int(scored.num_rows.sum()), 1)
+            numbers[LOG_LOSS] = float(scored.log_loss["adapted"].sum()) / num_rows
+        summary = finite_or_none(numbers)
+        groups = group_summaries(scored.models, scored.group, self._scorer.grouping)
         curves = {f"val/{split}/{k}": v for k, v in summary.items()}
         curves |= {
             f"val/{split}/rmse_by_group/{name}": group["models"]["adapted"]["rmse"]

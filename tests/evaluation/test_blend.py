@@ -69,7 +69,7 @@ class OffBlend(Blend):
 
     off: float = 0.0
 
-    def predict(self, tasks):
+    def predict(self, tasks, *, users=None):
         rating = tasks.query_label.values
         is_known = np.arange(len(rating)) % 2 == 0
         return rating + np.where(is_known, self.off, 1e3), is_known

@@ -38,7 +38,7 @@ def test_starts_are_averaged():
     predicted, is_known = BayesianMFPrior(starts).predict_residual(support, residual, query)
     alone = [start.predict_residual(support, residual, query)[0] for start in starts]
     assert is_known.tolist() == [True, True, False]
-    assert predicted[is_known] == pytest.approx(np.mean(alone, axis=0)[is_known])
+    assert predicted[:2] == pytest.approx(np.mean(alone, axis=0)[:2])
 
 
 def test_what_is_loaded_is_what_was_saved():

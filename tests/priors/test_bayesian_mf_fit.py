@@ -16,9 +16,10 @@ from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.priors import bayesian_mf_fit
 from greatmeta_dist.priors.bayesian_mf import BayesianMFPrior
-from greatmeta_dist.priors.bayesian_mf_fit import Packing, factorise, num_starts
+from greatmeta_dist.priors.bayesian_mf_fit import factorise, num_starts
 from greatmeta_dist.priors.bayesian_mf_model import BayesianMF
 from greatmeta_dist.priors.mixture import Mixture, Moments
+from greatmeta_dist.priors.packing import Packing
 from greatmeta_dist.ragged import Ragged
 
 OPTIONS = BayesianMFConfig()
@@ -43,7 +44,7 @@ def test_it_is_what_loops_over_users_and_items_find_however_users_are_chunked(mo
     random = np.random.default_rng([3, 0, 41])
     start[:, 2:] = random.normal(0, 0.1, (12, NUM_FACTORS))
     start[:, 2:] *= np.sqrt(np.mean(value[is_given] ** 2))
-    mean, cov, noise, components = by_loops(
+    mean, cov, noise, components, variance = by_loops(
         value, is_given, start, options=options, count=3, seed=int(random.integers(1 << 31))
     )
     expected = BayesianMF(
@@ -57,6 +58,7 @@ def test_it_is_what_loops_over_users_and_items_find_however_users_are_chunked(mo
             np.array([c.mean for c in components]),
             np.linalg.inv(components[0].cov),
         ),
+        variance,
     )
     assert not np.allclose(expected.users.mean, 0)
     for chunks in ([whole], [whole[:10], whole[10:10], whole[10:]]):
@@ -233,6 +235,7 @@ def assert_same(one, other, *, rel):
     sizes = other.variance[:, 1:].sum(1)
     assert one.variance[:, 1:].sum(1) == pytest.approx(sizes, rel=rel)
     assert one.noise == pytest.approx(other.noise, rel=rel)
+    assert one.item_variance == pytest.approx(other.item_variance, rel=1e3 * rel)
     assert one.users.weight == pytest.approx(other.users.weight, rel=rel)
     for of_users in (expected_of_components, spread_of_components):
         assert of_users(one) == pytest.approx(of_users(other), rel=rel, abs=rel)

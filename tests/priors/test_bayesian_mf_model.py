@@ -25,6 +25,7 @@ def test_a_user_is_folded_in_as_a_gaussian_process_of_the_items_would_have_it():
         mean[:, :1] * mean[:, 1:],
         0.4,
         Mixture.single(np.array([0.3, *[1.0] * NUM_FACTORS])),
+        np.ones(WIDTH),
     )
     item, residual = np.array([4, 1, 3]), np.array([1.0, -0.5, 2.0])
     prior = np.diag([0.3, *[1.0] * NUM_FACTORS])
@@ -44,7 +45,8 @@ def test_items_it_does_not_know_say_nothing_and_are_not_predicted():
     query = Ragged(np.array([0, 1, 117, 118, 500]), np.array([0, 5]))
     with_unknown = Ragged(np.array([6, 7, 9, 500]), np.array([0, 4]))
     without = Ragged(np.array([6, 9]), np.array([0, 2]))
-    one, is_known = start.predict_residual(with_unknown, np.array([1.0, 50.0, 2.0, 50.0]), query)
+    one, known = start.predict_residual(with_unknown, np.array([1.0, 50.0, 2.0, 50.0]), query)
+    is_known = known == 1
     two, _ = start.predict_residual(without, np.array([1.0, 2.0]), query)
     assert is_known.tolist() == [True, False, True, False, False]
     assert np.array_equal(one[is_known], two[is_known])

@@ -20,7 +20,7 @@ from greatmeta_dist.ragged import Ragged, offsets_of
 def predict(features, count, total, options=None):
     return content_means(
         features, count, total, damping=5.0, options=options or ContentConfig(), seed=0
-    )
+    ).means
 
 
 def feature(name: str, codes: Ragged, num_values: int, number=None) -> ItemFeature:

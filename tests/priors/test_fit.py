@@ -343,7 +343,7 @@ def test_a_package_adds_a_prior_by_one_file_and_one_entry_point(
     predicted, is_known = scorer.blend.predict(tasks)
     ratings = store.manifest.ratings
     assert predicted == pytest.approx(np.clip(by_hand, ratings.lowest, ratings.highest))
-    assert np.array_equal(is_known, residuals[0][1] & residuals[1][1])
+    assert np.array_equal(is_known, np.minimum(residuals[0][1], residuals[1][1]))
 
     key = priors_key("store", options)
     assert key != priors_key("store", PriorsConfig())

@@ -18,6 +18,8 @@ from greatmeta_dist.evaluation.baselines import Baselines
 from greatmeta_dist.priors.base import TrainingRows
 from greatmeta_dist.priors.bayesian_mf import BayesianMFPrior
 from greatmeta_dist.priors.bias import BiasPrior
+from greatmeta_dist.priors.content_model import ContentModel
+from greatmeta_dist.priors.new_item_prior import NewItemPrior
 from greatmeta_dist.priors.user_groups import (
     UserGroup,
     UserGroupsPrior,
@@ -65,7 +67,7 @@ def test_groups_come_from_what_tells_users_apart(likes, chooses):
     prior = UserGroupsPrior.fit(
         rows,
         PriorsConfig(user_groups=UserGroupsConfig(num_groups=2)),
-        fitted={"bias": BiasPrior(bias_of(400, 3.0))},
+        fitted={"bias": BiasPrior(bias_of(400, 3.0), ContentModel(3.0), NewItemPrior(1, 1, 1))},
         progress=lambda *_: None,
     )
     group = prior.assign(users.item, users.rating)

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,6 +131,19 @@ def registered_metrics() -> dict[str, Metric]:
     return {name: METRICS.get(name)() for name in METRICS.names()}
 
 
+class Summarised(Protocol):
+    """What is known of U users, from which any set of them can be summarised."""
+
+    def summary(self, chosen: NDArray[np.bool_] | None = None) -> dict[str, float]:
+        """Numbers by name over the users with ``chosen`` [U] true, or over all."""
+
+    def counted(self, chosen: NDArray[np.bool_] | None = None) -> dict[str, int]:
+        """How many of these users each number is of; also those that are undefined."""
+
+    def left_out(self, number: str) -> str:
+        """What a user has, or lacks, whom a number is not of."""
+
+
 @dataclass(frozen=True)
 class UserMetrics:
     """The columns of U users by metric; any set of these users can be summarised."""
@@ -162,6 +175,10 @@ class UserMetrics:
             counts |= {number: n for number, n in of_metric.items() if metric_of(number) == name}
         return counts
 
+    def left_out(self, number: str) -> str:
+        """What a user has, or lacks, whom a number is not of."""
+        return registered_metrics()[metric_of(number)].left_out
+
     def by_user(self) -> dict[str, Rows]:
         """Every user's own value of each number of ``summary`` [U]; nan for one left out."""
         values: dict[str, Rows] = {}
@@ -192,7 +209,11 @@ def measure(
     rating: Rows, prediction: Rows, lengths: Ints, *, lowest: float, is_click: bool = False
 ) -> UserMetrics:
     """Every registered metric that applies, of U users; the arguments as in ``PredictedRows``."""
-    rows = PredictedRows(rating, prediction, lengths, lowest, is_click)
+    return measure_rows(PredictedRows(rating, prediction, lengths, lowest, is_click))
+
+
+def measure_rows(rows: PredictedRows) -> UserMetrics:
+    """Every registered metric that applies to users' query rows."""
     metrics = registered_metrics().items()
     return UserMetrics({name: m.by_user(rows) for name, m in metrics if m.applies(rows)})
 

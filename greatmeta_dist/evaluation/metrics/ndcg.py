@@ -3,6 +3,8 @@
 Shapes: U users; n query rows of all users, end to end; K cutoffs.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from greatmeta_dist.evaluation.metrics.base import (
@@ -44,14 +46,14 @@ class NDCG(Metric):
         return {f"ndcg@{k}": columns["ndcg"][:, c] for c, k in enumerate(CUTOFFS)}
 
 
-def ndcg(gain: Rows, score: Rows, lengths: Ints) -> Rows:
+def ndcg(gain: Rows, score: Rows, lengths: Ints, cutoffs: Sequence[int] = CUTOFFS) -> Rows:
     """nDCG at every cutoff [U, K] of rows with gains [n] ordered by scores [n].
 
     Gains are linear and discounts log2. Rows with the same score share the mean gain of the ranks
     they take, which is the mean over all orders of theirs (McSherry and Najork, 2008; as
     scikit-learn's ``ndcg_score``). A user without any gain is nan.
     """
-    dcg, ideal = _dcg(gain, score, lengths), _dcg(gain, gain, lengths)
+    dcg, ideal = _dcg(gain, score, lengths, cutoffs), _dcg(gain, gain, lengths, cutoffs)
     return np.divide(dcg, ideal, out=np.full(dcg.shape, np.nan), where=ideal > 0)
 
 
@@ -73,10 +75,10 @@ def _of_ranked(values: Rows, rows: PredictedRows) -> Rows:
     return np.where(rows.is_ranked[:, None], values, np.nan)
 
 
-def _dcg(gain: Rows, score: Rows, lengths: Ints) -> Rows:
+def _dcg(gain: Rows, score: Rows, lengths: Ints, cutoffs: Sequence[int]) -> Rows:
     """Discounted cumulative gain at every cutoff [U, K]."""
     user_index = np.repeat(np.arange(len(lengths)), lengths)
     rows = SortedRows.by(-score, user_index, lengths)
     discounted = rows.mean_over_ties(gain[rows.order]) / np.log2(rows.rank + 2)
-    columns = [np.bincount(user_index, discounted * (rows.rank < k), len(lengths)) for k in CUTOFFS]
+    columns = [np.bincount(user_index, discounted * (rows.rank < k), len(lengths)) for k in cutoffs]
     return np.stack(columns, 1).astype(np.float64)  # bincount of no rows gives integers

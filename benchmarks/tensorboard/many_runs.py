@@ -71,7 +71,7 @@ def write_runs(folder: Path, num_runs: int, steps: int, log_every: int) -> dict[
             shutil.copytree(first, run)
         rate = 1e-3 * (1 + number)
         config = Config(train=TrainConfig(learning_rate=rate / (1 + rate), seed=number))
-        page = first_page(has_scheduler=True, has_gpu=False, is_group=True)
+        page = first_page(has_scheduler=True, has_gpu=False, is_group=True, is_click=False)
         start = start_value(hyperparameters(config), time.time())
         write_header(run, [layout_value(page), start])
         write_end(run, steps, [end_value(STATUS["done"], time.time())])

@@ -35,23 +35,27 @@ def test_charts_that_a_training_cannot_fill_are_left_out():
         assert list(page) == list(FIRST_PAGE)
         return {title for charts in page.values() for title in charts}
 
-    everything = titles(has_scheduler=True, has_gpu=True, is_group=True)
+    everything = titles(has_scheduler=True, has_gpu=True, is_group=True, is_click=True)
     assert everything == {title for charts in FIRST_PAGE.values() for title in charts}
-    assert everything - titles(has_scheduler=True, has_gpu=False, is_group=True) == {
+    assert everything - titles(has_scheduler=True, has_gpu=False, is_group=True, is_click=True) == {
         "GPU memory, MiB"
     }
-    left_out = everything - titles(has_scheduler=True, has_gpu=True, is_group=False)
+    left_out = everything - titles(has_scheduler=True, has_gpu=True, is_group=False, is_click=True)
     assert left_out == {"seconds a step in messages, by kind", "bytes a step in messages, by kind"}
-    left_out = everything - titles(has_scheduler=False, has_gpu=True, is_group=True)
+    left_out = everything - titles(has_scheduler=True, has_gpu=True, is_group=True, is_click=False)
+    assert left_out == {
+        "log loss on validation users, and the best so far",
+        "AUC on validation users",
+    }
+    left_out = everything - titles(has_scheduler=False, has_gpu=True, is_group=True, is_click=True)
     assert {"effective sample size, share of the batch"} < left_out
 
 
 def test_patterns_end_where_their_tags_end():
-    for charts in first_page(has_scheduler=True, has_gpu=True, is_group=True).values():
+    page = first_page(has_scheduler=True, has_gpu=True, is_group=True, is_click=True)
+    for charts in page.values():
         for patterns in charts.values():
             assert all(pattern.endswith("$") for pattern in patterns)
-    (pattern, _) = first_page(has_scheduler=True, has_gpu=True, is_group=True)["Is it learning?"][
-        "RMSE on validation users, and the best so far"
-    ]
+    pattern, _ = page["Is it learning?"]["RMSE on validation users, and the best so far"]
     assert re.match(pattern, "val/valid/rmse")
     assert not re.match(pattern, "val/valid/rmse_by_group/a")

@@ -84,8 +84,9 @@ def run_command(words: list[str]) -> None:
         assert set(rest) <= set(targets), f"the Makefile lacks one of {rest}"
     elif program == "tensorboard":
         folder = Path(rest[rest.index("--logdir") + 1])
-        _have_run(folder.parent)
-        assert list(folder.glob("events.*"))
+        if folder.name == "tensorboard":
+            _have_run(folder.parent)
+        assert list(folder.rglob("events.*"))
     elif program == "pip":
         _check_pip(rest)
     else:

@@ -32,6 +32,8 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint cluster/Dockerfile
+	$(BIN)/shellcheck cluster/slurm/*.sh
 
 format: install
 	$(BIN)/ruff check --fix .

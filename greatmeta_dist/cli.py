@@ -142,6 +142,12 @@ def _typed(words: list[str], section: str) -> set[str]:
     return {key[1] if len(key) > 1 else section for key in keys if key[0] == section}
 
 
+def _serve(config: Config, overrides: list[str]) -> None:
+    from greatmeta_dist.commands.serve import serve_run
+
+    serve_run(config)
+
+
 RUN: dict[str, Callable[[Config, list[str]], None]] = {
     "inspect": _inspect,
     "prepare": _prepare,
@@ -149,5 +155,6 @@ RUN: dict[str, Callable[[Config, list[str]], None]] = {
     "evaluate": _evaluate,
     "export": _export,
     "recommend": _recommend,
+    "serve": _serve,
 }
 """What each command runs, from its config and its words."""

@@ -89,6 +89,6 @@ class Document:
 def documents() -> list[Document]:
     """Every Markdown file of the repository."""
     found = [*ROOT.glob("*.md")]
-    for folder in ("docs", "tests", "examples", "benchmarks", "greatmeta_dist"):
+    for folder in ("docs", "tests", "examples", "benchmarks", "cluster", "greatmeta_dist"):
         found += (ROOT / folder).rglob("*.md")
     return [Document(str(path.relative_to(ROOT))) for path in sorted(found)]

@@ -24,12 +24,12 @@ LEVELS = {
     "recommend": 8,
     "training": 9,
     "options": 9,
-    "launch": 10,
     "export": 10,
     "predict": 10,
-    "commands": 11,
-    "cli": 12,
-    "__main__": 13,
+    "launch": 11,
+    "commands": 12,
+    "cli": 13,
+    "__main__": 14,
 }
 """A module may import modules of its own folder or of a lower level."""
 FILES = sorted(PACKAGE.rglob("*.py"))

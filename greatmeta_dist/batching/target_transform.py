@@ -45,9 +45,7 @@ class TargetTransform:
         """
         support, query = self.prior_means(tasks, is_training=is_training)
         if self.is_click:
-            return replace(
-                tasks, support_logit=self._logit(support), query_logit=self._logit(query)
-            )
+            return replace(tasks, support_logit=self.logit(support), query_logit=self.logit(query))
 
         def target(rating: Ragged, prior_mean: Floats) -> Ragged:
             residual = (rating.values - prior_mean) / self.scale
@@ -99,7 +97,7 @@ class TargetTransform:
 
         def rating(prediction: NDArray) -> Floats:
             if self.is_click:
-                chance: Floats = expit(prediction + self._logit(prior_mean))
+                chance: Floats = expit(prediction + self.logit(prior_mean))
                 return chance
             return self.in_range(prediction.astype(np.float64) * self.scale + prior_mean)
 
@@ -109,7 +107,8 @@ class TargetTransform:
         """Ratings clipped to those that the data allow."""
         return np.clip(rating, self.ratings.lowest, self.ratings.highest)
 
-    def _logit(self, prior_mean: Floats) -> Floats:
+    def logit(self, prior_mean: Floats) -> Floats:
+        """Of clicks, the logits of prior means [n], to which the model's output is added."""
         if self.kind == "rating":
             return np.zeros(len(prior_mean))
         chance = np.clip(prior_mean, LEAST_CHANCE, 1 - LEAST_CHANCE)

@@ -80,6 +80,7 @@ class _Asked:
                 others=Baselines.of(transform, priors["bayesian_mf"]),
                 options=options,
                 catalogue=self.predictor.catalogue,
+                know_new_items=self.predictor.know_supports,
                 progress=progress,
             )
 

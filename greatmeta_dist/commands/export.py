@@ -4,6 +4,7 @@ from pathlib import Path
 
 from greatmeta_dist.display import Display
 from greatmeta_dist.errors import InputError
+from greatmeta_dist.export.exported_model import read_card
 from greatmeta_dist.export.write import export_model
 from greatmeta_dist.predict import Predictor
 
@@ -17,7 +18,7 @@ def export_run(run: str | Path, out: str | Path, *, display: Display | None = No
     run, out, display = Path(run), Path(out), display or Display()
     predictor = Predictor.load(run, warn=_refuse)
     agreement = export_model(predictor.model, run, predictor.step, out)
-    if not (run / "evaluation.json").exists():
+    if read_card(out)["evaluation"] is None:
         display.say(f"the card has no metrics; greatmeta evaluate run={run}, then export again")
     display.say(
         f"loaded and asked for {agreement.num_scores} scores: at most "

@@ -5,7 +5,7 @@ checks. A row that has a user and nothing else asks for a user of whom nothing i
 file without a column of items, which is a list of users.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from greatmeta_dist.data.sources.folders import (
     visible_files,
 )
 from greatmeta_dist.data.sources.mapped import Files, Reader
+from greatmeta_dist.data.text_files import first_line
 from greatmeta_dist.errors import InputError, require
 
 OF_TASKS = ("label", "click_at", "seed", "max_support")
@@ -52,30 +53,38 @@ class AskedUsers:
     config: DataConfig
     is_list: bool
     """Whether it is a list of users, of whom nothing is known."""
+    option: str
+    """What names the log on the command line."""
 
 
 def open_asked(
-    users: str, config: DataConfig, manifest: Manifest, work: Path, *, typed: Collection[str]
+    users: str,
+    config: DataConfig,
+    manifest: Manifest,
+    work: Path,
+    *,
+    typed: Collection[str],
+    option: str = "users",
 ) -> AskedUsers:
-    """Open the file or folder ``users``.
+    """Open the file or folder ``users``, which ``option`` names.
 
     ``config`` has the options that were typed, ``typed`` their names (``data`` of a preset), and
     ``manifest`` the options of the log that the run was trained on. Raises ``InputError`` where the
     files cannot be read, or do not say what the run needs to know.
     """
-    require("://" in users or Path(users).exists(), f"users={users} does not exist; name a file")
+    require("://" in users or Path(users).exists(), f"{option}={users} does not exist; name a file")
     try:
         config = _with_run_options(users, config, manifest, typed)
         config, is_list = _with_columns(config, manifest, work)
         _require_known_features(config, manifest)
         source = _open_list(config, work) if is_list else open_source(config, work)
     except InputError as error:
-        raise InputError(str(error).replace("data.path", "users")) from error
+        raise InputError(str(error).replace("data.path", option)) from error
     if source.columns is not None:
         config = replace(config, columns=source.columns)
     if config.support_by == "latest" and not source.has_timestamp:
         config = replace(config, support_by="random")
-    return AskedUsers(source, config, is_list)
+    return AskedUsers(source, config, is_list, option)
 
 
 def _with_run_options(
@@ -129,10 +138,10 @@ def _with_columns(config: DataConfig, manifest: Manifest, work: Path) -> tuple[D
     if config.source not in MAPPED_SOURCES:
         return config, False
     assert config.path is not None
+    if _is_bare_list(config):
+        return _of_list(replace(config, has_header=False), "1"), True
     reader, log = Reader(config, work), Files.at(config.path, config.source)
     available = reader.columns(log)
-    if _is_bare_list(config, available):
-        return _of_list(replace(config, has_header=False), "1"), True
     typed, in_run = asdict(config.columns), manifest.recipe["columns"]
     is_of_files = manifest.recipe["source"] in MAPPED_SOURCES
     columns = {
@@ -159,11 +168,14 @@ def _of_list(config: DataConfig, user: str) -> DataConfig:
     return replace(config, columns=columns, label="click", click_at=None, events={})
 
 
-def _is_bare_list(config: DataConfig, available: Sequence[str]) -> bool:
+def _is_bare_list(config: DataConfig) -> bool:
     """Whether a file is a text with a user on each line, and no header."""
-    is_text = bare_name(config.path or "").endswith(".txt") and config.source == "csv"
-    is_named = config.columns.user != AUTO or bool(usual_columns("user", available))
-    return is_text and len(available) == 1 and config.has_header and not is_named
+    assert config.path is not None
+    is_text = bare_name(config.path).endswith(".txt") and config.source == "csv"
+    if not is_text or not config.has_header or config.columns.user != AUTO:
+        return False
+    names = first_line(config.path).split(config.separator)
+    return names != [""] and len(names) == 1 and not usual_columns("user", names)
 
 
 def _with_features(config: DataConfig, manifest: Manifest, work: Path) -> DataConfig:

@@ -73,7 +73,7 @@ def token_of(value: Any) -> str:
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise InputError(f"{value!r} is no id; expected a text or a whole number")
     require(
-        math.isfinite(value) and value == math.floor(value),
+        isinstance(value, int) or (math.isfinite(value) and value == math.floor(value)),
         f"{value!r} is no id; expected a text or a whole number",
     )
     return str(math.floor(value))
@@ -140,9 +140,14 @@ def _ratings_of(known: Any, user: Any) -> tuple[Pairs, bool, bool]:
 
 
 def _number(rating: Any, item: Any, whose: str) -> float:
-    is_number = isinstance(rating, numbers.Real) and math.isfinite(rating)
-    require(is_number, f"the rating of {item}{whose} is {rating!r}; expected a finite number")
-    return float(rating)
+    is_number = isinstance(rating, numbers.Real) and not isinstance(rating, bool)
+    try:
+        number = float(rating) if is_number else math.nan
+    except OverflowError as error:  # a whole number of hundreds of digits
+        raise InputError(f"the rating of {item}{whose} is too large; expected a number") from error
+    expected = "expected a finite number"
+    require(math.isfinite(number), f"the rating of {item}{whose} is {rating!r}; {expected}")
+    return number
 
 
 def _table_of(frame: Any) -> pl.DataFrame:

@@ -69,6 +69,20 @@ def _fault(path: str, error: Exception) -> str:
     return "it is cut off or damaged, or is not packed as its name says; download or pack it again"
 
 
+def first_line(path: str) -> str:
+    """A text file's first line, without its end; of a very long one, the begin.
+
+    Raises ``InputError`` where it cannot be read.
+    """
+    try:
+        with open_unpacked(path) as source:
+            head = source.read(1 << 16)
+    except Exception as error:  # as above
+        raise InputError(f"cannot read {path}: {_fault(path, error)}") from error
+    text = head.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")
+    return text.splitlines()[0].strip() if text else ""
+
+
 @contextmanager
 def open_unpacked(path: str) -> Iterator[IO[bytes]]:
     """The bytes of a file at a path or URL, unpacked where its name says that it is packed."""

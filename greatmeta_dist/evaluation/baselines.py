@@ -17,16 +17,36 @@ estimated from the log.)"""
 
 
 @dataclass(frozen=True)
+class NewItemMeans:
+    """What is known of the ratings of all items [I] that training did not have."""
+
+    count: NDArray[np.int64]
+    """[I] ratings; 0 of items that training had."""
+    mean: NDArray[np.float64]
+    """[I] mean rating, less the mean of all."""
+    mean_residual: NDArray[np.float64]
+    """[I] mean of the ratings less their users' offsets, less the mean of all."""
+
+
+@dataclass(frozen=True)
 class Baselines:
     """Means and user offsets with fixed dampings, and the Bayesian factorisation by itself."""
 
     simple_bias: TargetTransform
     """The bias model with fixed dampings and no content."""
+    item_means: BiasModel
+    """The same; its items' means are of ratings as they are, also those of new items."""
     bayesian_mf: Blend
 
     @classmethod
-    def of(cls, transform: TargetTransform, prior: RatingPrior) -> "Baselines":
-        """From a run's target transform and its Bayesian factorisation."""
+    def of(
+        cls, transform: TargetTransform, prior: RatingPrior, rated: NewItemMeans | None = None
+    ) -> "Baselines":
+        """From a run's target transform and its Bayesian factorisation.
+
+        ``rated`` are ratings of new items, where some are known; the transform and the
+        factorisation must know these, too.
+        """
         fitted = transform.bias
         simple = BiasModel(
             fitted.item_count,
@@ -35,8 +55,19 @@ class Baselines:
             item_damping=ITEM_DAMPING,
             user_damping=USER_DAMPING,
         )
+        means = simple
+        if rated is not None:
+            means = replace(
+                simple,
+                item_count=simple.item_count + rated.count,
+                item_sum=simple.item_sum + rated.count * (rated.mean + transform.ratings.mean),
+            )
+            offset = rated.count * rated.mean_residual / (rated.count + ITEM_DAMPING)
+            simple = replace(simple, new_item_offset=offset)
         transform = replace(transform, kind="bias")
-        return cls(replace(transform, bias=simple, is_click=False), Blend([prior], transform))
+        return cls(
+            replace(transform, bias=simple, is_click=False), means, Blend([prior], transform)
+        )
 
     def predict(self, tasks: TaskTable) -> dict[str, NDArray[np.float64]]:
         """Predicted rating of every query row, users' rows end to end, by baseline.
@@ -49,7 +80,7 @@ class Baselines:
         factorised, known = self.bayesian_mf.predict(tasks)
         predictions = {
             "global_mean": np.full(len(item), ratings.mean),
-            "item_mean": self.simple_bias.bias.item_means(item),
+            "item_mean": self.item_means.item_means(item),
             "bias": bias,
             "factorisation": np.where(known > 0, factorised, fitted_bias),
         }

@@ -38,9 +38,9 @@ class Blend:
     ) -> dict[str, Floats]:
         """Ratings [n] that models predict for the query rows, blended with the priors' ones.
 
-        The weight of the priors' rating is smaller as far as they do not know the item. Items that
-        a prior does not know at all keep the model's rating. ``users`` are ``user_vectors``, if
-        they are there already.
+        The weight of the priors' rating is smaller as far as they do not know the item; one that a
+        prior does not know at all keeps the model's rating. ``users`` are ``user_vectors``, if they
+        are there already.
         """
         if not self.priors:
             return dict(ratings)
@@ -61,7 +61,7 @@ class Blend:
         query, residual = tasks.query_item, self._residual(tasks)
         total, known = (
             np.zeros(len(query.values)),
-            np.full(len(query.values), float(bool(self.priors))),
+            np.full(len(query.values), 1.0 * bool(self.priors)),
         )
         for k, prior in enumerate(self.priors):
             if users is None:

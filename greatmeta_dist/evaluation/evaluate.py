@@ -1,6 +1,6 @@
 """How good a model is: every scenario × {baselines, unadapted, adapted} × metrics, by group."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,13 @@ from greatmeta_dist.data.store import Store
 from greatmeta_dist.evaluation.metrics.base import NOTHING_TO_RANK
 from greatmeta_dist.evaluation.metrics.lists import ListSettings, item_information
 from greatmeta_dist.evaluation.metrics.ndcg import CUTOFFS
+from greatmeta_dist.evaluation.rated_new_items import (
+    NOT_RATED,
+    RATED,
+    SCENARIOS_OF_NEW_ITEMS,
+    KnowNewItems,
+    tables_of,
+)
 from greatmeta_dist.evaluation.scoring import (
     Predicts,
     Progress,
@@ -59,13 +66,14 @@ class _Evaluator:
     lists: ListSettings | None
     progress: Progress
 
-    def scenario(self, split: str, found: Evaluation) -> dict[str, Any]:
-        """What ``evaluation.json`` says of a scenario; notes users' values in ``found``."""
+    def add_scenario(self, split: str, found: Evaluation, *, name: str) -> dict[str, Any]:
+        """Add to ``found`` what is found of a split's users, as the scenario ``name``."""
         scored = self._score(split, progress=self.progress)
-        found.scored[split] = scored
+        found.scored[name] = scored
         summary = _scenario(scored, self.scorer.grouping)
+        found.summary["scenarios"][name] = summary
         if self.lists is not None or self.store.manifest.is_click:
-            found.ranked[split] = ranked = self._rank(split)
+            found.ranked[name] = ranked = self._rank(split)
             if self.store.manifest.is_click:
                 summary |= _catalogue(ranked)
             if self.lists is not None:
@@ -74,6 +82,18 @@ class _Evaluator:
             rows = self.options.known_rows
             summary["known_rows"] = {str(n): self._known_rows(split, n) for n in rows}
         return summary
+
+    def add_rated_scenario(self, split: str, found: Evaluation, know: KnowNewItems) -> None:
+        """Add the scenario once more, of who knows the supports' ratings of new items, if any."""
+        known = know(tables_of(self.store, split, self.scorer.feature_spec))
+        counts = found.summary["scenarios"][split]
+        counts["known_of_new_items"] = known.counts if known else NOT_RATED
+        if known is not None:
+            evaluator = replace(
+                self, scorer=known.scorer, others=known.others, progress=no_progress
+            )
+            summary = evaluator.add_scenario(split, found, name=split + RATED)
+            summary["known_of_new_items"] = known.counts
 
     def _score(self, split: str, **how: Any) -> Scored:
         scored = score_split(
@@ -120,10 +140,17 @@ class _Evaluator:
 
 
 def evaluate(
-    scorer: Scorer, store: Store, *, others: Predicts, progress: Progress = no_progress
+    scorer: Scorer,
+    store: Store,
+    *,
+    others: Predicts,
+    know_new_items: KnowNewItems | None = None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """What ``evaluate_users`` says of the scenarios, without lists."""
-    return evaluate_users(scorer, store, others=others, progress=progress).summary
+    return evaluate_users(
+        scorer, store, others=others, know_new_items=know_new_items, progress=progress
+    ).summary
 
 
 def evaluate_users(
@@ -133,6 +160,7 @@ def evaluate_users(
     others: Predicts,
     options: EvaluateConfig | None = None,
     catalogue: Store | None = None,
+    know_new_items: KnowNewItems | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Score every scenario of a store, in the ratings' units.
@@ -146,6 +174,10 @@ def evaluate_users(
     ``others``, such as ``Baselines``, are scored beside the model. ``catalogue`` is what the model
     was trained on, if that is not ``store``. ``progress`` is called with what is scored and the
     number of its users scored.
+
+    With ``know_new_items``, ``known_of_new_items`` says how many ratings of new items the supports
+    of a scenario hold. Where there are any, the scenario comes once more, as ``…_rated``, scored by
+    who knows these.
     """
     lists = list_settings(options, catalogue or store) if options is not None else None
     evaluator = _Evaluator(scorer, store, others, options, lists, progress)
@@ -157,7 +189,9 @@ def evaluate_users(
         }
     for split in SCENARIOS:
         if store.manifest.splits.get(split):
-            found.summary["scenarios"][split] = evaluator.scenario(split, found)
+            evaluator.add_scenario(split, found, name=split)
+            if know_new_items is not None and split in SCENARIOS_OF_NEW_ITEMS:
+                evaluator.add_rated_scenario(split, found, know_new_items)
     return found
 
 

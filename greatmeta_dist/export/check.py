@@ -30,7 +30,7 @@ class Agreement:
     """How far an exported model's scores are from the run's."""
 
     largest_difference: float
-    """In ratings, or chances; nan where a score is not finite."""
+    """In ratings, or chances; nan where a score is not finite, and the run's is."""
     allowed: float
     num_scores: int
 
@@ -51,10 +51,15 @@ def compare(exported: ExportedModel, scorer: Scorer, catalogue: Store) -> Agreem
         scores = exported.scores(
             support.tolist(), label.tolist(), asked.tolist(), exported.user_vector(features)
         )
-        differences.append(float(np.abs(scores.numpy() - expected).max()))
+        differences.append(_difference(scores.numpy(), expected))
         num_scores += len(asked)
     largest = max(differences) if np.isfinite(differences).all() else math.nan
     return Agreement(largest, TOLERANCE * (ratings.highest - ratings.lowest), num_scores)
+
+
+def _difference(scores: np.ndarray, expected: np.ndarray) -> float:
+    """The largest one; nothing is compared where the run itself diverges on a made-up user."""
+    return float(np.abs(np.where(np.isfinite(expected), scores - expected, 0.0)).max())
 
 
 def _cases(new_users: NewUsers) -> Iterator[tuple[KnownRatings, dict[str, Any], np.ndarray]]:

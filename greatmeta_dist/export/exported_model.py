@@ -39,6 +39,8 @@ CARD, ITEMS, TENSORS, PROGRAM = (
     "adapt_and_score.pt2",
 )
 VOCABULARIES = "vocabularies.json"
+HASH = "sha256"
+"""Of the card's other entries."""
 ITEMS_PER_CALL = 1 << 16
 """Items scored at a time, which bounds memory."""
 CLICKED = 1.0
@@ -89,7 +91,7 @@ class ExportedModel:
         export, one of another version, or not as it was written.
         """
         folder = Path(folder)
-        card = _read_card(folder)
+        card = read_card(folder)
         for name, expected in card["files"].items():
             path = folder / name
             is_whole = path.is_file() and (not check or _sha256(path) == expected)
@@ -239,7 +241,7 @@ class ExportedModel:
         return [self._index.get(token, len(self.items)) for token in tokens]
 
 
-def _read_card(folder: Path) -> dict[str, Any]:
+def read_card(folder: Path) -> dict[str, Any]:
     """``card.json``. Raises ``ValueError`` where it is not ours, or of another version."""
     path = folder / CARD
     try:
@@ -249,12 +251,19 @@ def _read_card(folder: Path) -> dict[str, Any]:
         is_ours = False
     if not is_ours:
         raise ValueError(f"{folder} is no exported model (no {CARD} of one)")
-    if card["format_version"] != FORMAT_VERSION:
+    if card.get("format_version") != FORMAT_VERSION:
         raise ValueError(
-            f"{folder} has format version {card['format_version']}, and this file reads "
+            f"{folder} has format version {card.get('format_version')}, and this file reads "
             f"{FORMAT_VERSION}; load it with the exported_model.py beside it"
         )
+    if card.pop(HASH, None) != hash_of(card):
+        raise ValueError(f"{path} is not as it was written; export the model again")
     return dict(card)
+
+
+def hash_of(card: Mapping[str, Any]) -> str:
+    """The SHA-256 of a card's entries but for the hash itself."""
+    return hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -21,11 +21,13 @@ from greatmeta_dist.export.check import Agreement, compare
 from greatmeta_dist.export.exported_model import (
     CARD,
     FORMAT,
+    HASH,
     ITEMS,
     PROGRAM,
     TENSORS,
     VOCABULARIES,
     ExportedModel,
+    hash_of,
 )
 from greatmeta_dist.export.tensor_file import write_tensors
 from greatmeta_dist.export.tensors import factorisation, stored_tensors
@@ -124,7 +126,7 @@ def _write(folder: Path, model: Model, scorer: Scorer, run: Path, step: int) -> 
     shutil.copyfile(exported_model.__file__, folder / LOADER)
     names = (TENSORS, ITEMS, VOCABULARIES, PROGRAM, LOADER)
     card["files"] = {name: sha256(folder / name) for name in names}
-    _write_json(folder / CARD, card, indent=1)
+    _write_json(folder / CARD, card | {HASH: hash_of(card)}, indent=1)
 
 
 def _write_json(path: Path, value: Any, *, indent: int | None = None) -> None:

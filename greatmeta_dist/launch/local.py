@@ -29,6 +29,7 @@ from greatmeta_dist.launch.torchrun import train_as_member
 from greatmeta_dist.launch.units import no_ray
 from greatmeta_dist.signals import noted_stop_signals
 from greatmeta_dist.training.device import local_device
+from greatmeta_dist.training.history import History
 from greatmeta_dist.training.loop import train
 from greatmeta_dist.training.run_folder import open_run
 
@@ -110,7 +111,7 @@ class _Group:
                     process, pipe = _start_worker(rank, Path(folder) / "rendezvous", config, run)
                     workers[process] = pipe
                 self.workers = workers
-                return _watch(workers, display)
+                return _watch(workers, run, display)
             finally:
                 self.workers = {}
                 for process in workers:
@@ -141,7 +142,7 @@ def _start_worker(
     return process, receiver
 
 
-def _watch(workers: dict[BaseProcess, Connection], display: Display) -> Outcome | None:
+def _watch(workers: dict[BaseProcess, Connection], run: Path, display: Display) -> Outcome | None:
     """Wait until all workers are done, or one has died and the others had time to report.
 
     Returns the outcome that counts most; None where the workers should start again.
@@ -158,7 +159,10 @@ def _watch(workers: dict[BaseProcess, Connection], display: Display) -> Outcome 
             if outcome is not None:
                 outcomes.append(outcome)
             elif process.exitcode and process.exitcode < 0:
-                display.say(f"{process.name} died of {signal.Signals(-process.exitcode).name}")
+                death = f"{process.name} died of {signal.Signals(-process.exitcode).name}"
+                display.say(death)
+                history = History(run)
+                history.add("death", history.last_step, death)
             if outcome is None or outcome.kind in ("bad input", "failed"):
                 patience = GRACE_S
     if len(outcomes) < len(workers) and all(o.kind == "done" for o in outcomes):

@@ -44,10 +44,10 @@ def train_on_ray(config: Config, run: Path, display: Display) -> dict[str, Any]:
         error = _run_trainer(_trainer(config, run, mailbox, display), mailbox, display)
         outcome: Outcome | None = ray.get(mailbox.outcome.remote())
         shutil.rmtree(run / RAY_FOLDER, ignore_errors=True)
-    if outcome is None:
-        reason = str(error).strip().splitlines()[-1:] if error else ["no worker reported why"]
-        outcome = Outcome("failed", message=f"Ray ended the training: {''.join(reason)}")
-    return outcome.unwrap()
+        if outcome is None:
+            reason = str(error).strip().splitlines()[-1:] if error else ["no worker reported why"]
+            outcome = Outcome("failed", message=f"Ray ended the training: {''.join(reason)}")
+        return outcome.unwrap()  # in the block, so that the run's records say how it ended
 
 
 def _start_mailbox(run: Path) -> Any:

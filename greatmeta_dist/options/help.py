@@ -43,6 +43,9 @@ EXAMPLES = {
         greatmeta recommend run=runs/a users=logs/ out=lists data=parquet \
             data.columns='{user: uid, item: iid, rating: stars}'
         greatmeta recommend run=runs/a users=/shared/log.parquet out=/shared/lists cluster=ray""",
+    "serve": """
+        greatmeta serve run=runs/a
+        greatmeta serve run=runs/a serve.port=9000 serve.replicas=4""",
 }
 TYPES: dict[Any, str] = {
     bool: "true or false",

@@ -22,6 +22,8 @@ VERBATIM = (
     "users",
     "out",
     "candidates",
+    "items",
+    "ratings",
     "against",
     "data.path",
     "data.split",
@@ -98,7 +100,7 @@ COMMANDS = {
     "train": Command(
         "store → run: train store=DIR run=DIR [experiment=…]",
         ("store", "run"),
-        tuple(name for name in SECTIONS if name not in ("data", "evaluate")),
+        tuple(name for name in SECTIONS if name not in ("data", "evaluate", "serve")),
     ),
     "evaluate": Command(
         "run → table and evaluation.json: evaluate run=DIR [against=RUN]",
@@ -118,7 +120,10 @@ COMMANDS = {
             *(f"data.{name}" for name in OF_PREPARATION),
             *(f"cluster.{name}" for name in OF_TRAINING),
         ),
-        options=("k", "exclude_seen", "candidates"),
+        options=("k", "exclude_seen", "candidates", "new_items", "items", "ratings", "explain"),
+    ),
+    "serve": Command(
+        "run → recommendations over HTTP: serve run=DIR [serve.port=8000]", ("run",), ("serve",)
     ),
 }
 

@@ -44,9 +44,10 @@ class ItemEvidence:
     """[J, K] the sums, in units of ``EvidenceModel.unit``."""
 
     @classmethod
-    def none(cls, width: int) -> "ItemEvidence":
-        """The sums over no ratings."""
-        return cls(np.empty(0, np.str_), np.empty(0, np.int64), np.empty((0, width), np.int64))
+    def none(cls, width: int, item: NDArray | None = None) -> "ItemEvidence":
+        """The sums over no ratings; ``item`` has no items either, and says what they are called."""
+        names = np.empty(0, np.str_) if item is None else item
+        return cls(names, np.empty(0, np.int64), np.empty((0, width), np.int64))
 
     def __add__(self, other: "ItemEvidence") -> "ItemEvidence":
         if not len(other.item):
@@ -99,10 +100,10 @@ class EvidenceModel:
 
     @cached_property
     def unit(self) -> Floats:
-        """[K] units of the sums: of w, w·e, w·e², then for each start of h̄ h̄ᵀ and of r h̄."""
+        """[K] units of the sums: of w, w·e, w·e², r, then for each start of h̄ h̄ᵀ and of r h̄."""
         # A power of two, so that a unit is exact. Ratings, offsets and d are of about this size.
         scale = 2.0 ** np.ceil(np.log2(max(self.prior.noise, 1e-12)) / 2)
-        unit = [np.array([1.0, scale, scale**2])]
+        unit = [np.array([1.0, scale, scale**2, scale])]
         for folding in self.foldings:
             h = np.ones(folding.width)
             h[1] = scale
@@ -114,7 +115,7 @@ class EvidenceModel:
 
         ``known`` has the U users' ratings of items that training had.
         """
-        total = ItemEvidence.none(len(self.unit))
+        total = ItemEvidence.none(len(self.unit), item[:0])
         first = 0
         while first < len(user):
             # Whole users, so that a user's own numbers are made once.
@@ -148,12 +149,19 @@ class EvidenceModel:
         about_centre = rating - self.centre
         weight, offset = self._weights(known)
         weight, error = weight[user], about_centre - offset[user]
-        terms = [np.stack([weight, weight * error, weight * error**2], 1)]
+        terms = [np.stack([weight, weight * error, weight * error**2, about_centre], 1)]
         residual = known.rating - self.bias.content_mean[known.item.values]
         for folding in self.foldings:
             of_user = folding.user_terms(known.item, residual)[user]
             terms += [of_user, about_centre[:, None] * of_user[:, : folding.width]]
         return np.concatenate(terms, 1)
+
+    @cached_property
+    def _unclicked_terms(self) -> Floats:
+        """[K] what a rating of 0 adds by a user of whom nothing is known."""
+        nobody = UserRows(Ragged(np.empty(0, np.int64), np.zeros(2, np.int64)), np.empty(0))
+        terms: Floats = self._terms(nobody, np.zeros(1, np.int64), np.zeros(1))[0]
+        return terms
 
     def _weights(self, known: UserRows) -> tuple[Floats, Floats]:
         """[U] how much a rating by each user counts, and the user's offset.
@@ -165,15 +173,30 @@ class EvidenceModel:
         certainty = lengths + self.bias.user_damping
         return certainty / (certainty + 1), self.bias.user_offsets(about_items, lengths)
 
-    def posterior(self, evidence: ItemEvidence, content_mean: Floats) -> NewItemPosterior:
-        """What is known of the evidence's items [J], whose content means are given [J]."""
+    def plain_means(self, evidence: ItemEvidence) -> tuple[Floats, Floats]:
+        """For baselines, two means of an item's ratings about ``centre`` [J], 0 without ratings:
+        of the ratings, and of the ratings less their users' offsets."""
+        sums = evidence.units[:, :4] * self.unit[:4]
+        weight = np.where(sums[:, 0] > 0, sums[:, 0], 1.0)
+        return sums[:, 3] / np.maximum(evidence.count, 1), sums[:, 1] / weight
+
+    def posterior(
+        self, evidence: ItemEvidence, content_mean: Floats, *, unclicked: float = 0.0
+    ) -> NewItemPosterior:
+        """What is known of the evidence's items [J], whose content means are given [J].
+
+        ``unclicked`` is for logs that hold clicks alone: the rows of label 0, by anybody, that a
+        preparation would have drawn of each item beside its clicks.
+        """
         sums = evidence.units * self.unit
+        if unclicked:
+            sums += unclicked * self._unclicked_terms
         shift = content_mean - self.centre
         # Σ w (e − c) and Σ w (e − c)² from sums about 0.
         weight, total, squares = sums[:, 0], sums[:, 1], sums[:, 2]
         squares = squares - shift * (2 * total - shift * weight)
         offset = self.prior.offsets(evidence.count, weight, total - shift * weight, squares)
-        factors, at = [], 3
+        factors, at = [], 4
         for folding in self.foldings:
             packed = len(folding.packing.row)
             user_squares = sums[:, at : at + packed]

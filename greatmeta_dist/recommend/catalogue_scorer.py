@@ -109,7 +109,7 @@ class CatalogueScorer:
         if exclude is not None:
             self._strike_out(approximate, exclude)
         found: dict[int, TopItems] = {}
-        num_candidates, number = max(MIN_CANDIDATES, CANDIDATES_PER_ITEM * k), range(len(tasks))
+        num_candidates, number = max(MIN_CANDIDATES, CANDIDATES_PER_ITEM * k), [*range(len(tasks))]
         while True:
             num_candidates = min(num_candidates, len(self.item))
             best = approximate.topk(num_candidates, dim=1)

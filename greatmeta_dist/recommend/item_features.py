@@ -10,7 +10,7 @@ Shapes: I items, U users, d embedding width, K distinct vectors of a field, Di =
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +23,6 @@ from greatmeta_dist.ragged import Grouped, Ragged
 
 MAX_DISTINCT = 0.25
 """A field with more distinct vectors than this share of the items is kept item by item."""
-
-Products = Callable[[slice], Tensor]
-"""[U, n] inner products of users with a part of the items."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +39,13 @@ class ItemField:
         """[d, n] vectors of items [n]."""
         return self.vector.index_select(1, items if self.index is None else self.index[items])
 
-    def products(self, users: Tensor) -> Products:
-        """Inner products of users' vectors [U, d] with those of the items."""
+    def adder(self, users: Tensor) -> Callable[[Tensor, slice], Any]:
+        """Adds, in place, inner products of users' vectors [U, d] with a part of the items."""
         index = self.index
         if index is None:
-            return lambda part: inner_products(users, self.vector[:, part])
-        of_distinct = inner_products(users, self.vector)
-        return lambda part: of_distinct.index_select(1, index[part])
+            return lambda total, part: add_products(total, users, self.vector[:, part])
+        of_distinct = users @ self.vector
+        return lambda total, part: total.add_(of_distinct.index_select(1, index[part]))
 
     def take(self, items: Tensor) -> "ItemField":
         """The field of some items [n]."""
@@ -86,12 +83,17 @@ class ItemFeatures:
         """[Di, n] features of items [n], in columns."""
         return torch.cat([field.columns(items) for field in self.fields])
 
-    def products(self, users: Tensor) -> Products:
-        """Inner products of users' vectors [U, Di] with the items."""
+    def adder(self, users: Tensor) -> Callable[[Tensor, slice], None]:
+        """Adds, in place, inner products of users' vectors [U, Di] with a part of the items."""
         widths = [len(field.vector) for field in self.fields]
         shares = zip(self.fields, users.split(widths, 1), strict=True)
-        of_fields = [field.products(share) for field, share in shares]
-        return lambda part: reduce(Tensor.add_, (products(part) for products in of_fields))
+        of_fields = [field.adder(share) for field, share in shares]
+
+        def add(total: Tensor, part: slice) -> None:
+            for add_field in of_fields:
+                add_field(total, part)
+
+        return add
 
     def take(self, items: Tensor) -> "ItemFeatures":
         """The features of some items [n]."""
@@ -102,13 +104,14 @@ class ItemFeatures:
         return torch.cat([field.total() for field in self.fields]) / max(1, self.num_items)
 
 
-def inner_products(users: Tensor, items: Tensor) -> Tensor:
-    """[U, I] inner products of users [U, n] and items [n, I]."""
+def add_products(total: Tensor, users: Tensor, items: Tensor) -> None:
+    """Add inner products of users [U, n] and items [n, I] to ``total`` [U, I], in place."""
     if len(users) == 1:
         # With one user there is one vector, and the library's product of a matrix and a vector
         # takes half the time of its product of two matrices.
-        return items.mT.mv(users[0]).unsqueeze(0)
-    return users @ items
+        total[0].addmv_(items.mT, users[0])
+    else:
+        total.addmm_(users, items)
 
 
 def _item_field(scorer: Scorer, field: Features) -> ItemField:

@@ -7,7 +7,7 @@ products, whose item sides are computed once.
 Shapes: U users, I items, Di width of an item's features, F numbers of an item in the priors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from greatmeta_dist.data.tasks import Features, TaskTable
 from greatmeta_dist.evaluation.scoring import Scorer
 from greatmeta_dist.meta.user_networks import UserNetworks
 from greatmeta_dist.ragged import Ints, Ragged
-from greatmeta_dist.recommend.item_features import ItemFeatures, inner_products
+from greatmeta_dist.recommend.item_features import ItemFeatures, add_products
 
 SCORES_PER_SLICE = 1 << 19
 """Made at a time: so many stay in a processor's cache."""
@@ -106,24 +106,52 @@ class LinearStage:
         ``user_vectors`` are as the method of that name gives them.
         """
         slope, constant = networks.linearised(self.centre)
-        offset = self._offsets(tasks)
         users = None if user_vectors is None else self._tensor(np.concatenate(user_vectors, 1))
-        items, products = self.items, self.items.features.products(slope)
+        items, ratings = self.items, self._ratings(slope, constant, self._offsets(tasks))
         scores = slope.new_empty(len(tasks), items.features.num_items)
         items_per_slice = max(1, SCORES_PER_SLICE // len(tasks))
         for start in range(0, scores.shape[1], items_per_slice):
             part = slice(start, start + items_per_slice)
-            prediction = products(part) + constant
-            rating = self._rating(prediction, items.prior_mean[part] + offset)
-            if users is not None:
-                of_priors = inner_products(users, items.vector[:, part]) + items.constant[part]
-                weight, bounded = items.blend_weight[part], self._bounded(rating)
-                scores[:, part] = torch.addcmul(bounded, weight, self._bounded(of_priors) - bounded)
-                rating = torch.addcmul(rating, weight, of_priors - rating)
+            of_model = self._scored(ratings(part))
+            if users is None:
+                scores[:, part] = of_model
             else:
-                scores[:, part] = self._bounded(rating)
-            scores[:, part] += TIE_BREAK * (rating - scores[:, part])
+                of_priors = items.constant[part].repeat(len(tasks), 1)
+                add_products(of_priors, users, items.vector[:, part])
+                weight = items.blend_weight[part]
+                torch.lerp(of_model, self._scored(of_priors), weight, out=scores[:, part])
         return scores
+
+    def _ratings(
+        self, slope: Tensor, constant: Tensor, offset: Tensor
+    ) -> Callable[[slice], Tensor]:
+        """A function that gives the model's ratings, or chances, [U, n] of a part of the items.
+
+        They are unbounded. ``slope`` [U, Di] and ``constant`` [U, 1] are of the users' tangents.
+        """
+        transform, prior_mean = self.scorer.collator.target_transform, self.items.prior_mean
+        add = self.items.features.adder(slope * transform.scale)
+        constant = constant * transform.scale
+
+        def ratings(part: slice) -> Tensor:
+            if not transform.is_click:
+                rating = prior_mean[part] + (constant + offset)
+                add(rating, part)
+                return rating
+            if transform.kind == "rating":
+                logit = constant.repeat(1, len(prior_mean[part]))
+            else:
+                chance = prior_mean[part] + offset
+                logit = chance.clamp_(LEAST_CHANCE, 1 - LEAST_CHANCE).logit_().add_(constant)
+            add(logit, part)
+            return logit.sigmoid_()
+
+        return ratings
+
+    def _scored(self, rating: Tensor) -> Tensor:
+        """Scores of unbounded ratings: bounded, but for a little."""
+        ratings = self.scorer.collator.target_transform.ratings
+        return rating.clamp(ratings.lowest, ratings.highest).lerp_(rating, TIE_BREAK)
 
     def _offsets(self, tasks: TaskTable) -> Tensor:
         """[U, 1] users' offsets: how far they move an item's prior mean, whichever item it is."""
@@ -138,20 +166,6 @@ class LinearStage:
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).float().to(self.centre.device)
-
-    def _rating(self, prediction: Tensor, prior_mean: Tensor) -> Tensor:
-        """Ratings, or chances, of predictions [U, I]; unbounded."""
-        transform = self.scorer.collator.target_transform
-        if not transform.is_click:
-            return torch.add(prior_mean, prediction, alpha=transform.scale)
-        if transform.kind == "rating":
-            return prediction.sigmoid()
-        chance = prior_mean.clamp(LEAST_CHANCE, 1 - LEAST_CHANCE)
-        return prediction.add(chance.logit()).sigmoid()
-
-    def _bounded(self, rating: Tensor) -> Tensor:
-        ratings = self.scorer.collator.target_transform.ratings
-        return rating.clamp(ratings.lowest, ratings.highest)
 
 
 def _asking_nobody(items: Ints) -> TaskTable:

@@ -18,11 +18,11 @@ from greatmeta_dist.errors import require
 from greatmeta_dist.priors.base import ItemFeature
 from greatmeta_dist.ragged import Ragged, offsets_of
 
-ItemFeatures = dict[str, dict[str, Any]]
+FeaturesByItem = dict[str, dict[str, Any]]
 """Features by item, values by feature."""
 
 
-def item_features(items: Any) -> ItemFeatures:
+def item_features(items: Any) -> FeaturesByItem:
     """New items as callers give them: ``{item: {feature: value}}``, a frame, or ids alone.
 
     A frame (Arrow, Polars, pandas) has a column of items under a usual name, and a column for each
@@ -47,7 +47,7 @@ def item_features(items: Any) -> ItemFeatures:
     return _distinct([token_of(item) for item in items], [dict(f) for f in items.values()])
 
 
-def _distinct(tokens: Sequence[str], features: Sequence[dict[str, Any]]) -> ItemFeatures:
+def _distinct(tokens: Sequence[str], features: Sequence[dict[str, Any]]) -> FeaturesByItem:
     by_item = dict(zip(tokens, features, strict=True))
     if len(by_item) < len(tokens):
         repeated = next(t for t in tokens if tokens.count(t) > 1)

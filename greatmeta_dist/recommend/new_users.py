@@ -64,7 +64,25 @@ class NewUsers:
     @cached_property
     def has_whole_ids(self) -> bool:
         """Whether all items' ids are whole numbers."""
-        return all(t.isdecimal() and (t == "0" or t[0] != "0") for t in self.items)
+        return all(map(is_whole_id, self.items))
+
+    @cached_property
+    def fields(self) -> list[Field]:
+        """The fields of users."""
+        return self.catalogue.fields("user", self.feature_spec)
+
+    @cached_property
+    def rows_of(self) -> dict[str, dict[str, int]]:
+        """By field of users: the embedding row of each value that training has seen."""
+        known = {field.name: self.catalogue.vocabulary(field) for field in self.fields}
+        return {
+            name: dict(zip(values.to_pylist(), rows.tolist(), strict=True))
+            for name, (values, rows) in known.items()
+        }
+
+    def prepare(self) -> None:
+        """Make now what is kept, so that no user waits for it, and no two threads make it."""
+        _ = self.index_of, self.has_whole_ids, self.rows_of
 
     def indices(self, tokens: Sequence[str]) -> NDArray[np.int64]:
         """[n] items' indices; that of the unknown item where an item is not in the catalogue."""
@@ -113,8 +131,7 @@ class NewUsers:
         return known.rating
 
     def _features(self, users: Sequence[UserFeatures]) -> Features:
-        fields = self.catalogue.fields("user", self.feature_spec)
-        names = {field.name for field in fields}
+        fields, names = self.fields, self.rows_of.keys()
         for user in users:
             strange = [name for name in user if name not in names]
             require(
@@ -130,9 +147,7 @@ class NewUsers:
 
     def _encoded(self, field: Field, users: Sequence[UserFeatures]) -> Ragged:
         """[U] embedding rows of each user's values; the unknown row where there is none."""
-        known_values, known_rows = self.catalogue.vocabulary(field)
-        rows = dict(zip(known_values.to_pylist(), known_rows.tolist(), strict=True))
-        lists = []
+        rows, lists = self.rows_of[field.name], []
         for user in users:
             value = user.get(field.name)
             values = value if isinstance(value, list | tuple) else [value]
@@ -141,6 +156,11 @@ class NewUsers:
             lists.append(known or [field.unknown_row])
         flat = np.array([row for one in lists for row in one], np.int32)
         return Ragged(flat, offsets_of(np.array([len(one) for one in lists], np.int64)))
+
+
+def is_whole_id(token: str) -> bool:
+    """Whether a token is that of a whole number; 007 is not."""
+    return token.isdecimal() and (token == "0" or token[0] != "0")
 
 
 def _token(value: Any, field: Field) -> str:

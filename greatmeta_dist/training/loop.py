@@ -15,17 +15,19 @@ from greatmeta_dist.batching.loader import Loader, with_following
 from greatmeta_dist.config import Config
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.display import Bar, Display
-from greatmeta_dist.engine.communicator import Communicator
+from greatmeta_dist.engine.communicator import Communicator, PeerLost
 from greatmeta_dist.engine.worker import Worker
 from greatmeta_dist.files import locked, write_json_atomically
 from greatmeta_dist.signals import StopRequest, noted_stop_signals
 from greatmeta_dist.training.build import Model, build_model
 from greatmeta_dist.training.device import rare_garbage_collection
 from greatmeta_dist.training.earlier_run import EarlierRun
+from greatmeta_dist.training.history import History
 from greatmeta_dist.training.nonfinite import NonfiniteUsers
 from greatmeta_dist.training.records import StepRecorder, open_tracker
 from greatmeta_dist.training.run_checkpoints import RunCheckpoints
 from greatmeta_dist.training.run_folder import open_run, require_same_store, write_workers
+from greatmeta_dist.training.run_status import RUNNING, STATUS_TAG
 from greatmeta_dist.training.saved_model import SavedModel
 from greatmeta_dist.training.tracking import Tracker
 from greatmeta_dist.training.validation import Validation
@@ -156,10 +158,17 @@ class Training:
             self.display.bar("train", steps, "steps", done=start) as bar,
             Loader.suited(self.lanes, range(start, steps), self.worker.device) as batches,
         ):
+            self._write_start(start, tracker)
             if is_new and self.config.train.from_run is not None:
                 self.validation.run(start, tracker)
                 self._save(start, tracker)
-            step = self._take_steps(start, batches, tracker, bar, stop, is_stopped)
+            try:
+                step = self._take_steps(start, batches, tracker, bar, stop, is_stopped)
+            except PeerLost as error:
+                # At a step that the next training does not take anew, or it would be dropped.
+                last = History(self.run_folder).last_step
+                tracker.write_event(last, "death", str(error).partition("\n")[0])
+                raise
             self.checkpoints.writer.wait()
             # A stop may have come in or after the last step, of which no step has told the others.
             is_stopping = stop.is_received or is_stopped() or self.worker.is_stopping
@@ -179,24 +188,28 @@ class Training:
         options, worker, step = self.config.train, self.worker, start
         nonfinite = NonfiniteUsers(self.config, worker.communicator, self.display)
         recorder = StepRecorder(self.model.scorer, tracker, bar, start=start)
-        for step, (tasks, following) in enumerate(with_following(batches), start + 1):
-            report = worker.step(
-                tasks.batch,
-                following.batch if following else None,
-                is_stopping=stop.is_received or is_stopped(),
-            )
+        phases = recorder.phases
+        tasks_of_steps = phases.waits(with_following(batches), "wait for batch")
+        for step, (tasks, following) in enumerate(tasks_of_steps, start + 1):
+            with phases.phase("step"):
+                report = worker.step(
+                    tasks.batch,
+                    following.batch if following else None,
+                    is_stopping=stop.is_received or is_stopped(),
+                )
             nonfinite.collect(report.is_finite if report else None, tasks.user)
             self.checkpoints.writer.check()
             is_last = step == options.steps
             if step % options.log_every == 0 or is_last:
-                nonfinite.check(step)
                 recorder.write(step, report, tasks, self.validation.latest)
+                nonfinite.check(step)  # after the records, which show what makes it stop
             if step % options.valid_every == 0 or is_last:
-                with recorder.paused():
+                with recorder.paused(), phases.phase("validation"):
                     self.validation.run(step, tracker)
             is_due = step % options.checkpoint_every == 0 or self.validation.is_best(step)
             if worker.is_stopping or is_last or is_due:
-                self._save(step, tracker)
+                with phases.phase("checkpoint"):
+                    self._save(step, tracker)
             if worker.is_stopping:
                 break
         return step
@@ -205,6 +218,17 @@ class Training:
         start = time.monotonic()
         self.checkpoints.save(step)
         tracker.write_scalars(step, {"perf/seconds_for_snapshot": time.monotonic() - start})
+        is_best = self.validation.is_best(step)
+        text = f"the best so far: {self.validation.describe_best()}" if is_best else ""
+        tracker.write_event(step, "checkpoint", text)
+
+    def _write_start(self, start: int, tracker: Tracker) -> None:
+        """Write that a training begins after step ``start``, and with how many workers."""
+        size, device = self.worker.communicator.size, self.worker.device.type
+        kind = History(self.run_folder).kind_of_start(start)
+        workers = f"{size} worker{'s' if size > 1 else ''} ({device})"
+        tracker.write_event(start, kind, f"{workers}, to step {self.config.train.steps}")
+        tracker.write_scalars(start, {STATUS_TAG: RUNNING})
 
     def _write_blend_weight(self, step: int) -> None:
         """Fit the blend weight for the best step's parameters, and save it with the run.

@@ -15,6 +15,7 @@ from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.checkpoint_writer import CheckpointWriter
 from greatmeta_dist.engine.worker import Worker
 from greatmeta_dist.training.earlier_run import EarlierRun
+from greatmeta_dist.training.history import History
 from greatmeta_dist.training.run_folder import require_same_store
 from greatmeta_dist.training.validation import Validation
 
@@ -56,6 +57,8 @@ class RunCheckpoints:
         )
         for step in skipped:
             display.say(f"checkpoint of step {step} is damaged or partial; going further back")
+            if self.worker.communicator.is_first:
+                History(self.run).add("damage", step, "its checkpoint is damaged or partial")
         if saved is None:
             if skipped:
                 display.say("no whole checkpoint is left; starting from step 0")

@@ -1,7 +1,7 @@
 """A run's folder: its config and its lock, and whether it may be trained as asked.
 
-``config.yaml``, ``model/``, ``checkpoints/``, ``tensorboard/``, ``workers.json`` and
-``metrics.json``; held by a lock while a training writes it.
+``config.yaml``, ``model/``, ``checkpoints/``, ``tensorboard/``, ``history.jsonl``, ``workers.json``
+and ``metrics.json``; held by a lock while a training writes it.
 """
 
 import os
@@ -24,6 +24,7 @@ from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.files import locked, write_json_atomically
 from greatmeta_dist.training.earlier_run import EarlierRun
 from greatmeta_dist.training.run_config import saved_config, saved_note, write_config
+from greatmeta_dist.training.run_status import recorded_end
 from greatmeta_dist.training.saved_model import MODEL, SavedModel, write_model
 
 MAY_CHANGE = ("steps", "checkpoint_every", "keep_checkpoints", "log_every")
@@ -67,7 +68,8 @@ def open_run(config: Config, run: Path, display: Display) -> Iterator[Config]:
         write_config(run, config, note=note)
         if is_new and note:
             display.say(note)
-        yield config
+        with recorded_end(run, steps=config.train.steps):
+            yield config
 
 
 def require_same_store(identity: str, store: Store, run: Path) -> None:

@@ -1,56 +1,40 @@
 """What TensorBoard shows of a training: one writer, and a twin that writes nothing.
 
-Tags (DESIGN.md section 8), by what stands before the first slash:
-
-- ``train/``, of a step's users: ``loss`` on their query rows after adaptation, ``loss_unadapted``
-  before it, ``rmse`` in the ratings' units, and ``nonfinite_share``, the share of users whose
-  loss, gradient or factors are not finite: they count in nothing else.
-- ``meta/``, of the scheduler: ``weights`` (relative to uniform ones), their ``entropy``,
-  ``effective_sample_size`` and ``effective_sample_share`` (of the users); each kind of gradient
-  factor; ``correlation_with_gain/*`` of weights and factors, where gain is the loss that adaptation
-  takes away; ``weight_by_group/*`` and ``weight_by_activity/*``, mean relative weights by
-  preference group and by number of support rows.
-- ``val/<split>/``: every metric of the adapted model, and its RMSE by preference group.
-- ``perf/``: ``users_per_s``, ``seconds/*`` and ``bytes/*`` by phase of a step,
-  ``seconds_for_snapshot`` of a checkpoint.
-- ``system/``: ``peak_memory_mib`` of the first worker.
-
-The training loop computes what stands under ``val/``, ``perf/`` and ``system/``.
+``tags.py`` says what each tag shows, and ``event_file.py`` where it is written. The training loop
+computes what stands under ``best/``, ``val/``, ``perf/`` and ``system/``.
 
 Shapes: B users of the global batch.
 """
 
-import resource
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
 from greatmeta_dist.engine.coordinator import StepReport
 from greatmeta_dist.meta.factors import FACTOR_KINDS, Factors, FactorSizes
 from greatmeta_dist.meta.scheduler import effective_sample_size
+from greatmeta_dist.training.event_file import EventFile, write_header
+from greatmeta_dist.training.history import History, Kind
+from greatmeta_dist.training.run_status import events_value
+from greatmeta_dist.training.summaries import (
+    HyperParameter,
+    histogram_value,
+    layout_value,
+    scalar_value,
+    start_value,
+)
+from greatmeta_dist.training.tags import describe, first_page
 
 ACTIVITY_EDGES = (8, 16, 32, 64, 128)
-"""Numbers of support rows at which a new curve of ``meta/weight_by_activity`` starts."""
+"""Numbers of support rows at which a new curve of ``meta/*_by_activity`` starts."""
 ACTIVITY_NAMES = [f"{edge}+" for edge in (0, *ACTIVITY_EDGES)]
-
-CHARTS = {
-    "loss, adapted and unadapted": "train/loss.*",
-    "effective sample size": "meta/effective_sample_size",
-    "relative weight by preference group": "meta/weight_by_group/.*",
-    "relative weight by activity": "meta/weight_by_activity/.*",
-    "correlation with the gain of adaptation": "meta/correlation_with_gain/.*",
-    "validation RMSE": "val/[a-z_]+/rmse",
-    "validation RMSE by preference group": "val/valid/rmse_by_group/.*",
-}
-"""Charts of TensorBoard's custom scalars page: title, and a regular expression of their tags."""
-
 LEAST_WEIGHT = 1e-30
 """Weights are not below this in logarithms, so that a weight of 0 adds nothing to the entropy."""
 
@@ -78,11 +62,14 @@ class Tracker(Protocol):
         whose losses are cross-entropies.
         """
 
-    def write_scalars(self, step: int, values: dict[str, float]) -> None:
+    def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write values by tag."""
 
+    def write_event(self, step: int, kind: Kind, text: str) -> None:
+        """Write that something happened to the run."""
+
     def close(self) -> None:
-        """Write what is still in memory."""
+        """Nothing is written from here on."""
 
 
 class NullTracker:
@@ -93,7 +80,10 @@ class NullTracker:
     ) -> None:
         pass
 
-    def write_scalars(self, step: int, values: dict[str, float]) -> None:
+    def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def write_event(self, step: int, kind: Kind, text: str) -> None:
         pass
 
     def close(self) -> None:
@@ -104,93 +94,93 @@ class TensorBoardTracker:
     """Writes TensorBoard events into a folder."""
 
     def __init__(
-        self, folder: Path, *, purge_step: int, hyperparameters: dict[str, Any], sizes: FactorSizes
+        self,
+        folder: Path,
+        *,
+        purge_step: int,
+        hyperparameters: Mapping[str, HyperParameter],
+        sizes: FactorSizes,
+        history: History | None = None,
+        has_gpu: bool = False,
+        is_group: bool = False,
+        is_click: bool = False,
     ):
         """``purge_step`` is the first step to be written, 0 in a fresh run.
 
         A run that died wrote steps after its last checkpoint. TensorBoard drops what an earlier
         writer recorded from ``purge_step`` on, so the resumed run's curves have no point twice.
+        ``history`` takes the events; without one they are not kept. ``has_gpu``, ``is_group`` and
+        ``is_click`` say which charts the first page has.
         """
-        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
-        self._sizes = sizes
-        if purge_step == 0:
-            self._write_header(hyperparameters)
-
-    def _write_header(self, hyperparameters: dict[str, Any]) -> None:
-        """The charts' layout, and the run's row in the HParams table."""
-        layout = {title: ["Multiline", [tags]] for title, tags in CHARTS.items()}
-        self._writer.add_custom_scalars({"GreatMeta": layout})
-        known = {k: v for k, v in hyperparameters.items() if isinstance(v, (int, float, str))}
-        # SummaryWriter.add_hparams would write into a folder of its own, a second run for
-        # TensorBoard; the summaries it makes are added to this run instead.
-        for summary in hparams(known, {"val/valid/rmse": 0.0}):
-            self._writer._get_file_writer().add_summary(summary)
+        self._sizes, self._history = sizes, history
+        page = first_page(
+            has_scheduler=sizes.total > 0, has_gpu=has_gpu, is_group=is_group, is_click=is_click
+        )
+        write_header(folder, [layout_value(page), start_value(hyperparameters, time.time())])
+        self._file = EventFile(folder, purge_step=purge_step)
+        self._described: set[str] = set()
+        """Tags whose description this file has."""
 
     def write_step(
         self, step: int, report: StepReport, users: StepUsers, loss_scale: float | None
     ) -> None:
-        finite = _finite_users(report)
-        share = float((~finite.is_finite).double().mean())
-        self._writer.add_scalar("train/nonfinite_share", share, step)
-        if not finite.is_finite.any():
-            return
-        loss = float(finite.losses[:, 0].mean())
-        self._writer.add_scalar("train/loss", loss, step)
-        if loss_scale is not None:
-            self._writer.add_scalar("train/rmse", (loss * loss_scale) ** 0.5, step)
-        # Without a scheduler there are no factors, no unadapted losses and no learnt weights.
-        if finite.factors.shape[1]:
-            self._write_scheduler(step, finite, users)
+        self._file.write(step, self._step_values(report, users, loss_scale))
 
-    def _write_scheduler(self, step: int, finite: "_FiniteUsers", users: StepUsers) -> None:
-        """How the scheduler weighs the step's users, and what it reads of them."""
-        losses, weights = finite.losses, finite.weights
-        self._writer.add_scalar("train/loss_unadapted", float(losses[:, 1].mean()), step)
-        entropy = -(weights * weights.clamp(min=LEAST_WEIGHT).log()).sum()
-        self._writer.add_scalar("meta/entropy", float(entropy), step)
-        size = float(effective_sample_size(weights))
-        self._writer.add_scalar("meta/effective_sample_size", size, step)
-        self._writer.add_scalar("meta/effective_sample_share", size / len(weights), step)
-        relative = weights * len(weights)
-        self._writer.add_histogram("meta/weights", relative, step)
-        gain = losses[:, 1] - losses[:, 0]
-        self._write_correlation("weight", relative, gain, step)
-        self._write_factors(step, Factors.from_columns(finite.factors, self._sizes), gain)
-        is_finite = finite.is_finite.numpy()
-        self._write_mean_weights("group", users.group[is_finite], users.group_names, relative, step)
-        activity = np.searchsorted(ACTIVITY_EDGES, users.num_support[is_finite], side="right")
-        self._write_mean_weights("activity", activity, ACTIVITY_NAMES, relative, step)
+    def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._file.write(step, [self._scalar(tag, value) for tag, value in values.items()])
 
-    def _write_factors(self, step: int, factors: Factors, gain: Tensor) -> None:
-        """Each kind of factor, and how its mean over a user's columns goes with the gain [B]."""
-        for kind in FACTOR_KINDS:
-            values = getattr(factors, kind)  # [B, columns of this kind], perhaps none
-            if values.shape[1]:
-                self._writer.add_histogram(f"meta/{kind}", values, step)
-                self._write_correlation(kind, values.mean(1), gain, step)
-
-    def _write_correlation(self, name: str, values: Tensor, gain: Tensor, step: int) -> None:
-        """Pearson's correlation of values [B] with the gain [B]."""
-        tag = f"meta/correlation_with_gain/{name}"
-        self._writer.add_scalar(tag, _correlation(values, gain), step)
-
-    def _write_mean_weights(
-        self, by: str, index: NDArray[np.integer], names: Sequence[str], weight: Tensor, step: int
-    ) -> None:
-        """The mean weight [B] of each kind of user that is present; ``index`` [B] into names."""
-        total = np.bincount(index, weight.numpy(), len(names))
-        num_users = np.bincount(index, minlength=len(names))
-        for name, of_kind, num in zip(names, total, num_users, strict=True):
-            if num:
-                tag = f"meta/weight_by_{by}/{name.replace(' ', '_')}"
-                self._writer.add_scalar(tag, of_kind / num, step)
-
-    def write_scalars(self, step: int, values: dict[str, float]) -> None:
-        for tag, value in values.items():
-            self._writer.add_scalar(tag.replace(" ", "_"), value, step)
+    def write_event(self, step: int, kind: Kind, text: str) -> None:
+        if self._history is not None:
+            self._history.add(kind, step, text)
+            # TensorBoard keeps ten texts of a tag at most, by chance. So each holds the whole
+            # history, of which the newest text is always kept.
+            self._file.write(step, [events_value(self._history)])
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
+
+    def _step_values(
+        self, report: StepReport, users: StepUsers, loss_scale: float | None
+    ) -> list[Summary.Value]:
+        finite = _finite_users(report)
+        share = float((~finite.is_finite).double().mean())
+        scalars = {"train/nonfinite_share": share}
+        if not finite.is_finite.any():
+            return self._values(scalars)
+        loss = float(finite.losses[:, 0].mean())
+        scalars["train/loss"] = loss
+        if loss_scale is not None:
+            scalars["train/rmse"] = (loss * loss_scale) ** 0.5
+        # Without a scheduler there are no factors, no unadapted losses and no learnt weights.
+        if not finite.factors.shape[1]:
+            return self._values(scalars)
+        factors = Factors.from_columns(finite.factors, self._sizes)
+        kinds = {kind: getattr(factors, kind) for kind in FACTOR_KINDS}
+        kinds = {kind: values for kind, values in kinds.items() if values.shape[1]}
+        scalars |= _weight_scalars(finite) | _user_scalars(finite, users, kinds)
+        relative = finite.weights * len(finite.weights)
+        return self._values(scalars, {"weights": relative, **kinds})
+
+    def _values(
+        self, scalars: Mapping[str, float], histograms: Mapping[str, Tensor] | None = None
+    ) -> list[Summary.Value]:
+        return [self._scalar(tag, value) for tag, value in scalars.items()] + [
+            self._histogram(f"meta/{name}", values) for name, values in (histograms or {}).items()
+        ]
+
+    def _scalar(self, tag: str, value: float) -> Summary.Value:
+        tag = tag.replace(" ", "_")
+        return scalar_value(tag, value, self._description(tag))
+
+    def _histogram(self, tag: str, values: Tensor) -> Summary.Value:
+        return histogram_value(tag, values.numpy(), self._description(tag))
+
+    def _description(self, tag: str) -> str | None:
+        """What a tag shows, for its first value in this file; None for the others."""
+        if tag in self._described:
+            return None
+        self._described.add(tag)
+        return describe(tag)
 
 
 class _FiniteUsers(NamedTuple):
@@ -213,13 +203,54 @@ def _finite_users(report: StepReport) -> _FiniteUsers:
     return _FiniteUsers(is_finite, *(values.cpu()[is_finite] for values in of_users))
 
 
+def _weight_scalars(finite: _FiniteUsers) -> dict[str, float]:
+    """How evenly a step's users count, and their loss before adaptation."""
+    weights = finite.weights
+    size = float(effective_sample_size(weights))
+    entropy = -(weights * weights.clamp(min=LEAST_WEIGHT).log()).sum()
+    return {
+        "train/loss_unadapted": float(finite.losses[:, 1].mean()),
+        "meta/entropy": float(entropy),
+        "meta/effective_sample_size": size,
+        "meta/effective_sample_share": size / len(weights),
+    }
+
+
+def _user_scalars(
+    finite: _FiniteUsers, users: StepUsers, factors: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """How users' weights and factors go with the gain of adaptation, groups and activity.
+
+    ``factors`` [b, ·] by kind; of each its mean over a user's columns counts.
+    """
+    is_finite = finite.is_finite.numpy()
+    group = users.group[is_finite]
+    activity = np.searchsorted(ACTIVITY_EDGES, users.num_support[is_finite], side="right")
+    gain = finite.losses[:, 1] - finite.losses[:, 0]
+    by_user = {"weight": finite.weights * len(finite.weights)}  # 1 is a uniform weight
+    by_user |= {kind: values.mean(1) for kind, values in factors.items()}
+    scalars = {}
+    for name, values in by_user.items():
+        scalars[f"meta/correlation_with_gain/{name}"] = _correlation(values, gain)
+        for by, index, names in (
+            ("group", group, users.group_names),
+            ("activity", activity, ACTIVITY_NAMES),
+        ):
+            means = _means(values, index, names)
+            scalars |= {f"meta/{name}_by_{by}/{part}": mean for part, mean in means.items()}
+    return scalars
+
+
+def _means(values: Tensor, index: NDArray[np.integer], names: Sequence[str]) -> dict[str, float]:
+    """The mean of values [b] of each kind of user that is present; ``index`` [b] into names."""
+    total = np.bincount(index, values.numpy(), len(names))
+    num_users = np.bincount(index, minlength=len(names))
+    sums = zip(names, total, num_users, strict=True)
+    return {name: of_kind / num for name, of_kind, num in sums if num}
+
+
 def _correlation(left: Tensor, right: Tensor) -> float:
     """Pearson's correlation of two vectors [B]; 0 where either does not vary."""
     left, right = left - left.mean(), right - right.mean()
     scale = left.norm() * right.norm()
     return float((left * right).sum() / scale) if scale > 0 else 0.0
-
-
-def peak_memory_mib() -> float:
-    """Peak resident memory of this process; Linux counts it in KiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

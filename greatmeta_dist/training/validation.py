@@ -1,5 +1,6 @@
 """Scores while training: which checkpoint is best, and the curves of every scenario."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from greatmeta_dist.data.split import SCENARIOS
@@ -25,6 +26,8 @@ class Validation:
         """The last validation's numbers; None where one is undefined, or not finite."""
         self.best: dict[str, Any] | None = None
         """``step`` and the numbers of the step with the least loss on the validation users."""
+        self._minority_rmse: float | None = None
+        """The last validation's; on rank 0."""
 
     def run(self, step: int, tracker: Tracker) -> None:
         """Score the validation users, and every scenario that is not too large.
@@ -43,10 +46,34 @@ class Validation:
                 loss = summary[self._loss]
                 if loss is not None and (self.best is None or loss < self.best[self._loss]):
                     self.best = {"step": step, **summary}
+                    tracker.write_scalars(step, {f"best/{k}": v for k, v in self._best_numbers()})
         self.best, self.latest = communicator.broadcast_object((self.best, self.latest))
+
+    def _best_numbers(self) -> Iterator[tuple[str, float]]:
+        """What TensorBoard's HParams shows of the step that is the best so far.
+
+        Of its columns few are shown at first. So a metric's largest cutoff stands for the others.
+        """
+        numbers = {**(self.best or {}), "minority_rmse": self._minority_rmse}
+        largest: dict[str, int] = {}
+        for name in numbers:
+            metric, _, cutoff = name.partition("@")
+            if cutoff.isdecimal():
+                largest[metric] = max(largest.get(metric, 0), int(cutoff))
+        for name, value in numbers.items():
+            metric, _, cutoff = name.partition("@")
+            is_main = metric not in largest or cutoff == str(largest[metric])
+            if value is not None and is_main:
+                yield name, value
 
     def is_best(self, step: int) -> bool:
         return self.best is not None and self.best["step"] == step
+
+    def describe_best(self) -> str:
+        """The number by which the best step is chosen, in words."""
+        assert self.best is not None
+        name = "RMSE" if self._loss == "rmse" else "log loss"
+        return f"validation {name} {self.best[self._loss]:.4f}"
 
     def _score(self, step: int, split: str, tracker: Tracker) -> dict[str, float | None] | None:
         """A split's metrics, written to the records; None except on rank 0."""
@@ -64,8 +91,9 @@ class Validation:
             f"val/{split}/rmse_by_group/{name}": group["models"]["adapted"]["rmse"]
             for name, group in groups["by_group"].items()
         }
-        if "minority" in groups:
-            rmse = groups["minority"]["models"]["adapted"]["rmse"]
-            curves[f"val/{split}/minority_rmse"] = rmse
+        minority = groups["minority"]["models"]["adapted"]["rmse"] if "minority" in groups else None
+        curves[f"val/{split}/minority_rmse"] = minority
+        if split == "valid":
+            self._minority_rmse = minority
         tracker.write_scalars(step, {tag: v for tag, v in curves.items() if v is not None})
         return summary

@@ -11,13 +11,17 @@ from pathlib import Path
 import pytest
 import ray
 from logs import csv_config, write_log
+from small_training import prepare_store, small
 
-from greatmeta_dist.config import ClusterConfig, DataConfig
+from greatmeta_dist.commands import recommend as recommend_command
+from greatmeta_dist.config import ClusterConfig, Config, DataConfig
 from greatmeta_dist.data import scan, text_units
 from greatmeta_dist.data.prepare import WORK, prepare
 from greatmeta_dist.display import Silent
 from greatmeta_dist.errors import InputError
 from greatmeta_dist.launch.units import unit_runner
+from greatmeta_dist.recommend import recommend_users
+from greatmeta_dist.training.loop import train
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -125,6 +129,25 @@ def test_a_unit_that_ends_every_worker_is_given_up(config, tmp_path, monkeypatch
     with pytest.raises(RuntimeError, match="a worker died 2 times over one part of the log"):
         prepare_on_ray(config, tmp_path / "store", 1, dying)
     prepare_on_ray(config, tmp_path / "store", 2)  # it goes on
+
+
+def test_workers_recommend_the_bytes_of_this_process(tmp_path, monkeypatch):
+    train(small(prepare_store(tmp_path), steps=4), tmp_path / "run", Silent())
+    monkeypatch.setattr(recommend_users, "MAX_USERS", 16)
+    monkeypatch.setattr(scan, "BUCKET_BYTES", 5000)
+    for kind, workers in (("local", 1), ("ray", 2)):
+        config = Config(
+            run=str(tmp_path / "run"),
+            users=str(tmp_path / "log.csv"),
+            out=str(tmp_path / kind),
+            k=5,
+            cluster=ClusterConfig(kind=kind, workers=workers),
+        )
+        recommend_command.recommend_users(config, display=Silent())
+    parts = sorted((tmp_path / "local").iterdir())
+    assert len(parts) > 2
+    for part in parts:
+        assert (tmp_path / "ray" / part.name).read_bytes() == part.read_bytes()
 
 
 KILLED = """

@@ -97,7 +97,7 @@ def test_interrupted_run_leaves_a_checkpoint_and_resumes(tmp_path, store):
     )
     events = run / "tensorboard"
     deadline = time.monotonic() + 60
-    while not any(p.stat().st_size > 5000 for p in events.glob("*")):
+    while not any(p.stat().st_size > 5000 for p in events.glob("*tfevents.[1-9]*")):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.1)

@@ -1,0 +1,1 @@
+"""How well new items are predicted from first ratings (``python -m benchmarks.new_items``)."""

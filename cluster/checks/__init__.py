@@ -1,0 +1,1 @@
+"""Rules for cluster files, one module for each kind of file."""

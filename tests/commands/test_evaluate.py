@@ -12,7 +12,7 @@ from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.display import Display
 from greatmeta_dist.training.loop import train
 
-NUMBERS = ("mae", "rmse", "ndcg@5")
+OTHER_DATA = "evaluate.other_data=true"
 
 
 @pytest.fixture(scope="module")
@@ -104,21 +104,21 @@ def test_runs_of_different_stores_are_compared_on_a_store_that_is_named(folder, 
     error = capsys.readouterr().err
     assert "were trained on different stores" in error
     assert error.count("\n") == 1
-    words = [f"against={folder}/c", f"store={folder}/store"]
+    words = [f"against={folder}/c", f"store={folder}/store", OTHER_DATA]
     assert main(["evaluate", f"run={folder}/a", *words]) == 0
     assert evaluated(folder / "a", "comparison")["scenarios"]["user_cold"]["ratings"]
 
 
 def test_another_store_is_asked_by_ids_and_what_is_unknown_is_counted(folder, capsys):
     own = evaluated(folder / "c") if (folder / "c/evaluation.json").exists() else None
-    assert main(["evaluate", f"run={folder}/c", f"store={folder}/store"]) == 0
+    assert main(["evaluate", f"run={folder}/c", f"store={folder}/store", OTHER_DATA]) == 0
     found = evaluated(folder / "c", "other-evaluation")
     unknown = found["other"]["unknown"]["user_cold"]
     assert unknown["items"] == 0
     assert unknown["query_rows"] == 0 < unknown["num_query_rows"]
     assert (folder / "c/evaluation.json").exists() == (own is not None)
     # The other way round the run lacks a sixth of the items.
-    words = [f"run={folder}/a", f"store={folder}/of another log/store"]
+    words = [f"run={folder}/a", f"store={folder}/of another log/store", OTHER_DATA]
     capsys.readouterr()
     assert main(["evaluate", *words]) == 0
     found = evaluated(folder / "a", "other-evaluation")
@@ -162,6 +162,7 @@ def test_a_log_of_other_users_is_read_as_the_runs_own_and_all_are_asked(folder, 
         (["evaluate.known_rows=[5,5]"], "expected different numbers"),
         (["evaluate.cutofs=[5]"], "evaluate.cutoffs"),
         (["store={folder}/nothing"], "is not a prepared store"),
+        (["store={folder}/of another log/store"], "all the same with evaluate.other_data=true"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said_in_one_line(folder, capsys, words, message):
@@ -174,10 +175,10 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(folder, capsys, words, mes
 
 def test_a_store_of_clicks_is_no_store_for_a_run_of_ratings(folder, tmp_path, capsys):
     prepare(csv_config(write_log(tmp_path), label="click"), tmp_path / "clicks")
-    assert main(["evaluate", f"run={folder}/a", f"store={tmp_path}/clicks"]) == 2
+    assert main(["evaluate", f"run={folder}/a", f"store={tmp_path}/clicks", OTHER_DATA]) == 2
     assert "holds clicks, and the run predicts ratings" in capsys.readouterr().err
     log = tmp_path / "log.csv"
     log.write_text(log.read_text().replace(",5,", ",10,"))
     prepare(csv_config(log), tmp_path / "ten")
-    assert main(["evaluate", f"run={folder}/a", f"store={tmp_path}/ten"]) == 2
+    assert main(["evaluate", f"run={folder}/a", f"store={tmp_path}/ten", OTHER_DATA]) == 2
     assert "go from 1 to 10, those of the run from 1 to 5" in capsys.readouterr().err

@@ -119,7 +119,8 @@ class Extension:
             factor_inputs([mean for mean, _ in posterior.factors]),
             np.mean([known for _, known in posterior.factors], 0),
         )
-        unknown = worker.table.lookup_averaged(torch.tensor([items.unknown[position]]))
+        unknown_row = torch.tensor([items.unknown[position]], device=worker.device)
+        unknown = worker.table.lookup_averaged(unknown_row)
         rows = unknown.double().cpu() + torch.from_numpy(moves)
         num_rows = self.catalogue.manifest.num_rows
         worker = worker.with_further_rows(rows)

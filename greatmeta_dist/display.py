@@ -69,6 +69,8 @@ class Display:
         """Print the tables of ``evaluation.json``, one for each scenario."""
         for scenario, results in evaluation["scenarios"].items():
             self._print(_scenario_table(scenario, results))
+            if "known_of_new_items" in results:
+                self.say(_known_of_new_items(scenario, results["known_of_new_items"]))
             for line in _who_counts(results):
                 self.say(line)
             if "worst_tenth" in results:
@@ -239,6 +241,16 @@ def _catalogue_table(scenario: str, models: dict[str, Numbers]) -> Table:
     ordered = sorted(dict.fromkeys(names), key=lambda name: kinds.index(name.partition("@")[0]))
     columns = [_Column(name, _by_model(models, name), is_higher_better=True) for name in ordered]
     return _table(f"{scenario}, whole catalogue", list(models), columns)
+
+
+def _known_of_new_items(scenario: str, known: Mapping[str, int]) -> str:
+    """What is known of new items in a scenario of these."""
+    if not known["ratings"]:
+        return "new items by content alone: no support has a rating of one"
+    what = f"{known['ratings']:,} ratings of {known['items']:,} new items in the supports"
+    if scenario.endswith("_rated"):
+        return f"new items with the {what}"
+    return f"new items by content alone; {scenario}_rated has the {what}, too"
 
 
 def _lists_table(title: str, lists: dict[str, Any], settings: dict[str, Any]) -> Table:

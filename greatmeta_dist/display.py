@@ -69,6 +69,8 @@ class Display:
         """Print the tables of ``evaluation.json``, one for each scenario."""
         for scenario, results in evaluation["scenarios"].items():
             self._print(_scenario_table(scenario, results))
+            if "known_of_new_items" in results:
+                self.say(_known_of_new_items(scenario, results["known_of_new_items"]))
             for line in _who_counts(results):
                 self.say(line)
             if "worst_tenth" in results:
@@ -241,13 +243,27 @@ def _catalogue_table(scenario: str, models: dict[str, Numbers]) -> Table:
     return _table(f"{scenario}, whole catalogue", list(models), columns)
 
 
+def _known_of_new_items(scenario: str, known: Mapping[str, int]) -> str:
+    """What is known of new items in a scenario of these."""
+    if not known["ratings"]:
+        return "new items by content alone: no support has a rating of one"
+    what = f"{known['ratings']:,} ratings of {known['items']:,} new items in the supports"
+    if scenario.endswith("_rated"):
+        return f"new items with the {what}"
+    return f"new items by content alone; {scenario}_rated has the {what}, too"
+
+
 def _lists_table(title: str, lists: dict[str, Any], settings: dict[str, Any]) -> Table:
     """The main numbers of lists; all are in ``evaluation.json``."""
     models, cutoffs = lists["models"], settings["cutoffs"]
     main = 10 if 10 in cutoffs else cutoffs[-1]
     names = [f"recall@{k}" for k in cutoffs[:3]]
     names += [f"ndcg@{main}", "mrr", f"coverage@{main}", f"novelty@{main}"]
-    columns = [_Column(name, _by_model(models, name), is_higher_better=True) for name in names]
+    columns = [
+        # Without the middle of the word a table has room in 100 columns.
+        _Column(name.replace("age@", "@"), _by_model(models, name), is_higher_better=True)
+        for name in names
+    ]
     return _table(title, list(models), columns)
 
 
@@ -264,7 +280,7 @@ def _comparison_table(title: str, parts: dict[str, dict[str, Any]]) -> Table:
     """The main numbers of two runs, how they differ, and how sure that is."""
     table = Table(box=SIMPLE, pad_edge=False)
     table.add_column(title, no_wrap=True)
-    for heading in ("run", "against", "difference", "95% interval", "p", "users", "differ"):
+    for heading in ("run", "against", "difference", "95% interval", "p", "users"):
         table.add_column(heading, justify="right", no_wrap=True)
     for part, tests in parts.items():
         for number in tests if part == "ratings" else _main_of_lists(list(tests)):
@@ -276,7 +292,7 @@ def _comparison_table(title: str, parts: dict[str, dict[str, Any]]) -> Table:
                 _number(test["difference"], "+"),
                 UNDEFINED if low is None else f"{low:+.4f}, {high:+.4f}",
                 _number(test["p_value"]),
-                *(str(test[name]) for name in ("users", "differ")),
+                str(test["users"]),
             )
     return table
 

@@ -25,6 +25,7 @@ from greatmeta_dist.evaluation.baselines import Baselines
 from greatmeta_dist.evaluation.rated_new_items import RatedNewItems, Tables
 from greatmeta_dist.evaluation.scoring import Scorer
 from greatmeta_dist.recommend.evidence_unit import read_evidence
+from greatmeta_dist.recommend.explanation import Explanation
 from greatmeta_dist.recommend.extended import Extension, evidence_model
 from greatmeta_dist.recommend.known_supports import know_supports
 from greatmeta_dist.recommend.loaded_model import keep, made_once
@@ -88,6 +89,7 @@ class Predictor:
         user_features: Any = None,
         exclude_seen: bool = True,
         candidates: Iterable[Any] | None = None,
+        explain: int = 0,
     ) -> Any:
         """The k best items of the catalogue for a user, or for many, the best first.
 
@@ -99,7 +101,8 @@ class Predictor:
 
         ``user_features`` are ``{feature: value}``, or ``{user: {feature: value}}`` for many. Items
         that the user knows are left out with ``exclude_seen``. ``candidates`` are the only items
-        that may be recommended. Fewer items than k give fewer rows.
+        that may be recommended. Fewer items than k give fewer rows. With ``explain`` each has the
+        so many things in words, ``why``, that moved its score most.
 
         Returns ``Recommendation`` tuples ``(item, score)`` for one user, a dictionary of such lists
         for many, and a frame of ``user``, ``rank``, ``item``, ``score`` for a frame. A score is a
@@ -112,7 +115,16 @@ class Predictor:
             user_features=user_features,
             exclude_seen=exclude_seen,
             candidates=candidates,
+            explain=explain,
         )
+
+    def explain(self, interactions: Any, item: Any, *, user_features: Any = None) -> Explanation:
+        """What moved an item's score for one user from that of a user of whom nothing is known.
+
+        The arguments are as in ``recommend``. The amounts of all known ratings and features add up
+        to the difference. ``Explanation.text`` says it in words. Raises ``InputError``.
+        """
+        return self.ranker.explain(interactions, item, user_features=user_features)
 
     def score(
         self, interactions: Any, items: Iterable[Any], *, user_features: Any = None
@@ -152,7 +164,7 @@ class Predictor:
         total = evidence if self.evidence is None else self.evidence + evidence
         added = {**self.added, **added_items(items, total, self.added)}
         extension = Extension(base.scorer, base.priors, base.catalogue)
-        scorer, priors = extension.extended(added, total.sums)
+        scorer, priors = extension.extended(added, total.sums, unclicked=total.unclicked)
         model = replace(base, scorer=scorer, priors=priors)
         return replace(self, model=model, base=base, added=added, evidence=total)
 

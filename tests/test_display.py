@@ -64,6 +64,26 @@ def test_the_best_number_is_bold_on_a_terminal_by_each_metrics_direction():
     assert bold == ["0.900", "0.700", "0.750", "0.750", "0.100", "0.300", "0.200", "0.400"]
 
 
+def test_scenarios_of_new_items_say_what_is_known_of_these(capsys):
+    known = {"items": 12, "ratings": 1340}
+    scenario = {"users": 3, "models": {"adapted": {"rmse": 1.0}}, "chance": {}, "groups": {}}
+    Display(Console(width=200)).results(
+        {
+            "scenarios": {
+                "item_cold": scenario | {"known_of_new_items": known},
+                "item_cold_rated": scenario | {"known_of_new_items": known},
+                "both_cold": scenario | {"known_of_new_items": {"items": 0, "ratings": 0}},
+            },
+            "notes": {},
+        }
+    )
+    shown = capsys.readouterr().out
+    what = "1,340 ratings of 12 new items in the supports"
+    assert f"new items by content alone; item_cold_rated has the {what}, too" in shown
+    assert f"new items with the {what}" in shown
+    assert "new items by content alone: no support has a rating of one" in shown
+
+
 def test_a_log_gets_a_line_at_the_end_of_an_activity():
     out = io.StringIO()
     with Display(Console(file=out, width=100)).bar("train", 3, "steps", done=1) as bar:

@@ -35,6 +35,7 @@ def recommend_users(
         config.new_items,
         config.items,
         config.ratings,
+        config.explain,
     )
     predictor = Predictor.load(config.run or "", warn=display.say)
     model = _model(predictor)

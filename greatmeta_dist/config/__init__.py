@@ -51,7 +51,8 @@ class Config:
     """Folder of the training."""
     users: str | None = None
     """What is known of the users to recommend for: a log, or a list of users. Its ending tells its
-    format; ``data=<preset>`` says another one."""
+    format; ``data=<preset>`` says another one. ``evaluate``: a log of other users to score, read
+    as the run's own was, or as ``data=<preset>`` says."""
     against: str | None = None
     """Folder of another training. ``run`` is tested against it, user by user, on the same users."""
     out: str | None = None
@@ -75,8 +76,12 @@ class Config:
     """Log of ratings by anybody, of which those of new items are learnt from. It is read as
     ``users`` is; of users who are in both, only what ``users`` has counts."""
 
+    explain: int = 0
+    """Things that moved each score most, so many, in words: the column why. 0: no such column."""
+
     def __post_init__(self) -> None:
         at_least("k", self.k, 1)
+        at_least("explain", self.explain, 0)
         require(
             self.new_items or (self.items is None and self.ratings is None),
             "new_items=false, and items or ratings names a file of them; leave one out",

@@ -42,10 +42,10 @@ class NewItemNeighbours:
     def fit(
         cls, transform: TargetTransform, item: NDArray[np.int64], tables: Tables
     ) -> Self | None:
-        """From the users' supports; None where there are too many items."""
+        """From the users' supports; None where there are too many items, or none that is rated."""
         num_items = len(transform.bias.item_count)
         shape = (len(item), num_items)
-        if len(item) * num_items > MAX_PAIRS:
+        if not 0 < len(item) * num_items <= MAX_PAIRS:
             return None
         product, both, of_new, of_old = (np.zeros(shape) for _ in range(4))
         for tasks in tables():

@@ -67,6 +67,13 @@ class Command:
 
 OF_TRAINING = ("reduction", "threads", "precision")
 """Options of ``cluster`` that only a training reads."""
+OF_SPLITS = (
+    "from", "keep_log", "split", "split_at", "split_last", "valid_fraction", "test_fraction",
+    "warm_fraction", "cold_item_fraction", "items_path", "item_features",
+)  # fmt: skip
+"""Options of ``data`` that say what is for training, and what is known of items."""
+OF_SYNTHETIC = ("users", "items", "mean_interactions")
+"""Options of ``data`` that say how large a synthetic log is."""
 OF_PREPARATION = (
     "path", "from", "keep_log", "split", "split_at", "split_last", "seed", "valid_fraction",
     "test_fraction", "warm_fraction", "cold_item_fraction", "min_interactions", "max_interactions",
@@ -96,15 +103,11 @@ COMMANDS = {
         tuple(name for name in SECTIONS if name not in ("data", "evaluate", "serve")),
     ),
     "evaluate": Command(
-        "run → table and evaluation.json: evaluate run=DIR [store=DIR] [against=RUN]",
+        "run → table and evaluation.json: evaluate run=DIR [against=RUN]",
         ("store", "run"),
         ("evaluate", "data"),
-        not_read=(
-            *(f"data.{name}" for name in ("split", "split_at", "split_last", "from", "keep_log")),
-            "data.warm_fraction",
-            "data.cold_item_fraction",
-        ),
-        options=("against",),
+        not_read=tuple(f"data.{name}" for name in ("path", *OF_SPLITS, *OF_SYNTHETIC)),
+        options=("users", "against"),
     ),
     "export": Command(
         "run → folder that predicts without this package: export run=DIR out=DIR", ("run", "out")
@@ -117,7 +120,7 @@ COMMANDS = {
             *(f"data.{name}" for name in OF_PREPARATION),
             *(f"cluster.{name}" for name in OF_TRAINING),
         ),
-        options=("k", "exclude_seen", "candidates", "new_items", "items", "ratings"),
+        options=("k", "exclude_seen", "candidates", "new_items", "items", "ratings", "explain"),
     ),
     "serve": Command(
         "run → recommendations over HTTP: serve run=DIR [serve.port=8000]", ("run",), ("serve",)

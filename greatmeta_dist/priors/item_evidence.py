@@ -44,9 +44,10 @@ class ItemEvidence:
     """[J, K] the sums, in units of ``EvidenceModel.unit``."""
 
     @classmethod
-    def none(cls, width: int) -> "ItemEvidence":
-        """The sums over no ratings."""
-        return cls(np.empty(0, np.str_), np.empty(0, np.int64), np.empty((0, width), np.int64))
+    def none(cls, width: int, item: NDArray | None = None) -> "ItemEvidence":
+        """The sums over no ratings; ``item`` has no items either, and says what they are called."""
+        names = np.empty(0, np.str_) if item is None else item
+        return cls(names, np.empty(0, np.int64), np.empty((0, width), np.int64))
 
     def __add__(self, other: "ItemEvidence") -> "ItemEvidence":
         if not len(other.item):
@@ -114,7 +115,7 @@ class EvidenceModel:
 
         ``known`` has the U users' ratings of items that training had.
         """
-        total = ItemEvidence.none(len(self.unit))
+        total = ItemEvidence.none(len(self.unit), item[:0])
         first = 0
         while first < len(user):
             # Whole users, so that a user's own numbers are made once.
@@ -155,6 +156,13 @@ class EvidenceModel:
             terms += [of_user, about_centre[:, None] * of_user[:, : folding.width]]
         return np.concatenate(terms, 1)
 
+    @cached_property
+    def _unclicked_terms(self) -> Floats:
+        """[K] what a rating of 0 adds by a user of whom nothing is known."""
+        nobody = UserRows(Ragged(np.empty(0, np.int64), np.zeros(2, np.int64)), np.empty(0))
+        terms: Floats = self._terms(nobody, np.zeros(1, np.int64), np.zeros(1))[0]
+        return terms
+
     def _weights(self, known: UserRows) -> tuple[Floats, Floats]:
         """[U] how much a rating by each user counts, and the user's offset.
 
@@ -172,9 +180,17 @@ class EvidenceModel:
         weight = np.where(sums[:, 0] > 0, sums[:, 0], 1.0)
         return sums[:, 3] / np.maximum(evidence.count, 1), sums[:, 1] / weight
 
-    def posterior(self, evidence: ItemEvidence, content_mean: Floats) -> NewItemPosterior:
-        """What is known of the evidence's items [J], whose content means are given [J]."""
+    def posterior(
+        self, evidence: ItemEvidence, content_mean: Floats, *, unclicked: float = 0.0
+    ) -> NewItemPosterior:
+        """What is known of the evidence's items [J], whose content means are given [J].
+
+        ``unclicked`` is for logs that hold clicks alone: the rows of label 0, by anybody, that a
+        preparation would have drawn of each item beside its clicks.
+        """
         sums = evidence.units * self.unit
+        if unclicked:
+            sums += unclicked * self._unclicked_terms
         shift = content_mean - self.centre
         # Σ w (e − c) and Σ w (e − c)² from sums about 0.
         weight, total, squares = sums[:, 0], sums[:, 1], sums[:, 2]

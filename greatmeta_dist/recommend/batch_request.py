@@ -23,6 +23,7 @@ class Request:
     new_items: bool = True
     items: str | None = None
     ratings: str | None = None
+    explain: int = 0
 
     @property
     def is_one_file(self) -> bool:

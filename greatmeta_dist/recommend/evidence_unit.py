@@ -50,7 +50,7 @@ class EvidenceUnit:
         for first in range(0, num_users, USERS_PER_BLOCK):
             size = min(USERS_PER_BLOCK, num_users - first)
             evidence = self._with(evidence, Path(tasks), first, size, is_beside=is_beside)
-        write_evidence(self.path(number), evidence.sums)
+        write_evidence(self.path(number), evidence)
         return {"ratings": evidence.num_ratings}
 
     def _with(
@@ -66,6 +66,7 @@ class EvidenceUnit:
         tokens = made_once(self.items, lambda: read_items_file(Path(self.items)))
         # Items that are neither in the catalogue nor added say nothing, and nothing is learnt.
         is_item = item.values < len(tokens)
+        num_rows = evidence.num_rows + int(np.count_nonzero(~is_item))
         user = np.repeat(np.arange(len(users)), item.lengths)[is_item]
         index = item.values[is_item].astype(np.int64)
         offsets = offsets_of(np.bincount(user, minlength=len(users)))
@@ -74,6 +75,7 @@ class EvidenceUnit:
             return tokens[index[rows]]
 
         values = rating.values[is_item].astype(np.float64)
+        evidence = replace(evidence, num_rows=num_rows)
         return evidence.add_rows(Ragged(index, offsets), values, token_of)
 
 
@@ -89,14 +91,16 @@ def read_items_file(path: Path) -> NDArray:
     return items
 
 
-def write_evidence(path: Path, sums: ItemEvidence) -> None:
+def write_evidence(path: Path, evidence: NewItemEvidence) -> None:
     """Write sums over ratings."""
+    sums, rows = evidence.sums, np.array(evidence.num_rows)
     with written_atomically(path) as partial, partial.open("wb") as file:
-        np.savez(file, item=sums.item, count=sums.count, units=sums.units)
+        np.savez(file, item=sums.item, count=sums.count, units=sums.units, rows=rows)
 
 
 def read_evidence(path: Path, evidence: NewItemEvidence) -> NewItemEvidence:
     """``evidence`` with the sums that were written to a file."""
     with np.load(path, allow_pickle=False) as saved:
         sums = ItemEvidence(saved["item"], saved["count"], saved["units"])
-    return replace(evidence, sums=evidence.sums + sums)
+        num_rows = evidence.num_rows + int(saved["rows"])
+    return replace(evidence, sums=evidence.sums + sums, num_rows=num_rows)

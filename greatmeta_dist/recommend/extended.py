@@ -47,19 +47,27 @@ class Extension:
     catalogue: Store
 
     def extended(
-        self, added: Mapping[str, Mapping[str, Any]], evidence: ItemEvidence
+        self,
+        added: Mapping[str, Mapping[str, Any]],
+        evidence: ItemEvidence,
+        *,
+        unclicked: float = 0.0,
     ) -> tuple[Scorer, Priors]:
         """The scorer and the priors with items ``added``, given by token with their features, and
-        with what the evidence says of all new items. Raises ``InputError``."""
+        with what the evidence says of all new items.
+
+        ``unclicked`` is as in ``EvidenceModel.posterior``. Raises ``InputError``.
+        """
         scorer, priors = self._with_added(list(added.values())), self.priors
         tokens = np.array([*self.catalogue.item_tokens(), *added])
         is_new = scorer.collator.target_transform.bias.item_count == 0
         index = np.flatnonzero(is_new & np.isin(tokens, evidence.item))
-        return self._with_evidence(scorer, priors, index, evidence.of(tokens[index]))
+        evidence = evidence.of(tokens[index])
+        return self._with_evidence(scorer, priors, index, evidence, unclicked)
 
     def of_indices(self, evidence: ItemEvidence) -> tuple[Scorer, Priors]:
         """The same with nothing added, of evidence whose items are indices in the catalogue."""
-        return self._with_evidence(self.scorer, self.priors, evidence.item, evidence)
+        return self._with_evidence(self.scorer, self.priors, evidence.item, evidence, 0.0)
 
     def _with_added(self, items: Sequence[Mapping[str, Any]]) -> Scorer:
         """The scorer with items behind the catalogue's, known by their features."""
@@ -76,14 +84,20 @@ class Extension:
         return _replaced(scorer, items=features, content_mean=content_mean)
 
     def _with_evidence(
-        self, scorer: Scorer, priors: Priors, index: Ints, evidence: ItemEvidence
+        self,
+        scorer: Scorer,
+        priors: Priors,
+        index: Ints,
+        evidence: ItemEvidence,
+        unclicked: float,
     ) -> tuple[Scorer, Priors]:
         """With the evidence of items ``index`` [J], ascending."""
         if not len(index):
             return scorer, priors
         bias = scorer.collator.target_transform.bias
         content_mean = bias.content_mean[index]
-        posterior = evidence_model(self.scorer, priors).posterior(evidence, content_mean)
+        model = evidence_model(self.scorer, priors)
+        posterior = model.posterior(evidence, content_mean, unclicked=unclicked)
         offset = np.zeros(len(bias.item_count))
         offset[index] = posterior.offset
         factorised: BayesianMFPrior = priors["bayesian_mf"]

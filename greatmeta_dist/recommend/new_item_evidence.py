@@ -28,6 +28,8 @@ class NewItemEvidence:
     model: EvidenceModel
     catalogue: NewUsers
     sums: ItemEvidence
+    num_rows: int = 0
+    """Ratings that were added, of whatever items."""
 
     @classmethod
     def none(cls, model: EvidenceModel, catalogue: NewUsers) -> "NewItemEvidence":
@@ -54,18 +56,31 @@ class NewItemEvidence:
         is_trained = bias.item_count[np.minimum(index, num_items - 1)] > 0
         is_trained &= index < num_items
         is_new = np.flatnonzero(~is_trained)
+        num_rows = self.num_rows + len(index)
         if not len(is_new):
-            return self
+            return replace(self, num_rows=num_rows)
         # In the order of the catalogue, so that a user's sums do not depend on how a log is sorted.
         order = np.lexsort((index, user))
         order = order[is_trained[order]]
         lengths = np.bincount(user[order], minlength=num_users)
         trained = UserRows(Ragged(index[order], offsets_of(lengths)), rating[order])
         more = self.model.evidence(trained, user[is_new], token_of(is_new), rating[is_new])
-        return replace(self, sums=self.sums + more)
+        return replace(self, sums=self.sums + more, num_rows=num_rows)
 
     def __add__(self, other: "NewItemEvidence") -> "NewItemEvidence":
-        return replace(self, sums=self.sums + other.sums)
+        return replace(self, sums=self.sums + other.sums, num_rows=self.num_rows + other.num_rows)
+
+    @property
+    def unclicked(self) -> float:
+        """Rows of label 0 that a preparation would have drawn of each item beside these clicks.
+
+        0 where labels are ratings, or clicks among rows that are none.
+        """
+        manifest = self.catalogue.catalogue.manifest
+        if not manifest.is_implicit:
+            return 0.0
+        drawn: int = manifest.recipe["negatives"]
+        return drawn * self.num_rows / manifest.num_items
 
     @property
     def items(self) -> list[str]:

@@ -3,7 +3,7 @@
 Each process loads the model once, whatever number of units it runs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,13 @@ from greatmeta_dist.recommend.catalogue_scorer import (
     CatalogueScorer,
     TopItems,
 )
+from greatmeta_dist.recommend.explain import ExplainedUser
 from greatmeta_dist.recommend.loaded_model import LoadsModel, made_once
 from greatmeta_dist.recommend.ranker import USERS_PER_BATCH
 
 RECOMMEND = "recommend"
+WHY = pa.field("why", pa.list_(pa.string()))
+"""The column of reasons."""
 EXACT_SCORES = 1 << 20
 """Items of all users of a batch that are scored exactly at a time, about."""
 
@@ -47,6 +50,8 @@ class Opened:
     fields: list[Field]
     """The users' features that the model reads."""
     spec: FeatureSpec
+    explain: Callable[[TaskTable], ExplainedUser]
+    """What the scores of one user are explained with."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ class RecommendUnit:
     candidates: tuple[int, ...] | None
     """Indices into the catalogue; None for all items."""
     folder: Path
+    explain: int = 0
+    """Reasons for each item, in words; with 0 there is no such column."""
 
     def path(self, number: int) -> Path:
         """What a unit writes."""
@@ -101,7 +108,13 @@ class RecommendUnit:
             of_catalogue = of_catalogue.restricted(np.array(self.candidates, np.int64))
         item = pa.array(new_users.items, pa.string()).cast(self.schema.field("item").type)
         fields = new_users.catalogue.fields("user", new_users.feature_spec)
-        return Opened(of_catalogue, item, fields, new_users.feature_spec)
+        return Opened(
+            of_catalogue,
+            item,
+            fields,
+            new_users.feature_spec,
+            lambda task: ranker.explainer.of_user(task),
+        )
 
     def _batches(self, num_users: int, num_items: int) -> Iterator[Ints]:
         """Users at a time: fewer where each has many items that are scored exactly."""
@@ -126,4 +139,14 @@ class RecommendUnit:
         """
         item = np.concatenate([one.item for one in top])
         score = np.concatenate([one.score for one in top])
-        return {"item": opened.item.take(pa.array(item)), "score": score.astype(np.float32)}
+        columns = {"item": opened.item.take(pa.array(item)), "score": score.astype(np.float32)}
+        return columns | ({WHY.name: self._whys(opened, tasks, top)} if self.explain else {})
+
+    def _whys(self, opened: Opened, tasks: TaskTable, top: list[TopItems]) -> list[list[str]]:
+        """Why each item has its score, row by row."""
+        whys = []
+        for number, best in enumerate(top):
+            user = opened.explain(tasks.take(np.array([number])))
+            for index in best.item.tolist():
+                whys.append(user.explain(index, None).reasons(self.explain))
+        return whys

@@ -51,7 +51,7 @@ from greatmeta_dist.recommend.evidence_unit import (
 )
 from greatmeta_dist.recommend.loaded_model import LoadsModel
 from greatmeta_dist.recommend.new_users import is_whole_id
-from greatmeta_dist.recommend.recommend_unit import RECOMMEND, RecommendUnit
+from greatmeta_dist.recommend.recommend_unit import RECOMMEND, WHY, RecommendUnit
 
 WRITE = "write"
 SCORES_PER_UNIT = 1 << 27
@@ -133,7 +133,8 @@ class BatchRecommendation:
         summary.items = len(items) if candidates is None else len(candidates)
         are_whole = grouped[0].has_whole_items and all(map(is_whole_id, items))
         item_type = pa.int64() if are_whole else pa.string()
-        schema = recommendation_schema(grouped[0].user_type, item_type, key)
+        why = [WHY] if request.explain else []
+        schema = recommendation_schema(grouped[0].user_type, item_type, key, why)
         unit = RecommendUnit(
             load,
             grouped[0].tasks,
@@ -142,6 +143,7 @@ class BatchRecommendation:
             request.exclude_seen,
             candidates,
             self.phases.folder_of(RECOMMEND),
+            request.explain,
         )
         pieces = self._recommend(unit, grouped[0].users_of_bucket, len(items), run_model_units)
         return self._join(pieces, schema), summary
@@ -190,7 +192,7 @@ class BatchRecommendation:
         options = [
             {k: v for k, v in asdict(log.config).items() if not k.endswith("path")} for log in logs
         ]
-        what = [request.k, request.exclude_seen, request.new_items]
+        what = [request.k, request.exclude_seen, request.new_items, request.explain]
         what += [request.candidates is not None, request.items is not None]
         content = [VERSION, [*self.model.identity], what, options, [p.name for p in files], hashes]
         return hashlib.sha256(repr(content).encode()).hexdigest()
@@ -282,7 +284,7 @@ class BatchRecommendation:
         evidence = self.model.load.new_item_evidence()
         for number in range(len(units)):
             evidence = read_evidence(unit.path(number), evidence)
-        write_evidence(self.work / "evidence.npz", evidence.sums)
+        write_evidence(self.work / "evidence.npz", evidence)
         write_text_atomically(self.work / "items.json", json.dumps(added))
         return self.model.load.with_new_items(
             str(self.work / "evidence.npz"), str(self.work / "items.json")

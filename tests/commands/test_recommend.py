@@ -444,3 +444,27 @@ def test_a_run_without_its_store_recommends(recommend, run, log):
     moved = store.rename(store.with_name("away"))
     good(recommend("users=new.csv", "out=lists"))
     moved.rename(store)
+
+
+def test_each_item_comes_with_what_moved_its_score(recommend, run, clicks, log, tmp_path):
+    good(recommend("users=new.csv", "out=lists.parquet", "k=4"))
+    good(recommend("users=new.csv", "out=why.parquet", "k=4", "explain=2"))
+    plain, lists = pl.read_parquet("lists.parquet"), pl.read_parquet("why.parquet")
+    assert lists.schema == COLUMNS | {"why": pl.List(pl.String)}
+    assert lists.drop("why").equals(plain)
+    predictor, known = Predictor.load(run), ratings_of(log, "n3")
+    for item, why in lists.filter(user="n3").select("item", "why").iter_rows():
+        assert why == predictor.explain(known, item).reasons(2)
+        assert all(reason.startswith("rated i") for reason in why)
+    (tmp_path / "people.csv").write_text("u,age,country\nn0,31,no\n")
+    words = ("data.columns={user: u, item: i, rating: r}", "data.users_path=people.csv")
+    good(recommend("users=new.csv", "out=c.parquet", "k=2", "explain=99", *words, of=clicks))
+    whys = pl.read_parquet("c.parquet").filter(user="n0")["why"].explode().to_list()
+    assert any(reason.startswith("country no: ") for reason in whys)
+    assert all(re.match(r"(clicked|did not click|age|country) ", reason) for reason in whys)
+
+
+def test_reasons_are_counted_from_0_on(recommend, log):
+    code, _, err = recommend("users=new.csv", "out=lists", "explain=-1")
+    assert code == 2
+    assert "explain is -1; it must be 0 or more" in err

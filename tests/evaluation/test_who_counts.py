@@ -126,6 +126,8 @@ def test_ratings_from_0_give_what_the_same_ratings_plus_one_give(tmp_path):
         user_cold, warm = scenarios["user_cold"], scenarios["warm"]
         assert 0 < user_cold["counted"]["ndcg@5"] < user_cold["users"]
         assert 0 < warm["counted"]["ndcg@5"] < warm["users"]
+    # It is in the ratings' own units.
+    assert [e["lists"].pop("positive_at") for e in evaluations] == [3, 4]
     assert_alike(*evaluations)
 
 

@@ -39,8 +39,11 @@ def file_problems(path: Path, *, schemas: Path | None, is_template: bool = False
     Without ``schemas``, keys and types of KubeRay's manifests are not looked at. A template may
     hold values that are still to be replaced.
     """
-    require(path.is_file(), f"{path} does not exist")
-    text = path.read_text()
+    require(path.is_file(), f"{path} is no file; name one of cluster/, or a copy of it")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text: {error}") from error
     if path.name.startswith("Dockerfile"):
         yield from dockerfile_problems(text)
     elif path.suffix in (".sh", ".sbatch"):

@@ -3,6 +3,7 @@
 Everything it needs is in the run's folder. The store may be gone.
 """
 
+import json
 import threading
 import warnings
 from collections.abc import Callable, Iterable
@@ -23,8 +24,11 @@ from greatmeta_dist.errors import require
 from greatmeta_dist.evaluation.baselines import Baselines
 from greatmeta_dist.evaluation.rated_new_items import RatedNewItems, Tables
 from greatmeta_dist.evaluation.scoring import Scorer
+from greatmeta_dist.recommend.evidence_unit import read_evidence
+from greatmeta_dist.recommend.explanation import Explanation
 from greatmeta_dist.recommend.extended import Extension, evidence_model
 from greatmeta_dist.recommend.known_supports import know_supports
+from greatmeta_dist.recommend.loaded_model import keep, made_once
 from greatmeta_dist.recommend.new_item_evidence import NewItemEvidence, added_items
 from greatmeta_dist.recommend.new_items import FeaturesByItem
 from greatmeta_dist.recommend.new_users import NewUsers
@@ -85,6 +89,7 @@ class Predictor:
         user_features: Any = None,
         exclude_seen: bool = True,
         candidates: Iterable[Any] | None = None,
+        explain: int = 0,
     ) -> Any:
         """The k best items of the catalogue for a user, or for many, the best first.
 
@@ -96,7 +101,8 @@ class Predictor:
 
         ``user_features`` are ``{feature: value}``, or ``{user: {feature: value}}`` for many. Items
         that the user knows are left out with ``exclude_seen``. ``candidates`` are the only items
-        that may be recommended. Fewer items than k give fewer rows.
+        that may be recommended. Fewer items than k give fewer rows. With ``explain`` each has the
+        so many things in words, ``why``, that moved its score most.
 
         Returns ``Recommendation`` tuples ``(item, score)`` for one user, a dictionary of such lists
         for many, and a frame of ``user``, ``rank``, ``item``, ``score`` for a frame. A score is a
@@ -109,7 +115,16 @@ class Predictor:
             user_features=user_features,
             exclude_seen=exclude_seen,
             candidates=candidates,
+            explain=explain,
         )
+
+    def explain(self, interactions: Any, item: Any, *, user_features: Any = None) -> Explanation:
+        """What moved an item's score for one user from that of a user of whom nothing is known.
+
+        The arguments are as in ``recommend``. The amounts of all known ratings and features add up
+        to the difference. ``Explanation.text`` says it in words. Raises ``InputError``.
+        """
+        return self.ranker.explain(interactions, item, user_features=user_features)
 
     def score(
         self, interactions: Any, items: Iterable[Any], *, user_features: Any = None
@@ -221,26 +236,49 @@ class Predictor:
 
 
 @dataclass(frozen=True)
-class RunRanker:
-    """Loads what a run recommends with, in whatever process it is called."""
+class RunModel:
+    """Loads a run's model in whatever process needs it (``recommend/loaded_model``)."""
 
     run: str
     step: int
     blend_weight: float | None
+    evidence: str | None = None
+    """Files of new items, as ``with_new_items`` has them."""
+    items: str | None = None
 
     @classmethod
-    def of(cls, predictor: Predictor) -> "RunRanker":
-        return cls(str(predictor.run.resolve()), predictor.step, predictor.blend_weight)
+    def of(cls, predictor: Predictor) -> "RunModel":
+        """Of a predictor that this process has loaded, and need not load again."""
+        model = cls(str(predictor.run.resolve()), predictor.step, predictor.blend_weight)
+        keep(model, predictor)
+        return model
 
-    def __call__(self) -> Ranker:
+    def with_new_items(self, evidence: str, items: str) -> "RunModel":
+        """With ratings in a file of ``write_evidence``, of ``items`` in a file of JSON."""
+        return replace(self, evidence=evidence, items=items)
+
+    def ranker(self) -> Ranker:
         """Raises ``InputError`` where the run has other parameters meanwhile."""
+        return self._predictor().ranker
+
+    def new_item_evidence(self) -> NewItemEvidence:
+        return self._predictor().new_item_evidence()
+
+    def _predictor(self) -> Predictor:
+        return made_once(self, self._load)
+
+    def _load(self) -> Predictor:
+        if self.evidence is not None and self.items is not None:
+            base = replace(self, evidence=None, items=None)._predictor()
+            evidence = read_evidence(Path(self.evidence), base.new_item_evidence())
+            return base.with_item_evidence(evidence, json.loads(Path(self.items).read_text()))
         predictor = Predictor.load(self.run, warn=lambda text: None)
         require(
             (predictor.step, predictor.blend_weight) == (self.step, self.blend_weight),
             f"{self.run} was trained on meanwhile: its best step was {self.step}, and is "
             f"{predictor.step} now; run the same command again",
         )
-        return predictor.ranker
+        return predictor
 
 
 def _weighted(

@@ -31,6 +31,6 @@ def assert_says(said: list[str], expected: str) -> None:
     assert all("\n" not in line for line in said), said
 
 
-def plain(name: str) -> dict:
-    """A YAML file of ``cluster/`` as data, its anchors resolved."""
-    return yaml.safe_load((CLUSTER / name).read_text())
+def plain(path: Path) -> dict:
+    """A YAML file as data, its anchors resolved."""
+    return yaml.safe_load(path.read_text())

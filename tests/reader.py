@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 
 from documents import ROOT, Block, Document
-from shown_logs import LOGS
+from shown_logs import LOGS, USERS
 
 from greatmeta_dist.cli import main
 from greatmeta_dist.options.checks import check_words
@@ -31,8 +31,8 @@ SMALL_TRAINING = [
 SMALL_CODE = {r"\bsteps=\d+": "steps=4", r"\bvalid_every=\d+": "valid_every=2"}
 """What is replaced in Python code."""
 ONLY_CHECKED = ("cluster=ray", "cluster.address=", "cluster.workers=")
-"""Options of commands that are not run here: ``tests/launch`` starts groups of workers."""
-OTHER_PROGRAMS = ("cd", "git", "ray", "kubectl")
+"""Options of commands that are not run here: ``tests/launch`` starts groups and services."""
+OTHER_PROGRAMS = ("cd", "curl", "git", "ray", "serve", "kubectl")
 """Programs of others that documents may show."""
 STORES = {
     "stores/first": "data=synthetic",
@@ -84,8 +84,9 @@ def run_command(words: list[str]) -> None:
         assert set(rest) <= set(targets), f"the Makefile lacks one of {rest}"
     elif program == "tensorboard":
         folder = Path(rest[rest.index("--logdir") + 1])
-        _have_run(folder.parent)
-        assert list(folder.glob("events.*"))
+        if folder.name == "tensorboard":
+            _have_run(folder.parent)
+        assert list(folder.rglob("events.*"))
     elif program == "pip":
         _check_pip(rest)
     else:
@@ -100,7 +101,7 @@ def _run_ours(words: list[str]) -> None:
         return
     check_options(command, options)
     named = dict(word.split("=", 1) for word in options if "=" in word)
-    if any(word.startswith(ONLY_CHECKED) for word in options):
+    if command == "serve" or any(word.startswith(ONLY_CHECKED) for word in options):
         return
     if command == "prepare":
         assert named.get("data.path", "log.csv") in LOGS, f"no small log for {words}"
@@ -119,6 +120,10 @@ def _run_ours(words: list[str]) -> None:
         options = ["train.steps=6" if w.startswith("train.steps=") else w for w in options]
     else:
         _have_run(named["run"])
+        if command == "recommend":
+            assert named["users"] in USERS, f"no small log for {words}"
+            shutil.rmtree(named["out"], ignore_errors=True)
+            Path(named["out"]).unlink(missing_ok=True)
         if "store" in named and not Path(named["store"]).exists():
             shutil.copytree(_store_of(named["run"]), named["store"])
     assert main([command, *options]) == 0, f"greatmeta {command} {' '.join(options)}"

@@ -6,6 +6,9 @@ import numpy as np
 
 LOGS = ("log.csv", "new-rows.csv", "events.csv", "ml-1m", "ml-100k", "log.txt")
 """Names of logs, as ``data.path`` has them."""
+USERS = ("new-users.csv", "ids.txt", "logs")
+"""Names of logs and lists of users, as ``users`` has them; their items are those of data=synthetic.
+"""
 FIRST_TIME = 956_703_932
 """April 2000, when the first ratings of MovieLens 1M were given; the last ones are of 2001 here."""
 NUM_USERS, NUM_ITEMS, NUM_RATINGS = 80, 260, 45
@@ -17,6 +20,7 @@ def write_shown_logs(folder: Path) -> None:
     _write_csv(folder, ratings)
     _write_movielens_1m(folder / "ml-1m", ratings)
     _write_recbole(folder / "ml-100k", ratings)
+    _write_users(folder, ratings)
     sentences = [f"u{user} likes i{item} {stars}" for user, item, stars in ratings]
     _write(folder / "log.txt", sentences)
 
@@ -51,6 +55,15 @@ def _write_csv(folder: Path, ratings: list[tuple[int, int, int]]) -> None:
     _write(folder / "items.csv", ["iid,genre,price", *items])
     users = [f"{user},{'fr' if user % 2 else 'no'}" for user in range(1, NUM_USERS + 1)]
     _write(folder / "users.csv", ["uid,country", *users])
+
+
+def _write_users(folder: Path, ratings: list[tuple[int, int, int]]) -> None:
+    log = [f"new_{user},item_{item},{stars}" for user, item, stars in ratings[:100]]
+    for name in ("new-users.csv", "logs/part-0.csv", "ratings.csv"):
+        _write(folder / name, ["user,item,rating", *log])
+    _write(folder / "ids.txt", ["ann", "bob"])
+    _write(folder / "shelf.txt", ["item_3", "item_8"])
+    _write(folder / "new-items.csv", ["item,price", "item_new,3.5"])
 
 
 def _write_movielens_1m(folder: Path, ratings: list[tuple[int, int, int]]) -> None:

@@ -71,6 +71,9 @@ def test_command_help_documents_every_option_it_lists(capsys, command):
         (["prepare", "data=recbole", "store=x"], "data.path is not set"),
         (["train", "store=nowhere", "run=x"], "nowhere is not a prepared store"),
         (["evaluate", "run=nowhere"], "nowhere holds no run"),
+        (["recommend", "run=x", "users=y"], "out=FILE is not set; name where to write"),
+        (["recommend", "run=x", "out=y"], "users=FILE is not set; name the log of the users"),
+        (["recommend", "run=x", "users=y", "out=z", "topk=5"], "did you mean k=5?"),
     ],
 )
 def test_wrong_usage_is_one_line_and_code_2(capsys, tmp_path, monkeypatch, words, message):

@@ -39,6 +39,8 @@ ANSWERED_AT_ONCE = [
     (["train", "run=nowhere", "store="], 2),
     (["prepare", "data=synthetic"], 2),
     (["evaluate"], 2),
+    (["recommend", "--help"], 0),
+    (["recommend", "run=a", "users=b"], 2),
     (["evaluate", "-m", "run=a,b"], 2),
 ]
 MAX_RATIO = 20

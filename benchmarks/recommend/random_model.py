@@ -4,14 +4,18 @@ What a recommendation costs depends on sizes alone. Items have an embedding row 
 features; half of the items are known to the factorisation.
 """
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
+import pyarrow as pa
 import torch
 
 from greatmeta_dist.batching.collate import Collator
 from greatmeta_dist.batching.grouping import UserGrouping
 from greatmeta_dist.batching.target_transform import TargetTransform
 from greatmeta_dist.config import Config
-from greatmeta_dist.data.manifest import Ratings
+from greatmeta_dist.data.manifest import Field, Ratings
 from greatmeta_dist.data.store import FeatureSpec
 from greatmeta_dist.data.tasks import Features, TaskTable
 from greatmeta_dist.engine.worker import StoreFacts, Worker
@@ -23,10 +27,14 @@ from greatmeta_dist.priors.bias import BiasModel
 from greatmeta_dist.priors.mixture import Mixture
 from greatmeta_dist.priors.user_groups import UserGroupsPrior
 from greatmeta_dist.ragged import Ragged, offsets_of
+from greatmeta_dist.recommend.catalogue_scorer import CatalogueScorer
+from greatmeta_dist.recommend.new_users import NewUsers, with_unknown_item
+from greatmeta_dist.recommend.ranker import Ranker
 from greatmeta_dist.training.device import local_device
 
 NUM_VALUES = 40
 """Of each feature."""
+USER_FEATURE = "age"
 NUM_STARTS, NUM_FACTORS = 2, 20
 """Of the factorisation."""
 LOW, HIGH, MEAN = 1.0, 5.0, 3.5
@@ -69,6 +77,44 @@ def random_scorer(num_items: int, seed: int = 0) -> Scorer:
         no_groups,
         Blend([prior], transform),
     )
+
+
+class RandomCatalogue:
+    """What a ranker reads of a store, of the same model: items 0, 1, 2, … and one user feature."""
+
+    def __init__(self, scorer: Scorer):
+        transform = scorer.collator.target_transform
+        self._num_items = len(transform.bias.item_count)
+        self.manifest = SimpleNamespace(
+            is_click=False, is_implicit=False, ratings=transform.ratings
+        )
+
+    def item_tokens(self) -> list[str]:
+        return [str(item) for item in range(self._num_items)]
+
+    def fields(self, side: str, feature_spec: FeatureSpec) -> list[Field]:
+        return [Field(USER_FEATURE, "user", False, NUM_VALUES + 1, NUM_VALUES)]
+
+    def vocabulary(self, field: Field) -> tuple[pa.ChunkedArray, np.ndarray]:
+        rows = np.arange(NUM_VALUES, dtype=np.int32)
+        return pa.chunked_array([pa.array([str(row) for row in rows])]), rows
+
+
+def random_ranker(scorer: Scorer) -> Ranker:
+    """The model as it is asked about users in raw ids."""
+    catalogue: Any = RandomCatalogue(scorer)
+    new_users = NewUsers(catalogue, scorer.feature_spec)
+    new_users.prepare()
+    scorer = with_unknown_item(scorer)
+    return Ranker(scorer, CatalogueScorer.of(scorer, len(new_users.items)), new_users)
+
+
+def raw(users: TaskTable, user: int) -> tuple[list[tuple[int, float]], dict[str, str]]:
+    """A user as a caller has it: pairs of items and ratings, and features."""
+    rows = slice(*users.support_item.offsets[user : user + 2])
+    items, ratings = users.support_item.values[rows], users.support_label.values[rows]
+    value = users.features.fields[0].values[user]
+    return list(zip(items.tolist(), ratings.tolist(), strict=True)), {USER_FEATURE: str(value)}
 
 
 def _random_start(num_items: int, rng: np.random.Generator) -> BayesianMF:

@@ -31,6 +31,8 @@ from greatmeta_dist.training.tags import first_page
 from greatmeta_dist.training.tracking import StepUsers, TensorBoardTracker
 
 USERS, GROUPS = 32, [f"group {k}" for k in range(8)]
+LOAD_S = 500.0
+"""How long the runs may take to be loaded."""
 SIZES = FactorSizes(magnitude=2, gap=16, agreement=22, context=24)
 SPLITS = ("valid", "warm", "user_cold", "item_cold", "both_cold")
 METRICS = ("rmse", "mae", "ndcg@1", "ndcg@3", "ndcg@5", "ndcg@10", "minority_rmse")
@@ -54,7 +56,7 @@ def main() -> None:
             results["seconds_to_answer"] = time.monotonic() - start
             results |= measure(board, options.runs, options.steps)
     for key, value in results.items():
-        print(f"{key:40} {value:12,.4f}")
+        print(f"{key:60} {value:12,.4f}")
     write_result(options.json, options, {"results": results})
 
 
@@ -69,7 +71,7 @@ def write_runs(folder: Path, num_runs: int, steps: int, log_every: int) -> dict[
             shutil.copytree(first, run)
         rate = 1e-3 * (1 + number)
         config = Config(train=TrainConfig(learning_rate=rate / (1 + rate), seed=number))
-        page = first_page(has_scheduler=True, has_gpu=False, is_group=True)
+        page = first_page(has_scheduler=True, has_gpu=False, is_group=True, is_click=False)
         start = start_value(hyperparameters(config), time.time())
         write_header(run, [layout_value(page), start])
         write_end(run, steps, [end_value(STATUS["done"], time.time())])
@@ -148,10 +150,10 @@ def measure(board: Board, num_runs: int, steps: int) -> dict[str, float]:
         if len(board.get("runs")) < num_runs:
             return False
         shown = board.get("plugin/scalars/scalars", run=last, tag="train/loss")
-        return bool(shown) and shown[-1][1] == steps and len(board.session_groups()) == num_runs
+        return bool(shown) and shown[-1][1] == steps
 
-    results = {"seconds_to_load_all_runs": board.wait_until(is_loaded)}
-    results["mb_of_hparams"] = len(str(board.session_groups())) / 1e6
+    results = {"seconds_to_load_all_runs": board.wait_until(is_loaded, patience_s=LOAD_S)}
+    results["processor_seconds_to_load_all_runs"] = board.processor_s()
     asked: dict[str, Callable[[], object]] = {
         "list of runs": lambda: board.get("runs"),
         "time series, list of cards": lambda: board.get("plugin/timeseries/tags"),
@@ -165,12 +167,14 @@ def measure(board: Board, num_runs: int, steps: int) -> dict[str, float]:
         "hparams, columns": lambda: board.post(
             "plugin/hparams/experiment", {"experimentName": "", "includeMetrics": True}
         ),
-        "hparams, all rows": board.session_groups,
+        "hparams, the 100 rows of a page": lambda: board.session_groups(100),
     }
     for name, ask in asked.items():
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), board.processor_s()
         ask()
         results[f"seconds: {name}"] = time.perf_counter() - start
+        # Beside other work on the machine this tells more than the time on the clock.
+        results[f"processor seconds: {name}"] = board.processor_s() - busy
     return results
 
 

@@ -42,10 +42,10 @@ class Page:
 
 
 PAGES = (
-    Page("tensorboard", "#custom_scalars", 1330, 2240, left=362),
-    Page("tensorboard-events", "#text", 1330, 620, left=362),
-    Page("tensorboard-hparams", "#hparams", 1800, 460, left=286),
-    Page("tensorboard-histograms", "?tagFilter=meta%2F#histograms", 1500, 1000, left=362),
+    Page("tensorboard", "#custom_scalars", 1440, 2040, left=352),
+    Page("tensorboard-events", "#text", 1330, 560, left=352),
+    Page("tensorboard-hparams", "#hparams", 2030, 360, left=366),
+    Page("tensorboard-histograms", "#histograms", 1500, 1010, left=352),
 )
 
 

@@ -24,16 +24,16 @@ def command_problems(
     ``gpus_of_pods`` has one number for each worker pod that there may be.
     """
     try:
-        config = composed(command)
+        name, config = composed(command)
     except InputError as error:
         yield Problem(where, str(error))
         return
-    for name in ("store", "run") if shared is not None else ():
-        path = getattr(config, name)
+    for folder in ("store", "run") if shared is not None else ():
+        path = getattr(config, folder)
         if path and not any(PurePosixPath(path).is_relative_to(p) for p in shared or ()):
             yield Problem(
                 where,
-                f"{name}={path} is not on a volume that all nodes mount; these are at "
+                f"{folder}={path} is not on a volume that all nodes mount; these are at "
                 f"{', '.join(sorted(shared or ())) or 'no path'}",
             )
     if config.cluster.kind != "ray" or config.cluster.address is None:
@@ -42,12 +42,13 @@ def command_problems(
             "the command would start a Ray of its own inside the head; add cluster=ray "
             "cluster.address=auto",
         )
-    yield from _size_problems(where, config, gpus_of_pods)
+    if name == "train":
+        yield from _size_problems(where, config, gpus_of_pods)
 
 
 @cache
-def composed(command: str) -> Config:
-    """The config that a command gives; raises ``InputError`` in one line."""
+def composed(command: str) -> tuple[str, Config]:
+    """Which command it is, and its config; raises ``InputError`` in one line."""
     try:
         words = shlex.split(command)
     except ValueError as error:
@@ -58,7 +59,7 @@ def composed(command: str) -> Config:
     )
     check_words(words[1], words[2:])
     check_folders(words[1], words[2:])
-    return compose_config(words[2:])
+    return words[1], compose_config(words[2:])
 
 
 def _size_problems(where: str, config: Config, gpus_of_pods: Sequence[float]) -> Problems:

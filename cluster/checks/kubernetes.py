@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cluster.checks.problem import Problem, Problems, at, mapping, mappings
+from cluster.checks.problem import Problem, Problems, at, mapping, mappings, texts
 from cluster.checks.quantities import fault
 
 KEYS = {
@@ -19,7 +19,7 @@ def claim_problems(document: dict[str, Any]) -> Problems:
     """A claim for storage that pods on several nodes write at once."""
     spec = mapping(document.get("spec"))
     yield from _key_problems(spec, "PersistentVolumeClaim")
-    if "ReadWriteMany" not in (spec.get("accessModes") or []):
+    if "ReadWriteMany" not in texts(spec.get("accessModes")):
         yield Problem(
             "spec.accessModes",
             f"{spec.get('accessModes')}; expected [ReadWriteMany]: all nodes mount it at once",
@@ -36,7 +36,7 @@ def policy_problems(document: dict[str, Any]) -> Problems:
     yield from _key_problems(spec, "NetworkPolicy")
     if not mapping(at(spec, "podSelector", "matchLabels")):
         yield Problem("spec.podSelector", "no labels: it would close all pods of the namespace")
-    if "Ingress" not in (spec.get("policyTypes") or []):
+    if "Ingress" not in texts(spec.get("policyTypes")):
         yield Problem("spec.policyTypes", "expected [Ingress]: without it nothing is closed")
     for index, rule in enumerate(mappings(spec.get("ingress"))):
         peers = mappings(rule.get("from"))

@@ -10,6 +10,12 @@ from cluster.checks.quantities import amount, fault
 STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 SHORTEST_STOP_S = 30
 """A checkpoint of a large model takes that long."""
+DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+"""How long Ray waits after SIGTERM, once it has told the cluster that the node goes."""
+ENDING_S = 15
+"""What Ray needs after that to end its processes."""
+DEFAULT_S = 30
+"""Of Ray's wait, and of Kubernetes' until SIGKILL."""
 SHM = "/dev/shm"
 RAY_IN_TAG = re.compile(r"ray(\d+\.\d+\.\d+)")
 
@@ -38,6 +44,7 @@ def pod_problems(where: str, template: Any, *, ray_version: str, is_head: bool) 
     yield from image_problems(f"{here}.image", ray.get("image"), ray_version)
     yield from _resource_problems(here, mapping(ray.get("resources")))
     yield from _environment_problems(here, mappings(ray.get("env")), is_head)
+    yield from _grace_problems(where, spec, mappings(ray.get("env")))
     yield from _volume_problems(where, spec)
     yield from _shared_memory_problems(where, spec)
     yield from security_problems(where, spec)
@@ -64,11 +71,11 @@ def shared_paths(template: Any) -> set[str]:
     """Where the Ray container mounts volumes that other pods may mount as well."""
     spec = mapping(at(template, "spec"))
     shared = {
-        volume.get("name")
+        str(volume.get("name"))
         for volume in mappings(spec.get("volumes"))
         if volume.keys() & {"persistentVolumeClaim", "nfs", "csi", "cephfs", "azureFile"}
     }
-    return {str(m.get("mountPath")) for m in _mounts(spec) if m.get("name") in shared}
+    return {str(m.get("mountPath")) for m in _mounts(spec) if str(m.get("name")) in shared}
 
 
 def gpus(template: Any) -> float:
@@ -110,12 +117,12 @@ def _resource_problems(where: str, resources: dict[str, Any]) -> Problems:
 
 
 def _environment_problems(where: str, variables: list[dict[str, Any]], is_head: bool) -> Problems:
-    names = [variable.get("name") for variable in variables]
-    for name in sorted({str(n) for n in names if names.count(n) > 1}):
+    names = [str(variable.get("name")) for variable in variables]
+    for name in sorted({name for name in names if names.count(name) > 1}):
         yield Problem(f"{where}.env", f"{name} comes twice")
-    values = {variable.get("name"): variable.get("value") for variable in variables}
+    values = {str(variable.get("name")): variable.get("value") for variable in variables}
     for secret in (name for name, value in values.items() if value):
-        if re.search(r"TOKEN$|PASSWORD|SECRET", str(secret)):
+        if re.search(r"TOKEN$|PASSWORD|SECRET", secret):
             yield Problem(
                 f"{where}.env", f"{secret} stands here for all to read; use a secretKeyRef"
             )
@@ -127,6 +134,17 @@ def _environment_problems(where: str, variables: list[dict[str, Any]], is_head: 
                 f"{STOP_WAIT} is {wait or 'not set'}; a stopped job needs {SHORTEST_STOP_S} s or "
                 "more for its checkpoint, and Ray gives 3",
             )
+
+
+def _grace_problems(where: str, spec: dict[str, Any], variables: list[dict[str, Any]]) -> Problems:
+    values = {str(variable.get("name")): variable.get("value") for variable in variables}
+    drain = amount(values.get(DRAIN, DEFAULT_S)) or 0
+    grace = spec.get("terminationGracePeriodSeconds", DEFAULT_S)
+    if isinstance(grace, int) and grace < drain + ENDING_S:
+        yield Problem(
+            f"{where}.spec.terminationGracePeriodSeconds",
+            f"{grace} s, and Ray drains for {drain:g}; expected {drain + ENDING_S:g} or more",
+        )
 
 
 def _volume_problems(where: str, spec: dict[str, Any]) -> Problems:

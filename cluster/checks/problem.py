@@ -1,5 +1,6 @@
 """What a rule says about a file, and reading of YAML whose form is not yet known to be right."""
 
+import re
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,8 +10,8 @@ import yaml
 from greatmeta_dist.errors import InputError
 
 ROOT = Path(__file__).parent.parent.parent
-PLACEHOLDER = "REPLACE-"
-"""How values start that only the reader of a file can know."""
+PLACEHOLDER = re.compile(r"REPLACE-[A-Z][A-Z-]*")
+"""Stands for a value that only the reader of a file can know."""
 
 
 class Problem(NamedTuple):
@@ -55,6 +56,11 @@ def mappings(value: Any) -> list[dict[str, Any]]:
     return [mapping(entry) for entry in value] if isinstance(value, list) else []
 
 
+def texts(value: Any) -> list[str]:
+    """The entries of a list as text; empty where the value is no list."""
+    return [str(entry) for entry in value] if isinstance(value, list) else []
+
+
 def at(value: Any, *keys: str) -> Any:
     """What stands below some keys of nested mappings; None where one is missing."""
     for key in keys:
@@ -62,16 +68,25 @@ def at(value: Any, *keys: str) -> Any:
     return value
 
 
-def placeholders(value: Any, where: str = "") -> Problems:
-    """Every value that is still to be replaced."""
+def placeholders(value: Any) -> Problems:
+    """Each placeholder that a document still has, where it comes first."""
+    first: dict[str, str] = {}
+    for where, text in _texts_inside(value, ""):
+        for name in PLACEHOLDER.findall(text):
+            first.setdefault(name, where)
+    for name, where in first.items():
+        yield Problem(where, f"{name} is still to be replaced by a value of yours")
+
+
+def _texts_inside(value: Any, where: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from placeholders(inner, f"{where}.{key}".lstrip("."))
+            yield from _texts_inside(inner, f"{where}.{key}".lstrip("."))
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            yield from placeholders(inner, f"{where}[{index}]")
-    elif isinstance(value, str) and PLACEHOLDER in value:
-        yield Problem(where, f"{value} is still to be replaced by a value of yours")
+            yield from _texts_inside(inner, f"{where}[{index}]")
+    elif isinstance(value, str):
+        yield where, value
 
 
 def pinned_ray() -> str:

@@ -1,12 +1,13 @@
 """Rules for the YAML of ``ray up``: Ray's own check, then what Ray would find out on paid nodes."""
 
 import copy
+import logging
 import re
 from pathlib import Path
 from typing import Any
 
 from cluster.checks.pods import SHORTEST_STOP_S, STOP_WAIT, image_problems
-from cluster.checks.problem import Problem, Problems, at, mapping, mappings
+from cluster.checks.problem import Problem, Problems, at, mapping, texts
 from greatmeta_dist.errors import InputError
 
 PROVIDER_KEYS = {
@@ -50,6 +51,8 @@ def _rays_own_check(document: dict[str, Any]) -> str | None:
     """What ``ray up`` says before it starts anything; None where it accepts the file."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
+    # It tells of defaults that it takes; what is wrong with them is said below.
+    logging.getLogger(prepare_config.__module__).setLevel(logging.WARNING)
     try:
         validate_config(prepare_config(copy.deepcopy(document)))
     except ImportError as error:
@@ -115,7 +118,7 @@ def _container_problems(docker: dict[str, Any], tested: str) -> Problems:
         )
     for image in filter(None, images):
         yield from image_problems("docker", image, tested)
-    options = " ".join(map(str, docker.get("run_options") or []))
+    options = " ".join(texts(docker.get("run_options")))
     if "--shm-size" not in options:
         yield Problem("docker.run_options", "no --shm-size; Ray then takes a third of the memory")
     if not re.search(r"(-v|--volume)[= ]/", options):
@@ -131,7 +134,7 @@ def _container_problems(docker: dict[str, Any], tested: str) -> Problems:
 
 
 def _token_problems(document: dict[str, Any]) -> Problems:
-    options = " ".join(map(str, at(document, "docker", "run_options") or []))
+    options = " ".join(texts(at(document, "docker", "run_options")))
     path = re.search(r"RAY_AUTH_TOKEN_PATH=(\S+)", options)
     folders = [str(folder) for folder in mapping(document.get("file_mounts"))]
     if path is None:
@@ -145,7 +148,7 @@ def _command_problems(document: dict[str, Any]) -> Problems:
         if key not in document:
             yield Problem(key, "left out, and Ray's defaults would install packages; write []")
     commands = {
-        key: " ".join(map(str, document.get(key) or []))
+        key: " ".join(texts(document.get(key)))
         for key in ("head_start_ray_commands", "worker_start_ray_commands")
     }
     for key, command in commands.items():
@@ -169,5 +172,3 @@ def _command_problems(document: dict[str, Any]) -> Problems:
     port = re.search(r"--port[= ](\d+)", head)
     if port and f"$RAY_HEAD_IP:{port[1]}" not in worker:
         yield Problem("worker_start_ray_commands", f"expected --address=$RAY_HEAD_IP:{port[1]}")
-    for setup in mappings(document.get("setup_commands")):
-        yield Problem("setup_commands", f"{setup} is no command")

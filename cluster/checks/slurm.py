@@ -81,5 +81,7 @@ def _ending_problems(code: str) -> Problems:
         yield Problem("", "no trap for TERM: the signal would end the script, and save nothing")
     if "scontrol requeue" not in code:
         yield Problem("", "no scontrol requeue: training would end with the time limit")
-    if re.search(r"^trap ", code, re.MULTILINE) and not re.search(r"\bwait\b", code):
+    if re.search(r"^trap ", code, re.MULTILINE) and not re.search(
+        r"^\s*wait\b", code, re.MULTILINE
+    ):
         yield Problem("", "no wait: a trap runs only between commands, and srun is one")

@@ -74,12 +74,15 @@ if [[ -z ${GLOO_SOCKET_IFNAME:-} ]]; then
     [[ -z $network ]] || export GLOO_SOCKET_IFNAME=$network
 fi
 shift
-exec "$@"'
+trap "rm -rf $RAY_TMPDIR" EXIT
+"$@"'
 
+# --wait: once the head's task has ended, the others would look for it for a minute. And where
+# another node's Ray has died, training could not have it back.
 # The driver's number goes to a file, so that the signal can go to the driver and nobody else.
 # shellcheck disable=SC2016  # $$ and $1 are those of the shell that it starts
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
-    bash -c "$node" node "$address" \
+    --wait=10 bash -c "$node" node "$address" \
     ray symmetric-run --address "$address:$port" --min-nodes "$SLURM_JOB_NUM_NODES" \
     --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$gpus" --object-store-memory=500000000 -- \
     bash -c 'echo $$ >"$1"; shift; exec "$@"' driver "$driver" \
@@ -108,6 +111,12 @@ while true; do
 done
 rm -rf "$RAY_TMPDIR"
 
+# greatmeta ends with 0, 1 (failed) or 2 (wrong options). What is above was killed, by a lack of memory
+# or with a node: that is tried again, but not for ever.
+if ((code > 2)) && [[ -z $next ]] && ((${SLURM_RESTART_COUNT:-0} < 10)); then
+    echo "training was ended from outside ($code)"
+    next=requeue
+fi
 # Not where somebody cancels the job: Slurm sends TERM then as well, but the job runs no more.
 if [[ $next == requeue && $code != 0 ]] &&
     [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]]; then

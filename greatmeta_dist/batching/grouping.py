@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from greatmeta_dist.data.store import UserTasks
 from greatmeta_dist.priors.user_groups import UserGroupsPrior, minority_groups
-from greatmeta_dist.ragged import join_lists
+from greatmeta_dist.ragged import Ragged, join_lists
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class UserGrouping:
     """True groups and their training users; empty where nobody knows them."""
     minority_share: float
     """As ``priors.user_groups.minority_share``."""
+    num_items: int | None = None
+    """Rows of items from this index on tell nothing of a user's group; None where all tell."""
 
     @property
     def names(self) -> list[str]:
@@ -46,6 +48,12 @@ class UserGrouping:
         if is_training:
             item = join_lists(item, tasks.query_item)
             rating = join_lists(rating, tasks.query_label)
+        if self.num_items is not None:
+            is_known = item.values < self.num_items
+            num_known = np.concatenate(([0], np.cumsum(is_known)))
+            offsets = num_known[item.offsets]
+            item = Ragged(item.values[is_known], offsets)
+            rating = Ragged(rating.values[is_known], offsets)
         return self.prior.assign(item, rating.values)
 
     def recorded(self, users: UserTasks, *, is_training: bool = False) -> NDArray[np.int32]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -53,7 +53,10 @@ class _Asked:
         if opened.identity == predictor.store_identity:
             return cls(predictor, predictor.scorer, opened)
         other = OtherStore(opened, predictor.catalogue, has_one_split=is_log)
-        return cls(predictor, with_unknown_item(predictor.scorer), other)
+        scorer = with_unknown_item(predictor.scorer)
+        num_items = predictor.catalogue.manifest.num_items
+        grouping = replace(scorer.grouping, num_items=num_items)
+        return cls(predictor, replace(scorer, grouping=grouping), other)
 
     def evaluate(self, options: EvaluateConfig, display: Display) -> Evaluation:
         """Score all users of the scenarios, with a bar."""
@@ -116,22 +119,23 @@ def evaluate_config(config: Config, typed: Collection[str]) -> dict[str, Any]:
             against=Path(config.against) if config.against else None,
             options=config.evaluate,
             display=display,
-            is_log=bool(typed),
+            is_log=config.users is not None,
         )
 
 
 @contextmanager
 def _store_of(config: Config, typed: Collection[str], display: Display) -> Iterator[Path | None]:
     """The store to evaluate on, None for the run's own; a log is prepared, for the block alone."""
-    if not typed:
+    if config.users is None:
+        require(not typed, f"data.{min(typed, default='')} is set without users=LOG; name the log")
         yield Path(config.store) if config.store else None
         return
-    require(
-        not config.store, "store=DIR and data.path=LOG are both set; evaluate on one of the two"
-    )
+    require(not config.store, "store=DIR and users=LOG are both set; evaluate on one of the two")
     catalogue = Predictor.load(config.run or "", warn=display.say).catalogue
     with TemporaryDirectory(prefix="greatmeta-evaluate-") as folder:
-        yield prepare_log(config.data, typed, catalogue.manifest.recipe, Path(folder), display)
+        store, recipe = Path(folder) / "store", catalogue.manifest.recipe
+        prepare_log(config.users, store, config.data, typed, recipe, display)
+        yield store
 
 
 def _evaluate(
@@ -159,6 +163,8 @@ def _evaluate(
     path = run / f"{prefix}evaluation.json"
     write_json_atomically(path, evaluation)
     display.results(evaluation)
+    for line in _unknown_lines(evaluation):
+        display.say(line)
     weight = asked.predictor.blend_weight
     if weight is not None:
         display.say(f"{weight:.0%} of a prediction is the priors', where they know the item")
@@ -191,3 +197,13 @@ def _header(asked: _Asked) -> dict[str, Any]:
         }
         header["other"] = {"path": recipe["path"], "unknown": unknown}
     return header
+
+
+def _unknown_lines(evaluation: dict[str, Any]) -> list[str]:
+    """How much of another store or log the run does not know."""
+    return [
+        f"{split}: {u['query_rows']:,} of {u['num_query_rows']:,} rows that are asked for, and "
+        f"{u['support_rows']:,} of {u['num_support_rows']:,} that are known, are of items that the "
+        "run does not have; they count as unknown"
+        for split, u in evaluation.get("other", {}).get("unknown", {}).items()
+    ]

@@ -8,7 +8,7 @@ from typing import Any
 from greatmeta_dist.config import ColumnsConfig, DataConfig
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.display import Display
-from greatmeta_dist.errors import require
+from greatmeta_dist.errors import InputError, require
 
 NO_SPLIT: dict[str, Any] = {
     "split": None,
@@ -25,30 +25,34 @@ OF_ENTITIES = ("users_path", "items_path", "user_features", "item_features")
 
 
 def prepare_log(
+    log: str,
+    store: Path,
     config: DataConfig,
     typed: Collection[str],
     recipe: Mapping[str, Any],
-    folder: Path,
     display: Display,
-) -> Path:
-    """Prepare a log as the run's own was, but for the options that were ``typed``.
+) -> None:
+    """Prepare a log as the run's own was (``recipe``), but for the options that were ``typed``.
 
-    With a preset (``data`` in ``typed``) all options are the preset's. Returns the store.
+    With a preset (``data`` in ``typed``) all options are the preset's. Raises ``InputError`` where
+    the log cannot be read so.
     """
-    require("path" in typed, "data.path=LOG is not set; name the log to evaluate on")
-    options = replace(config, **NO_SPLIT)
+    changes = {**NO_SPLIT, "path": log}
     if "data" not in typed:
         of_run = _saved(recipe)
-        kept = {f.name for f in fields(DataConfig)} - {*typed, *NO_SPLIT, *OF_ENTITIES, "path"}
-        options = replace(options, **{name: getattr(of_run, name) for name in kept})
         require(
-            options.source != "synthetic",
-            "the run's store is of synthetic data; say with data=<preset> what the log is",
+            of_run.source != "synthetic" or "source" in typed,
+            "the run's own data are synthetic, and tell nothing of a log; say with data=<preset> "
+            "what its form is",
         )
-    store = folder / "store"
-    with display.bar("prepare", 100, "%") as bar:
-        prepare(options, store, lambda phase, share: bar.update(100 * share, phase))
-    return store
+        kept = {f.name for f in fields(DataConfig)} - {*typed, *NO_SPLIT, *OF_ENTITIES, "path"}
+        changes |= {name: getattr(of_run, name) for name in kept}
+    options = replace(config, **changes)
+    try:
+        with display.bar("prepare", 100, "%") as bar:
+            prepare(options, store, lambda phase, share: bar.update(100 * share, phase))
+    except InputError as error:
+        raise InputError(str(error).replace("data.path", "users")) from error
 
 
 def _saved(recipe: Mapping[str, Any]) -> DataConfig:

@@ -8,10 +8,9 @@ from greatmeta_dist.commands.prepare_report import columns_text
 from greatmeta_dist.config import Config
 from greatmeta_dist.display import Display
 from greatmeta_dist.launch.units import model_unit_runner, unit_runner
-from greatmeta_dist.predict import Predictor, RunRanker
+from greatmeta_dist.predict import Predictor, RunModel
 from greatmeta_dist.recommend.batch import recommend_to_files, rejects_path
-from greatmeta_dist.recommend.recommend_unit import keep_ranker
-from greatmeta_dist.recommend.recommend_users import Request, Summary, TrainedModel
+from greatmeta_dist.recommend.batch_request import Request, Summary, TrainedModel
 
 LABEL_WIDTH = 10
 
@@ -28,11 +27,18 @@ def recommend_users(
     assert config.users is not None
     assert config.out is not None
     request = Request(
-        config.users, Path(config.out), config.k, config.exclude_seen, config.candidates
+        config.users,
+        Path(config.out),
+        config.k,
+        config.exclude_seen,
+        config.candidates,
+        config.new_items,
+        config.items,
+        config.ratings,
+        config.explain,
     )
     predictor = Predictor.load(config.run or "", warn=display.say)
     model = _model(predictor)
-    keep_ranker(model.load, model.ranker)
     with (
         unit_runner(config.cluster, display) as run_units,
         display.bar("recommend", 100, "%") as bar,
@@ -53,7 +59,7 @@ def recommend_users(
     if not summary.is_new:
         display.say(f"{request.out} already holds the recommendations of the same files and run")
         return summary
-    for line in _lines(summary, request, len(model.ranker.new_users.items)):
+    for line in _lines(summary, request):
         display.say(line)
     display.say(
         f"{summary.rows:,} recommendations to {summary.counts.users:,} users are in {request.out} "
@@ -63,13 +69,17 @@ def recommend_users(
 
 
 def _model(predictor: Predictor) -> TrainedModel:
-    load = RunRanker.of(predictor)
     identity = [predictor.store_identity, predictor.step, predictor.blend_weight]
     settings = [predictor.config.model, predictor.config.inner, predictor.config.train]
-    return TrainedModel(predictor.ranker, load, [*identity, *map(repr, settings)])
+    return TrainedModel(
+        RunModel.of(predictor),
+        predictor.catalogue,
+        predictor.feature_spec,
+        [*identity, *map(repr, settings)],
+    )
 
 
-def _lines(summary: Summary, request: Request, num_items: int) -> Iterator[str]:
+def _lines(summary: Summary, request: Request) -> Iterator[str]:
     """What the users' files were like, and what was not known of them."""
     counts = summary.counts
     if summary.columns:
@@ -96,12 +106,23 @@ def _lines(summary: Summary, request: Request, num_items: int) -> Iterator[str]:
     if summary.unknown_candidates:
         yield _line(
             "unknown",
-            f"{summary.unknown_candidates:,} of "
-            f"{summary.candidates + summary.unknown_candidates:,} candidates",
+            f"{summary.unknown_candidates:,} of {summary.candidates:,} candidates",
         )
-    most = summary.candidates or num_items
-    if request.k > most:
-        yield _line("k", f"k={request.k}, and there are {most:,} items: users get what there is")
+    if summary.beside is not None:
+        yield _line("ratings", f"{summary.beside.rows:,} of {summary.beside.users:,} users beside")
+    if summary.added_items or summary.new_item_ratings:
+        yield _line(
+            "new items",
+            f"{summary.added_items:,} behind the catalogue; {summary.new_item_ratings:,} ratings "
+            "of items that training did not have are learnt from",
+        )
+    if summary.unused_item_columns:
+        names = ", ".join(summary.unused_item_columns)
+        yield _line("not used", f"{names} of {request.items}: no feature of the run's items")
+    if request.k > summary.items:
+        yield _line(
+            "k", f"k={request.k}, and there are {summary.items:,} items: users get what there is"
+        )
     if summary.no_items:
         yield _line("no items", f"{summary.no_items:,} users know all items that they could get")
 

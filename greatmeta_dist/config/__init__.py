@@ -15,6 +15,7 @@ from greatmeta_dist.config.model import InnerConfig, ModelConfig
 from greatmeta_dist.config.priors import PriorsConfig
 from greatmeta_dist.config.serving import ServeConfig
 from greatmeta_dist.config.training import SchedulerConfig, TrainConfig
+from greatmeta_dist.errors import require
 
 __all__ = [
     "ClusterConfig",
@@ -50,7 +51,8 @@ class Config:
     """Folder of the training."""
     users: str | None = None
     """What is known of the users to recommend for: a log, or a list of users. Its ending tells its
-    format; ``data=<preset>`` says another one."""
+    format; ``data=<preset>`` says another one. ``evaluate``: a log of other users to score, read
+    as the run's own was, or as ``data=<preset>`` says."""
     against: str | None = None
     """Folder of another training. ``run`` is tested against it, user by user, on the same users."""
     out: str | None = None
@@ -63,10 +65,28 @@ class Config:
     candidates: str | None = None
     """File of the only items that may be recommended: text with an item on each line, or csv, jsonl
     or parquet with a column of items. null: the whole catalogue."""
+    new_items: bool = True
+    """Whether items that training did not have are learnt from their ratings in ``users`` and
+    ``ratings``, and may be recommended."""
+    items: str | None = None
+    """File of new items: a column of items, and columns called as the run's item features; or text
+    with an item on each line. They may be recommended, rated or not, and no other new items. null:
+    those that are rated."""
+    ratings: str | None = None
+    """Log of ratings by anybody, of which those of new items are learnt from. It is read as
+    ``users`` is; of users who are in both, only what ``users`` has counts."""
+
+    explain: int = 0
+    """Things that moved each score most, so many, in words: the column why. 0: no such column."""
 
     def __post_init__(self) -> None:
         at_least("k", self.k, 1)
-        for name in ("users", "out", "candidates", "against"):
+        at_least("explain", self.explain, 0)
+        require(
+            self.new_items or (self.items is None and self.ratings is None),
+            "new_items=false, and items or ratings names a file of them; leave one out",
+        )
+        for name in ("users", "out", "candidates", "items", "ratings", "against"):
             path = getattr(self, name)
             if path is not None:
                 require_utf8(name, path)

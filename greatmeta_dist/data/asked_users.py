@@ -53,30 +53,38 @@ class AskedUsers:
     config: DataConfig
     is_list: bool
     """Whether it is a list of users, of whom nothing is known."""
+    option: str
+    """What names the log on the command line."""
 
 
 def open_asked(
-    users: str, config: DataConfig, manifest: Manifest, work: Path, *, typed: Collection[str]
+    users: str,
+    config: DataConfig,
+    manifest: Manifest,
+    work: Path,
+    *,
+    typed: Collection[str],
+    option: str = "users",
 ) -> AskedUsers:
-    """Open the file or folder ``users``.
+    """Open the file or folder ``users``, which ``option`` names.
 
     ``config`` has the options that were typed, ``typed`` their names (``data`` of a preset), and
     ``manifest`` the options of the log that the run was trained on. Raises ``InputError`` where the
     files cannot be read, or do not say what the run needs to know.
     """
-    require("://" in users or Path(users).exists(), f"users={users} does not exist; name a file")
+    require("://" in users or Path(users).exists(), f"{option}={users} does not exist; name a file")
     try:
         config = _with_run_options(users, config, manifest, typed)
         config, is_list = _with_columns(config, manifest, work)
         _require_known_features(config, manifest)
         source = _open_list(config, work) if is_list else open_source(config, work)
     except InputError as error:
-        raise InputError(str(error).replace("data.path", "users")) from error
+        raise InputError(str(error).replace("data.path", option)) from error
     if source.columns is not None:
         config = replace(config, columns=source.columns)
     if config.support_by == "latest" and not source.has_timestamp:
         config = replace(config, support_by="random")
-    return AskedUsers(source, config, is_list)
+    return AskedUsers(source, config, is_list, option)
 
 
 def _with_run_options(

@@ -1,6 +1,7 @@
 """The users that recommendations are asked for → their tasks, in buckets on disk."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,15 +67,18 @@ class GroupedUsers:
     """Where the tasks of buckets are, with ``{}`` for the number of the bucket."""
     user_type: pa.DataType
     """Of ids: int64 or text, as in the log."""
-    item_type: pa.DataType
-    """Of items' ids: int64 where the log and the catalogue have them so."""
+    has_whole_items: bool
+    """Whether the log has whole numbers for items."""
 
 
 def rows_of_parts(asked: AskedUsers) -> list[int]:
     """The rows of each part of a log; raises ``InputError`` where it has none."""
     part_rows = count_rows(asked.source)
     name = asked.source.files[0].name if asked.source.files else "it"
-    require(sum(part_rows) > 0, f"users={asked.config.path}: {name} holds no row below its header")
+    require(
+        sum(part_rows) > 0,
+        f"{asked.option}={asked.config.path}: {name} holds no row below its header",
+    )
     return part_rows
 
 
@@ -90,79 +94,108 @@ def is_text(asked: AskedUsers) -> bool:
     return bool(asked.source.frames[0].collect_schema()["user"] == pl.String)
 
 
-def group_users(
+@dataclass(frozen=True)
+class ScannedUsers:
+    """A log whose rows were checked."""
+
+    asked: AskedUsers
+    log: ScannedLog
+    users: pl.DataFrame | None
+    """The users' features by ``id``, where the model reads some and a file has them."""
+    rejects: Rejects
+
+
+def scan_users(
     asked: AskedUsers,
-    catalogue: Store,
     fields: Sequence[Field],
     phases: Phases,
     *,
     part_rows: Sequence[int],
     work: Path,
     rejects: Rejects,
-) -> GroupedUsers:
-    """Check the log and group its rows by user; rejects are written where there are any.
+) -> ScannedUsers:
+    """Check every row of a log; ``fields`` are the users' features that the model reads.
 
-    ``fields`` are the users' features that the model reads. Raises ``InputError`` where too many
-    rows are rejected, or none names a user.
+    Raises ``InputError`` where too many rows are rejected, which are written then.
     """
-    try:
-        return _group(asked, catalogue, fields, phases, part_rows, work, rejects)
-    except InputError:
-        if rejects.has_any:
-            rejects.write()
-        raise
+    source, users = asked.source, None
+    with _rejects_written(rejects):
+        if source.users is not None and fields:
+            users = read_entities(source.users, "user", rejects, asked.config)
+        log = scan_log(
+            source,
+            asked.config,
+            rejects,
+            work,
+            phases=phases,
+            part_rows=part_rows,
+            keeps_users=True,
+        )
+        _require_few_rejected(rejects, log, asked)
+    rejects.read_from_disk()
+    return ScannedUsers(asked, log, users, rejects)
 
 
-def _group(
-    asked: AskedUsers,
+def items_behind(scans: Sequence[ScannedUsers], catalogue: Sequence[str]) -> list[str]:
+    """The items of some logs that a catalogue does not have, ascending."""
+    tokens = pl.concat([scan.log.items.cast(pl.String) for scan in scans]).unique().sort()
+    known = pl.Series(catalogue, dtype=pl.String)
+    return tokens.filter(~tokens.is_in(known.implode())).to_list()
+
+
+def group_users(
+    scanned: ScannedUsers,
     catalogue: Store,
     fields: Sequence[Field],
     phases: Phases,
-    part_rows: Sequence[int],
-    work: Path,
-    rejects: Rejects,
+    *,
+    added: Sequence[str],
 ) -> GroupedUsers:
-    config, source = asked.config, asked.source
-    users = None
-    if source.users is not None and fields:
-        users = read_entities(source.users, "user", rejects, config)
-    log = scan_log(
-        source,
-        config,
-        rejects,
-        work / "log",
-        phases=phases,
-        part_rows=part_rows,
-        keeps_users=True,
-    )
-    _require_few_rejected(rejects, log, asked)
-    rejects.read_from_disk()
-    folder, tokens = phases.folder_of(GROUP), catalogue.item_tokens()
-    num_unknown, first_unknown = write_asked_context(folder, log, tokens, users)
+    """Group a log's rows by user; rejects are written where there are any.
+
+    ``added`` are items behind the catalogue's. Raises ``InputError`` where too many rows are
+    rejected as repeats, or none names a user.
+    """
+    asked, log, rejects = scanned.asked, scanned.log, scanned.rejects
+    folder, trained = phases.folder_of(GROUP), catalogue.item_tokens()
+    write_asked_context(folder, log, [*trained, *added], scanned.users)
     unit = GroupUnit(
         log,
-        config,
-        source.has_timestamp,
-        len(tokens),
+        asked.config,
+        asked.source.has_timestamp,
+        len(trained),
+        len(trained) + len(added),
         read_vocabularies(catalogue.folder, fields),
         folder,
     )
     results = phases.run(GROUP, unit, range(log.num_buckets))
-    _add_repeats(rejects, unit, asked)
-    _require_few_rejected(rejects, log, asked)
+    with _rejects_written(rejects):
+        _add_repeats(rejects, unit, asked)
+        _require_few_rejected(rejects, log, asked)
     counts = _counts(log, results, rejects)
-    counts.unknown_items, counts.first_unknown_item = num_unknown, first_unknown
-    require(counts.users > 0, f"users={config.path} names no user")
+    unknown = items_behind([scanned], trained)
+    counts.unknown_items, counts.first_unknown_item = len(unknown), next(iter(unknown), None)
+    require(counts.users > 0, f"{asked.option}={asked.config.path} names no user")
     if rejects.has_any:
         rejects.write()
-    are_whole = log.item_type != pl.String and all(token.isdecimal() for token in tokens)
     return GroupedUsers(
         counts,
         [result["users"] for result in results],
         str(folder / "tasks-{}.arrow"),
         pa.string() if log.user_type == pl.String else pa.int64(),
-        pa.int64() if are_whole else pa.string(),
+        has_whole_items=log.item_type != pl.String,
     )
+
+
+@contextmanager
+def _rejects_written(rejects: Rejects) -> Iterator[None]:
+    """Write the rejects where the block ends in bad input: they say what is to be mended."""
+    try:
+        yield
+    except InputError:
+        if rejects.has_any:
+            rejects.write()
+        raise
 
 
 def _require_few_rejected(rejects: Rejects, log: ScannedLog, asked: AskedUsers) -> None:

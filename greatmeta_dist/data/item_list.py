@@ -25,7 +25,7 @@ def read_items(path: str, option: str, in_log: str, work: Path) -> list[str]:
     config = DataConfig(source="csv", path=path)
     table = Files.at(path, format_of(path, "csv"))
     available = Reader(config, work).columns(table)
-    column = _item_column(path, option, in_log, available)
+    column = item_column(path, option, in_log, available)
     if column is None:
         config, column, work = replace(config, has_header=False), "1", work / f"{option}-no-header"
         work.mkdir(exist_ok=True)
@@ -49,7 +49,7 @@ def read_items(path: str, option: str, in_log: str, work: Path) -> list[str]:
     return rows["item"].unique(maintain_order=True).to_list()
 
 
-def _item_column(path: str, option: str, in_log: str, available: Sequence[str]) -> str | None:
+def item_column(path: str, option: str, in_log: str, available: Sequence[str]) -> str | None:
     """The column of items; None where the file is text with an item on each line."""
     if in_log in available:
         return in_log

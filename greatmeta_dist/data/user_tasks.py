@@ -7,7 +7,7 @@ items are kept apart, because they are known to the user, too.
 Shapes: U users of a bucket, n interactions, I items of the catalogue.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,13 +54,16 @@ class GroupUnit:
 
     The result counts ``users``, ``rows`` that are known of them, ``repeats``, users without a row
     (``unknown_users``) and above ``data.max_support`` (``long_users``), rows of items that the
-    catalogue does not have (``unknown_rows``), and unknown values by feature.
+    run's catalogue does not have (``unknown_rows``), and unknown values by feature.
     """
 
     log: ScannedLog
     config: DataConfig
     has_time: bool
+    num_trained: int
+    """Items of the catalogue that the run was trained on."""
     num_items: int
+    """With those that are added behind it."""
     vocabularies: Sequence[Vocabulary]
     """Of the users' features that the model reads."""
     folder: Path
@@ -101,7 +104,7 @@ class GroupUnit:
             "rejected": len(bucket.rejected),
             "unknown_users": int((lengths == 0).sum()),
             "long_users": int((np.bincount(history.user[~is_read]) > 0).sum()),
-            "unknown_rows": int((item == self.num_items).sum()),
+            "unknown_rows": int((item >= self.num_trained).sum()),
             "unknown_values": unknown_values,
         }
 
@@ -137,28 +140,23 @@ class GroupUnit:
 
 
 def write_asked_context(
-    folder: Path, log: ScannedLog, catalogue: Sequence[str], users: pl.DataFrame | None
-) -> tuple[int, str | None]:
-    """Write what every bucket needs to know; returns how many items are not in the catalogue.
+    folder: Path, log: ScannedLog, items: Sequence[str], users: pl.DataFrame | None
+) -> None:
+    """Write what every bucket needs to know, as files: they may be large, and workers share them.
 
-    And the first of them. ``users`` has the features of users by ``id``.
+    ``items`` are the catalogue's and those added; ``users`` has the features of users by ``id``.
     """
-    items = log.items
-    tokens = items.cast(pl.String)
-    known = pl.DataFrame({"token": pl.Series(catalogue, dtype=pl.String)}).with_row_index("index")
-    found = tokens.alias("token").to_frame().join(
-        known, on="token", how="left", maintain_order="left"
-    )["index"].cast(pl.Int32)  # fmt: skip
-    is_unknown = found.is_null()
-    # Each has an index of its own here, so that two of them are no repeats of one item.
-    behind = len(catalogue) + is_unknown.cast(pl.Int32).cum_sum() - 1
-    index = pl.select(pl.coalesce(found, behind).cast(pl.Int32)).to_series()
-    table = pl.DataFrame({"item": items, "index": index, "hash": hash_tokens(tokens)})
+    tokens = log.items.cast(pl.String)
+    known = pl.DataFrame({"token": pl.Series(items, dtype=pl.String)}).with_row_index("index")
+    asked = tokens.alias("token").to_frame()
+    found = asked.join(known, on="token", how="left", maintain_order="left")["index"]
+    # Each unknown item has an index of its own here, so that two are no repeats of one item.
+    behind = len(items) + found.is_null().cast(pl.Int32).cum_sum() - 1
+    index = pl.select(pl.coalesce(found.cast(pl.Int32), behind).cast(pl.Int32)).to_series()
+    table = pl.DataFrame({"item": log.items, "index": index, "hash": hash_tokens(tokens)})
     write_table(folder / INDEX, table)
     if users is not None:
         write_table(folder / USERS, users)
-    strange = tokens.filter(is_unknown)
-    return len(strange), strange[0] if len(strange) else None
 
 
 def read_asked(
@@ -183,6 +181,18 @@ def read_asked(
         Ragged(np.empty(0, np.float32), none),
     )
     return AskedTasks(batch.column("user"), tasks, ragged_of(batch.column("also_seen")))
+
+
+def user_hashes(users: pa.Array) -> NDArray[np.uint64]:
+    """[U] of users of any type: the same user has the same hash."""
+    return hash_tokens(pl.Series(pl.from_arrow(users)).cast(pl.String))
+
+
+def write_user_hashes(path: Path, tasks: Iterable[Path]) -> None:
+    """Write the hashes of all users of some buckets, ascending."""
+    hashes = [user_hashes(map_arrow(one).column("user")) for one in tasks]
+    with written_atomically(path) as partial, partial.open("wb") as file:
+        np.save(file, np.sort(np.concatenate(hashes)), allow_pickle=False)
 
 
 def _in_order_of(users: pl.Series, history: History) -> tuple[History, Ints]:

@@ -1,14 +1,22 @@
 """The service on this machine, in a Ray of its own, until it is stopped."""
 
 import logging
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 # Before Ray, which reads its settings when it is imported.
 from greatmeta_dist.launch.ray_cluster import connected  # isort: skip
 
+# Serve ends its HTTP process, and starts another one, where it does not answer in 5 s. On a busy
+# machine none would ever come up.
+os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
+
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
@@ -42,11 +50,9 @@ def serve_here(run: Path, config: ServeConfig, display: Display) -> None:
             raise KeyboardInterrupt
 
     with noted_stop_signals(stop_at_once) as stop, connected(cluster, display):
-        try:
+        with _errors_in_one_line():
             start(config)
             serve.run(bound(config, partial(load_run, str(run.absolute()))), name=NAME)
-        except RayServeException as error:
-            raise RuntimeError(f"the service did not start: {error}") from error
         is_up = True
         display.say(
             f"serving {run}, step {step}, at {address(config)}; stop with Ctrl-C. "
@@ -56,6 +62,17 @@ def serve_here(run: Path, config: ServeConfig, display: Display) -> None:
             time.sleep(LOOK_S)
         display.say("stopping; requests under way are finished")
         serve.delete(NAME)  # which waits for them; all else ends with Ray
+
+
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    """Raise ``RuntimeError`` with the last line of an error of Ray's, which holds the cause."""
+    try:
+        yield
+    except (RayError, RayServeException, RuntimeError) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        cause = lines[-1].strip() if lines else type(error).__name__
+        raise RuntimeError(f"the service did not start: {cause}") from error
 
 
 def start(config: ServeConfig) -> None:

@@ -22,6 +22,8 @@ VERBATIM = (
     "users",
     "out",
     "candidates",
+    "items",
+    "ratings",
     "against",
     "data.path",
     "data.split",
@@ -101,11 +103,11 @@ COMMANDS = {
         tuple(name for name in SECTIONS if name not in ("data", "evaluate", "serve")),
     ),
     "evaluate": Command(
-        "run → table and evaluation.json: evaluate run=DIR [store=DIR] [against=RUN]",
+        "run → table and evaluation.json: evaluate run=DIR [against=RUN]",
         ("store", "run"),
         ("evaluate", "data"),
-        not_read=tuple(f"data.{name}" for name in (*OF_SPLITS, *OF_SYNTHETIC)),
-        options=("against",),
+        not_read=tuple(f"data.{name}" for name in ("path", *OF_SPLITS, *OF_SYNTHETIC)),
+        options=("users", "against"),
     ),
     "export": Command(
         "run → folder that predicts without this package: export run=DIR out=DIR", ("run", "out")
@@ -118,7 +120,7 @@ COMMANDS = {
             *(f"data.{name}" for name in OF_PREPARATION),
             *(f"cluster.{name}" for name in OF_TRAINING),
         ),
-        options=("k", "exclude_seen", "candidates"),
+        options=("k", "exclude_seen", "candidates", "new_items", "items", "ratings", "explain"),
     ),
     "serve": Command(
         "run → recommendations over HTTP: serve run=DIR [serve.port=8000]", ("run",), ("serve",)

@@ -19,15 +19,13 @@ from greatmeta_dist.data.rejects import Rejects
 from greatmeta_dist.data.units import RunUnits
 from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.files import locked, publish_whole
-from greatmeta_dist.recommend.recommend_users import (
-    BatchRecommendation,
-    Request,
-    Summary,
-    TrainedModel,
-)
+from greatmeta_dist.recommend.batch_request import Request, Summary, TrainedModel
+from greatmeta_dist.recommend.recommend_users import BatchRecommendation
 
 SEEN_BY_ALL = "run=DIR, the users' files and the folder of out=FILE"
 """What workers on other machines must see."""
+SHARE_BESIDE = 0.2
+"""Of the progress, for a log beside that of the users."""
 
 
 def recommend_to_files(
@@ -57,14 +55,22 @@ def recommend_to_files(
         if not work.exists():
             _delete_content(root)
             work.mkdir()
-        phases = Phases(
-            work / "phases", run_units=run_units, progress=progress, seen_by_all=SEEN_BY_ALL
+        # The log beside is looked at first.
+        share = SHARE_BESIDE if request.ratings is not None else 0.0
+        phases, beside = (
+            Phases(
+                work / name,
+                run_units=run_units,
+                progress=_part_of(progress, first, last),
+                seen_by_all=SEEN_BY_ALL,
+            )
+            for name, first, last in (("phases", share, 1.0), ("phases-beside", 0.0, share))
         )
         rejects = Rejects(rejects_path(out))
         batch = BatchRecommendation(request, model, work, phases, rejects)
         try:
             with errors_in_our_words():
-                made, summary = batch.run(config, typed, run_model_units)
+                made, summary = batch.run(config, typed, run_model_units, beside)
         except InputError:  # the same command would end in the same way
             _delete_content(root)
             raise
@@ -75,6 +81,15 @@ def recommend_to_files(
         _delete_content(root)
         phases.end("done")
         return summary
+
+
+def _part_of(progress: Progress, first: float, last: float) -> Progress:
+    """The progress of a part of the work; the whole never goes back."""
+
+    def tell(phase: str, share: float) -> None:
+        progress(phase, first + (last - first) * share)
+
+    return tell
 
 
 def rejects_path(out: Path) -> Path:
@@ -105,7 +120,13 @@ def _work_key(request: Request, model: TrainedModel, config: DataConfig) -> str:
 
     Files are told by their size and time of change, so that going on costs no reading of them.
     """
-    names = (request.users, request.candidates, config.users_path)
+    names = (
+        request.users,
+        request.candidates,
+        request.items,
+        request.ratings,
+        config.users_path,
+    )
     files = [
         [str(path), path.stat().st_size, path.stat().st_mtime_ns]
         for name in names

@@ -85,8 +85,9 @@ class Explainer:
 
     def pooled(self, entities: Features, index: np.ndarray) -> Tensor:
         """Features of the chosen entities [n], as the model sees them: [n, fields·d]."""
-        if not entities.fields:
-            return torch.zeros(len(index), 0, dtype=torch.float64)
+        width = len(entities.fields) * self.scorer.worker.model.embedding_dim
+        if not width or not len(index):
+            return torch.zeros(len(index), width, dtype=torch.float64)
         slots = entities.slots(index.astype(np.int64), None)
         rows = Grouped.of(slots.row)
         table = SlotTable(

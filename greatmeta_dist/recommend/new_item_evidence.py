@@ -1,16 +1,17 @@
 """Known ratings → evidence of new items, batch by batch: a log of any size needs one pass."""
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from greatmeta_dist.data.known_ratings import KnownRatings
 from greatmeta_dist.priors.base import UserRows
-from greatmeta_dist.priors.item_evidence import EvidenceModel, ItemEvidence
-from greatmeta_dist.ragged import Ragged, offsets_of
+from greatmeta_dist.priors.item_evidence import EvidenceModel, Floats, ItemEvidence
+from greatmeta_dist.ragged import Ints, Ragged, offsets_of
 from greatmeta_dist.recommend.new_items import FeaturesByItem, item_features
 from greatmeta_dist.recommend.new_users import NewUsers
 
@@ -37,24 +38,33 @@ class NewItemEvidence:
 
     def add(self, known: KnownRatings) -> "NewItemEvidence":
         """With these users' ratings. Raises ``InputError`` where one is out of range."""
-        rating = self.catalogue.labels(known)
-        index = self.catalogue.indices(known.item)
-        user = np.repeat(np.arange(len(known.users)), np.diff(known.offsets))
+        item = Ragged(self.catalogue.indices(known.item), known.offsets)
+        tokens = np.array(known.item)
+        return self.add_rows(item, self.catalogue.labels(known), lambda rows: tokens[rows])
+
+    def add_rows(
+        self, item: Ragged, rating: Floats, token_of: Callable[[Ints], NDArray]
+    ) -> "NewItemEvidence":
+        """With the ratings [n] of the users of ``item``, which has indices.
+
+        Those beyond the catalogue are of new items. ``token_of`` gives the items of some rows.
+        """
+        num_users, index = len(item.lengths), item.values
+        user = np.repeat(np.arange(num_users), item.lengths)
         bias = self.model.bias
         num_items = len(bias.item_count)
         is_trained = bias.item_count[np.minimum(index, num_items - 1)] > 0
         is_trained &= index < num_items
+        is_new = np.flatnonzero(~is_trained)
+        num_rows = self.num_rows + len(index)
+        if not len(is_new):
+            return replace(self, num_rows=num_rows)
         # In the order of the catalogue, so that a user's sums do not depend on how a log is sorted.
         order = np.lexsort((index, user))
         order = order[is_trained[order]]
-        lengths = np.bincount(user[order], minlength=len(known.users))
+        lengths = np.bincount(user[order], minlength=num_users)
         trained = UserRows(Ragged(index[order], offsets_of(lengths)), rating[order])
-        is_new = np.flatnonzero(~is_trained)
-        num_rows = self.num_rows + len(known.item)
-        if not len(is_new):
-            return replace(self, num_rows=num_rows)
-        token = np.array(known.item)[is_new]
-        more = self.model.evidence(trained, user[is_new], token, rating[is_new])
+        more = self.model.evidence(trained, user[is_new], token_of(is_new), rating[is_new])
         return replace(self, sums=self.sums + more, num_rows=num_rows)
 
     def __add__(self, other: "NewItemEvidence") -> "NewItemEvidence":

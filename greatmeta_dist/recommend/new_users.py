@@ -64,7 +64,7 @@ class NewUsers:
     @cached_property
     def has_whole_ids(self) -> bool:
         """Whether all items' ids are whole numbers."""
-        return all(t.isdecimal() and (t == "0" or t[0] != "0") for t in self.items)
+        return all(map(is_whole_id, self.items))
 
     @cached_property
     def fields(self) -> list[Field]:
@@ -156,6 +156,11 @@ class NewUsers:
             lists.append(known or [field.unknown_row])
         flat = np.array([row for one in lists for row in one], np.int32)
         return Ragged(flat, offsets_of(np.array([len(one) for one in lists], np.int64)))
+
+
+def is_whole_id(token: str) -> bool:
+    """Whether a token is that of a whole number; 007 is not."""
+    return token.isdecimal() and (token == "0" or token[0] != "0")
 
 
 def _token(value: Any, field: Field) -> str:

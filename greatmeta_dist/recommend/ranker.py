@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +15,12 @@ from greatmeta_dist.data.tasks import TaskTable
 from greatmeta_dist.errors import require
 from greatmeta_dist.evaluation.scoring import Scorer
 from greatmeta_dist.recommend.catalogue_scorer import CatalogueScorer, TopItems
+from greatmeta_dist.recommend.explain import ExplainedUser, Explainer
+from greatmeta_dist.recommend.explanation import Explanation
 from greatmeta_dist.recommend.new_users import NewUsers, with_unknown_item
 
+RECOMMENDATION = ("item", "score")
+"""Columns of a recommendation."""
 USERS_PER_BATCH = 64
 """Users at a time, which bounds memory: each has a score for every item."""
 
@@ -27,6 +32,18 @@ class Recommendation(NamedTuple):
     """Its id: a text, or a whole number where all ids are and no text was given for one."""
     score: float
     """The predicted rating, or the chance of a click."""
+
+
+class ExplainedRecommendation(NamedTuple):
+    """An item for a user, with what moved its score."""
+
+    item: Any
+    score: float
+    why: list[str]
+    """What moved the score most, in words: ``Explanation.reasons``."""
+
+
+AnyRecommendation = Recommendation | ExplainedRecommendation
 
 
 @dataclass(frozen=True)
@@ -61,9 +78,15 @@ class Ranker:
         user_features: Any,
         exclude_seen: bool,
         candidates: Iterable[Any] | None,
+        explain: int = 0,
     ) -> Any:
         """As ``Predictor.recommend``."""
         check_k(k)
+        is_number = isinstance(explain, int | np.integer) and not isinstance(explain, bool)
+        require(
+            is_number and explain >= 0,
+            f"explain is {explain!r}; expected a number of reasons from 0 on",
+        )
         known = known_ratings(interactions)
         tasks = self._tasks(known, user_features)
         of_catalogue = self.of_catalogue
@@ -75,7 +98,29 @@ class Ranker:
             users = tasks.take(np.arange(first, min(first + USERS_PER_BATCH, len(tasks))))
             seen = users.support_item if exclude_seen else None
             top += of_catalogue.top(users, int(k), exclude=seen)
-        return _as_asked(known, [self.named(one, known.has_text_ids) for one in top])
+        lists = [self.named(one, known.has_text_ids) for one in top]
+        if not explain:
+            return _as_asked(known, lists, RECOMMENDATION)
+        explained: list[Sequence[ExplainedRecommendation]] = []
+        for number, (best, named) in enumerate(zip(top, lists, strict=True)):
+            user = self._explained_user(known, tasks, number, user_features)
+            rows = zip(best.item.tolist(), named, strict=True)
+            whys = [user.explain(index, one.item).reasons(int(explain)) for index, one in rows]
+            pairs = zip(named, whys, strict=True)
+            explained.append([ExplainedRecommendation(*one, why) for one, why in pairs])
+        return _as_asked(known, explained, (*RECOMMENDATION, "why"))
+
+    def explain(self, interactions: Any, item: Any, *, user_features: Any) -> Explanation:
+        """As ``Predictor.explain``."""
+        known = known_ratings(interactions)
+        require(
+            known.is_one_user and len(known.users) == 1,
+            "a score is explained for one user; give {item: rating}, pairs (item, rating) or items",
+        )
+        tasks = self._tasks(known, user_features)
+        index = self._indices([token_of(item)], "items")
+        user = self._explained_user(known, tasks, 0, user_features)
+        return user.explain(int(index[0]), item)
 
     def score(
         self, interactions: Any, items: Iterable[Any], *, user_features: Any
@@ -89,6 +134,24 @@ class Ranker:
             return np.empty(of_all.shape[1:] if known.is_one_user else of_all.shape)
         scores = self.scorer.predict(tasks.asking(of_all))["adapted"].reshape(of_all.shape)
         return scores[0] if known.is_one_user else scores
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        return Explainer(self.scorer, self.new_users)
+
+    def _explained_user(
+        self, known: KnownRatings, tasks: TaskTable, number: int, user_features: Any
+    ) -> ExplainedUser:
+        """One of the users, whose items and features are called as the caller called them."""
+        items = known.item[slice(*known.offsets[number : number + 2])]
+        features = user_features or {}
+        if not known.is_one_user:
+            features = features.get(known.users[number], {})
+        return self.explainer.of_user(
+            tasks.take(np.array([number])),
+            items=self._ids(items, known.has_text_ids),
+            features=features,
+        )
 
     def _tasks(self, known: KnownRatings, user_features: Any) -> TaskTable:
         """The users as tasks; warns of items that are not in the catalogue."""
@@ -123,10 +186,14 @@ class Ranker:
     def named(self, top: TopItems, are_texts: bool) -> list[Recommendation]:
         """Recommendations with ids as the caller knows them."""
         tokens = [self.new_users.items[index] for index in top.item]
-        ids: list[Any] = list(tokens)
-        if self.new_users.has_whole_ids and not are_texts:
-            ids = [int(token) for token in tokens]
+        ids = self._ids(tokens, are_texts)
         return [Recommendation(*row) for row in zip(ids, top.score.tolist(), strict=True)]
+
+    def _ids(self, tokens: Sequence[str], are_texts: bool) -> list[Any]:
+        """Items' ids: whole numbers where all of the catalogue are and the caller wrote no text."""
+        if self.new_users.has_whole_ids and not are_texts:
+            return [int(token) if token.isdecimal() else token for token in tokens]
+        return list(tokens)
 
 
 def check_k(k: Any) -> None:
@@ -142,7 +209,9 @@ def tokens_of(items: Iterable[Any], what: str) -> list[str]:
     return [token_of(item) for item in items]
 
 
-def _as_asked(known: KnownRatings, lists: list[list[Recommendation]]) -> Any:
+def _as_asked(
+    known: KnownRatings, lists: Sequence[Sequence[AnyRecommendation]], columns: Sequence[str]
+) -> Any:
     """A list, a dictionary of lists, or a frame, as the users came."""
     if known.frame is None:
         return lists[0] if known.is_one_user else dict(zip(known.users, lists, strict=True))
@@ -151,8 +220,8 @@ def _as_asked(known: KnownRatings, lists: list[list[Recommendation]]) -> Any:
         for user, of_user in zip(known.users, lists, strict=True)
         for rank, one in enumerate(of_user, start=1)
     ]
-    names = ("user", "rank", "item", "score")
-    columns = {name: [row[k] for row in rows] for k, name in enumerate(names)}
+    names = ("user", "rank", *columns)
+    by_name = {name: [row[k] for row in rows] for k, name in enumerate(names)}
     if known.is_one_user:
-        del columns["user"]
-    return like(known.frame, columns)
+        del by_name["user"]
+    return like(known.frame, by_name)

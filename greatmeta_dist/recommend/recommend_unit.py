@@ -3,10 +3,9 @@
 Each process loads the model once, whatever number of units it runs.
 """
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -29,14 +28,15 @@ from greatmeta_dist.recommend.catalogue_scorer import (
     CatalogueScorer,
     TopItems,
 )
-from greatmeta_dist.recommend.ranker import USERS_PER_BATCH, Ranker
+from greatmeta_dist.recommend.explain import ExplainedUser
+from greatmeta_dist.recommend.loaded_model import LoadsModel, made_once
+from greatmeta_dist.recommend.ranker import USERS_PER_BATCH
 
 RECOMMEND = "recommend"
+WHY = pa.field("why", pa.list_(pa.string()))
+"""The column of reasons."""
 EXACT_SCORES = 1 << 20
 """Items of all users of a batch that are scored exactly at a time, about."""
-
-LoadRanker = Callable[[], Ranker]
-"""Loads a run's ranker. It can be hashed and sent to other machines."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class Opened:
     fields: list[Field]
     """The users' features that the model reads."""
     spec: FeatureSpec
+    explain: Callable[[TaskTable], ExplainedUser]
+    """What the scores of one user are explained with."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class RecommendUnit:
     The result counts ``rows``, and users without any (``no_items``).
     """
 
-    load: LoadRanker
+    load: LoadsModel
     tasks: str
     """Where the tasks of buckets are, with ``{}`` for the number of the bucket."""
     schema: pa.Schema
@@ -68,6 +70,8 @@ class RecommendUnit:
     candidates: tuple[int, ...] | None
     """Indices into the catalogue; None for all items."""
     folder: Path
+    explain: int = 0
+    """Reasons for each item, in words; with 0 there is no such column."""
 
     def path(self, number: int) -> Path:
         """What a unit writes."""
@@ -94,18 +98,23 @@ class RecommendUnit:
 
     def opened(self) -> Opened:
         """The model, loaded when a process needs it for the first time."""
-        return _shared(
-            (self.load, self.candidates, str(self.schema.field("item").type)), self._open
-        )
+        key = (self.load, self.candidates, str(self.schema.field("item").type))
+        return made_once(key, self._open)
 
     def _open(self) -> Opened:
-        ranker = _rankers.get(self.load) or self.load()
+        ranker = self.load.ranker()
         of_catalogue, new_users = ranker.of_catalogue, ranker.new_users
         if self.candidates is not None:
             of_catalogue = of_catalogue.restricted(np.array(self.candidates, np.int64))
         item = pa.array(new_users.items, pa.string()).cast(self.schema.field("item").type)
         fields = new_users.catalogue.fields("user", new_users.feature_spec)
-        return Opened(of_catalogue, item, fields, new_users.feature_spec)
+        return Opened(
+            of_catalogue,
+            item,
+            fields,
+            new_users.feature_spec,
+            lambda task: ranker.explainer.of_user(task),
+        )
 
     def _batches(self, num_users: int, num_items: int) -> Iterator[Ints]:
         """Users at a time: fewer where each has many items that are scored exactly."""
@@ -130,28 +139,14 @@ class RecommendUnit:
         """
         item = np.concatenate([one.item for one in top])
         score = np.concatenate([one.score for one in top])
-        return {"item": opened.item.take(pa.array(item)), "score": score.astype(np.float32)}
+        columns = {"item": opened.item.take(pa.array(item)), "score": score.astype(np.float32)}
+        return columns | ({WHY.name: self._whys(opened, tasks, top)} if self.explain else {})
 
-
-_rankers: dict[LoadRanker, Ranker] = {}
-"""What this process has loaded by other means."""
-
-
-def keep_ranker(load: LoadRanker, ranker: Ranker) -> None:
-    """Let units of this process use a ranker that is loaded already."""
-    _rankers.clear()
-    _rankers[load] = ranker
-
-
-_lock = Lock()
-_kept: dict[Hashable, Any] = {}
-"""What this process has opened last."""
-
-
-def _shared(key: Hashable, make: Callable[[], Any]) -> Any:
-    """What ``make`` makes, made once for a key: threads wait for the first of them."""
-    with _lock:
-        if key not in _kept:
-            _kept.clear()
-            _kept[key] = make()
-        return _kept[key]
+    def _whys(self, opened: Opened, tasks: TaskTable, top: list[TopItems]) -> list[list[str]]:
+        """Why each item has its score, row by row."""
+        whys = []
+        for number, best in enumerate(top):
+            user = opened.explain(tasks.take(np.array([number])))
+            for index in best.item.tolist():
+                whys.append(user.explain(index, None).reasons(self.explain))
+        return whys

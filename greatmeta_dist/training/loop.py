@@ -218,9 +218,8 @@ class Training:
         start = time.monotonic()
         self.checkpoints.save(step)
         tracker.write_scalars(step, {"perf/seconds_for_snapshot": time.monotonic() - start})
-        best = self.validation.best
-        is_best = best is not None and best["step"] == step
-        text = f"the best so far: validation RMSE {best['rmse']:.4f}" if best and is_best else ""
+        is_best = self.validation.is_best(step)
+        text = f"the best so far: {self.validation.describe_best()}" if is_best else ""
         tracker.write_event(step, "checkpoint", text)
 
     def _write_start(self, start: int, tracker: Tracker) -> None:

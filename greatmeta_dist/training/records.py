@@ -46,6 +46,7 @@ def open_tracker(run: Path, config: Config, worker: Worker, *, start: int) -> Tr
         history=History(run),
         has_gpu=worker.device.type == "cuda",
         is_group=worker.communicator.size > 1,
+        is_click=worker.inner.loss == "bce",
     )
 
 

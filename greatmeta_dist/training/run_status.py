@@ -9,7 +9,7 @@ starts. What changes is ``system/status``: a curve, whose last value is a column
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -43,10 +43,12 @@ def recorded_end(run: Path, *, steps: int) -> Iterator[None]:
     except KeyboardInterrupt:
         # A stop in the last step leaves a complete run.
         is_done = _trained_steps(run) == steps
-        _record(run, "done" if is_done else "stop", "Ctrl-C, SIGTERM or a notice to leave")
+        with suppress(OSError):  # that training ended so counts more, here and below
+            _record(run, "done" if is_done else "stop", "by Ctrl-C, SIGTERM or the driver")
         raise
     except BaseException as error:
-        _record(run, "failure", f"{error}" or type(error).__name__)
+        with suppress(OSError):
+            _record(run, "failure", f"{error}" or type(error).__name__)
         raise
     _record(run, "done", f"{steps} steps")
 

@@ -6,7 +6,8 @@ What stands before a tag's first slash is a section of TensorBoard's page *Time 
 from fnmatch import fnmatchcase
 
 TAGS = {
-    "best/step": "The step with the least RMSE on the validation users so far; predictions use it.",
+    "best/step": "The step with the least RMSE on the validation users so far (of clicks, log "
+    "loss). Predictions use it.",
     "best/*": "A metric of the best step so far, on the validation users.",
     "train/loss": "Mean query loss of a step's users, after adaptation.",
     "train/loss_unadapted": "Mean query loss of a step's users, before adaptation.",
@@ -42,6 +43,8 @@ TAGS = {
     "val/*/rmse": "RMSE of this split's users after adaptation, in the ratings' units.",
     "val/*/mae": "Mean absolute error of this split's users after adaptation, in the ratings' "
     "units.",
+    "val/*/log_loss": "Mean log loss of this split's query rows after adaptation (clicks).",
+    "val/*/auc": "AUC: how surely a clicked row of a user is put before one that was not clicked.",
     "val/*/ndcg@*": "nDCG of this split's query rows, cut off at so many. 1 is the best order.",
     "val/*/*": "A metric of this split's users, after adaptation.",
     "perf/users_per_s": "Training users a second, over all workers, since the last point. "
@@ -71,6 +74,11 @@ SCENARIO_RMSE = "val/(warm|user_cold|item_cold|both_cold)/rmse"
 FIRST_PAGE = {
     "Is it learning?": {
         "RMSE on validation users, and the best so far": ("val/valid/rmse", "best/rmse"),
+        "log loss on validation users, and the best so far": (
+            "val/valid/log_loss",
+            "best/log_loss",
+        ),
+        "AUC on validation users": ("val/valid/auc",),
         "RMSE by scenario": (SCENARIO_RMSE,),
         "nDCG@10 on validation users": ("val/valid/ndcg@10",),
         "loss of a step's users, before and after adaptation": (
@@ -102,11 +110,12 @@ FIRST_PAGE = {
 }
 """TensorBoard's page *Custom Scalars*: questions, their charts, and regular expressions of the
 tags that a chart draws. Each must fit a tag as a whole."""
-NEEDS_SCHEDULER, NEEDS_GPU, NEEDS_GROUP = (
-    ("meta/",),
-    ("system/gpu",),
-    ("perf/seconds/", "perf/bytes/"),
-)
+NEEDS = {
+    "has_scheduler": ("meta/",),
+    "has_gpu": ("system/gpu",),
+    "is_group": ("perf/seconds/", "perf/bytes/"),
+    "is_click": ("val/valid/log_loss", "val/valid/auc"),
+}
 """What the tags begin with of charts that only some trainings fill."""
 
 
@@ -116,14 +125,16 @@ def describe(tag: str) -> str:
 
 
 def first_page(
-    *, has_scheduler: bool, has_gpu: bool, is_group: bool
+    *, has_scheduler: bool, has_gpu: bool, is_group: bool, is_click: bool
 ) -> dict[str, dict[str, list[str]]]:
     """Questions, charts and their patterns, without charts that this training leaves empty."""
-    left_out = (
-        *(() if has_scheduler else NEEDS_SCHEDULER),
-        *(() if has_gpu else NEEDS_GPU),
-        *(() if is_group else NEEDS_GROUP),
-    )
+    has = {
+        "has_scheduler": has_scheduler,
+        "has_gpu": has_gpu,
+        "is_group": is_group,
+        "is_click": is_click,
+    }
+    left_out = tuple(start for need, starts in NEEDS.items() if not has[need] for start in starts)
     return {
         question: {
             # TensorBoard matches from the start only: without an end "val/valid/rmse" would also

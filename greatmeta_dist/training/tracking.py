@@ -103,16 +103,19 @@ class TensorBoardTracker:
         history: History | None = None,
         has_gpu: bool = False,
         is_group: bool = False,
+        is_click: bool = False,
     ):
         """``purge_step`` is the first step to be written, 0 in a fresh run.
 
         A run that died wrote steps after its last checkpoint. TensorBoard drops what an earlier
         writer recorded from ``purge_step`` on, so the resumed run's curves have no point twice.
-        ``history`` takes the events; without one they are not kept. ``has_gpu`` and ``is_group``
-        say which charts the first page has.
+        ``history`` takes the events; without one they are not kept. ``has_gpu``, ``is_group`` and
+        ``is_click`` say which charts the first page has.
         """
         self._sizes, self._history = sizes, history
-        page = first_page(has_scheduler=sizes.total > 0, has_gpu=has_gpu, is_group=is_group)
+        page = first_page(
+            has_scheduler=sizes.total > 0, has_gpu=has_gpu, is_group=is_group, is_click=is_click
+        )
         write_header(folder, [layout_value(page), start_value(hyperparameters, time.time())])
         self._file = EventFile(folder, purge_step=purge_step)
         self._described: set[str] = set()

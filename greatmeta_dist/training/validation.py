@@ -69,6 +69,12 @@ class Validation:
     def is_best(self, step: int) -> bool:
         return self.best is not None and self.best["step"] == step
 
+    def describe_best(self) -> str:
+        """The number by which the best step is chosen, in words."""
+        assert self.best is not None
+        name = "RMSE" if self._loss == "rmse" else "log loss"
+        return f"validation {name} {self.best[self._loss]:.4f}"
+
     def _score(self, step: int, split: str, tracker: Tracker) -> dict[str, float | None] | None:
         """A split's metrics, written to the records; None except on rank 0."""
         scored = score_split(self._scorer, self._store, split, max_users=MAX_VALID_USERS)

@@ -61,6 +61,16 @@ WORKER = 'requests: &worker_resources {cpu: "4", memory: 16Gi, nvidia.com/gpu: "
         ("RAY_JOB_STOP_WAIT_TIME_S", "RAY_JOB_STOP_WAIT", "RAY_JOB_STOP_WAIT_TIME_S is not set"),
         ("RAY_USAGE_STATS_ENABLED", "RAY_JOB_STOP_WAIT_TIME_S", "comes twice"),
         ("RAY_USAGE_STATS_ENABLED", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN stands here for all to read"),
+        (
+            "PeriodSeconds: 90",
+            "PeriodSeconds: 60",
+            "60 s, and Ray drains for 60; expected 75 or more",
+        ),
+        (
+            "terminationGracePeriodSeconds: 90",
+            "",
+            "30 s, and Ray drains for 60; expected 75 or more",
+        ),
         # Rights
         ("runAsNonRoot: true", "runAsNonRoot: false", "the container may run as root"),
         ("runAsUser: 1000", "runAsUser: 0", "the container may run as root"),

@@ -118,6 +118,23 @@ def test_the_job_ends_with_the_training_s_own_code(code, job):
     assert job.log("requeued") is None
 
 
+def test_a_training_that_was_killed_is_queued_again(job):
+    job.wait_until_training()
+    job.end_training(137)
+    code, output = job.finish()
+    assert code == 0
+    assert job.log("requeued") == f"requeue {os.getpid()}"
+    assert output.splitlines()[0] == "training was ended from outside (137)"
+
+
+def test_a_training_that_was_killed_ten_times_is_given_up(tmp_path):
+    job = Job(tmp_path, "/store", "/run", SLURM_RESTART_COUNT="10")
+    job.wait_until_training()
+    job.end_training(137)
+    assert job.finish()[0] == 137
+    assert job.log("requeued") is None
+
+
 def test_before_the_time_is_over_training_stops_and_is_queued_again(job):
     job.wait_until_training()
     os.kill(job.process.pid, signal.SIGTERM)

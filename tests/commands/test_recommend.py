@@ -100,7 +100,7 @@ def items_by_user(lists: pl.DataFrame) -> dict[str, list[str]]:
 
 
 def test_lists_are_those_of_the_predictor_in_the_order_of_the_log(recommend, run, log):
-    out = good(recommend("users=new.csv", "out=lists", "k=4"))
+    out = good(recommend("users=new.csv", "out=lists", "k=4", "new_items=false"))
     assert "116 recommendations to 30 users are in lists" in out
     assert "1 users know all items" in out
     lists = pl.read_parquet("lists")
@@ -202,14 +202,69 @@ def test_a_user_whose_rows_do_not_count_still_gets_a_list(recommend, run, log):
 
 def test_items_that_the_catalogue_lacks_are_reported_and_are_no_repeats(recommend, run, log):
     Path("new.csv").write_text("u,i,r\na,i1,5\na,x1,1\na,x2,5\na,i1,4\n")
-    out = good(recommend("users=new.csv", "out=lists", "k=50"))
+    out = good(recommend("users=new.csv", "out=lists", "k=50", "new_items=false"))
     assert "2 rows of 2 items that the catalogue does not have; the first is x1" in out
     assert "1 repeats of a user and an item" in out
     with pytest.warns(UserWarning, match="2 of 3 interactions"):
         expected = Predictor.load(run).recommend({"i1": 4.0, "x1": 1.0, "x2": 5.0}, 50)
+    require_lists(pl.read_parquet("lists"), {"a": expected})
+
+
+def require_lists(lists: pl.DataFrame, expected: dict[str, list]) -> None:
+    """The same items, with about the same scores."""
+    assert items_by_user(lists) == {user: [i for i, _ in e] for user, e in expected.items() if e}
+    scores = [score for user in expected for _, score in expected[user]]
+    assert lists["score"].to_list() == pytest.approx(scores, abs=1e-5)
+
+
+def new_ratings(log: pl.DataFrame) -> pl.DataFrame:
+    """The log, in which users also rate the new items x0 to x3."""
+    rows = [
+        (f"n{u}", f"x{(u + k) % 4}", float(1 + (u * k) % 5), 0) for u in range(25) for k in (0, 1)
+    ]
+    return pl.concat([log, pl.DataFrame(rows, log.schema, orient="row")])
+
+
+def test_new_items_that_the_log_rates_are_learnt_from_and_recommended(
+    recommend, run, log, monkeypatch
+):
+    both = new_ratings(log)
+    both.write_csv("new.csv")
+    out = good(recommend("users=new.csv", "out=lists", "k=60"))
+    assert "4 behind the catalogue; " in out
+    predictor = Predictor.load(run).with_items(interactions=both.drop("t"))
+    users = both["u"].unique(maintain_order=True).to_list()
+    expected = predictor.recommend({user: ratings_of(both, user) for user in users}, 60)
     lists = pl.read_parquet("lists")
-    assert lists["item"].to_list() == [item for item, _ in expected]
-    assert lists["score"].to_list() == pytest.approx([s for _, s in expected], abs=1e-5)
+    require_lists(lists, expected)
+    assert any(item.startswith("x") for item in lists["item"])
+    monkeypatch.setattr(scan, "UNIT_ROWS", 60)
+    monkeypatch.setattr(scan, "BUCKET_BYTES", 500)
+    monkeypatch.setattr(recommend_users, "MAX_USERS", 4)
+    good(recommend("users=new.csv", "out=many", "k=60", "cluster.workers=2"))
+    many = pl.read_parquet("many").sort("user", "rank")
+    assert many["score"].to_list() == pytest.approx(lists.sort("user", "rank")["score"], abs=1e-5)
+
+
+def test_new_items_come_from_a_file_with_features_and_from_a_log_beside(recommend, run, log):
+    both = new_ratings(log)
+    beside = both.filter(pl.col("i").str.starts_with("x") | (pl.col("u") < "n2"))
+    beside.write_parquet("beside.parquet")
+    Path("items.csv").write_text("i,kind\nx0,c1|d2\ny,c3\ni1,c0\n")
+    asked = log.filter(pl.col("u").is_in(["n1", "n3", "n29"]))
+    asked.write_csv("new.csv")
+    words = ["users=new.csv", "items=items.csv", "ratings=beside.parquet", "k=60"]
+    out = good(recommend(*words, "out=lists"))
+    assert "2 behind the catalogue" in out
+    # Of users who are asked about, the log beside is not read.
+    others = beside.filter(~pl.col("u").is_in(["n1", "n3", "n29"]))
+    known = pl.concat([asked, others.filter(~pl.col("i").is_in(["x1", "x2", "x3"]))]).drop("t")
+    features = {"x0": {"kind": ["c1", "d2"]}, "y": {"kind": ["c3"]}}
+    predictor = Predictor.load(run).with_items(features, known)
+    expected = predictor.recommend({u: ratings_of(asked, u) for u in ("n1", "n3", "n29")}, 60)
+    require_lists(pl.read_parquet("lists"), expected)
+    code, _, err = recommend(*words, "out=other", "new_items=false")
+    assert (code, "new_items=false, and items or ratings names a file" in err) == (2, True)
 
 
 def test_seen_items_and_other_than_candidates_are_left_out_as_asked(recommend, log):
@@ -234,7 +289,7 @@ def test_a_click_run_takes_ratings_or_clicks_and_users_features(recommend, click
         "n1": {"age": 31, "country": "mars"},
         "n2": {"country": "no"},
     }
-    words = ["users=new.csv", "k=4", "data.users_path=people.csv"]
+    words = ["users=new.csv", "k=4", "data.users_path=people.csv", "new_items=false"]
     out = good(recommend(*words, "out=ratings", of=clicks))
     assert "1 users' country: training did not have it" in out
     log.select("u", "i").write_csv("new.csv")
@@ -389,3 +444,27 @@ def test_a_run_without_its_store_recommends(recommend, run, log):
     moved = store.rename(store.with_name("away"))
     good(recommend("users=new.csv", "out=lists"))
     moved.rename(store)
+
+
+def test_each_item_comes_with_what_moved_its_score(recommend, run, clicks, log, tmp_path):
+    good(recommend("users=new.csv", "out=lists.parquet", "k=4"))
+    good(recommend("users=new.csv", "out=why.parquet", "k=4", "explain=2"))
+    plain, lists = pl.read_parquet("lists.parquet"), pl.read_parquet("why.parquet")
+    assert lists.schema == COLUMNS | {"why": pl.List(pl.String)}
+    assert lists.drop("why").equals(plain)
+    predictor, known = Predictor.load(run), ratings_of(log, "n3")
+    for item, why in lists.filter(user="n3").select("item", "why").iter_rows():
+        assert why == predictor.explain(known, item).reasons(2)
+        assert all(reason.startswith("rated i") for reason in why)
+    (tmp_path / "people.csv").write_text("u,age,country\nn0,31,no\n")
+    words = ("data.columns={user: u, item: i, rating: r}", "data.users_path=people.csv")
+    good(recommend("users=new.csv", "out=c.parquet", "k=2", "explain=99", *words, of=clicks))
+    whys = pl.read_parquet("c.parquet").filter(user="n0")["why"].explode().to_list()
+    assert any(reason.startswith("country no: ") for reason in whys)
+    assert all(re.match(r"(clicked|did not click|age|country) ", reason) for reason in whys)
+
+
+def test_reasons_are_counted_from_0_on(recommend, log):
+    code, _, err = recommend("users=new.csv", "out=lists", "explain=-1")
+    assert code == 2
+    assert "explain is -1; it must be 0 or more" in err

@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 from group_training import config_for
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.chaos import digest, disturb
 from greatmeta_dist.config import ClusterConfig
@@ -18,6 +19,7 @@ from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.errors import InputError
 from greatmeta_dist.launch.local import launch
 from greatmeta_dist.predict import Predictor
+from greatmeta_dist.training.history import STARTS, History
 from greatmeta_dist.training.saved_model import SavedModel
 
 
@@ -73,6 +75,16 @@ def test_killed_processes_change_nothing(tmp_path):
     kinds = ["worker", "coordinator", "driver"]
     results = disturb(tmp_path, kinds, seed=1, tell=print)
     assert [r.kind for r in results if r.is_same] == kinds
+    for number, kind in enumerate(kinds):
+        run = tmp_path / f"kill-{number}"
+        history = History(run).events()
+        deaths = [event.text for event in history if event.kind == "death"]
+        assert ("worker 1 died of SIGKILL" in deaths) == (kind == "worker")
+        assert [e.kind for e in history if e.kind in STARTS] == ["start", "restart"]
+        assert history[-1].kind == "done"
+        curves = EventAccumulator(str(run / "tensorboard"), {"scalars": 0}).Reload()
+        steps = [point.step for point in curves.Scalars("train/loss")]
+        assert steps == sorted(set(steps))
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

@@ -1,0 +1,1 @@
+"""How many recommendations over HTTP does a service hold?"""

@@ -173,7 +173,7 @@ class BatchRecommendation:
         """Tell the phases what is to come, before the users are counted."""
         costs = group_costs(num_rows, num_bytes, is_text=is_text)
         num_items = self.model.catalogue.manifest.num_items
-        self.phases.expect({**costs, **self._costs(num_rows // ROWS_PER_USER, num_items)})
+        self.phases.expect({**costs, **self._costs(1 + num_rows // ROWS_PER_USER, num_items)})
 
     def _costs(self, num_users: int, num_items: int) -> dict[str, float]:
         rows = num_users * min(self.request.k, num_items)

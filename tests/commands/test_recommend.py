@@ -292,9 +292,10 @@ def test_a_click_run_takes_ratings_or_clicks_and_users_features(recommend, click
     words = ["users=new.csv", "k=4", "data.users_path=people.csv", "new_items=false"]
     out = good(recommend(*words, "out=ratings", of=clicks))
     assert "1 users' country: training did not have it" in out
+    good(recommend(*words, "out=ignored", "data.columns.rating=null", of=clicks))
     log.select("u", "i").write_csv("new.csv")
     good(recommend(*words, "out=clicks", of=clicks))
-    for name, is_rated in (("ratings", True), ("clicks", False)):
+    for name, is_rated in (("ratings", True), ("ignored", False), ("clicks", False)):
         lists = items_by_user(pl.read_parquet(name))
         for user in ("n0", "n1", "n2", "n3"):
             known = ratings_of(log, user)
@@ -330,6 +331,7 @@ BAD = {
     "k": ("u,i,r\na,i1,5\n", ["k=0"], "k is 0; it must be 1 or more"),
     "k text": ("u,i,r\na,i1,5\n", ["k=many"], "k is 'many'"),
     "column": ("u,i,r\na,i1,5\n", ["data.columns.item=z"], "new.csv has no column z; it has u, i"),
+    "null": ("u,i,r\na,i1,5\n", ["data.columns.rating=null"], "this run predicts ratings; name"),
     "no file": ("", ["users=none.csv"], "users=none.csv does not exist"),
     "out": ("u,i,r\na,i1,5\n", ["out=new.csv"], "out=new.csv is users=new.csv, or lies in it"),
     "taken": ("u,i,r\na,i1,5\n", ["out=."], "out=. exists, and holds no recommendations"),

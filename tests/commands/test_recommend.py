@@ -15,7 +15,7 @@ from logs import csv_config, write_log
 from small_training import prepare_store, small
 
 from greatmeta_dist.cli import main
-from greatmeta_dist.data import scan
+from greatmeta_dist.data import grouped_users, scan
 from greatmeta_dist.data.manifest import read_manifest, write_manifest
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store
@@ -132,7 +132,7 @@ def test_a_name_that_ends_in_parquet_is_one_file_of_the_same_rows(recommend, log
 def test_many_units_and_buckets_give_the_same_lists(recommend, log, monkeypatch):
     good(recommend("users=new.csv", "out=one", "k=4"))
     monkeypatch.setattr(scan, "UNIT_ROWS", 60)
-    monkeypatch.setattr(scan, "BUCKET_BYTES", 500)
+    monkeypatch.setattr(grouped_users, "ROWS_PER_BUCKET", 30)
     monkeypatch.setattr(recommend_users, "MAX_USERS", 2)
     for workers in (1, 4):
         good(recommend("users=new.csv", f"out=many{workers}", "k=4", f"cluster.workers={workers}"))
@@ -239,7 +239,7 @@ def test_new_items_that_the_log_rates_are_learnt_from_and_recommended(
     require_lists(lists, expected)
     assert any(item.startswith("x") for item in lists["item"])
     monkeypatch.setattr(scan, "UNIT_ROWS", 60)
-    monkeypatch.setattr(scan, "BUCKET_BYTES", 500)
+    monkeypatch.setattr(grouped_users, "ROWS_PER_BUCKET", 30)
     monkeypatch.setattr(recommend_users, "MAX_USERS", 4)
     good(recommend("users=new.csv", "out=many", "k=60", "cluster.workers=2"))
     many = pl.read_parquet("many").sort("user", "rank")

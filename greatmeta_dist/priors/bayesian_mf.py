@@ -45,14 +45,13 @@ class BayesianMFPrior(RatingPrior):
         return self.predict_with(self.user_vectors(support, residual), query)
 
     def item_vectors(self, num_items: int) -> ItemVectors:
-        asked = [start.asked for start in self.starts]
-        item = asked[0].item  # all starts know the same items
-        means = [one.mean / len(self.starts) for one in asked]
+        item = self.starts[0].item  # all starts know the same items
+        means = [start.mean / len(self.starts) for start in self.starts]
         constant, known = np.zeros(num_items), np.zeros(num_items)
         constant[item] = sum(mean[:, 0] for mean in means)
         vector = np.zeros((num_items, sum(mean.shape[1] - 1 for mean in means)))
         vector[item] = np.concatenate([mean[:, 1:] for mean in means], 1)
-        known[item] = sum(one.known for one in asked) / len(self.starts)
+        known[item] = sum(start.how_known for start in self.starts) / len(self.starts)
         return ItemVectors(constant, vector, known)
 
     def user_vectors(self, support: Ragged, residual: Floats) -> Floats:

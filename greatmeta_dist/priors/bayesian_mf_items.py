@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
-from greatmeta_dist.priors.bayesian_mf_model import BayesianMF
+from greatmeta_dist.priors.bayesian_mf_model import BayesianMF, FoldedItems
 from greatmeta_dist.priors.mixture import Floats, inverse
 from greatmeta_dist.priors.packing import Packing
 from greatmeta_dist.ragged import Grouped, Ragged
@@ -92,9 +93,9 @@ class ItemFolding:
         return mean, second - mean[:, :, None] * mean[:, None, :]
 
     def posterior(
-        self, squares: Floats, linear: Floats, *, offset_variance: float
-    ) -> tuple[Floats, Floats]:
-        """E[t] [J, D] of new items, and how well they are known [J], 0 to 1.
+        self, squares: Floats, linear: Floats, item: NDArray[np.int64], *, offset_variance: float
+    ) -> FoldedItems:
+        """The posterior of new items [J], which ``item`` [J] names, ascending.
 
         ``squares`` [J, P] are sums of users' terms, and ``linear`` [J, D] of their first D times
         the rating less m. ``offset_variance`` is the prior's of an item that is predicted from
@@ -102,19 +103,22 @@ class ItemFolding:
 
         An item is known as far as its ratings have taken away the variance of its predictions.
         """
-        variance = self.start.item_variance.copy()
-        variance[0] = max(variance[0], offset_variance)
-        moment = self._user_moment()
-        before = float(variance @ np.diag(moment))
-        mean, known = np.zeros((len(squares), self.width)), np.zeros(len(squares))
-        for first in range(0, len(squares), ITEMS_PER_BLOCK):
+        prior = self.start.item_variance.copy()
+        prior[0] = max(prior[0], offset_variance)
+        moment, width = self._user_moment(), self.width
+        before = float(prior @ np.diag(moment))
+        mean, known = np.zeros((len(item), width)), np.zeros(len(item))
+        variance, with_offset = (np.zeros((len(item), width - 1)) for _ in range(2))
+        for first in range(0, len(item), ITEMS_PER_BLOCK):
             block = slice(first, first + ITEMS_PER_BLOCK)
             precision = self.packing.unpack(squares[block]) / self.start.noise
-            covariance = inverse(precision + np.diag(1 / variance))
-            both = linear[block] / self.start.noise + self.prior_mean / variance
-            mean[block] = (covariance @ both[:, :, None])[:, :, 0]
+            covariance = inverse(precision + np.diag(1 / prior))
+            both = linear[block] / self.start.noise + self.prior_mean / prior
+            t = (covariance @ both[:, :, None])[:, :, 0]
+            mean[block], variance[block] = t, np.diagonal(covariance, axis1=1, axis2=2)[:, 1:]
+            with_offset[block] = t[:, :1] * t[:, 1:] + covariance[:, 0, 1:]
             known[block] = 1 - (covariance * moment).sum((1, 2)) / before
-        return mean, np.clip(known, 0, 1)
+        return FoldedItems(item, mean, variance, with_offset, np.clip(known, 0, 1))
 
     def _user_moment(self) -> Floats:
         """[D, D] E[h hᵀ] of a user of the prior."""

@@ -18,26 +18,13 @@ few ratings, in closed form.
 Shapes: I items that are factorised, U users, D = 2 + factors, E = D − 1 numbers of a user.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from greatmeta_dist.priors.mixture import Floats, Mixture
 from greatmeta_dist.ragged import Ragged
-
-
-@dataclass(frozen=True)
-class AskedItems:
-    """Items that can be predicted."""
-
-    item: NDArray[np.int64]
-    """[n] ascending."""
-    mean: Floats
-    """[n, D] E[t]"""
-    known: Floats
-    """[n] how well an item is known, 0 to 1: 1 of items that were factorised."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +45,30 @@ class BayesianMF:
     """Prior of users' x = (a, z)."""
     item_variance: Floats
     """[D] variances of the prior of an item's t, which is normal about (0, 1, 0)."""
-    new: AskedItems | None = None
-    """Items that were folded in. They are predicted; as known ratings they tell nothing of a user,
-    whose rating has told of the item."""
+    known: Floats | None = None
+    """[I] how well each item is known, 0 to 1; None where all are factorised, and known 1."""
 
-    @cached_property
-    def asked(self) -> AskedItems:
-        """All items that can be predicted."""
-        factorised = AskedItems(self.item, self.mean, np.ones(len(self.item)))
-        if self.new is None:
-            return factorised
-        both = (factorised, self.new)
-        item = np.concatenate([one.item for one in both])
+    def with_items(self, new: "FoldedItems") -> "BayesianMF":
+        """With items that were folded in, which the others do not have."""
+        item = np.concatenate((self.item, new.item))
         order = np.argsort(item, kind="stable")
-        mean, known = (np.concatenate([getattr(one, n) for one in both]) for n in ("mean", "known"))
-        return AskedItems(item[order], mean[order], known[order])
+
+        def both(one: Floats, other: Floats) -> Floats:
+            return np.concatenate((one, other))[order]
+
+        return replace(
+            self,
+            item=item[order],
+            mean=both(self.mean, new.mean),
+            variance=both(self.variance, new.variance),
+            with_offset=both(self.with_offset, new.with_offset),
+            known=both(self.how_known, new.known),
+        )
+
+    @property
+    def how_known(self) -> Floats:
+        """[I] ``known``, also where that is None."""
+        return np.ones(len(self.item)) if self.known is None else self.known
 
     def predict_residual(
         self, support: Ragged, residual: Floats, query: Ragged
@@ -82,14 +78,14 @@ class BayesianMF:
 
     def predict_with(self, users: Floats, query: Ragged) -> tuple[Floats, Floats]:
         """The same, for users whose x [U, E] are there already."""
-        asked = self.asked
-        is_known, position = _positions(asked.item, query.values)
+        is_known, position = self.positions(query.values)
         predicted = np.zeros(len(query.values))
         for user, x in enumerate(users):
             rows = slice(*query.offsets[user : user + 2])
-            t = asked.mean[position[rows]]
+            t = self.mean[position[rows]]
             predicted[rows] = t[:, 0] + t[:, 1:] @ x
-        return predicted, np.where(is_known, asked.known[position], 0.0)
+        known = 1.0 if self.known is None else self.known[position]
+        return predicted, np.where(is_known, known, 0.0)
 
     def fold_in(self, support: Ragged, residual: Floats) -> Floats:
         """E[x] [U, E] of users, given their known ratings; rows of unknown items are left out."""
@@ -120,10 +116,21 @@ class BayesianMF:
 
     def positions(self, item: NDArray) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         """Whether each item is known, and its position among the I (any, where it is unknown)."""
-        return _positions(self.item, item)
+        position = np.minimum(np.searchsorted(self.item, item), len(self.item) - 1)
+        return self.item[position] == item, position
 
 
-def _positions(items: NDArray[np.int64], item: NDArray) -> tuple[NDArray[np.bool_], NDArray]:
-    """Whether each item is among ``items``, ascending, and where (anywhere, where it is not)."""
-    position = np.minimum(np.searchsorted(items, item), len(items) - 1)
-    return items[position] == item, position
+@dataclass(frozen=True)
+class FoldedItems:
+    """Posteriors of items that were folded into a fit, as ``BayesianMF`` has those of its own."""
+
+    item: NDArray[np.int64]
+    """[n] ascending."""
+    mean: Floats
+    """[n, D]"""
+    variance: Floats
+    """[n, E]"""
+    with_offset: Floats
+    """[n, E]"""
+    known: Floats
+    """[n]"""

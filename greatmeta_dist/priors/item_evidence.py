@@ -18,6 +18,7 @@ from scipy import sparse
 
 from greatmeta_dist.priors.base import UserRows
 from greatmeta_dist.priors.bayesian_mf_items import ItemFolding
+from greatmeta_dist.priors.bayesian_mf_model import FoldedItems
 from greatmeta_dist.priors.bias import BiasModel
 from greatmeta_dist.priors.new_item_prior import NewItemPrior
 from greatmeta_dist.ragged import Ragged, offsets_of
@@ -79,8 +80,8 @@ class NewItemPosterior:
 
     offset: Floats
     """[J] how far their mean lies from what content predicts; exactly 0 without ratings."""
-    factors: list[tuple[Floats, Floats]]
-    """[S] E[t] [J, D] and how well it is known [J], as ``ItemFolding.posterior`` gives them."""
+    factors: list[FoldedItems]
+    """[S] their numbers in each start of the factorisation."""
 
 
 @dataclass(frozen=True)
@@ -181,9 +182,12 @@ class EvidenceModel:
         return sums[:, 3] / np.maximum(evidence.count, 1), sums[:, 1] / weight
 
     def posterior(
-        self, evidence: ItemEvidence, content_mean: Floats, *, unclicked: float = 0.0
+        self, evidence: ItemEvidence, index: Ints, content_mean: Floats, *, unclicked: float = 0.0
     ) -> NewItemPosterior:
-        """What is known of the evidence's items [J], whose content means are given [J].
+        """What is known of the evidence's items [J].
+
+        ``index`` [J] are their indices in the catalogue, ascending, and their content means are
+        given [J].
 
         ``unclicked`` is for logs that hold clicks alone: the rows of label 0, by anybody, that a
         preparation would have drawn of each item beside its clicks.
@@ -203,7 +207,7 @@ class EvidenceModel:
             linear = sums[:, at + packed : at + packed + folding.width]
             linear = linear - shift[:, None] * user_squares[:, : folding.width]
             factors.append(
-                folding.posterior(user_squares, linear, offset_variance=self.prior.variance)
+                folding.posterior(user_squares, linear, index, offset_variance=self.prior.variance)
             )
             at += packed + folding.width
         return NewItemPosterior(offset, factors)

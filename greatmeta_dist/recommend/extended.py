@@ -18,7 +18,6 @@ from greatmeta_dist.data.tasks import Features
 from greatmeta_dist.evaluation.scoring import Scorer
 from greatmeta_dist.priors.bayesian_mf import BayesianMFPrior
 from greatmeta_dist.priors.bayesian_mf_items import ItemFolding
-from greatmeta_dist.priors.bayesian_mf_model import AskedItems
 from greatmeta_dist.priors.bias import BiasPrior
 from greatmeta_dist.priors.item_evidence import EvidenceModel, ItemEvidence, NewItemPosterior
 from greatmeta_dist.ragged import Ragged, concatenate
@@ -97,11 +96,11 @@ class Extension:
         bias = scorer.collator.target_transform.bias
         content_mean = bias.content_mean[index]
         model = evidence_model(self.scorer, priors)
-        posterior = model.posterior(evidence, content_mean, unclicked=unclicked)
+        posterior = model.posterior(evidence, index, content_mean, unclicked=unclicked)
         offset = np.zeros(len(bias.item_count))
         offset[index] = posterior.offset
         factorised: BayesianMFPrior = priors["bayesian_mf"]
-        folded = _folded(factorised, index, posterior)
+        folded = _folded(factorised, posterior)
         scorer = self._with_rows(scorer, index, posterior)
         scorer = _replaced(scorer, new_item_offset=offset)
         blended = [folded if p is factorised else p for p in scorer.blend.priors]
@@ -116,10 +115,11 @@ class Extension:
         position = names.index(ITEM_ID)
         items, worker = scorer.collator.items, scorer.worker
         moves = self._row_map(position).moves(
-            factor_inputs([mean for mean, _ in posterior.factors]),
-            np.mean([known for _, known in posterior.factors], 0),
+            factor_inputs([folded.mean for folded in posterior.factors]),
+            np.mean([folded.known for folded in posterior.factors], 0),
         )
-        unknown = worker.table.lookup_averaged(torch.tensor([items.unknown[position]]))
+        unknown_row = torch.tensor([items.unknown[position]], device=worker.device)
+        unknown = worker.table.lookup_averaged(unknown_row)
         rows = unknown.double().cpu() + torch.from_numpy(moves)
         num_rows = self.catalogue.manifest.num_rows
         worker = worker.with_further_rows(rows)
@@ -143,14 +143,10 @@ class Extension:
         return RowMap.fit(inputs, moves.double().cpu().numpy(), count)
 
 
-def _folded(prior: BayesianMFPrior, index: Ints, posterior: NewItemPosterior) -> BayesianMFPrior:
+def _folded(prior: BayesianMFPrior, posterior: NewItemPosterior) -> BayesianMFPrior:
     """The factorisation with new items."""
-    return BayesianMFPrior(
-        [
-            replace(start, new=AskedItems(index, mean, known))
-            for start, (mean, known) in zip(prior.starts, posterior.factors, strict=True)
-        ]
-    )
+    pairs = zip(prior.starts, posterior.factors, strict=True)
+    return BayesianMFPrior([start.with_items(folded) for start, folded in pairs])
 
 
 def _replaced(

@@ -70,9 +70,8 @@ class MovedPriors:
             return _in_order(prior, self.support, self.residual, item)
         before, parts = 0.0, np.zeros(len(self.residual))
         for start, (x_before, x_by_rating) in zip(prior.starts, self._users[number], strict=True):
-            asked = start.asked
-            place = min(int(np.searchsorted(asked.item, item)), len(asked.item) - 1)
-            t = asked.mean[place]
+            place = min(int(np.searchsorted(start.item, item)), len(start.item) - 1)
+            t = start.mean[place]
             before += float(t[0] + t[1:] @ x_before) / len(prior.starts)
             parts += x_by_rating @ t[1:] / len(prior.starts)
         return before, parts

@@ -97,7 +97,7 @@ def user_by_loop(start, model, rows):
 
 
 def factors_by_loop(start, model, known, ratings, content):
-    """E[t] of one item, and how well it is known."""
+    """E[t] of one item, its covariance, and how well it is known."""
     variance = start.item_variance.copy()
     variance[0] = max(variance[0], PRIOR.noise / PRIOR.damping)
     width = len(variance)
@@ -118,7 +118,7 @@ def factors_by_loop(start, model, known, ratings, content):
         moment += weight * np.outer(h, h)
     moment[1:, 1:] += np.linalg.inv(start.users.precision)
     known_share = 1 - np.trace(covariance @ moment) / np.trace(np.diag(variance) @ moment)
-    return covariance @ linear, known_share
+    return covariance @ linear, covariance, known_share
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -127,21 +127,24 @@ def test_posteriors_are_those_of_a_loop_over_items_and_ratings(model, seed):
     known, user, item, rating = known_users(rng)
     content = rng.normal(3, 0.5, NUM_NEW)
     evidence = model.evidence(known, user, item, rating).of(np.arange(NUM_NEW))
-    posterior = model.posterior(evidence, content)
+    posterior = model.posterior(evidence, np.arange(NUM_NEW), content)
     for k in range(NUM_NEW):
         ratings = list(zip(user[item == k].tolist(), rating[item == k].tolist(), strict=True))
         expected = offset_by_loop(model, known, ratings, content[k])
         assert posterior.offset[k] == pytest.approx(expected, abs=1e-8)
-        for folding, (mean, share) in zip(model.foldings, posterior.factors, strict=True):
-            by_loop = factors_by_loop(folding.start, model, known, ratings, content[k])
-            assert mean[k] == pytest.approx(by_loop[0], abs=1e-7)
-            assert share[k] == pytest.approx(by_loop[1], abs=1e-7)
+        for folding, folded in zip(model.foldings, posterior.factors, strict=True):
+            t, cov, share = factors_by_loop(folding.start, model, known, ratings, content[k])
+            assert folded.mean[k] == pytest.approx(t, abs=1e-7)
+            assert folded.variance[k] == pytest.approx(np.diag(cov)[1:], abs=1e-7)
+            with_offset = (np.outer(t, t) + cov)[0, 1:]
+            assert folded.with_offset[k] == pytest.approx(with_offset, abs=1e-7)
+            assert folded.known[k] == pytest.approx(share, abs=1e-7)
 
 
 def test_no_rating_leaves_an_item_exactly_as_its_prior_has_it(model):
     known, user, item, rating = known_users(np.random.default_rng(0))
     evidence = model.evidence(known, user, item, rating).of(np.arange(NUM_NEW))
-    posterior = model.posterior(evidence, np.full(NUM_NEW, 3.3))
+    posterior = model.posterior(evidence, np.arange(NUM_NEW), np.full(NUM_NEW, 3.3))
     assert evidence.count[-1] == 0 < evidence.count[0]
     assert posterior.offset[-1] == 0
     assert (posterior.offset[:-1] != 0).all()
@@ -181,7 +184,7 @@ def test_ratings_that_agree_move_an_item_further_than_ratings_that_do_not(model)
 
     def offset(ratings):
         evidence = model.evidence(nothing, user[: len(ratings)], item[: len(ratings)], ratings)
-        return model.posterior(evidence, np.array([3.0])).offset[0]
+        return model.posterior(evidence, np.array([0]), np.array([3.0])).offset[0]
 
     agreeing, scattered = np.full(6, 4.0), np.array([3.0, 5.0, 2.5, 5.5, 3.0, 5.0])
     assert offset(agreeing) > 1.1 * offset(scattered) > 0
@@ -195,7 +198,7 @@ def test_a_rating_of_a_user_of_whom_much_is_known_counts_more(model):
 
     def offset(rows):
         evidence = model.evidence(rows, np.array([0]), np.array([0]), np.array([5.0]))
-        return model.posterior(evidence, np.array([3.0])).offset[0]
+        return model.posterior(evidence, np.array([0]), np.array([3.0])).offset[0]
 
     assert offset(known) > 1.05 * offset(stranger)
 

@@ -20,8 +20,9 @@ from greatmeta_dist.data.manifest import read_manifest, write_manifest
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.display import Display
+from greatmeta_dist.errors import InputError
 from greatmeta_dist.files import locked
-from greatmeta_dist.predict import Predictor
+from greatmeta_dist.predict import Predictor, RunModel
 from greatmeta_dist.recommend import recommend_users
 from greatmeta_dist.recommend.recommend_unit import RecommendUnit
 from greatmeta_dist.training.loop import train
@@ -364,6 +365,13 @@ def test_what_is_no_run_or_half_a_run_is_refused(recommend, run, log, tmp_path):
     code, _, err = recommend("users=new.csv", "out=lists", of=half)
     assert (code, err.count("\n")) == (2, 1)
     assert not Path("lists").exists()
+
+
+def test_a_worker_that_finds_other_parameters_says_so(run):
+    predictor = Predictor.load(run)
+    model = RunModel(str(run), predictor.step + 1, predictor.blend_weight)
+    with pytest.raises(InputError, match=r"run was trained on meanwhile: .* run the same command"):
+        model.ranker()
 
 
 def test_two_at_once_do_not_write_the_same_lists(recommend, log):

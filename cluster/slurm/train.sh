@@ -52,8 +52,9 @@ export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
 export RAY_USAGE_STATS_ENABLED=0
 # /tmp/ray would belong to whoever used the node first. The name is short: Ray's sockets lie in it,
-# and their paths may have 107 characters.
+# and their paths may have 107 characters. A job that starts again may find what it left here.
 export RAY_TMPDIR=/tmp/greatmeta-$SLURM_JOB_ID
+rm -rf "$RAY_TMPDIR"
 mkdir -m 700 "$RAY_TMPDIR"
 driver=$RAY_TMPDIR/driver.pid
 
@@ -92,10 +93,10 @@ ray=$!
 
 # TERM: the time is over; write a checkpoint, and go on in a next job. USR1: write one, and end
 # (scancel --batch --signal=USR1 JOB).
-next=""
+next="" signals=0
 # shellcheck disable=SC2329  # the traps call it
 stop() {
-    next=$1
+    next=$1 signals=$((signals + 1))
     echo "stopping after the next step, with a checkpoint"
     # Before the driver runs there is nothing to save.
     if [[ -s $driver ]]; then kill -TERM "$(<"$driver")" || true; else kill -TERM "$ray" || true; fi
@@ -103,11 +104,11 @@ stop() {
 trap 'stop requeue' TERM
 trap 'stop end' USR1
 
-# A signal ends `wait`, not the training.
+# A signal ends `wait`, not the training. The code is the training's where no signal came meanwhile.
 while true; do
-    code=0
+    code=0 before=$signals
     wait "$ray" || code=$?
-    kill -0 "$ray" 2>/dev/null || break
+    ((signals == before)) && break
 done
 rm -rf "$RAY_TMPDIR"
 

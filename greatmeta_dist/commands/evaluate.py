@@ -40,10 +40,13 @@ class _Asked:
         return isinstance(self.store, OtherStore)
 
     @classmethod
-    def of(cls, run: Path, store: Path | None, display: Display, *, is_log: bool) -> "_Asked":
+    def of(
+        cls, run: Path, store: Path | None, display: Display, *, may_be_other: bool, is_log: bool
+    ) -> "_Asked":
         """Load a run and open its store, or another one.
 
-        Raises ``InputError`` where either cannot be read, or where the store cannot be asked of it.
+        Raises ``InputError`` where either cannot be read, where the store is another one and may
+        not be, or where it cannot be asked of the run.
         """
         predictor = Predictor.load(run, warn=display.say)
         if store is None:
@@ -52,6 +55,11 @@ class _Asked:
         opened.check()
         if opened.identity == predictor.store_identity:
             return cls(predictor, predictor.scorer, opened)
+        require(
+            may_be_other,
+            f"{run} was trained on another store than {store} now is; prepare that data as before, "
+            "or evaluate on this one all the same with evaluate.other_data=true",
+        )
         other = OtherStore(opened, predictor.catalogue, has_one_split=is_log)
         scorer = with_unknown_item(predictor.scorer)
         num_items = predictor.catalogue.manifest.num_items
@@ -93,7 +101,8 @@ def evaluate_run(
     options: EvaluateConfig | None = None,
     display: Display | None = None,
 ) -> dict[str, Any]:
-    """Score a run in every scenario of its store, or of ``store``: moved, or of other data.
+    """Score a run in every scenario of its store, or of ``store``: moved, or, where
+    ``options.other_data`` allows it, of other data.
 
     ``against`` is another run, which is scored on the same users and compared with. Returns what
     ``evaluation.json`` holds. Raises ``InputError`` where a run or the store cannot be read, or
@@ -147,15 +156,16 @@ def _evaluate(
     display: Display,
     is_log: bool = False,
 ) -> dict[str, Any]:
-    asked = _Asked.of(run, store, display, is_log=is_log)
+    may_be_other = is_log or options.other_data
+    asked = _Asked.of(run, store, display, may_be_other=may_be_other, is_log=is_log)
     other = None
     if against is not None:
         require(against.resolve() != run.resolve(), f"against={against} is the run itself")
-        other = _Asked.of(against, store, display, is_log=is_log)
+        other = _Asked.of(against, store, display, may_be_other=may_be_other, is_log=is_log)
         require(
             store is not None or other.store.identity == asked.store.identity,
             f"{run} and {against} were trained on different stores, so that their users are not "
-            "the same; name one with store=DIR to evaluate both on it",
+            "the same; name one with store=DIR evaluate.other_data=true to evaluate both on it",
         )
     found = asked.evaluate(options, display)
     evaluation = _header(asked) | found.summary

@@ -19,9 +19,14 @@ class EvaluateConfig:
     known_rows: list[int] = field(default_factory=list)
     """Numbers of rows n. For each, users are also scored by what is known from the first n rows of
     their support sets alone. [] scores whole support sets only."""
+    other_data: bool = False
+    """Whether the store may hold other data than the run was trained on, as long as its labels mean
+    the same. Items and values are then found by their ids; those that the run does not have count
+    as unknown. A log (``users``) may always."""
     catalogue_users: int | None = None
     """About so many users of each scenario have the whole catalogue ranked, all where it has fewer.
-    null is 1,000 where ratings are predicted, and all users where clicks are."""
+    null is all users where clicks are predicted. Where ratings are, it is as many as make 5 million
+    scores of items, but 100 to 1,000."""
 
     def __post_init__(self) -> None:
         require(bool(self.cutoffs), "evaluate.cutoffs is empty; expected one length at least")

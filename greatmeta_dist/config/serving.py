@@ -27,8 +27,8 @@ class ServeConfig:
     together, which takes less time than one by one. A small number keeps answers quick under
     load, a large one answers more of them."""
     batch_wait_ms: float = 0.0
-    """How long a request waits for others, at most. With 0 it waits while a replica is busy, and no
-    longer."""
+    """How long a request waits for others where a replica is idle. Those that come while it is busy
+    wait for it, and are answered together, whatever this is."""
     max_queued: int = 200
     """Requests that wait for a replica, at most. Further ones are refused at once, with status
     503."""

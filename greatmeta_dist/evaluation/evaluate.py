@@ -38,8 +38,9 @@ from greatmeta_dist.evaluation.summaries import (
 from greatmeta_dist.evaluation.whole_catalogue import RankedUsers, rank_in_catalogue
 from greatmeta_dist.evaluation.worst_users import num_worst, worst_summary
 
-CATALOGUE_USERS = 1000
-"""Users of a scenario of ratings who have the whole catalogue ranked, unless the options say."""
+FEWEST_RANKED, MOST_RANKED, MOST_SCORES = 100, 1000, 5_000_000
+"""Users of a scenario of ratings who have the whole catalogue ranked, unless the options say: as
+many as make so many scores of items, within these bounds."""
 
 
 @dataclass
@@ -102,7 +103,10 @@ class _Evaluator:
         return scored
 
     def _rank(self, split: str) -> RankedUsers:
-        max_users = None if self.store.manifest.is_click else CATALOGUE_USERS
+        manifest, max_users = self.store.manifest, None
+        if not manifest.is_click:
+            affordable = MOST_SCORES // max(manifest.num_items, 1)
+            max_users = min(max(affordable, FEWEST_RANKED), MOST_RANKED)
         if self.options is not None and self.options.catalogue_users is not None:
             max_users = self.options.catalogue_users
         return rank_in_catalogue(

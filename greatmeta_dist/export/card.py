@@ -15,10 +15,10 @@ from greatmeta_dist.export.tensor_file import StoredTensor
 from greatmeta_dist.training.build import Model
 
 PACKAGES = ("torch", "safetensors")
-FOLDERS = ("store", "run", "out")
-"""Options that name where things lay when the model was trained: they mean nothing elsewhere."""
+OF_TRAINING = ("priors", "model", "inner", "scheduler", "train")
+"""Sections of the config that say how the model was trained."""
 OF_FILES = ("path", "users_path", "items_path", "split", "from_store")
-"""The same among the options of ``data``."""
+"""Options of ``data`` that name where files lay: they mean nothing elsewhere."""
 LICENCE_NOTE = (
     "None is stated. The data's licence is its owner's to state, and may bind what is learnt from "
     "the data. Ids of items and values of features are the data's."
@@ -98,6 +98,7 @@ def _evaluation(run: Path, step: int) -> dict[str, Any] | None:
 
 
 def _config(config: Config) -> dict[str, Any]:
-    options = {k: v for k, v in asdict(config).items() if k not in (*FOLDERS, "data", "cluster")}
-    options["train"] = {k: v for k, v in options["train"].items() if k != "from_run"}
+    """The options of the training; not which run it began with, whose name is a path."""
+    options = {name: asdict(getattr(config, name)) for name in OF_TRAINING}
+    del options["train"]["from_run"]
     return options

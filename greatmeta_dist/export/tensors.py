@@ -27,7 +27,7 @@ from greatmeta_dist.meta.batch import SlotTable
 from greatmeta_dist.priors.bayesian_mf import BayesianMFPrior
 from greatmeta_dist.ragged import Grouped
 
-ROWS_PER_PART = 1 << 16
+ROWS_PER_PART = 1 << 14
 """Rows of a large table that are in memory at a time."""
 
 
@@ -39,14 +39,9 @@ def stored_tensors(scorer: Scorer, catalogue: Store) -> list[StoredTensor]:
     prior = factorisation(scorer)
     if prior is not None:
         num_items = len(scorer.collator.target_transform.bias.item_count)
-        tensors += [
-            StoredTensor.of(name, tensor)
-            for name, tensor in (
-                {"items.mf_position": _positions(prior, num_items)}
-                | _factors(prior)
-                | {f"mixture.{name}": tensor for name, tensor in mixture(prior).items()}
-            ).items()
-        ]
+        tensors.append(StoredTensor.of("items.mf_position", _positions(prior, num_items)))
+        tensors += [_factors(prior, name) for name in ("mean", "variance", "with_offset")]
+        tensors += [StoredTensor.of(f"mixture.{name}", t) for name, t in mixture(prior).items()]
     fields = [
         field
         for side in ("user", "item")
@@ -81,10 +76,11 @@ def mixture(prior: BayesianMFPrior) -> dict[str, Tensor]:
     }
 
 
-def _factors(prior: BayesianMFPrior) -> dict[str, Tensor]:
+def _factors(prior: BayesianMFPrior, name: str) -> StoredTensor:
     """[S, P, …] the items of every start; all starts know the same ones."""
-    names = ("mean", "variance", "with_offset")
-    return {f"mf.{n}": _stacked([getattr(start, n) for start in prior.starts]) for n in names}
+    arrays = [getattr(start, name) for start in prior.starts]
+    parts = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
+    return StoredTensor(f"mf.{name}", torch.float64, (len(arrays), *arrays[0].shape), parts)
 
 
 def _positions(prior: BayesianMFPrior, num_items: int) -> Tensor:

@@ -3,9 +3,7 @@
 Each replica holds a run. Requests that wait together are answered together.
 """
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -21,6 +19,7 @@ from ray import serve
 
 from greatmeta_dist.config import ServeConfig
 from greatmeta_dist.errors import require
+from greatmeta_dist.launch.batcher import Batcher
 from greatmeta_dist.launch.serve_http import (
     Health,
     Item,
@@ -86,12 +85,11 @@ class Recommender:
         torch.set_num_threads(config.threads)
         self.config, self.served = config, load()
         self.max_body_bytes = config.max_body_kib << 10
-        # Batches are computed beside the event loop, which takes requests meanwhile. One thread,
-        # for more would only share the processors that one has.
-        self.compute = ThreadPoolExecutor(1)
-        batch: Any = self.answer_batch
-        batch.set_max_batch_size(config.max_batch)
-        batch.set_batch_wait_timeout_s(config.batch_wait_ms / 1e3)
+        self.batcher: Batcher[Question, Answer] = Batcher(
+            partial(answers, self.served.ranker),
+            max_batch=config.max_batch,
+            wait_s=config.batch_wait_ms / 1e3,
+        )
 
     async def recommend(self, request: RecommendRequest) -> RecommendAnswer:
         """The best items for a user."""
@@ -105,7 +103,7 @@ class Recommender:
             exclude_seen=request.exclude_seen,
             candidates=request.candidates,
         )
-        best: Any = await self.answer_batch(question)
+        best: Any = await self.batcher.ask(question)
         items = [Item(item=one.item, score=one.score) for one in best]
         return RecommendAnswer(items=items, unknown_items=question.unknown_items)
 
@@ -117,7 +115,7 @@ class Recommender:
             request.items,
             user_features=request.user_features,
         )
-        scores: Any = await self.answer_batch(question)
+        scores: Any = await self.batcher.ask(question)
         return ScoreAnswer(scores=scores, unknown_items=question.unknown_items)
 
     def health(self) -> Health:
@@ -125,12 +123,6 @@ class Recommender:
         served = self.served
         num_items = len(served.ranker.new_users.items)
         return Health(status="ok", run=served.run, step=served.step, items=num_items)
-
-    @serve.batch
-    async def answer_batch(self, questions: list[Question]) -> list[Answer]:
-        """The answers to requests that waited together."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.compute, answers, self.served.ranker, questions)
 
 
 def bound(config: ServeConfig, load: Callable[[], Served]) -> serve.Application:

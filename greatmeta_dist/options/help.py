@@ -33,7 +33,9 @@ EXAMPLES = {
         greatmeta train -m store=stores/ml-100k run=runs/sweep inner.learning_rate=0.02,0.05""",
     "evaluate": """
         greatmeta evaluate run=runs/a
-        greatmeta evaluate run=runs/a store=elsewhere/ml-100k""",
+        greatmeta evaluate run=runs/a store=elsewhere/ml-100k
+        greatmeta evaluate run=runs/a users=new.csv data=csv
+        greatmeta evaluate run=runs/a against=runs/b""",
     "export": """
         greatmeta export run=runs/a out=exported/a""",
     "recommend": r"""

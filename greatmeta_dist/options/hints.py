@@ -188,7 +188,7 @@ def owners(option: str) -> list[str]:
     return [
         name
         for name, c in COMMANDS.items()
-        if section in (*c.unsectioned, *c.groups) and option not in c.not_read
+        if section in (*c.unsectioned, *c.sections, *c.groups) and option not in c.not_read
     ]
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 from edited_files import CLUSTER as FOLDER
-from edited_files import assert_says, said_of
+from edited_files import assert_says, plain, said_of
 
-from cluster.check import file_problems
+from cluster.check import document_problems, file_problems
 
 JOB = "kuberay/rayjob.yaml"
 MODE = "submissionMode: K8sJobMode"
@@ -97,6 +97,17 @@ def test_the_reason_for_the_submission_mode_stands_beside_it():
     assert "Why K8sJobMode" in reason
     for other in ("SidecarMode", "HTTPMode", "InteractiveMode"):
         assert other in reason
+
+
+def test_a_sidecar_needs_a_head_that_is_not_restarted(tmp_path):
+    job = plain(FOLDER / JOB)
+    spec = job["spec"]
+    spec["submissionMode"] = "SidecarMode"
+    del spec["submitterPodTemplate"]
+    assert list(document_problems(job, schemas=None)) == []
+    spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["restartPolicy"] = "Always"
+    (problem,) = document_problems(job, schemas=None)
+    assert problem.text == "SidecarMode: restartPolicy Never"
 
 
 @pytest.mark.parametrize(

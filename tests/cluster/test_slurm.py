@@ -24,8 +24,8 @@ STAND_INS = {
     "squeue": 'cat "$LOG/state"',
     "ray": 'echo "$@" > "$LOG/ray"; until [[ $1 == -- ]]; do shift; done; shift; "$@"',
     "greatmeta": (
-        'echo "$@" > "$LOG/greatmeta"; env > "$LOG/env"; mv "$LOG/env" "$LOG/environment"\n'
         "trap 'echo told >> \"$LOG/told\"; exit 1' TERM\n"
+        'echo "$@" > "$LOG/greatmeta"; env > "$LOG/env"; mv "$LOG/env" "$LOG/environment"\n'
         'while [[ ! -e $LOG/end ]]; do sleep 0.05; done; exit "$(cat "$LOG/end")"'
     ),
 }
@@ -116,6 +116,18 @@ def test_the_job_ends_with_the_training_s_own_code(code, job):
     job.end_training(code)
     assert job.finish()[0] == code
     assert job.log("requeued") is None
+
+
+def test_what_an_earlier_start_of_the_job_left_is_removed(tmp_path):
+    left = Path(f"/tmp/greatmeta-{os.getpid()}")
+    left.mkdir()
+    (left / "driver.pid").write_text("1")
+    job = Job(tmp_path, "/store", "/run")
+    job.wait_until_training()
+    assert (left / "driver.pid").read_text() != "1"
+    job.end_training(0)
+    assert job.finish()[0] == 0
+    assert not left.exists()
 
 
 def test_a_training_that_was_killed_is_queued_again(job):

@@ -135,7 +135,7 @@ class Untraced:
         self.scorer = with_unknown_item(model.scorer)
         self.program = trace._program(self.scorer)
         stored = tensors.stored_tensors(self.scorer, model.catalogue)
-        self.tables = {t.name: torch.cat(list(t.parts)) for t in stored if t.shape}
+        self.tables = {t.name: torch.cat(list(t.parts)).view(t.shape) for t in stored}
 
     def user_vector(self, features: dict) -> torch.Tensor:
         assert not features
@@ -252,6 +252,7 @@ def test_the_card_says_what_the_model_is_and_nothing_of_where_it_was_made(run, e
     assert card["data"]["training_ratings"] > 0
     assert card["sizes"]["tensor_bytes"] < (exported / "model.safetensors").stat().st_size
     assert card["config"]["model"]["embedding_dim"] == 4
+    assert card["config"].keys() == {"priors", "model", "inner", "scheduler", "train"}
     assert card["versions"].keys() == {"greatmeta_dist", "torch", "safetensors"}
     assert card["licence"] is None
     assert card["evaluation"] is None

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from greatmeta_dist.data.manifest import ITEM_ID
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.data.tasks import Features
+from greatmeta_dist.engine.worker import Worker
 from greatmeta_dist.evaluation.scoring import Scorer
 from greatmeta_dist.priors.bayesian_mf import BayesianMFPrior
 from greatmeta_dist.priors.bayesian_mf_items import ItemFolding
@@ -118,9 +119,8 @@ class Extension:
             factor_inputs([folded.mean for folded in posterior.factors]),
             np.mean([folded.known for folded in posterior.factors], 0),
         )
-        unknown_row = torch.tensor([items.unknown[position]], device=worker.device)
-        unknown = worker.table.lookup_averaged(unknown_row)
-        rows = unknown.double().cpu() + torch.from_numpy(moves)
+        unknown = _rows(worker, [items.unknown[position]])
+        rows = torch.from_numpy(unknown + moves)
         num_rows = self.catalogue.manifest.num_rows
         worker = worker.with_further_rows(rows)
         own = items.fields[position]
@@ -133,14 +133,20 @@ class Extension:
     def _row_map(self, position: int) -> RowMap:
         """Fitted to the catalogue's items that are factorised."""
         item, inputs = training_inputs(self.priors["bayesian_mf"])
-        items, table = self.scorer.collator.items, self.scorer.worker.table
+        items, worker = self.scorer.collator.items, self.scorer.worker
         own = items.fields[position]
-        rows = torch.from_numpy(own.values[own.offsets[item]]).long().to(table.weight.device)
-        unknown = torch.tensor([items.unknown[position]], device=table.weight.device)
-        moves = table.lookup_averaged(rows) - table.lookup_averaged(unknown)
+        trained = _rows(worker, own.values[own.offsets[item]])
+        moves = trained - _rows(worker, [items.unknown[position]])
         bias = self.priors["bias"].model
         count = bias.item_count[item] / (bias.item_count[item] + bias.item_damping)
-        return RowMap.fit(inputs, moves.double().cpu().numpy(), count)
+        return RowMap.fit(inputs, moves, count)
+
+
+def _rows(worker: Worker, rows: Sequence[int] | Ints) -> NDArray[np.float64]:
+    """[n, d] embedding rows as predictions see them."""
+    index = torch.as_tensor(np.asarray(rows, np.int64), device=worker.device)
+    values: NDArray[np.float64] = worker.table.lookup_averaged(index).double().cpu().numpy()
+    return values
 
 
 def _folded(prior: BayesianMFPrior, posterior: NewItemPosterior) -> BayesianMFPrior:

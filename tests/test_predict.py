@@ -309,6 +309,8 @@ def test_features_of_users_are_told_by_their_values(tmp_path):
     assert predictor.score({"i1": 5.0}, ["i2"], user_features={"age": 21}) != unknown
     with pytest.warns(UserWarning, match="1 values of user features .* first is country c99"):
         assert predictor.score({"i1": 5.0}, ["i2"], user_features={"country": "c99"}) == unknown
+    for missing in ({"age": float("nan")}, {"country": float("nan")}, {"age": None}):
+        assert predictor.score({"i1": 5.0}, ["i2"], user_features=missing) == unknown
     many = predictor.recommend({"a": {"i1": 5.0}}, user_features={"a": {"age": 21.0}})
     alone = predictor.recommend({"i1": 5.0}, user_features={"age": 21.0})
     assert [item for item, _ in many["a"]] == [item for item, _ in alone]

@@ -6,6 +6,7 @@ has no features, and a rating of it still tells something of the user.
 Shapes: U users, I items of the catalogue.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -175,7 +176,8 @@ def is_whole_id(token: str) -> bool:
 def _tokens(value: Any, field: Field) -> list[str]:
     """A feature's values as the vocabulary has them. Raises ``InputError``."""
     values = value if isinstance(value, list | tuple) else [value]
-    return [_token(v, field) for v in values if v is not None]
+    is_missing = [v is None or (isinstance(v, float) and math.isnan(v)) for v in values]
+    return [_token(v, field) for v, lacks in zip(values, is_missing, strict=True) if not lacks]
 
 
 def _token(value: Any, field: Field) -> str:

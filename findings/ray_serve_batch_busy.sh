@@ -34,7 +34,7 @@ class Service:
     @serve.batch(max_batch_size=16)
     async def handle(self, numbers):
         self.sizes.append(len(numbers))
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(2)
         return numbers
 
     async def __call__(self, number):
@@ -45,17 +45,17 @@ class Service:
 
 
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-for wait_s in (0, 0.1):
+for wait_s in (0, 1):
     service = serve.run(Service.bind(wait_s), route_prefix=None)
     asked = []
-    for number in range(9):  # one every 40 ms; the first one takes 500 ms
+    for number in range(6):  # one every 0.3 s; the first one takes 2 s
         asked.append(service.remote(number))
-        time.sleep(0.04)
+        time.sleep(0.3)
     for one in asked:
         one.result()
     sizes = service.batches.remote().result()
     print(f"ray {ray.__version__}, waiting time {wait_s} s: batches of {sizes}")
-    if wait_s == 0 and sizes != [1] * 9:
+    if wait_s == 0 and sizes != [1] * 6:
         raise SystemExit("the behaviour has changed")
 serve.shutdown()
 ray.shutdown()

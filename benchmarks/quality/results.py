@@ -88,19 +88,27 @@ class Results:
             self.runs = self._read()
             waiting = [run for run in runs if not self.holds(run)]
             failures: list[Exception] = []
+            # Read now: processes import the code as it is at the start.
+            made_with = commit()
             with (
                 Display(Console(stderr=True)).bar(label, len(waiting), "runs") as bar,
                 _processes(jobs) as pool,
             ):
                 futures = {pool.submit(run.call, *run.arguments): run for run in waiting}
                 for done, future in enumerate(as_completed(futures), start=1):
-                    self._take(future, futures[future], failures)
+                    self._take(future, futures[future], made_with, failures)
                     bar.update(done, futures[future].key)
             if failures:
                 raise ExceptionGroup(f"{len(failures)} of {len(waiting)} runs failed", failures)
 
-    def _take(self, future: Future[dict[str, Any]], run: Run, failures: list[Exception]) -> None:
-        """Write a run that has ended, or note why it failed."""
+    def _take(
+        self,
+        future: Future[dict[str, Any]],
+        run: Run,
+        made_with: str | None,
+        failures: list[Exception],
+    ) -> None:
+        """Write a run that has ended, with the commit it was made with, or note why it failed."""
         try:
             result = future.result()
         except BrokenProcessPool:
@@ -109,7 +117,7 @@ class Results:
             error.add_note(f"in the run {run.key}")
             failures.append(error)
             return
-        made_of = {"store": run.store.identity, "options": run.options, "commit": commit()}
+        made_of = {"store": run.store.identity, "options": run.options, "commit": made_with}
         self.runs[run.key] = {**result, **made_of}
         whole = {"environment": environment(), "runs": self.runs}
         # Not strict JSON: what no user counts in is nan.

@@ -42,9 +42,9 @@ class Page:
 
 
 PAGES = (
-    Page("tensorboard", "#custom_scalars", 1440, 2040, left=352),
-    Page("tensorboard-events", "#text", 1330, 560, left=352),
-    Page("tensorboard-hparams", "#hparams", 2030, 360, left=366),
+    Page("tensorboard", "#custom_scalars", 1500, 2060, left=352),
+    Page("tensorboard-events", "#text", 1330, 640, left=345),
+    Page("tensorboard-hparams", "#hparams", 2150, 360, left=410),
     Page("tensorboard-histograms", "#histograms", 1500, 1010, left=352),
 )
 

@@ -35,6 +35,8 @@ LIST_COLUMNS = {"item": None, "rating": None, "timestamp": None}
 """What a list of users does not have."""
 OF_ROWS = ("events", "repeats", "rating_range")
 """Options that say what a row counts. They are the run's own, unless they are typed."""
+OF_ORDER = ("query_by", "support_by", "split_at", "split_last")
+"""Options that decide which rows of a long history are read."""
 OF_FILES = (
     "separator", "encoding", "has_header", "list_separator", "missing_values", "unrated_value",
     "max_rejected_fraction", "max_rejected_feature_fraction",
@@ -92,22 +94,26 @@ def _with_run_options(
 ) -> DataConfig:
     """The options to read ``users`` with; columns are still as they were typed."""
     recipe = manifest.recipe
-    run = replace(DataConfig(), **{name: recipe[name] for name in ("query_by", "support_by")})
-    is_by_time = any(recipe[name] is not None for name in ("split_at", "split_last"))
+    run = replace(
+        DataConfig(),
+        columns=ColumnsConfig(**recipe["columns"]),
+        **{name: recipe[name] for name in (*OF_TASKS, *OF_ROWS, *OF_ORDER)},
+    )
+    require(
+        config.columns.rating is not None or run.columns.rating is None or run.is_click,
+        "data.columns.rating is null, and this run predicts ratings; name the column",
+    )
     names = [*OF_TASKS, *(name for name in OF_ROWS if name not in typed)]
     source = config.source if {"data", "source"} & {*typed} else _source_of(users, recipe["source"])
     if source == recipe["source"] and "data" not in typed:
         names += [name for name in OF_FILES if name not in typed]
     options: dict[str, Any] = {name: recipe[name] for name in names}
+    if "repeats" not in typed:
+        # What suits a log depends on its columns, and here it is the run's log that counts.
+        options["repeats"] = run.repeats_rule
     if source not in MAPPED_SOURCES:
         options["events"] = {}
-    config = replace(
-        config,
-        **options,
-        source=source,
-        path=users,
-        support_by="latest" if is_by_time else run.support_rule,
-    )
+    config = replace(config, **options, source=source, path=users, support_by=run.support_rule)
     if config.rating_range is None and _has_plain_ratings(config):
         config.rating_range = [manifest.ratings.lowest, manifest.ratings.highest]
     return config
@@ -143,11 +149,8 @@ def _with_columns(config: DataConfig, manifest: Manifest, work: Path) -> tuple[D
     reader, log = Reader(config, work), Files.at(config.path, config.source)
     available = reader.columns(log)
     typed, in_run = asdict(config.columns), manifest.recipe["columns"]
-    is_of_files = manifest.recipe["source"] in MAPPED_SOURCES
     columns = {
-        role: in_run[role]
-        if name == AUTO and is_of_files and in_run[role] in (None, *available)
-        else name
+        role: in_run[role] if name == AUTO and in_run[role] in (None, *available) else name
         for role, name in typed.items()
     }
     if typed["event"] == AUTO and not config.events:

@@ -25,6 +25,9 @@ from greatmeta_dist.data.user_tasks import GROUP, GroupUnit, write_asked_context
 from greatmeta_dist.data.vocabulary import read_vocabularies
 from greatmeta_dist.errors import InputError, require
 
+ROWS_PER_BUCKET = 1 << 18
+"""A bucket is read into memory as a whole; packed files say little of how large that is."""
+MAX_BUCKETS = 256
 GROUP_COST = 0.5
 """Seconds that grouping a million rows takes, about."""
 
@@ -130,10 +133,19 @@ def scan_users(
             phases=phases,
             part_rows=part_rows,
             keeps_users=True,
+            least_buckets=_num_buckets(sum(part_rows)),
         )
         _require_few_rejected(rejects, log, asked)
     rejects.read_from_disk()
     return ScannedUsers(asked, log, users, rejects)
+
+
+def _num_buckets(num_rows: int) -> int:
+    """A power of two, such that a bucket has about ``ROWS_PER_BUCKET`` rows, or less."""
+    number = 1
+    while number < MAX_BUCKETS and number * ROWS_PER_BUCKET < num_rows:
+        number *= 2
+    return number
 
 
 def items_behind(scans: Sequence[ScannedUsers], catalogue: Sequence[str]) -> list[str]:

@@ -87,6 +87,7 @@ def scan_log(
     part_rows: Sequence[int] | None = None,
     earlier: KeptRows | None = None,
     keeps_users: bool = False,
+    least_buckets: int = 1,
 ) -> ScannedLog:
     """Check every row of the log, and write the good ones by bucket.
 
@@ -94,14 +95,14 @@ def scan_log(
     which become ``rejects.on_disk``. ``part_rows`` are the rows of the source's frames, where they
     are known. ``earlier`` are good rows of an earlier store, which come first. With
     ``keeps_users`` every good user stays, also one whose rows do not count. Raises ``InputError``
-    where the log has no row.
+    where the log has no row. There are at least ``least_buckets`` buckets.
     """
     folder.mkdir(parents=True, exist_ok=True)
     phases = phases or Phases(folder)
     part_rows = part_rows or count_rows(source)
     require(sum(part_rows) > 0, "the log holds no interaction below its header")
     columns = CheckedColumns.of(source, config, keeps_users=keeps_users)
-    number = num_buckets(source_bytes(source))
+    number = max(num_buckets(source_bytes(source)), least_buckets)
     earlier_files: list[BucketFile] = []
     earlier_items = pl.Series("item", [], columns.id_types["item"])
     if earlier is not None:

@@ -71,6 +71,11 @@ def _require_exportable(model: Model) -> None:
         "this run has model.context=own, so what it predicts of an item depends on what else is "
         "asked, and no program scores one item; train with model.context=support to export",
     )
+    num_items = len(model.scorer.collator.target_transform.bias.item_count)
+    require(
+        num_items == model.catalogue.manifest.num_items,
+        "this model knows items that its run does not; export the run itself",
+    )
     blended, known = model.scorer.blend.priors, factorisation(model.scorer)
     require(
         all(prior is known for prior in blended),

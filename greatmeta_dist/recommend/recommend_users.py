@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,8 @@ class BatchRecommendation:
         self._expect(sum(part_rows), num_bytes, is_text=is_text(asked))
         beside = None
         if request.ratings is not None:
-            beside = self._open(request.ratings, config, typed, phases_beside, "ratings")
+            without_features = replace(config, users_path=None, user_features={})
+            beside = self._open(request.ratings, without_features, typed, phases_beside, "ratings")
             require(not beside.is_list, f"ratings={request.ratings} has no column of items")
         listed, candidate_tokens = self._listed_items(), self._candidate_tokens()
         key = self._key([asked, *([beside] if beside else [])])
@@ -173,7 +174,7 @@ class BatchRecommendation:
         """Tell the phases what is to come, before the users are counted."""
         costs = group_costs(num_rows, num_bytes, is_text=is_text)
         num_items = self.model.catalogue.manifest.num_items
-        self.phases.expect({**costs, **self._costs(num_rows // ROWS_PER_USER, num_items)})
+        self.phases.expect({**costs, **self._costs(1 + num_rows // ROWS_PER_USER, num_items)})
 
     def _costs(self, num_users: int, num_items: int) -> dict[str, float]:
         rows = num_users * min(self.request.k, num_items)

@@ -15,13 +15,14 @@ from logs import csv_config, write_log
 from small_training import prepare_store, small
 
 from greatmeta_dist.cli import main
-from greatmeta_dist.data import scan
+from greatmeta_dist.data import grouped_users, scan
 from greatmeta_dist.data.manifest import read_manifest, write_manifest
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.display import Display
+from greatmeta_dist.errors import InputError
 from greatmeta_dist.files import locked
-from greatmeta_dist.predict import Predictor
+from greatmeta_dist.predict import Predictor, RunModel
 from greatmeta_dist.recommend import recommend_users
 from greatmeta_dist.recommend.recommend_unit import RecommendUnit
 from greatmeta_dist.training.loop import train
@@ -132,7 +133,7 @@ def test_a_name_that_ends_in_parquet_is_one_file_of_the_same_rows(recommend, log
 def test_many_units_and_buckets_give_the_same_lists(recommend, log, monkeypatch):
     good(recommend("users=new.csv", "out=one", "k=4"))
     monkeypatch.setattr(scan, "UNIT_ROWS", 60)
-    monkeypatch.setattr(scan, "BUCKET_BYTES", 500)
+    monkeypatch.setattr(grouped_users, "ROWS_PER_BUCKET", 30)
     monkeypatch.setattr(recommend_users, "MAX_USERS", 2)
     for workers in (1, 4):
         good(recommend("users=new.csv", f"out=many{workers}", "k=4", f"cluster.workers={workers}"))
@@ -239,7 +240,7 @@ def test_new_items_that_the_log_rates_are_learnt_from_and_recommended(
     require_lists(lists, expected)
     assert any(item.startswith("x") for item in lists["item"])
     monkeypatch.setattr(scan, "UNIT_ROWS", 60)
-    monkeypatch.setattr(scan, "BUCKET_BYTES", 500)
+    monkeypatch.setattr(grouped_users, "ROWS_PER_BUCKET", 30)
     monkeypatch.setattr(recommend_users, "MAX_USERS", 4)
     good(recommend("users=new.csv", "out=many", "k=60", "cluster.workers=2"))
     many = pl.read_parquet("many").sort("user", "rank")
@@ -292,9 +293,10 @@ def test_a_click_run_takes_ratings_or_clicks_and_users_features(recommend, click
     words = ["users=new.csv", "k=4", "data.users_path=people.csv", "new_items=false"]
     out = good(recommend(*words, "out=ratings", of=clicks))
     assert "1 users' country: training did not have it" in out
+    good(recommend(*words, "out=ignored", "data.columns.rating=null", of=clicks))
     log.select("u", "i").write_csv("new.csv")
     good(recommend(*words, "out=clicks", of=clicks))
-    for name, is_rated in (("ratings", True), ("clicks", False)):
+    for name, is_rated in (("ratings", True), ("ignored", False), ("clicks", False)):
         lists = items_by_user(pl.read_parquet(name))
         for user in ("n0", "n1", "n2", "n3"):
             known = ratings_of(log, user)
@@ -330,6 +332,7 @@ BAD = {
     "k": ("u,i,r\na,i1,5\n", ["k=0"], "k is 0; it must be 1 or more"),
     "k text": ("u,i,r\na,i1,5\n", ["k=many"], "k is 'many'"),
     "column": ("u,i,r\na,i1,5\n", ["data.columns.item=z"], "new.csv has no column z; it has u, i"),
+    "null": ("u,i,r\na,i1,5\n", ["data.columns.rating=null"], "this run predicts ratings; name"),
     "no file": ("", ["users=none.csv"], "users=none.csv does not exist"),
     "out": ("u,i,r\na,i1,5\n", ["out=new.csv"], "out=new.csv is users=new.csv, or lies in it"),
     "taken": ("u,i,r\na,i1,5\n", ["out=."], "out=. exists, and holds no recommendations"),
@@ -362,6 +365,13 @@ def test_what_is_no_run_or_half_a_run_is_refused(recommend, run, log, tmp_path):
     code, _, err = recommend("users=new.csv", "out=lists", of=half)
     assert (code, err.count("\n")) == (2, 1)
     assert not Path("lists").exists()
+
+
+def test_a_worker_that_finds_other_parameters_says_so(run):
+    predictor = Predictor.load(run)
+    model = RunModel(str(run), predictor.step + 1, predictor.blend_weight)
+    with pytest.raises(InputError, match=r"run was trained on meanwhile: .* run the same command"):
+        model.ranker()
 
 
 def test_two_at_once_do_not_write_the_same_lists(recommend, log):

@@ -331,6 +331,10 @@ def test_what_no_program_can_hold_is_refused(stores, priors, tmp_path):
     blend = replace(model.scorer.blend, priors=[*model.scorer.blend.priors, object()])
     config = replace(model.config, priors=replace(model.config.priors))
     config.priors.extra = ["mine"]
+    with pytest.raises(InputError, match="knows items that its run does not"):
+        export_model(
+            replace(model, scorer=with_unknown_item(model.scorer)), tmp_path, 1, tmp_path / "out"
+        )
     model = replace(model, config=config, scorer=replace(model.scorer, blend=blend))
     with pytest.raises(InputError, match=r"priors\.extra=mine is blended"):
         export_model(model, tmp_path, 1, tmp_path / "out")

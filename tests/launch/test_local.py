@@ -80,7 +80,9 @@ def test_killed_processes_change_nothing(tmp_path):
         history = History(run).events()
         deaths = [event.text for event in history if event.kind == "death"]
         assert ("worker 1 died of SIGKILL" in deaths) == (kind == "worker")
-        assert [e.kind for e in history if e.kind in STARTS] == ["start", "restart"]
+        first, *others = [event.kind for event in history if event.kind in STARTS]
+        assert first == "start"
+        assert set(others) <= {"restart"}  # none where it was killed before it began
         assert history[-1].kind == "done"
         curves = EventAccumulator(str(run / "tensorboard"), {"scalars": 0}).Reload()
         steps = [point.step for point in curves.Scalars("train/loss")]

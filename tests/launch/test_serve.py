@@ -22,7 +22,7 @@ from greatmeta_dist.errors import InputError
 from greatmeta_dist.predict import Predictor
 from greatmeta_dist.training.loop import train
 
-START_S = 120.0
+START_S = 240.0
 
 
 @dataclass

@@ -63,7 +63,7 @@ def _write_users(folder: Path, ratings: list[tuple[int, int, int]]) -> None:
         _write(folder / name, ["user,item,rating", *log])
     _write(folder / "ids.txt", ["ann", "bob"])
     _write(folder / "shelf.txt", ["item_3", "item_8"])
-    _write(folder / "new-items.csv", ["item,price", "item_new,3.5"])
+    _write(folder / "new-items.csv", ["item,category", "item_new,category_1"])
 
 
 def _write_movielens_1m(folder: Path, ratings: list[tuple[int, int, int]]) -> None:

@@ -16,12 +16,12 @@ class Activation(NamedTuple):
 
 
 def _tanh(z: Tensor) -> Tensor:
-    """tanh(z) = 2σ(2z) − 1: on a CPU torch computes σ ten times as fast as tanh.
+    """tanh(z) = 1 − 2σ(−2z): on a CPU torch computes σ ten times as fast as tanh.
 
     The difference is at most 1e-7 in float32.
     """
     if z.is_cpu and z.dtype != torch.bfloat16:
-        return torch.sigmoid(2 * z).mul_(2).sub_(1)
+        return torch.rsub(torch.sigmoid(z * -2), 1, alpha=2)
     return torch.tanh(z)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from greatmeta_dist.meta.gradients import Layers
-from greatmeta_dist.meta.layer_input import LayerInput
+from greatmeta_dist.meta.layer_input import LayerInput, LayerWeight
 from greatmeta_dist.meta.linear_gradients import LinearGradients
 from greatmeta_dist.meta.losses import Loss
 
@@ -36,20 +36,31 @@ class SharedWeights:
         self.layers = layers
         self._outputs: dict[str, list[tuple[LayerInput, Tensor]]] = {}
         """By layer: the fixed inputs it was applied to, and what it made of them."""
+        self._weights: dict[str, LayerWeight] = {}
+
+    def weight(self, name: str, num_shared: int) -> LayerWeight:
+        """A layer's weight, cut as its inputs are, all of which have as many shared columns."""
+        if name not in self._weights:
+            self._weights[name] = LayerWeight.cut(self.layers[f"{name}.weight"], num_shared)
+        return self._weights[name]
+
+    def bias(self, name: str) -> Tensor | None:
+        """A layer's bias [out]."""
+        return self.layers.get(f"{name}.bias")
 
     def apply(self, name: str, value: LayerInput) -> Tensor:
         """[B, r, in] → [B, r, out]; of a fixed input computed once for all inner steps."""
         for known, out in self._outputs.get(name, ()):
             if known is value:
                 return out
-        out = value.linear(self.layers[f"{name}.weight"], self.layers.get(f"{name}.bias"))
+        out = value.linear(self.weight(name, value.num_shared), self.bias(name))
         if value.is_fixed:
             self._outputs.setdefault(name, []).append((value, out))
         return out
 
     def vjp(self, name: str, value: LayerInput, delta: Tensor, delta_sum: Tensor) -> LayerInput:
         """As ``passes.Weights.vjp``."""
-        return value.vjp(self.layers[f"{name}.weight"], delta, delta_sum)
+        return value.vjp(self.weight(name, value.num_shared), delta, delta_sum)
 
 
 @dataclass(frozen=True)
@@ -70,8 +81,8 @@ class DenseDelta:
     W is added at once, so that a layer is applied by one product in place of two.
     """
 
-    weight: Tensor
-    """[B, out, in]"""
+    weight: LayerWeight
+    """[B, out, in], in two parts"""
     bias: Tensor | None
     """[B, out]"""
 
@@ -98,9 +109,9 @@ class FastWeights:
         """Every user's own layer: weight [B, out, in] and bias [B, out]."""
         moved = self.deltas.get(name)
         if isinstance(moved, DenseDelta):
-            return moved.weight, moved.bias
+            return moved.weight.joined(), moved.bias
         weight = self.shared.layers[f"{name}.weight"].expand(num_users, -1, -1)
-        bias = self.shared.layers.get(f"{name}.bias")
+        bias = self.shared.bias(name)
         bias = None if bias is None else bias.expand(num_users, -1)
         if moved is None:
             return weight, bias
@@ -119,11 +130,8 @@ class FastWeights:
         through_shared = self.shared.vjp(name, value, delta, delta_sum)
         if moved is None:
             return through_shared
-        through_delta = moved.inputs.low_rank_vjp(delta @ moved.scaled_delta.mT)
-        rows = through_shared.rows + through_delta.rows
-        if through_shared.shared is None or through_delta.shared is None:
-            return LayerInput(rows)
-        return LayerInput(rows, through_shared.shared + through_delta.shared)
+        coefficients = torch.bmm(delta, moved.scaled_delta.mT)
+        return moved.inputs.add_low_rank_vjp(coefficients, through_shared)
 
     def sgd_step(self, grads: dict[str, LinearGradients], inner: InnerLoop) -> "FastWeights":
         """One inner step for every user: A_i − α g_i."""
@@ -139,13 +147,15 @@ class FastWeights:
         num_in = self.shared.layers[f"{name}.weight"].shape[1]
         if not _is_low_rank_cheaper(grad, num_in, inner.num_steps):
             return self._dense_moved(name, grad, before, inner.learning_rate)
-        scaled_delta, inputs = -inner.learning_rate * grad.delta, grad.inputs
+        rate, inputs = inner.learning_rate, grad.inputs
+        if isinstance(before, LowRankDelta) and before.inputs is inputs:
+            # A fixed input: Σ_t δ_t vᵀ, the rank stays r.
+            scaled_delta = torch.add(before.scaled_delta, grad.delta, alpha=-rate)
+            return LowRankDelta(scaled_delta, inputs, grad.has_bias)
+        scaled_delta = grad.delta * -rate
         if isinstance(before, LowRankDelta):
-            if before.inputs is inputs:  # a fixed input: Σ_t δ_t vᵀ, the rank stays r
-                scaled_delta = before.scaled_delta + scaled_delta
-            else:
-                scaled_delta = torch.cat((before.scaled_delta, scaled_delta), 1)
-                inputs = LayerInput(torch.cat((before.inputs.rows, inputs.rows), 1))
+            scaled_delta = torch.cat((before.scaled_delta, scaled_delta), 1)
+            inputs = LayerInput(torch.cat((before.inputs.rows, inputs.rows), 1))
         return LowRankDelta(scaled_delta, inputs, grad.has_bias)
 
     def _dense_moved(
@@ -156,13 +166,17 @@ class FastWeights:
         rate: float,
     ) -> DenseDelta:
         if isinstance(before, DenseDelta):
-            weight, bias = before.weight, before.bias
+            (common, weight), bias = before.weight, before.bias
         else:
-            weight = self.shared.layers[f"{name}.weight"].expand(len(grad.delta), -1, -1)
-            bias = self.shared.layers.get(f"{name}.bias")
-        weight = torch.add(weight, grad.form(), alpha=-rate)
+            common, weight = self.shared.weight(name, grad.inputs.num_shared)
+            bias = self.shared.bias(name)
+        weight = torch.add(weight, torch.bmm(grad.delta.mT, grad.inputs.rows), alpha=-rate)
+        if common is not None and grad.inputs.shared is not None:
+            delta_sum, shared = grad.delta_sum.unsqueeze(2), grad.inputs.shared.unsqueeze(1)
+            common = torch.addcmul(common, delta_sum, shared, value=-rate)
         return DenseDelta(
-            weight, None if bias is None else torch.add(bias, grad.delta_sum, alpha=-rate)
+            LayerWeight(common, weight),
+            None if bias is None else torch.add(bias, grad.delta_sum, alpha=-rate),
         )
 
 

@@ -74,9 +74,9 @@ class TaskGradients:
 
         ‖Σ δ vᵀ‖ ≤ ‖Δ‖ ‖V‖: the bound is finite only where every δ and v is.
         """
-        bound = self.rows.norm_bounds()
-        for grads in self.layers.values():
-            bound = bound + user_norms(grads.delta) * (1 + grads.inputs.norms())
+        deltas = torch.stack([user_norms(grads.delta) for grads in self.layers.values()])
+        inputs = torch.stack([grads.inputs.norms() for grads in self.layers.values()])
+        bound = self.rows.norm_bounds() + torch.addcmul(deltas, deltas, inputs).sum(0)
         return bound.square().isfinite()
 
     def zero_users(self, users: Tensor) -> "TaskGradients":
@@ -89,17 +89,16 @@ def layer_dots(
     first: dict[str, LinearGradients], second: dict[str, LinearGradients]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """⟨g, g⟩, ⟨g, g'⟩, ⟨g', g'⟩ user by user for every tensor of A: [B, P] each."""
-    dots = torch.cat([first[name].dots(second[name]) for name in first], 2)
-    squares, mixed, other_squares = dots.unbind(1)
+    dots = torch.cat([first[name].dots(second[name]) for name in first], 3)  # [B, 2, 2, P]
+    squares, mixed, _, other_squares = dots.flatten(1, 2).unbind(1)
     return squares, mixed, other_squares
 
 
 def tensor_norms(layers: dict[str, LinearGradients], gradient: MetaGradient) -> Tensor:
     """‖G_p‖ of every tensor of A: [P], in the order of ``layer_dots``."""
-    norms = []
+    tensors: list[Tensor] = []
     for name, grads in layers.items():
-        stacked = gradient.layers[f"{name}.weight"].split(grads.splits)
-        norms += [tensor.norm() for tensor in stacked]
+        tensors += gradient.layers[f"{name}.weight"].split(grads.splits)
         if grads.has_bias:
-            norms.append(gradient.layers[f"{name}.bias"].norm())
-    return torch.stack(norms)
+            tensors.append(gradient.layers[f"{name}.bias"])
+    return torch.stack(torch._foreach_norm(tensors))

@@ -6,12 +6,35 @@ Products with these shared columns are taken once a user in place of once a row.
 Shapes: B users, r rows that a layer sees (n of a set, 1 for the encoder), in and out the layer's
 widths, k shared columns, which come first among the layer's inputs.
 """
+# A step is some hundred small operations, and each costs its start, views included. So products
+# of users are ``bmm``: ``@`` reaches it through four views more.
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class LayerWeight(NamedTuple):
+    """A layer's weight, or one of each user, cut as its input is."""
+
+    shared: Tensor | None
+    """[out, k] or [B, out, k]; None if k is 0."""
+    rows: Tensor
+    """[out, in − k] or [B, out, in − k]"""
+
+    @classmethod
+    def cut(cls, weight: Tensor, num_shared: int) -> "LayerWeight":
+        """From the whole weight [out, in]."""
+        if not num_shared:
+            return cls(None, weight)
+        return cls(*weight.tensor_split([num_shared], 1))
+
+    def joined(self) -> Tensor:
+        """The whole weight [out, in] or [B, out, in]."""
+        return self.rows if self.shared is None else torch.cat((self.shared, self.rows), -1)
 
 
 @dataclass(eq=False)
@@ -36,7 +59,12 @@ class LayerInput:
     @property
     def width(self) -> int:
         """Number of the layer's inputs."""
-        return self.rows.shape[2] + (0 if self.shared is None else self.shared.shape[1])
+        return self.rows.shape[2] + self.num_shared
+
+    @property
+    def num_shared(self) -> int:
+        """k"""
+        return 0 if self.shared is None else self.shared.shape[1]
 
     def to(self, dtype: torch.dtype) -> "LayerInput":
         """The same input in that precision; itself if it has it already.
@@ -48,22 +76,17 @@ class LayerInput:
         assert self.shared is None
         return LayerInput(self.rows.to(dtype))
 
-    def linear(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """V Wᵀ + b: [B, r, out], for one layer [out, in] or for one of each user [B, out, in]."""
-        if self.shared is None:
-            if weight.ndim == 2:
-                return F.linear(self.rows, weight, bias)
-            if bias is None:
-                return self.rows @ weight.mT
-            return torch.baddbmm(bias.unsqueeze(1), self.rows, weight.mT)
-        num_shared = self.shared.shape[1]
-        if weight.ndim == 2:
-            common = F.linear(self.shared, weight[:, :num_shared], bias).unsqueeze(1)
-            return F.linear(self.rows, weight[:, num_shared:]).add_(common)
-        common = weight[:, :, :num_shared] @ self.shared.unsqueeze(2)
-        if bias is not None:
-            common = common + bias.unsqueeze(2)
-        return torch.baddbmm(common.mT, self.rows, weight[:, :, num_shared:].mT)
+    def linear(self, weight: LayerWeight, bias: Tensor | None = None) -> Tensor:
+        """V Wᵀ + b: [B, r, out], for one layer or for one of each user, whose b is [B, out]."""
+        if weight.rows.ndim == 2:
+            if self.shared is None or weight.shared is None:
+                return F.linear(self.rows, weight.rows, bias)
+            common = F.linear(self.shared, weight.shared, bias).unsqueeze(1)
+            return F.linear(self.rows, weight.rows).add_(common)
+        common = None if bias is None else bias.unsqueeze(1)  # [B, 1, out]
+        if self.shared is not None and weight.shared is not None:
+            common = _bmm(self.shared.unsqueeze(1), weight.shared.mT, common)
+        return _bmm(self.rows, weight.rows.mT, common)
 
     def gram(self, other: "LayerInput", *, with_ones: bool) -> Tensor:
         """Inner products V V'ᵀ with another input's r' rows: [B, r, r'].
@@ -76,38 +99,42 @@ class LayerInput:
             return self._own_gram[with_ones]
         assert (self.shared is None) == (other.shared is None)
         if self.shared is None or other.shared is None:
-            gram = self.rows @ other.rows.mT
+            gram = torch.bmm(self.rows, other.rows.mT)
             gram = gram.add_(1) if with_ones else gram
         else:
-            common = (self.shared * other.shared).sum(1)[:, None, None] + float(with_ones)
+            common = (self.shared * other.shared).sum(1)[:, None, None]
+            common = common + 1 if with_ones else common
             gram = torch.baddbmm(common, self.rows, other.rows.mT)
         if is_kept:
             self._own_gram[with_ones] = gram
         return gram
 
-    def vjp(self, weight: Tensor, delta: Tensor, delta_sum: Tensor) -> "LayerInput":
+    def vjp(self, weight: LayerWeight, delta: Tensor, delta_sum: Tensor) -> "LayerInput":
         """Gradient of this input, from δ [B, r, out] of the layer's output and Σ_r δ_r [B, out].
 
-        The layer is [out, in], or [B, out, in]. The gradient of shared columns is summed over a
-        user's rows, as these share one copy of them.
+        The gradient of shared columns is summed over a user's rows, as these share one copy of
+        them.
         """
-        if self.shared is None:
-            return LayerInput(delta @ weight)
-        num_shared = self.shared.shape[1]
-        common = delta_sum.unsqueeze(1) @ weight[..., :num_shared]
-        return LayerInput(delta @ weight[..., num_shared:], common.squeeze(1))
+        if weight.rows.ndim == 2:
+            common = None if weight.shared is None else delta_sum @ weight.shared
+            return LayerInput(delta @ weight.rows, common)
+        if weight.shared is not None:
+            common = torch.bmm(delta_sum.unsqueeze(1), weight.shared).squeeze(1)
+            return LayerInput(torch.bmm(delta, weight.rows), common)
+        return LayerInput(torch.bmm(delta, weight.rows))
 
-    def low_rank_vjp(self, coefficients: Tensor) -> "LayerInput":
-        """Gradient of a layer's input of m rows, through a low-rank delta that has this V.
+    def add_low_rank_vjp(self, coefficients: Tensor, gradient: "LayerInput") -> "LayerInput":
+        """``gradient`` of a layer's input of m rows, and what a low-rank delta of this V adds.
 
-        The delta is Σ_r c_r v_rᵀ (``fast_weights.py``), so the gradient of row m is
-        Σ_r (c_r·δ_m) v_r: ``coefficients`` [B, m, r] are the c_r·δ_m. The gradient of shared
+        The delta is Σ_r c_r v_rᵀ (``fast_weights.py``), so it adds Σ_r (c_r·δ_m) v_r to the
+        gradient of row m: ``coefficients`` [B, m, r] are the c_r·δ_m. The gradient of shared
         columns is summed over the m rows, as in ``vjp``.
         """
-        rows = coefficients @ self.rows
-        if self.shared is None:
+        rows = torch.baddbmm(gradient.rows, coefficients, self.rows)
+        if self.shared is None or gradient.shared is None:
             return LayerInput(rows)
-        return LayerInput(rows, coefficients.sum((1, 2)).unsqueeze(1) * self.shared)
+        total = coefficients.sum((1, 2)).unsqueeze(1)
+        return LayerInput(rows, torch.addcmul(gradient.shared, total, self.shared))
 
     def norms(self) -> Tensor:
         """[B] at least ‖V‖ of each user."""
@@ -125,9 +152,16 @@ class LayerInput:
         self._own_gram = {k: zero_users(gram, users) for k, gram in self._own_gram.items()}
 
 
+def _bmm(rows: Tensor, weight: Tensor, common: Tensor | None) -> Tensor:
+    """Products user by user, and what is common to a user's rows [B, 1, out] added."""
+    if common is None:
+        return torch.bmm(rows, weight)
+    return torch.baddbmm(common, rows, weight)
+
+
 def user_norms(values: Tensor) -> Tensor:
     """[B, …] → [B] the norm of all that is a user's."""
-    return torch.linalg.vector_norm(values.flatten(1), dim=1)
+    return torch.linalg.vector_norm(values, dim=tuple(range(1, values.ndim)))
 
 
 def zero_users(values: Tensor, users: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from greatmeta_dist.meta.layer_input import LayerInput, zero_users
+from greatmeta_dist.meta.layer_input import LayerInput, LayerWeight, zero_users
 
 
 @dataclass(frozen=True)
@@ -33,80 +33,93 @@ class LinearGradients:
     which sees one row; one tensor in every other layer."""
 
     def dots(self, other: "LinearGradients") -> Tensor:
-        """User by user ⟨g, g⟩, ⟨g, g'⟩, ⟨g', g'⟩: [B, 3, S], and a bias's column last.
+        """User by user ⟨g, g⟩, ⟨g, g'⟩, ⟨g', g⟩, ⟨g', g'⟩: [B, 2, 2, S], and a bias's column last.
 
-        All three at once, for they share products. Three ways, by what they cost:
+        All at once, for they share products. Three ways, by what they cost:
 
         - One row (encoder, FiLM): the gradient has rank 1, ⟨δvᵀ, δ'v'ᵀ⟩ = (δ·δ')(v·v').
         - Few rows: ⟨g, g'⟩ = Σ_{r,r'} (δ_r·δ'_r')(v_r·v'_r'), from two Gram matrices, Δ Δ'ᵀ and
           V V'ᵀ: r² numbers a user.
         - Many rows for a small layer, r² > out·in: Δᵀ V formed, out·in numbers a user.
         """
-        delta_sums = torch.stack((self.delta_sum, other.delta_sum), 1)  # [B, 2, out]
         num_rows, num_out = self.delta.shape[1:]
+        delta_sums = torch.stack((self.delta_sum, other.delta_sum), 1)  # [B, 2, out]
+        bias_dots = torch.bmm(delta_sums, delta_sums.mT).unsqueeze(3)  # [B, 2, 2, 1]
         if num_rows == 1:
-            first, second = delta_sums.unbind(1)
-            # The products δ δ', before they are summed over each tensor's outputs: [B, 3, out].
-            by_output = torch.stack((first * first, first * second, second * second), 1)
-            dots = self._sum_by_tensor(by_output) * _three(self._grams(other)[:, :, 0, :, 0])
+            by_tensor = bias_dots
+            if len(self.splits) > 1:
+                by_output = delta_sums.unsqueeze(2) * delta_sums.unsqueeze(1)  # [B, 2, 2, out]
+                by_tensor = self._sum_by_tensor(by_output)
+            dots = by_tensor * self._grams(other).view(len(self.delta), *self._gram_shape(other), 1)
         elif num_rows**2 > num_out * self.inputs.width:
-            assert len(self.splits) == 1  # only film stacks tensors, and it sees one row
-            formed = torch.stack((self.form(), other.form()), 1).flatten(2)  # [B, 2, out·in]
-            dots = _three(formed @ formed.mT)
+            dots = self._formed_dots(other, bias_dots)
         else:
-            assert len(self.splits) == 1
             deltas = torch.cat((self.delta, other.delta), 1)  # [B, 2r, out]
-            delta_grams = (deltas @ deltas.mT).view(-1, 2, num_rows, 2, num_rows)
-            dots = _three((delta_grams * self._grams(other)).sum((2, 4)))
-        if not self.has_bias:
-            return dots
-        return torch.cat((dots, _three(delta_sums @ delta_sums.mT)), 2)
+            delta_grams = torch.bmm(deltas, deltas.mT).view(-1, 2, num_rows, 2, num_rows)
+            dots = (delta_grams * self._grams(other)).sum((2, 4)).unsqueeze(3)
+        return torch.cat((dots, bias_dots), 3) if self.has_bias else dots
 
     def _grams(self, other: "LinearGradients") -> Tensor:
         """Inner products of the inputs of both, [B, 2, r, 2, r]; [B, 1, r, 1, r] if they are the
         same, as they are in a layer whose input does not depend on A."""
+        num_rows = self.delta.shape[1]
         if self.inputs is other.inputs:
-            return self.inputs.gram(self.inputs, with_ones=False)[:, None, :, None, :]
+            gram = self.inputs.gram(self.inputs, with_ones=False)
+            return gram.view(-1, 1, num_rows, 1, num_rows)
         assert self.inputs.shared is None
         rows = torch.cat((self.inputs.rows, other.inputs.rows), 1)
-        num_rows = self.delta.shape[1]
-        return (rows @ rows.mT).view(-1, 2, num_rows, 2, num_rows)
+        return torch.bmm(rows, rows.mT).view(-1, 2, num_rows, 2, num_rows)
+
+    def _gram_shape(self, other: "LinearGradients") -> tuple[int, int]:
+        """Of one row's ``_grams``: how many inputs there are."""
+        return (1, 1) if self.inputs is other.inputs else (2, 2)
+
+    def _formed_dots(self, other: "LinearGradients", delta_sum_dots: Tensor) -> Tensor:
+        """As ``dots`` of one tensor, from both gradients Δᵀ V, formed: [B, 2, 2, 1].
+
+        Shared columns are the same in both: their part of the gradient has rank 1.
+        """
+        formed = torch.stack(
+            [torch.bmm(g.delta.mT, g.inputs.rows).flatten(1) for g in (self, other)], 1
+        )  # [B, 2, out·(in − k)]
+        dots = torch.bmm(formed, formed.mT).unsqueeze(3)
+        shared = self.inputs.shared
+        if shared is None:
+            return dots
+        return dots + delta_sum_dots * shared.square().sum(1)[:, None, None, None]
 
     def dots_with(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         """⟨g_i, G⟩ with one gradient G for all users: [B, S], and a bias's column last.
 
         ⟨Σ_r δ_r v_rᵀ, G⟩ = Σ_r δ_r·(G v_r): G is applied to the inputs as if it were the layer.
         """
-        if self.inputs.shared is None:
-            by_output = (self.delta * F.linear(self.inputs.rows, weight)).sum(1)
+        cut = LayerWeight.cut(weight, self.inputs.num_shared)
+        by_output = self.delta * F.linear(self.inputs.rows, cut.rows)
+        if self.delta.shape[1] > 1 or len(self.splits) > 1:
+            by_output = self._sum_by_tensor(by_output.sum(1))
         else:
-            shared, num_shared = self.inputs.shared, self.inputs.shared.shape[1]
-            by_output = (self.delta * F.linear(self.inputs.rows, weight[:, num_shared:])).sum(1)
-            by_output = by_output + self.delta_sum * F.linear(shared, weight[:, :num_shared])
-        dots = self._sum_by_tensor(by_output)
-        return dots if bias is None else torch.cat((dots, (self.delta_sum @ bias).unsqueeze(1)), 1)
-
-    def form(self) -> Tensor:
-        """Each user's weight gradient Δᵀ V, formed: [B, out, in]."""
-        products = self.delta.mT @ self.inputs.rows
-        if self.inputs.shared is None:
-            return products
-        common = self.delta_sum.unsqueeze(2) * self.inputs.shared.unsqueeze(1)
-        return torch.cat((common, products), 2)
+            by_output = by_output.sum(2)
+        if self.inputs.shared is not None and cut.shared is not None:
+            common = self.delta_sum * F.linear(self.inputs.shared, cut.shared)
+            by_output = by_output + common.sum(1, keepdim=True)
+        return by_output if bias is None else torch.cat(
+            (by_output, (self.delta_sum @ bias).unsqueeze(1)), 1
+        )
 
     def weighted_sum(self, weights: Tensor) -> list[Tensor]:
         """Σ_i w_i g_i for weights [B]: of the layer's weight [out, in], and of its bias [out].
 
         One matrix product over all rows of all users, (w ⊙ Δ)ᵀ V.
         """
-        weighted = self.delta * weights[:, None, None]  # [B, r, out] w ⊙ Δ
+        weighted_sum = self.delta_sum * weights.unsqueeze(1)  # [B, out]
+        weighted = weighted_sum  # [B·r, out] w ⊙ Δ
+        if self.delta.shape[1] > 1:
+            weighted = (self.delta * weights.view(-1, 1, 1)).flatten(0, 1)
         # The columns of ``inputs.rows``, [out, in − k]; the k shared columns come before them.
-        sums = [weighted.flatten(0, 1).mT @ self.inputs.rows.flatten(0, 1)]
-        bias = weights @ self.delta_sum if self.has_bias else None
+        total = weighted.mT @ self.inputs.rows.flatten(0, 1)
         if self.inputs.shared is not None:
-            common = (self.delta_sum * weights.unsqueeze(1)).mT @ self.inputs.shared  # [out, k]
-            sums = [torch.cat((common, *sums), 1)]
-        return [*sums, bias] if bias is not None else sums
+            total = torch.cat((weighted_sum.mT @ self.inputs.shared, total), 1)
+        return [total, weighted_sum.sum(0)] if self.has_bias else [total]
 
     def zero_users(self, users: Tensor) -> "LinearGradients":
         """The same with zeros for the users [B] where True; their inputs become zeros in place."""
@@ -118,14 +131,6 @@ class LinearGradients:
         """[B, …, out] → [B, …, S]: sums within each stacked tensor."""
         if len(self.splits) == 1:
             return by_output.sum(-1, keepdim=True)
+        if len(set(self.splits)) == 1:
+            return by_output.unflatten(-1, (len(self.splits), -1)).sum(-1)
         return torch.stack([part.sum(-1) for part in by_output.split(self.splits, -1)], -1)
-
-
-def _three(dots: Tensor) -> Tensor:
-    """Of the inner products of two vectors [B, 2, 2] the three that differ: [B, 3, 1].
-
-    Where both are the same, [B, 1, 1] stays as it is.
-    """
-    if dots.shape[1] == 1:
-        return dots
-    return torch.stack((dots[:, 0, 0], dots[:, 0, 1], dots[:, 1, 1]), 1).unsqueeze(2)

@@ -133,14 +133,14 @@ def _case(folder: Path, options: argparse.Namespace, longest: int, max_support: 
     model = untrained_model(training, store)
     lanes = training_lanes(training, store, model)
     step = lanes.step(0)
-    sets = [rows for bucket in step.batch.buckets for rows in (bucket.support, bucket.query)]
+    sets = [rows for bucket in step.batch.batches for rows in (bucket.supports[0].rows, bucket.query)]
     return Case(
         name,
         sigma,
         int(step.num_support.max()),
         sum(len(rows.by_item) for rows in sets),
         sum(rows.item.numel() for rows in sets),
-        len(step.batch.buckets),
+        len(step.batch.batches),
         lanes,
         model.worker,
     )

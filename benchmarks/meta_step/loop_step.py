@@ -82,7 +82,7 @@ class LoopStep(ReferenceStep):
         return [
             LoopUser(
                 Slots.of(batch.user_slots, torch.tensor([user]), batch.rows),
-                loop_set(batch.support, user),
+                loop_set(batch.supports[0].rows, user),
                 loop_set(batch.query, user),
             )
             for user in range(batch.num_users)
@@ -178,6 +178,6 @@ def naive_users(batch: TaskBatch) -> list[User]:
         return [lists(batch.item_slots, k) for k in items], row_set.label[user][is_row].tolist()
 
     return [
-        User(lists(batch.user_slots, i), *rows(batch.support, i), *rows(batch.query, i))
+        User(lists(batch.user_slots, i), *rows(batch.supports[0].rows, i), *rows(batch.query, i))
         for i in range(batch.num_users)
     ]

@@ -107,10 +107,10 @@ def _user_sets(batch: TaskBatch, rows: Tensor) -> tuple[UserSet, UserSet]:
         repeated = user.unsqueeze(1).expand(-1, item.shape[1], -1)
         return UserSet(torch.cat((repeated, item), 2), row_set.label, row_set.row_weight)
 
-    user = features.support.shared
+    user = features.supports[0].shared
     assert user is not None
     return (
-        joined(batch.support, features.support.rows, user),
+        joined(batch.supports[0].rows, features.supports[0].rows, user),
         joined(batch.query, features.query.rows, user),
     )
 

@@ -11,13 +11,34 @@ Fi fields of users and items, F = Fu + Fi, U distinct embedding rows; M slots.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from greatmeta_dist.data.tasks import Floats, Slots
-from greatmeta_dist.meta.batch import PairPlan, RowSet, UnpoolPlan
-from greatmeta_dist.ragged import Grouped, Ints
+from greatmeta_dist.meta.batch import ItemPlan, PairPlan, UnpoolPlan
+from greatmeta_dist.ragged import Grouped, Ints, stable_order
+
+
+@dataclass(frozen=True)
+class SetRows:
+    """Where the rows of all users' support or query sets stand, user by user."""
+
+    position: Ints
+    """[rows] among the padded rows of all buckets, which stand end to end."""
+    user: Ints
+    """[rows]"""
+    item: Ints
+    """[rows] which of the batch's I distinct items each is about."""
+    num_padded: int
+
+
+def item_plan(rows: SetRows, *, num_items: int) -> ItemPlan:
+    """A set's rows by item: no scatter is needed, and the order, and so the bits, are fixed."""
+    order = stable_order(rows.item)
+    start = np.searchsorted(rows.item[order], np.arange(num_items))
+    return ItemPlan(*(torch.from_numpy(a) for a in (rows.position[order], rows.user[order], start)))
 
 
 def unpool_plan(
@@ -38,7 +59,7 @@ def unpool_plan(
 def pair_plan(
     slots: tuple[Slots, Slots],
     weights: tuple[Floats, Floats],
-    sets: Sequence[RowSet],
+    sets: Sequence[SetRows],
     *,
     num_rows: int,
 ) -> PairPlan:
@@ -63,28 +84,16 @@ def pair_plan(
     item_field = item_slots.field
     item_key = (num_user_fields + item_field) * num_rows + item_slots.row  # but for the user
     first_atom = num_users * num_user_fields
-    for row_set in sets:
-        position, slot, num_slots = _slots_of_rows(row_set, item_slots)
-        user = position // row_set.item.shape[1]
-        row_atom = first_atom + position * item_slots.length.shape[1]
+    for rows in sets:
+        slot, num_slots = item_slots.by_entity.positions(rows.item)
+        row_atom = first_atom + rows.position * item_slots.length.shape[1]
         atoms.append(np.repeat(row_atom, num_slots) + item_field[slot])
-        keys.append(np.repeat(user * (num_fields * num_rows), num_slots) + item_key[slot])
+        keys.append(np.repeat(rows.user * (num_fields * num_rows), num_slots) + item_key[slot])
         slot_weights.append(weights[1][slot])
-        first_atom += row_set.item.numel() * item_slots.length.shape[1]
+        first_atom += rows.num_padded * item_slots.length.shape[1]
 
     pairs = Grouped.of(np.concatenate(keys))
     field_start = np.searchsorted(pairs.distinct // num_rows, np.arange(num_users * num_fields + 1))
     atom = np.concatenate(atoms)[pairs.order]
     weight = np.concatenate(slot_weights)[pairs.order]
     return PairPlan(*(torch.from_numpy(a) for a in (atom, weight, pairs.start, field_start)))
-
-
-def _slots_of_rows(row_set: RowSet, item_slots: Slots) -> tuple[Ints, Ints, Ints]:
-    """A set's rows with the slots of their items, row by row.
-
-    Returns [rows] flat positions b·n + r in the padded set, [slots] positions in ``item_slots``,
-    and [rows] how many of these each row has.
-    """
-    position = np.sort(row_set.by_item.numpy())
-    slot, num_slots = item_slots.by_entity.positions(row_set.item.numpy().ravel()[position])
-    return position, slot, num_slots

@@ -6,23 +6,38 @@ anything random: each draw's seed is made of what it is for (lane, epoch or step
 makes it or of what was drawn before.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from greatmeta_dist.batching.collate import Collator
+from greatmeta_dist.batching.collate import Collator, Layout
 from greatmeta_dist.batching.grouping import UserGrouping
 from greatmeta_dist.batching.lane_counts import checked_lane_sizes
-from greatmeta_dist.batching.length_buckets import length_buckets
+from greatmeta_dist.batching.length_buckets import length_buckets, support_buckets
 from greatmeta_dist.batching.resample import resample_support_query
 from greatmeta_dist.config import TrainConfig
 from greatmeta_dist.data.arrow import join_batches
 from greatmeta_dist.data.store import FeatureSpec, Store, UserTasks
-from greatmeta_dist.data.tasks import FeatureMask
+from greatmeta_dist.data.tasks import FeatureMask, TaskTable
 from greatmeta_dist.meta.batch import StepBatch, TaskBatch
 from greatmeta_dist.ragged import offsets_of
+
+
+MAX_QUERY_ROWS = 32
+"""Queries of up to so many rows are all padded to the longest. The usual ones have 10."""
+
+
+def _common_query_rows(store: Store) -> int | None:
+    """The longest query of all training users, whichever lane they are of; None if it is long."""
+    longest = 1
+    for shard in range(store.manifest.shards["train"]):
+        lengths = pc.list_value_length(store.shard("train", shard).column("query_item"))
+        longest = max(longest, pc.max(lengths).as_py() or 0)
+    return longest if longest <= MAX_QUERY_ROWS else None
 
 
 class Lane:
@@ -105,8 +120,10 @@ class Lanes:
         *,
         rank: int = 0,
         world_size: int = 1,
+        turning_points: Sequence[int] = (),
     ):
         """Worker ``rank`` of ``world_size`` hosts neighbouring lanes, as many as every other.
+        ``turning_points`` are the model's, as ``support_buckets`` takes them.
 
         Raises ``InputError`` where the users do not suffice for the lanes that the options ask for.
         """
@@ -122,21 +139,33 @@ class Lanes:
         self._store, self._collator, self._feature_spec = store, collator, feature_spec
         self._grouping, self._config = grouping, config
         self._orders: tuple[int, list[NDArray[np.int64]]] = (-1, [])
+        self._turning_points = turning_points
+        self.query_rows = _common_query_rows(store)
+        """Rows that every query is padded to; None where queries differ too much for it."""
+        self.lanes_per_batch = len(self.lanes) if self.query_rows is not None else 1
+        """How many lanes pass through a step as one batch: all that are hosted here, or 1."""
 
     def step(self, number: int) -> StepTasks:
         """A step's tasks: a function of its number alone."""
         epoch, step_of_epoch = divmod(number, self.steps_per_epoch)
         first = step_of_epoch * self.users_per_lane
-        lanes, tokens, groups, support_lengths = [], [], [], []
-        for lane, order in zip(self.lanes, self._orders_of(epoch), strict=True):
-            chosen = order[first : first + self.users_per_lane]
-            users, buckets, by_length, lengths = self._lane_batches(lane, chosen, number)
-            lanes.append(buckets)
-            tokens += [users.user[k] for k in by_length]
-            groups.append(self._grouping.recorded(users, is_training=True)[by_length])
-            support_lengths.append(lengths)
+        lanes = [
+            self._read_lane(lane, order[first : first + self.users_per_lane], number)
+            for lane, order in zip(self.lanes, self._orders_of(epoch), strict=True)
+        ]
+        if self.query_rows is None:
+            orders, groups = zip(*(self._by_length(lane) for lane in lanes), strict=True)
+            lanes = [lane.take(order) for lane, order in zip(lanes, orders, strict=True)]
+        else:
+            size = self.lanes_per_batch
+            groups = tuple(
+                [self._batch_of(lanes[k : k + size])] for k in range(0, len(lanes), size)
+            )
         return StepTasks(
-            StepBatch.of(lanes), tokens, np.concatenate(groups), np.concatenate(support_lengths)
+            StepBatch.of(groups),
+            [token for lane in lanes for token in lane.user],
+            np.concatenate([lane.recorded_group for lane in lanes]),
+            np.concatenate([lane.tasks.support_item.lengths for lane in lanes]),
         )
 
     def _orders_of(self, epoch: int) -> list[NDArray[np.int64]]:
@@ -146,38 +175,94 @@ class Lanes:
             self._orders = (epoch, [lane.order(epoch, length) for lane in self.lanes])
         return self._orders[1]
 
-    def _lane_batches(
-        self, lane: Lane, chosen: NDArray[np.int64], number: int
-    ) -> tuple[UserTasks, list[TaskBatch], NDArray[np.int64], NDArray[np.int64]]:
-        """A lane's users in a step, and a batch of each length bucket of them.
-
-        Returns the users in the order of ``chosen``; the batches, which have them by number of
-        rows; that order [users]; and the numbers of support rows [users], in that order.
-        """
+    def _read_lane(self, lane: Lane, chosen: NDArray[np.int64], number: int) -> "_LaneTasks":
+        """A lane's users in a step, in the order of ``chosen``."""
         config = self._config
         users = lane.read(chosen, self._store, self._feature_spec)
         rng = np.random.default_rng([config.seed, 17, lane.number, number])
         tasks = users.tasks
         if config.resample_support:
             tasks = resample_support_query(tasks, rng, short_support_rate=config.short_support_rate)
-        feature_mask = None
-        if config.feature_mask_rate:
-            feature_mask = FeatureMask(config.feature_mask_rate, rng)
         group = None
         if self._collator.target_weights is not None:
             group = self._grouping.estimated(users, is_training=True)
-        num_support, num_query = tasks.support_item.lengths, tasks.query_item.lengths
-        by_length = np.argsort(num_support + num_query, kind="stable")
-        num_support, num_query = num_support[by_length], num_query[by_length]
-        buckets = [
-            self._collator.collate(
-                tasks,
-                by_length[bucket],
-                is_training=True,
-                group=group,
-                user_index=lane.first_user + chosen,
-                feature_mask=feature_mask,
-            )
-            for bucket in length_buckets(num_support, num_query)
-        ]
-        return users, buckets, by_length, num_support
+        return _LaneTasks(
+            tasks,
+            list(users.user),
+            self._grouping.recorded(users, is_training=True),
+            group,
+            lane.first_user + chosen,
+            [FeatureMask(config.feature_mask_rate, rng)] if config.feature_mask_rate else [],
+        )
+
+    def _batch_of(self, lanes: Sequence["_LaneTasks"]) -> TaskBatch:
+        """One batch of several lanes, whose queries are all padded alike."""
+        joined = _LaneTasks.joined(lanes)
+        assert self.query_rows is not None
+        layout = Layout(
+            np.repeat(np.arange(len(lanes)), self.users_per_lane),
+            self.query_rows,
+            support_buckets(joined.tasks.support_item.lengths, self._turning_points),
+        )
+        return self._collate(joined, None, layout)
+
+    def _by_length(self, lane: "_LaneTasks") -> tuple[NDArray[np.int64], list[TaskBatch]]:
+        """A lane's users by number of rows, and a batch of each length bucket of them."""
+        lengths = lane.tasks.support_item.lengths, lane.tasks.query_item.lengths
+        order = np.argsort(lengths[0] + lengths[1], kind="stable")
+        buckets = length_buckets(*(of_set[order] for of_set in lengths))
+        return order, [self._collate(lane, order[bucket], None) for bucket in buckets]
+
+    def _collate(
+        self, lane: "_LaneTasks", chosen: NDArray[np.int64] | None, layout: Layout | None
+    ) -> TaskBatch:
+        return self._collator.collate(
+            lane.tasks,
+            chosen,
+            is_training=True,
+            group=lane.group,
+            user_index=lane.user_index,
+            feature_masks=lane.feature_masks,
+            layout=layout,
+        )
+
+
+@dataclass(frozen=True)
+class _LaneTasks:
+    """Users of a lane in a step, or of several."""
+
+    tasks: TaskTable
+    user: list[str]
+    """[users] tokens."""
+    recorded_group: NDArray[np.int32]
+    """[users] preference group in reports."""
+    group: NDArray[np.int32] | None
+    """[users] preference group that target weights go by; None if nobody asks."""
+    user_index: NDArray[np.int64]
+    """[users] numbers among all training users."""
+    feature_masks: list[FeatureMask]
+    """One for each lane, or none."""
+
+    @classmethod
+    def joined(cls, lanes: Sequence["_LaneTasks"]) -> "_LaneTasks":
+        """The users of several lanes, lane by lane."""
+        if len(lanes) == 1:
+            return lanes[0]
+        groups = [lane.group for lane in lanes if lane.group is not None]
+        return cls(
+            TaskTable.joined([lane.tasks for lane in lanes]),
+            [token for lane in lanes for token in lane.user],
+            np.concatenate([lane.recorded_group for lane in lanes]),
+            np.concatenate(groups) if groups else None,
+            np.concatenate([lane.user_index for lane in lanes]),
+            [mask for lane in lanes for mask in lane.feature_masks],
+        )
+
+    def take(self, order: NDArray[np.int64]) -> "_LaneTasks":
+        """The same users in another order; for records."""
+        return replace(
+            self,
+            tasks=self.tasks.take(order),
+            user=[self.user[k] for k in order],
+            recorded_group=self.recorded_group[order],
+        )

@@ -4,13 +4,14 @@ An entity is a user or an item. A slot is one value of one field of one entity; 
 is looked up. M slots in all, entity by entity, and field by field within an entity.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from greatmeta_dist.ragged import Ints, Ragged, offsets_of
+from greatmeta_dist.ragged import Ints, Ragged, concatenate, offsets_of
 
 Floats = NDArray[np.floating]
 
@@ -140,6 +141,18 @@ class TaskTable:
             self.support_label.take(tasks),
             self.query_item.take(tasks),
             self.query_label.take(tasks),
+        )
+
+    @classmethod
+    def joined(cls, tables: Sequence["TaskTable"]) -> "TaskTable":
+        """The tasks of several tables of ratings, one table after the other."""
+        fields = zip(*(table.features.fields for table in tables), strict=True)
+        return cls(
+            replace(tables[0].features, fields=tuple(map(concatenate, fields))),
+            concatenate([table.support_item for table in tables]),
+            concatenate([table.support_label for table in tables]),
+            concatenate([table.query_item for table in tables]),
+            concatenate([table.query_label for table in tables]),
         )
 
     def asking(self, items: Ints) -> "TaskTable":

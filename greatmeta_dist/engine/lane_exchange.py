@@ -5,9 +5,10 @@ K/W neighbouring lanes, holds a block of the embedding rows E and all of A; rank
 coordinator (DESIGN.md section 4). What two workers do comes to the same bits as what one does,
 because every number is computed from the same numbers by the same operations:
 
-1. *One user.* A lane's users are cut into the same length buckets wherever the lane is hosted, and
-   no bucket has users of two lanes. So all tensors of a user's bucket have the same values and
-   shapes, and go through the same kernels (with equal ``cluster.threads`` and device).
+1. *One user.* What is computed for one user has the same bits whoever else is in its batch, and
+   however far its support is padded. Libraries do not promise this. It is checked for the shapes in
+   use when a group starts; where it does not hold, each lane is a batch by itself, wherever it is
+   hosted (``batch_invariance.py``).
 2. *Sums over users.* Each lane's sum is taken by itself, over the same tensors of the same shapes
    wherever the lane is hosted. The lanes' sums are added along one fixed binary tree over all K
    lanes; rows that a lane does not touch are zeros in it. A worker's lanes are a whole subtree, so
@@ -59,7 +60,7 @@ piggybacked on a message of rows. While a message travels, there is work that do
 users' own inner products while ḡ is summed (``meta/step.py``), and rows, running means and the next
 plan while A's new values are broadcast.
 
-Shapes: B users of a length bucket, U distinct rows that the buckets hosted here touch together, V
+Shapes: B users of a batch, L its lanes, U distinct rows that the batches hosted here touch together, V
 rows of this worker's block that any worker touches, d embedding width, N numbers of A end to end,
 padded to a multiple of W.
 """
@@ -75,9 +76,9 @@ from greatmeta_dist.engine.coordinator import GRADIENT_BOUND, Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.engine.layers import FlatLayers
 from greatmeta_dist.engine.routing import NextPlan, Piggyback, RoutingPlan
-from greatmeta_dist.engine.tree_sum import tree_sum
+from greatmeta_dist.engine.tree_sum import tree_of_lanes, tree_sum
 from greatmeta_dist.meta.batch import StepBatch
-from greatmeta_dist.meta.gradients import MetaGradient
+from greatmeta_dist.meta.gradients import LaneSums, MetaGradient
 from greatmeta_dist.meta.user_statistics import UserStatistics
 
 
@@ -122,15 +123,15 @@ class LaneExchange:
         """Whether this worker asks to stop; from ``fetch_rows`` on, whether any worker does."""
 
     def fetch_rows(self) -> list[Tensor]:
-        """The current rows [U of the bucket, d] of each length bucket."""
+        """The current rows [U of the batch, d] of each batch."""
         rows, counts = self._plan.fetch(self._table.lookup, "fetch rows", self._next.counts())
         self._next_requests, self.is_stopping = self._next.requests(counts)
         return [rows.index_select(0, at) for at in self._step.positions]
 
-    def sum(self, gradients: Iterable[MetaGradient]) -> Callable[[], list[MetaGradient]]:
-        """Start the sum over all lanes of one gradient for each length bucket.
+    def sum(self, gradients: Iterable[LaneSums]) -> Callable[[], list[MetaGradient]]:
+        """Start the sum over all lanes of each batch's gradients by lane.
 
-        Call what is returned to wait for the sum, given at the rows of each bucket; all share the
+        Call what is returned to wait for the sum, given at the rows of each batch; all share the
         tensors of A. The gradients are overwritten.
         """
         wait = self._begin_sum(*self._sum_hosted_lanes(gradients))
@@ -196,14 +197,14 @@ class LaneExchange:
         return lambda: (flat, self._plan.return_sums(wait()[0], "sum")[0])
 
     def compute_weights(self, user_statistics: list[UserStatistics]) -> list[Tensor]:
-        """The coordinator's weights [B] of each bucket's users, from what is known of all users."""
+        """The coordinator's weights [B] of each batch's users, from what is known of all users."""
         return self._ask_coordinator(
             [statistics.columns() for statistics in user_statistics],
             self._coordinator.compute_weights if self._coordinator else None,
         )
 
     def update_scheduler(self, weight_gradients: list[Tensor]) -> list[Tensor]:
-        """New weights [B] of each bucket's users, once φ has learnt from their ∂(Σ L)/∂w [B]."""
+        """New weights [B] of each batch's users, once φ has learnt from their ∂(Σ L)/∂w [B]."""
         return self._ask_coordinator(
             weight_gradients, self._coordinator.update_scheduler if self._coordinator else None
         )
@@ -213,7 +214,7 @@ class LaneExchange:
     ) -> list[Tensor]:
         """What the coordinator's ``compute`` makes of all users' values.
 
-        ``values`` are [B, ·] of each bucket; returned are [B] of each.
+        ``values`` are [B, ·] of each batch; returned are [B] of each.
         """
         hosted = torch.cat(values)
         everyone = self._communicator.gather(hosted, "statistics")
@@ -222,10 +223,10 @@ class LaneExchange:
             results = compute(everyone)
         like = hosted if hosted.ndim == 1 else hosted[:, 0]
         weights = self._communicator.scatter(results, like, "weights")
-        return list(weights.split([len(of_bucket) for of_bucket in values]))
+        return list(weights.split([len(of_batch) for of_batch in values]))
 
-    def apply(self, gradients: Iterable[MetaGradient]) -> None:
-        """Add one gradient for each length bucket over all lanes, and update θ in place.
+    def apply(self, gradients: Iterable[LaneSums]) -> None:
+        """Add each batch's gradients by lane over all lanes, and update θ in place.
 
         The gradients are overwritten.
         """
@@ -276,29 +277,29 @@ class LaneExchange:
             return flat, flat[:0]
         return flat.chunk(self._communicator.size)
 
-    def _sum_hosted_lanes(self, gradients: Iterable[MetaGradient]) -> tuple[Tensor, Tensor]:
-        """Add gradients over each lane's length buckets, and then over the lanes hosted here.
+    def _sum_hosted_lanes(self, gradients: Iterable[LaneSums]) -> tuple[Tensor, Tensor]:
+        """Add gradients over the batches of each group of lanes, and then over the lanes here.
 
         Returns the sums of A end to end [N], with zeros behind them so that all workers' slices
         are equally long, and of the rows [U, d].
         """
         terms = self._aligned_terms(gradients)
-        *layers, rows = tree_sum(
-            tree_sum(itertools.islice(terms, num_buckets))
-            for num_buckets in self._step.buckets_per_lane
+        flat, rows = tree_sum(
+            tree_of_lanes(tree_sum(itertools.islice(terms, num_batches)))
+            for num_batches in self._step.batches_per_group
         )
-        num_zeros = -sum(layer.numel() for layer in layers) % self._communicator.size
-        zeros = rows.new_zeros(num_zeros)
-        return torch.cat([*(layer.flatten() for layer in layers), zeros]), rows
+        num_zeros = -len(flat) % self._communicator.size
+        return torch.cat((flat, flat.new_zeros(num_zeros))) if num_zeros else flat, rows
 
-    def _aligned_terms(self, gradients: Iterable[MetaGradient]) -> Iterator[list[Tensor]]:
-        """Each bucket's gradient as tensors that can be added: those of A, and rows [U, d].
+    def _aligned_terms(self, gradients: Iterable[LaneSums]) -> Iterator[list[Tensor]]:
+        """Each batch's sums by lane as tensors that can be added: A [L, N], and rows [L, U, d].
 
-        A bucket's gradient has zeros at the rows that only other buckets touch.
+        A lane's sum has zeros at the rows that only other lanes touch.
         """
-        for gradient, at in zip(gradients, self._step.positions, strict=True):
-            rows = gradient.rows
-            if len(self._step.positions) > 1:
-                shape = (len(self._step.rows), rows.shape[1])
-                rows = rows.new_zeros(shape).index_copy_(0, at, rows)
-            yield [*(gradient.layers[name] for name in self._layers), rows]
+        num_rows = len(self._step.rows)
+        for gradient, at in zip(gradients, self._step.lane_positions, strict=True):
+            flat = torch.cat([gradient.layers[name].flatten(1) for name in self._layers], 1)
+            rows, num_lanes, width = gradient.rows, len(flat), gradient.rows.shape[1]
+            if at is not None:
+                rows = rows.new_zeros(num_lanes * num_rows, width).index_copy_(0, at, rows)
+            yield [flat, rows.view(num_lanes, num_rows, width)]

@@ -153,7 +153,7 @@ class Worker:
     def step(
         self, batch: StepBatch, following: StepBatch | None = None, *, is_stopping: bool = False
     ) -> StepReport | None:
-        """One meta step on the length buckets of a global batch that are hosted here.
+        """One meta step on the users of a global batch that are hosted here.
 
         Gives the coordinator's report, on its worker. ``following`` is the next batch, if it is
         known: the plan for its rows is exchanged on the way; all workers know it, or none.
@@ -172,7 +172,7 @@ class Worker:
             following=following.rows.to(self.device, non_blocking=True) if following else None,
             is_stopping=is_stopping,
         )
-        self._step(here.buckets, self.layers, exchange=exchange)
+        self._step(here.batches, self.layers, exchange=exchange)
         self._planned = (following, exchange.next_plan) if following else None
         self.is_stopping = exchange.is_stopping
         return self.coordinator.report if self.coordinator else None

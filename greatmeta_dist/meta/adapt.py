@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from greatmeta_dist.meta.batch import TaskBatch
-from greatmeta_dist.meta.fast_weights import FastWeights, InnerLoop, SharedWeights
+from greatmeta_dist.meta.batch import RowSet, TaskBatch
+from greatmeta_dist.meta.fast_weights import FastWeights, InnerLoop, SharedWeights, joined
 from greatmeta_dist.meta.gradients import Layers, TaskGradients
 from greatmeta_dist.meta.linear_gradients import LinearGradients
 from greatmeta_dist.meta.losses import Loss, loss_gradient, set_loss
 from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.passes import Pass, Weights, backward, forward
 from greatmeta_dist.meta.row_gradients import row_gradients
-from greatmeta_dist.meta.set_input import SetInput, context_features, set_inputs
+from greatmeta_dist.meta.set_input import SetInput, batch_inputs, context_features
 from greatmeta_dist.meta.user_networks import UserNetworks
 
 
@@ -47,19 +47,34 @@ class TaskResults:
 
 def adapt(
     model: Recommender,
-    batch: TaskBatch,
+    rows: RowSet,
     support: SetInput,
     shared: SharedWeights,
     inner: InnerLoop,
 ) -> FastWeights:
-    """T inner steps for every user at once, on the support sets (step 1)."""
+    """T inner steps for every user of a length bucket at once, on the support sets (step 1)."""
     weights = FastWeights(shared, {})
     for _ in range(inner.num_steps):
         record = forward(model, support, weights)
-        d_prediction = loss_gradient(record.prediction, batch.support, inner.loss)
+        d_prediction = loss_gradient(record.prediction, rows, inner.loss)
         grads, _ = backward(model, record, d_prediction, weights, to_inputs=False)
         weights = weights.sgd_step(grads, inner)
     return weights
+
+
+def adapt_all(
+    model: Recommender,
+    batch: TaskBatch,
+    supports: list[SetInput],
+    shared: SharedWeights,
+    inner: InnerLoop,
+) -> FastWeights:
+    """``adapt`` for every user of a batch, bucket by bucket."""
+    by_bucket = [
+        adapt(model, bucket.rows, support, shared, inner)
+        for bucket, support in zip(batch.supports, supports, strict=True)
+    ]
+    return joined(by_bucket, batch)
 
 
 def task_results(
@@ -76,18 +91,18 @@ def task_results(
     ``rows`` [U, d] are the batch's distinct embedding rows.
     """
     with record_function("meta/embed"):
-        support, query = set_inputs(model, batch, rows)
+        inputs = batch_inputs(model, batch, rows)
     shared = SharedWeights(layers)
     with record_function("meta/inner loop"):
-        fast = adapt(model, batch, support, shared, inner)
+        fast = adapt_all(model, batch, inputs.supports, shared, inner)
     with record_function("meta/query"):
-        record = forward(model, query, fast)
+        record = forward(model, inputs.query, fast)
         gradients = _backward_to_theta(model, batch, record, fast, inner.loss)
         loss = set_loss(record.prediction, batch.query, inner.loss)
-        features = context_features(model, support)
+        features = context_features(model, inputs.context)
         if not has_unadapted:
             return _zero_nonfinite(TaskResults(loss.unsqueeze(1), gradients, None, features))
-        record = forward(model, query, shared)
+        record = forward(model, inputs.query, shared)
         d_prediction = loss_gradient(record.prediction, batch.query, inner.loss)
         unadapted_layers, _ = backward(model, record, d_prediction, shared, to_inputs=False)
         loss_before = set_loss(record.prediction, batch.query, inner.loss)
@@ -99,7 +114,7 @@ def unadapted_query_gradients(
     model: Recommender, batch: TaskBatch, rows: Tensor, layers: Layers, loss: Loss
 ) -> TaskGradients:
     """Every user's ∇_θ L(Q_i; θ), without adaptation; zeros where it is not finite."""
-    _, query = set_inputs(model, batch, rows)
+    query = batch_inputs(model, batch, rows).query
     shared = SharedWeights(layers)
     gradients = _backward_to_theta(model, batch, forward(model, query, shared), shared, loss)
     is_nonfinite = ~gradients.is_finite()
@@ -110,19 +125,20 @@ def predict_query(
     model: Recommender, batch: TaskBatch, rows: Tensor, layers: Layers, inner: InnerLoop
 ) -> tuple[Tensor, Tensor]:
     """Predictions [B, n] for every user's query rows: unadapted, and after adaptation."""
-    support, query = set_inputs(model, batch, rows)
+    inputs = batch_inputs(model, batch, rows)
     shared = SharedWeights(layers)
-    fast = adapt(model, batch, support, shared, inner)
-    return forward(model, query, shared).prediction, forward(model, query, fast).prediction
+    fast = adapt_all(model, batch, inputs.supports, shared, inner)
+    unadapted = forward(model, inputs.query, shared).prediction
+    return unadapted, forward(model, inputs.query, fast).prediction
 
 
 def adapted_networks(
     model: Recommender, batch: TaskBatch, rows: Tensor, layers: Layers, inner: InnerLoop
 ) -> UserNetworks:
     """Every user's adapted model as a function of an item's features; no query is read."""
-    support, _ = set_inputs(model, batch, rows)
-    fast = adapt(model, batch, support, SharedWeights(layers), inner)
-    return UserNetworks.of(model, support, fast)
+    inputs = batch_inputs(model, batch, rows)
+    fast = adapt_all(model, batch, inputs.supports, SharedWeights(layers), inner)
+    return UserNetworks.of(model, inputs.query, fast)
 
 
 def _backward_to_theta(

@@ -7,8 +7,10 @@ Shapes, here and in all of this folder: B users of a batch, n rows of a set (pad
 of the batch), I distinct items of a batch, U distinct embedding rows of a batch, F feature fields
 (Fu of the user, Fi of the item), d embedding width, D = F·d input width, C context width.
 
-A *length bucket* is a batch of users with sets of like length: one lane's users are cut into a few,
-so that short sets are not padded to the longest. A step handles one ``TaskBatch`` a bucket.
+A worker's lanes pass through a step as one ``TaskBatch``. Its users stand lane by lane, as many of
+each. Rows and items are numbered lane by lane too, so that an item of two lanes is two items here:
+sums over users come out by lane, and the lanes' sums are added elsewhere. Support sets differ in
+length: they are cut into *length buckets*, so that short ones are not padded to the longest.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RowSet:
-    """A support or query set of every user, padded to the longest of the batch."""
+    """Support or query sets of some users, padded to the longest of them, or further."""
 
     item: Tensor
     """[B, n] which of the batch's distinct items each row is about; 0 where padded."""
@@ -38,10 +40,33 @@ class RowSet:
     row_weight: Tensor
     """[B, n] 1/(number of the user's rows + support damping) for a row, 0 for padding: a sum with
     these weights is a mean over the set, shrunk towards 0 where there is damping."""
-    by_item: Tensor
-    """[rows] flat positions b·n + r of the rows, without padding, sorted by item."""
-    item_start: Tensor
-    """[I] first position in ``by_item`` of each item; an item may have none."""
+
+
+@dataclass(frozen=True)
+class SupportBucket:
+    """Users whose support sets are of like length."""
+
+    rows: RowSet
+    """Their support sets; B and n are the bucket's."""
+    users: Tensor | None
+    """[B of the bucket] which of the batch's users they are, ascending; None if all."""
+
+    def take(self, values: Tensor) -> Tensor:
+        """Of the batch's values [B, ·], those of the bucket's users."""
+        return values if self.users is None else values.index_select(0, self.users)
+
+
+@dataclass(frozen=True)
+class ItemPlan:
+    """How what belongs to the rows of all users' sets adds up by item."""
+
+    position: Tensor
+    """[rows] where each row, without padding, stands among the padded rows of all buckets, which
+    stand end to end; sorted by item."""
+    user: Tensor
+    """[rows] whose row it is."""
+    start: Tensor
+    """[I] first of each item's rows; an item may have none."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +119,22 @@ class PairPlan:
 
 @dataclass(frozen=True)
 class TaskBatch:
-    """The tasks of one length bucket of one lane, in one step."""
+    """The tasks of some lanes in one step, or of some users of one lane."""
 
     rows: Tensor
-    """[U] distinct embedding rows the batch touches, ascending."""
+    """[U] distinct embedding rows that each lane touches, ascending, lane by lane."""
+    rows_per_lane: list[int]
+    """How many of them each lane touches. Each lane has as many users."""
     user_slots: SlotTable
     item_slots: SlotTable
-    support: RowSet
+    supports: list[SupportBucket]
+    """The users' support sets, by length."""
+    bucket_position: Tensor | None
+    """[B] where each user stands among the users of all buckets, which stand end to end; None if
+    there is one bucket."""
     query: RowSet
+    support_plan: ItemPlan
+    query_plan: ItemPlan
     unpool: UnpoolPlan
     pairs: PairPlan | None
     """None where nobody asks for norms of embedding gradients."""
@@ -113,30 +146,56 @@ class TaskBatch:
 
     @property
     def num_users(self) -> int:
-        return self.support.row_weight.shape[0]
+        return self.query.row_weight.shape[0]
+
+    @property
+    def num_lanes(self) -> int:
+        """L"""
+        return len(self.rows_per_lane)
+
+    def join(self, by_bucket: Sequence[Tensor]) -> Tensor:
+        """The batch's values [B, ·], from those of each bucket's users."""
+        if self.bucket_position is None:
+            return by_bucket[0]
+        return torch.cat(list(by_bucket)).index_select(0, self.bucket_position)
 
 
 @dataclass(frozen=True)
 class StepBatch:
-    """All length buckets of a step hosted by one worker, and the embedding rows they touch."""
+    """All batches of a step hosted by one worker, and the embedding rows they touch."""
 
-    buckets: list[TaskBatch]
-    buckets_per_lane: list[int]
-    """Number of buckets of each hosted lane, in their order."""
+    batches: list[TaskBatch]
+    batches_per_group: list[int]
+    """Batches of each group of neighbouring lanes, in their order: one of several lanes; or one or
+    more of a lane."""
     rows: Tensor
-    """[U] distinct embedding rows of all buckets together, ascending."""
+    """[U] distinct embedding rows of all batches together, ascending."""
     positions: list[Tensor]
-    """For each bucket, [U of the bucket] position of its rows among ``rows``."""
+    """For each batch, [U of the batch] position of its rows among ``rows``."""
+    lane_positions: list[Tensor | None]
+    """For each batch, [U of the batch] position of its rows among ``rows`` repeated for each of its
+    lanes; None where its rows are ``rows`` itself."""
 
     @classmethod
-    def of(cls, lanes: Sequence[Sequence[TaskBatch]]) -> "StepBatch":
-        """The step made of each lane's buckets."""
-        buckets = [bucket for lane in lanes for bucket in lane]
-        if len(buckets) == 1:
-            return cls(buckets, [1], buckets[0].rows, [torch.arange(len(buckets[0].rows))])
-        rows = torch.unique(torch.cat([bucket.rows for bucket in buckets]))
-        positions = [torch.searchsorted(rows, bucket.rows) for bucket in buckets]
-        return cls(buckets, [len(lane) for lane in lanes], rows, positions)
+    def of(cls, groups: Sequence[Sequence[TaskBatch]]) -> "StepBatch":
+        """The step made of the batches of each group of lanes."""
+        batches = [batch for group in groups for batch in group]
+        rows, *others = [batch.rows for batch in batches]
+        if others or batches[0].num_lanes > 1:
+            rows = torch.unique(torch.cat([rows, *others]))
+        positions = [torch.searchsorted(rows, batch.rows) for batch in batches]
+        lane_positions = [
+            None if len(batch.rows) == len(rows) and batch.num_lanes == 1
+            else at + len(rows) * _lane_of_row(batch)
+            for batch, at in zip(batches, positions, strict=True)
+        ]
+        sizes = [len(group) for group in groups]
+        return cls(batches, sizes, rows, positions, lane_positions)
+
+
+def _lane_of_row(batch: TaskBatch) -> Tensor:
+    """[U] which of its lanes each of a batch's rows is of."""
+    return torch.arange(batch.num_lanes).repeat_interleave(torch.tensor(batch.rows_per_lane))
 
 
 def to_device(batch: T, device: torch.device) -> T:

@@ -9,11 +9,13 @@ for every user is the smaller form, a *dense delta*; ``_is_low_rank_cheaper`` de
 Shapes: B users, r rows that a layer saw, in and out its widths, T inner steps at rate α.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from greatmeta_dist.meta.batch import SupportBucket, TaskBatch
 from greatmeta_dist.meta.gradients import Layers
 from greatmeta_dist.meta.layer_input import LayerInput, LayerWeight
 from greatmeta_dist.meta.linear_gradients import LinearGradients
@@ -73,6 +75,9 @@ class LowRankDelta:
     """[B, r, in] v_r"""
     has_bias: bool
 
+    def __len__(self) -> int:
+        return len(self.scaled_delta)
+
 
 @dataclass(frozen=True)
 class DenseDelta:
@@ -86,11 +91,29 @@ class DenseDelta:
     bias: Tensor | None
     """[B, out]"""
 
+    def __len__(self) -> int:
+        return len(self.weight.rows)
+
+
+@dataclass(frozen=True)
+class BucketDeltas:
+    """Deltas of the users of each length bucket, whose numbers of rows differ."""
+
+    deltas: list[LowRankDelta | DenseDelta]
+    batch: TaskBatch
+
+    def buckets(self) -> list[tuple[SupportBucket, LowRankDelta | DenseDelta]]:
+        """Each bucket with its users' delta."""
+        return list(zip(self.batch.supports, self.deltas, strict=True))
+
+
+Delta = LowRankDelta | DenseDelta | BucketDeltas
+
 
 class FastWeights:
     """Every user's A_i: the shared A, and by layer how far it has moved (nothing: not at all)."""
 
-    def __init__(self, shared: SharedWeights, deltas: dict[str, LowRankDelta | DenseDelta]):
+    def __init__(self, shared: SharedWeights, deltas: dict[str, Delta]):
         self.shared = shared
         self.deltas = deltas
 
@@ -102,12 +125,26 @@ class FastWeights:
         out = self.shared.apply(name, value)
         if moved is None:
             return out
-        gram = value.gram(moved.inputs, with_ones=moved.has_bias)
-        return torch.baddbmm(out, gram, moved.scaled_delta)
+        if isinstance(moved, BucketDeltas):
+            return moved.batch.join(
+                [
+                    _apply(delta, value.of_users(bucket.users), bucket.take(out))
+                    for bucket, delta in moved.buckets()
+                ]
+            )
+        return _apply(moved, value, out)
 
     def formed(self, name: str, num_users: int) -> tuple[Tensor, Tensor | None]:
         """Every user's own layer: weight [B, out, in] and bias [B, out]."""
         moved = self.deltas.get(name)
+        if isinstance(moved, BucketDeltas):
+            formed = [
+                FastWeights(self.shared, {name: delta}).formed(name, len(delta))
+                for delta in moved.deltas
+            ]
+            biases = [bias for _, bias in formed if bias is not None]
+            bias = moved.batch.join(biases) if biases else None
+            return moved.batch.join([weight for weight, _ in formed]), bias
         if isinstance(moved, DenseDelta):
             return moved.weight.joined(), moved.bias
         weight = self.shared.layers[f"{name}.weight"].expand(num_users, -1, -1)
@@ -130,8 +167,13 @@ class FastWeights:
         through_shared = self.shared.vjp(name, value, delta, delta_sum)
         if moved is None:
             return through_shared
-        coefficients = torch.bmm(delta, moved.scaled_delta.mT)
-        return moved.inputs.add_low_rank_vjp(coefficients, through_shared)
+        if isinstance(moved, BucketDeltas):
+            through = [
+                _vjp(d, through_shared.of_users(b.users), b.take(delta), b.take(delta_sum))
+                for b, d in moved.buckets()
+            ]
+            return joined_inputs(through, moved.batch)
+        return _vjp(moved, through_shared, delta, delta_sum)
 
     def sgd_step(self, grads: dict[str, LinearGradients], inner: InnerLoop) -> "FastWeights":
         """One inner step for every user: A_i − α g_i."""
@@ -144,6 +186,7 @@ class FastWeights:
     ) -> LowRankDelta | DenseDelta:
         """A layer's delta after one more step."""
         before = self.deltas.get(name)
+        assert not isinstance(before, BucketDeltas)  # a bucket's users adapt by themselves
         num_in = self.shared.layers[f"{name}.weight"].shape[1]
         if not _is_low_rank_cheaper(grad, num_in, inner.num_steps):
             return self._dense_moved(name, grad, before, inner.learning_rate)
@@ -178,6 +221,65 @@ class FastWeights:
             LayerWeight(common, weight),
             None if bias is None else torch.add(bias, grad.delta_sum, alpha=-rate),
         )
+
+
+def _apply(moved: LowRankDelta | DenseDelta, value: LayerInput, out: Tensor) -> Tensor:
+    """What users' moved layers make of an input, ``out`` being what the shared layer does."""
+    if isinstance(moved, DenseDelta):
+        return value.linear(moved.weight, moved.bias)
+    gram = value.gram(moved.inputs, with_ones=moved.has_bias)
+    return torch.baddbmm(out, gram, moved.scaled_delta)
+
+
+def _vjp(
+    moved: LowRankDelta | DenseDelta, through_shared: LayerInput, delta: Tensor, delta_sum: Tensor
+) -> LayerInput:
+    """As ``passes.Weights.vjp``, given the gradient through the shared layer."""
+    if isinstance(moved, DenseDelta):
+        return through_shared.vjp(moved.weight, delta, delta_sum)
+    coefficients = torch.bmm(delta, moved.scaled_delta.mT)
+    return moved.inputs.add_low_rank_vjp(
+        coefficients, (moved.scaled_delta.sum(1) * delta_sum).sum(1, keepdim=True), through_shared
+    )
+
+
+def joined(by_bucket: Sequence[FastWeights], batch: TaskBatch) -> FastWeights:
+    """A batch's fast weights, from those of its length buckets."""
+    if len(by_bucket) == 1:
+        return by_bucket[0]
+    names = by_bucket[0].deltas
+    return FastWeights(
+        by_bucket[0].shared,
+        {name: _joined([weights.deltas[name] for weights in by_bucket], batch) for name in names},
+    )
+
+
+def _joined(deltas: Sequence[Delta], batch: TaskBatch) -> Delta:
+    dense = [delta for delta in deltas if isinstance(delta, DenseDelta)]
+    low_rank = [delta for delta in deltas if isinstance(delta, LowRankDelta)]
+    if len(dense) == len(deltas):
+        common = [d.weight.shared for d in dense if d.weight.shared is not None]
+        bias = [d.bias for d in dense if d.bias is not None]
+        weight = LayerWeight(
+            batch.join(common) if common else None, batch.join([d.weight.rows for d in dense])
+        )
+        return DenseDelta(weight, batch.join(bias) if bias else None)
+    if len({delta.scaled_delta.shape[1] for delta in low_rank}) > 1 or dense:
+        plain = [delta for delta in deltas if not isinstance(delta, BucketDeltas)]
+        return BucketDeltas(plain, batch)
+    return LowRankDelta(
+        batch.join([delta.scaled_delta for delta in low_rank]),
+        joined_inputs([delta.inputs for delta in low_rank], batch),
+        low_rank[0].has_bias,
+    )
+
+
+def joined_inputs(by_bucket: Sequence[LayerInput], batch: TaskBatch) -> LayerInput:
+    """A batch's inputs, from those of its length buckets; all have as many rows."""
+    shared = [value.shared for value in by_bucket if value.shared is not None]
+    return LayerInput(
+        batch.join([value.rows for value in by_bucket]), batch.join(shared) if shared else None
+    )
 
 
 def _is_low_rank_cheaper(grad: LinearGradients, num_in: int, num_steps: int) -> bool:

@@ -17,8 +17,8 @@ Embedding rows are no linear layer; ``row_gradients.py`` keeps the gradient of t
 from them. ``layer_input.py`` keeps the v's, ``fast_weights.py`` applies the same idea to adapted
 layers, and ``factors.py`` is the reader.
 
-Shapes: B users, P tensors of A, F embedding fields, U distinct embedding rows of a batch, d their
-width.
+Shapes: B users, L lanes of a batch, P tensors of A, F embedding fields, U distinct embedding rows
+of a batch, d their width.
 """
 
 from dataclasses import dataclass
@@ -44,6 +44,16 @@ class MetaGradient:
 
 
 @dataclass(frozen=True)
+class LaneSums:
+    """Sums over each lane's users of gradients of θ, formed."""
+
+    layers: Layers
+    """[L, …] of the tensors of A."""
+    rows: Tensor
+    """[U, d] of the distinct rows that each lane touches, lane by lane."""
+
+
+@dataclass(frozen=True)
 class TaskGradients:
     """Every user's gradient of θ = (E, A), not formed."""
 
@@ -51,15 +61,15 @@ class TaskGradients:
     """By layer: ``encoder``, ``film``, ``hidden_1``, …, ``output``, ``kernel``."""
     rows: RowGradients
 
-    def weighted_sum(self, weights: Tensor) -> MetaGradient:
-        """Σ_i w_i g_i for weights [B]."""
+    def weighted_sum(self, weights: Tensor) -> LaneSums:
+        """Σ_i w_i g_i over each lane's users, for weights [B]."""
         layers: Layers = {}
         for name, grads in self.layers.items():
-            weight, *bias = grads.weighted_sum(weights)
+            weight, *bias = grads.weighted_sum(weights, self.rows.batch.num_lanes)
             layers[f"{name}.weight"] = weight
             if bias:
                 layers[f"{name}.bias"] = bias[0]
-        return MetaGradient(layers, self.rows.weighted_sum(weights))
+        return LaneSums(layers, self.rows.weighted_sum(weights))
 
     def dots_with(self, other: MetaGradient) -> Tensor:
         """⟨g_i,p , G_p⟩ of every tensor: [B, F + P], fields first."""

@@ -17,6 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+FEWEST_ROWS = 32
+"""Products of one layer with fewer rows are padded to so many."""
+
+
 class LayerWeight(NamedTuple):
     """A layer's weight, or one of each user, cut as its input is."""
 
@@ -31,6 +35,13 @@ class LayerWeight(NamedTuple):
         if not num_shared:
             return cls(None, weight)
         return cls(*weight.tensor_split([num_shared], 1))
+
+    def of_each(self, num_users: int) -> "LayerWeight":
+        """A copy for every user, of a layer for all."""
+        shared = self.shared
+        if shared is not None:
+            shared = shared.expand(num_users, -1, -1).contiguous()
+        return LayerWeight(shared, self.rows.expand(num_users, -1, -1).contiguous())
 
     def joined(self) -> Tensor:
         """The whole weight [out, in] or [B, out, in]."""
@@ -77,12 +88,19 @@ class LayerInput:
         return LayerInput(self.rows.to(dtype))
 
     def linear(self, weight: LayerWeight, bias: Tensor | None = None) -> Tensor:
-        """V Wᵀ + b: [B, r, out], for one layer or for one of each user, whose b is [B, out]."""
+        """V Wᵀ + b: [B, r, out], for one layer or for one of each user, whose b is [B, out].
+
+        A layer with one output is multiplied user by user, as if it were each user's own
+        (``_shared_linear`` says why).
+        """
+        if weight.rows.ndim == 2 and len(weight.rows) == 1:
+            weight = weight.of_each(len(self.rows))
+            bias = None if bias is None else bias.expand(len(self.rows), -1)
         if weight.rows.ndim == 2:
             if self.shared is None or weight.shared is None:
-                return F.linear(self.rows, weight.rows, bias)
-            common = F.linear(self.shared, weight.shared, bias).unsqueeze(1)
-            return F.linear(self.rows, weight.rows).add_(common)
+                return _shared_linear(self.rows, weight.rows, bias)
+            common = _shared_linear(self.shared, weight.shared, bias).unsqueeze(1)
+            return _shared_linear(self.rows, weight.rows).add_(common)
         common = None if bias is None else bias.unsqueeze(1)  # [B, 1, out]
         if self.shared is not None and weight.shared is not None:
             common = _bmm(self.shared.unsqueeze(1), weight.shared.mT, common)
@@ -116,25 +134,35 @@ class LayerInput:
         them.
         """
         if weight.rows.ndim == 2:
-            common = None if weight.shared is None else delta_sum @ weight.shared
-            return LayerInput(delta @ weight.rows, common)
+            common = None
+            if weight.shared is not None:
+                common = _shared_linear(delta_sum, weight.shared.mT)
+            return LayerInput(_shared_linear(delta, weight.rows.mT), common)
         if weight.shared is not None:
             common = torch.bmm(delta_sum.unsqueeze(1), weight.shared).squeeze(1)
             return LayerInput(torch.bmm(delta, weight.rows), common)
         return LayerInput(torch.bmm(delta, weight.rows))
 
-    def add_low_rank_vjp(self, coefficients: Tensor, gradient: "LayerInput") -> "LayerInput":
+    def add_low_rank_vjp(
+        self, coefficients: Tensor, total: Tensor, gradient: "LayerInput"
+    ) -> "LayerInput":
         """``gradient`` of a layer's input of m rows, and what a low-rank delta of this V adds.
 
         The delta is Σ_r c_r v_rᵀ (``fast_weights.py``), so it adds Σ_r (c_r·δ_m) v_r to the
-        gradient of row m: ``coefficients`` [B, m, r] are the c_r·δ_m. The gradient of shared
-        columns is summed over the m rows, as in ``vjp``.
+        gradient of row m: ``coefficients`` [B, m, r] are the c_r·δ_m, and ``total`` [B, 1] their
+        sum. The gradient of shared columns is summed over the m rows, as in ``vjp``.
         """
         rows = torch.baddbmm(gradient.rows, coefficients, self.rows)
         if self.shared is None or gradient.shared is None:
             return LayerInput(rows)
-        total = coefficients.sum((1, 2)).unsqueeze(1)
         return LayerInput(rows, torch.addcmul(gradient.shared, total, self.shared))
+
+    def of_users(self, users: Tensor | None) -> "LayerInput":
+        """The rows of the chosen users [b]; itself if that is None."""
+        if users is None:
+            return self
+        shared = None if self.shared is None else self.shared.index_select(0, users)
+        return LayerInput(self.rows.index_select(0, users), shared)
 
     def norms(self) -> Tensor:
         """[B] at least ‖V‖ of each user."""
@@ -152,8 +180,29 @@ class LayerInput:
         self._own_gram = {k: zero_users(gram, users) for k, gram in self._own_gram.items()}
 
 
+def _shared_linear(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``values`` […, in] through a layer of all users [out, in].
+
+    A library computes a product of few rows by other code than that of many, and rounds otherwise.
+    So few rows are padded: a user's results must not depend on how many users there are. (For one
+    column it does so with the last few of any number of rows: see ``linear``.)
+    """
+    num_rows = values.shape[:-1].numel()
+    if num_rows >= FEWEST_ROWS:
+        return F.linear(values, weight, bias)
+    padded = F.pad(values.reshape(num_rows, -1), (0, 0, 0, FEWEST_ROWS - num_rows))
+    return F.linear(padded, weight, bias)[:num_rows].view(*values.shape[:-1], -1)
+
+
 def _bmm(rows: Tensor, weight: Tensor, common: Tensor | None) -> Tensor:
-    """Products user by user, and what is common to a user's rows [B, 1, out] added."""
+    """Products user by user, and what is common to a user's rows [B, 1, out] added.
+
+    A lone user's product with one column goes through a library's code for vectors, which rounds
+    otherwise than that for many users. So the user is taken twice.
+    """
+    if len(rows) == 1 and weight.shape[2] == 1:
+        common = None if common is None else common.expand(2, -1, -1)
+        return _bmm(rows.expand(2, -1, -1), weight.expand(2, -1, -1), common)[:1]
     if common is None:
         return torch.bmm(rows, weight)
     return torch.baddbmm(common, rows, weight)

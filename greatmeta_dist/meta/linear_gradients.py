@@ -5,13 +5,12 @@ gradients ∂L/∂W = Σ_r δ_r v_rᵀ and ∂L/∂b = Σ_r δ_r, where δ_r = �
 inner products and weighted sums from Δ, with rows δ_r, and V, with rows v_r.
 
 Shapes: B users, r rows that the layer saw, in and out its widths, S tensors stacked in the layer
-along its outputs.
+along its outputs, L lanes of a batch, of which each has as many users.
 """
 
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from greatmeta_dist.meta.layer_input import LayerInput, LayerWeight, zero_users
@@ -93,33 +92,31 @@ class LinearGradients:
 
         ⟨Σ_r δ_r v_rᵀ, G⟩ = Σ_r δ_r·(G v_r): G is applied to the inputs as if it were the layer.
         """
-        cut = LayerWeight.cut(weight, self.inputs.num_shared)
-        by_output = self.delta * F.linear(self.inputs.rows, cut.rows)
-        if self.delta.shape[1] > 1 or len(self.splits) > 1:
-            by_output = self._sum_by_tensor(by_output.sum(1))
-        else:
-            by_output = by_output.sum(2)
-        if self.inputs.shared is not None and cut.shared is not None:
-            common = self.delta_sum * F.linear(self.inputs.shared, cut.shared)
-            by_output = by_output + common.sum(1, keepdim=True)
-        return by_output if bias is None else torch.cat(
-            (by_output, (self.delta_sum @ bias).unsqueeze(1)), 1
-        )
+        applied = self.inputs.linear(LayerWeight.cut(weight, self.inputs.num_shared))
+        dots = self._sum_by_tensor((self.delta * applied).sum(1))
+        if bias is None:
+            return dots
+        return torch.cat((dots, (self.delta_sum * bias).sum(1, keepdim=True)), 1)
 
-    def weighted_sum(self, weights: Tensor) -> list[Tensor]:
-        """Σ_i w_i g_i for weights [B]: of the layer's weight [out, in], and of its bias [out].
+    def weighted_sum(self, weights: Tensor, num_lanes: int) -> list[Tensor]:
+        """Σ_i w_i g_i for weights [B], over each lane's users: the layer's weight [L, out, in], and
+        its bias [L, out].
 
-        One matrix product over all rows of all users, (w ⊙ Δ)ᵀ V.
+        One matrix product a lane over all rows of its users, (w ⊙ Δ)ᵀ V. Its shape is the lane's
+        alone, and so are its bits.
         """
-        weighted_sum = self.delta_sum * weights.unsqueeze(1)  # [B, out]
-        weighted = weighted_sum  # [B·r, out] w ⊙ Δ
+        weighted_sum = (self.delta_sum * weights.unsqueeze(1)).unflatten(0, (num_lanes, -1))
+        weighted = weighted_sum  # [L, rows of a lane, out] w ⊙ Δ
         if self.delta.shape[1] > 1:
-            weighted = (self.delta * weights.view(-1, 1, 1)).flatten(0, 1)
+            weighted = self.delta * weights.view(-1, 1, 1)
+            weighted = weighted.view(num_lanes, -1, weighted.shape[2])
+        rows = self.inputs.rows.reshape(num_lanes, -1, self.inputs.rows.shape[2])
         # The columns of ``inputs.rows``, [out, in − k]; the k shared columns come before them.
-        total = weighted.mT @ self.inputs.rows.flatten(0, 1)
+        total = torch.bmm(weighted.mT, rows)
         if self.inputs.shared is not None:
-            total = torch.cat((weighted_sum.mT @ self.inputs.shared, total), 1)
-        return [total, weighted_sum.sum(0)] if self.has_bias else [total]
+            shared = self.inputs.shared.unflatten(0, (num_lanes, -1))
+            total = torch.cat((torch.bmm(weighted_sum.mT, shared), total), 2)
+        return [total, weighted_sum.sum(1)] if self.has_bias else [total]
 
     def zero_users(self, users: Tensor) -> "LinearGradients":
         """The same with zeros for the users [B] where True; their inputs become zeros in place."""

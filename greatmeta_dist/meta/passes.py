@@ -18,7 +18,12 @@ from greatmeta_dist.meta.activations import ACTIVATIONS
 from greatmeta_dist.meta.layer_input import LayerInput
 from greatmeta_dist.meta.linear_gradients import LinearGradients
 from greatmeta_dist.meta.model import Recommender
-from greatmeta_dist.meta.set_input import InputGradients, SetInput, add_kernel_gradients
+from greatmeta_dist.meta.set_input import (
+    InputGradients,
+    SetInput,
+    add_kernel_gradients,
+    row_sums,
+)
 
 
 class Weights(Protocol):
@@ -79,10 +84,10 @@ def forward(model: Recommender, set_input: SetInput, weights: Weights) -> Pass:
         modulated.append(z)
         hidden.append(h)
         value = LayerInput(h)
-    prediction = apply("output", value).squeeze(2)
+    prediction = apply("output", value)
     if set_input.kernel_input is not None:
-        prediction = prediction + apply("kernel", set_input.kernel_input).squeeze(2)
-    return Pass(set_input, inputs, scales, linear, modulated, hidden, prediction)
+        prediction = prediction + apply("kernel", set_input.kernel_input)
+    return Pass(set_input, inputs, scales, linear, modulated, hidden, prediction.squeeze(2))
 
 
 def backward(
@@ -94,7 +99,7 @@ def backward(
     """
     walk = _BackwardWalk(model, record, weights, d_prediction.dtype)
     delta = d_prediction.unsqueeze(2)
-    delta_sum = delta.sum(1)
+    delta_sum = row_sums(d_prediction.unsqueeze(1)).squeeze(2)
     walk.keep("output", delta, delta_sum)
     if model.has_kernel:
         walk.keep("kernel", delta, delta_sum)

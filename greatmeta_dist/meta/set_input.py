@@ -38,10 +38,23 @@ class InputGradients:
 
 
 @dataclass(frozen=True)
+class BatchInputs:
+    """What a batch's sets give the model."""
+
+    supports: list[SetInput]
+    """Of each length bucket's users."""
+    query: SetInput
+    """Of all users."""
+    context: LayerInput | None
+    """[B, 1, C] what the support sets say of every user; None without encoder."""
+
+
+@dataclass(frozen=True)
 class Features:
     """A batch's feature vectors x [B, n, D], looked up and pooled."""
 
-    support: LayerInput
+    supports: list[LayerInput]
+    """Of each length bucket's users."""
     query: LayerInput
 
 
@@ -49,25 +62,33 @@ def embed(batch: TaskBatch, rows: Tensor) -> Features:
     """Look up and pool a batch's features from its distinct embedding rows [U, d]."""
     user = pool_slots(rows, batch.user_slots)
     item = pool_slots(rows, batch.item_slots)
+    supports = [
+        LayerInput(gather_items(item, bucket.rows.item), bucket.take(user), is_fixed=True)
+        for bucket in batch.supports
+    ]
     return Features(
-        LayerInput(gather_items(item, batch.support.item), user, is_fixed=True),
-        LayerInput(gather_items(item, batch.query.item), user, is_fixed=True),
+        supports, LayerInput(gather_items(item, batch.query.item), user, is_fixed=True)
     )
 
 
-def set_inputs(model: Recommender, batch: TaskBatch, rows: Tensor) -> tuple[SetInput, SetInput]:
+def batch_inputs(model: Recommender, batch: TaskBatch, rows: Tensor) -> BatchInputs:
     """What the support and the query sets give the model, from the distinct rows [U, d]."""
     x = embed(batch, rows)
     if not model.has_encoder:
-        return SetInput(x.support, None, None), SetInput(x.query, None, None)
-    of_support = of_query = make_context(model, x.support, batch.support)
-    if model.context == "own":
-        of_query = make_context(model, x.query, batch.query)
+        supports = [SetInput(of_bucket, None, None) for of_bucket in x.supports]
+        return BatchInputs(supports, SetInput(x.query, None, None), None)
+    contexts = [
+        make_context(model, of_bucket, bucket.rows)
+        for of_bucket, bucket in zip(x.supports, batch.supports, strict=True)
+    ]
+    of_users = LayerInput(batch.join([context.rows for context in contexts]), is_fixed=True)
+    of_query = make_context(model, x.query, batch.query) if model.context == "own" else of_users
 
     def joined(x: LayerInput, context: LayerInput) -> SetInput:
         return SetInput(x, context, kernel_input(model, x, context) if model.has_kernel else None)
 
-    return joined(x.support, of_support), joined(x.query, of_query)
+    supports = [joined(*of_bucket) for of_bucket in zip(x.supports, contexts, strict=True)]
+    return BatchInputs(supports, joined(x.query, of_query), of_users)
 
 
 def context_weights(model: Recommender, rows: RowSet) -> Tensor:
@@ -77,12 +98,23 @@ def context_weights(model: Recommender, rows: RowSet) -> Tensor:
     return torch.stack((rows.row_weight, rows.row_weight * rows.context_label), dim=1)
 
 
+def row_sums(values: Tensor) -> Tensor:
+    """[B, s, n] → [B, s, 1], with the same bits however many zeros stand behind a user's rows.
+
+    A plain sum over the last axis adds in an order that its length decides; a product with ones
+    adds rows one after the other.
+    """
+    return torch.bmm(values, values.new_ones(1, values.shape[2], 16).expand(len(values), -1, -1))[
+        :, :, :1
+    ]
+
+
 def make_context(model: Recommender, x: LayerInput, rows: RowSet) -> LayerInput:
     """The context [B, 1, C] that a set makes: weighted means of its rows' x."""
     weights = context_weights(model, rows)
     assert x.shared is not None
-    common = weights.sum(2, keepdim=True) * x.shared.unsqueeze(1)
-    context = torch.cat((common, weights @ x.rows), 2)
+    common = row_sums(weights) * x.shared.unsqueeze(1)
+    context = torch.cat((common, torch.bmm(weights, x.rows)), 2)
     return LayerInput(context.flatten(1).unsqueeze(1), is_fixed=True)
 
 
@@ -96,16 +128,16 @@ def kernel_input(model: Recommender, x: LayerInput, context: LayerInput) -> Laye
     )
 
 
-def context_features(model: Recommender, support: SetInput) -> Tensor | None:
-    """What the scheduler sees of the support's context: [B, ``context_feature_dim``].
+def context_features(model: Recommender, context: LayerInput | None) -> Tensor | None:
+    """What the scheduler sees of the support's context [B, 1, C]: [B, ``context_feature_dim``].
 
     The first columns of every item field in its label-weighted half: which items the user liked.
     None where the model makes no context of a rated support.
     """
-    if not model.has_support_gradient or support.context is None:
+    if not model.has_support_gradient or context is None:
         return None
     start = model.input_dim + model.num_user_fields * model.embedding_dim
-    fields = support.context.rows[:, 0, start:].unflatten(
+    fields = context.rows[:, 0, start:].unflatten(
         1, (model.num_item_fields, model.embedding_dim)
     )
     return fields[:, :, :CONTEXT_COLUMNS].flatten(1)

@@ -36,17 +36,18 @@ class UserNetworks:
     activation: Activation
 
     @classmethod
-    def of(cls, model: Recommender, support: SetInput, weights: FastWeights) -> "UserNetworks":
-        """From users' supports and the weights that were adapted to them.
+    def of(cls, model: Recommender, query: SetInput, weights: FastWeights) -> "UserNetworks":
+        """From the weights that were adapted to users' supports, and what the sets they are asked
+        about say of the users themselves: their features and context.
 
         The model must not read its context from the rows that it predicts (``context="own"``):
         then a prediction depends on what else is asked, and is no function of one item.
         """
         assert model.context == "support" or not model.has_encoder
-        user = support.x.shared
+        user = query.x.shared
         assert user is not None
         num_shared, hidden = user.shape[1], []
-        film = _film(model, support, weights)
+        film = _film(model, query, weights)
         for k in range(len(model.hidden)):
             weight, bias = weights.formed(f"hidden_{k + 1}", len(user))
             assert bias is not None
@@ -62,9 +63,9 @@ class UserNetworks:
         assert constant is not None
         linear = user.new_zeros(len(user), model.num_item_fields * model.embedding_dim)
         if model.has_kernel:
-            assert support.context is not None
+            assert query.context is not None
             kernel, _ = weights.formed("kernel", len(user))
-            mean = support.context.rows[:, 0, model.input_dim :]
+            mean = query.context.rows[:, 0, model.input_dim :]
             weighted = kernel[:, 0] * mean
             linear = weighted[:, num_shared:]
             constant = constant + (weighted[:, :num_shared] * user).sum(1, keepdim=True)
@@ -128,13 +129,13 @@ class UserNetworks:
 
 
 def _film(
-    model: Recommender, support: SetInput, weights: FastWeights
+    model: Recommender, query: SetInput, weights: FastWeights
 ) -> list[tuple[Tensor, Tensor]]:
     """Scale and shift [B, h, 1] of each hidden layer; nothing without encoder."""
     if not model.has_encoder:
         return []
-    assert support.context is not None
-    encoded = LayerInput(weights.apply("encoder", support.context))
+    assert query.context is not None
+    encoded = LayerInput(weights.apply("encoder", query.context))
     film = weights.apply("film", encoded).mT.split(model.layers["film"].splits, 1)
     scales = [1 + scale for scale in film[0::2]] if model.is_film_residual else film[0::2]
     return list(zip(scales, film[1::2], strict=True))

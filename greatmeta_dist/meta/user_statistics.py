@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class UserStatistics:
-    """Of the users of a length bucket, or, at the coordinator, of the global batch."""
+    """Of the users of a batch, or, at the coordinator, of the global batch."""
 
     losses: Tensor
     """[B, 2] query loss after adaptation, and before it; [B, 1], the former, where no factors are

@@ -93,7 +93,7 @@ def test_rows_weigh_as_a_damped_mean_and_padding_nothing(damping):
         has_row_norms=False,
         support_damping=damping,
     )
-    for rows, damped in ((batch.support, damping), (batch.query, 0.0)):
+    for rows, damped in ((batch.supports[0].rows, damping), (batch.query, 0.0)):
         count = (rows.row_weight > 0).sum(1)
         expected = count / (count.clamp(min=1) + damped)
         assert torch.allclose(rows.row_weight.sum(1), expected.float())
@@ -106,7 +106,7 @@ def test_rows_are_listed_by_item_and_in_order():
     batch = build_batch(
         tasks.table, tasks.items, np.arange(7), has_support_gradient=True, has_row_norms=False
     )
-    for rows in (batch.support, batch.query):
+    for rows in (batch.supports[0].rows, batch.query):
         is_row = (rows.row_weight > 0).flatten()
         item = rows.item.flatten()
         ends = [*rows.item_start.tolist(), len(rows.by_item)]
@@ -120,7 +120,7 @@ def test_clicks_tell_the_context_what_was_not_expected_of_them():
     batch = build_batch(
         tasks.table, tasks.items, np.arange(7), has_support_gradient=True, has_row_norms=False
     )
-    for rows, role in ((batch.support, "support"), (batch.query, "query")):
+    for rows, role in ((batch.supports[0].rows, "support"), (batch.query, "query")):
         for b, user in enumerate(tasks.users):
             label, logit = (
                 torch.tensor(getattr(user, f"{role}_{name}")) for name in ("label", "logit")
@@ -138,8 +138,8 @@ def test_a_batch_of_a_user_without_rows_can_be_built():
     batch = build_batch(
         nothing, tasks.items, np.arange(2), has_support_gradient=True, has_row_norms=True
     )
-    assert batch.support.row_weight.shape == (2, 1)
-    assert not batch.support.row_weight.any()
+    assert batch.supports[0].rows.row_weight.shape == (2, 1)
+    assert not batch.supports[0].rows.row_weight.any()
 
 
 def test_training_users_count_as_their_groups_do(store, priors):

@@ -63,7 +63,7 @@ def test_a_pair_is_all_that_one_user_sends_to_one_embedding_row(seed, has_suppor
         for row, weight in slots_of(batch.user_slots, user, field):
             expected[user, field, row].append((user * of_user + field, weight))
     first_atom = num_users * of_user
-    for rows in [batch.query, batch.support] if has_support_gradient else [batch.query]:
+    for rows in [batch.query, batch.supports[0].rows] if has_support_gradient else [batch.query]:
         longest = rows.item.shape[1]
         for user, r in (rows.row_weight > 0).nonzero().tolist():
             for field in range(of_item):

@@ -63,7 +63,7 @@ def test_a_step_is_a_function_of_seed_and_number(make_lanes):
     assert last.user == jumped.user
     assert all(
         (a.query.label == b.query.label).all()
-        for a, b in zip(last.batch.buckets, jumped.batch.buckets, strict=True)
+        for a, b in zip(last.batch.batches, jumped.batch.batches, strict=True)
     )
     assert last.user != other.step(14).user
 
@@ -74,7 +74,7 @@ def test_a_users_index_is_the_same_whoever_hosts_it(make_lanes):
         for lanes in all_lanes:
             for number in range(2 * lanes.steps_per_epoch):
                 step = lanes.step(number)
-                index = np.concatenate([bucket.user_index.numpy() for bucket in step.batch.buckets])
+                index = np.concatenate([bucket.user_index.numpy() for bucket in step.batch.batches])
                 assert all(i in lanes.user_range for i in index)
                 for user, of_user in zip(step.user, index.tolist(), strict=True):
                     assert by_user.setdefault(user, of_user) == of_user
@@ -117,7 +117,7 @@ def test_short_visits_keep_the_query_and_some_of_the_support(make_lanes):
     assert all(1 <= after[u] <= before[u] for u in before)
     assert 15 <= len(shorter) <= 45
     rows = [
-        sum(int((p.query.row_weight > 0).sum()) for p in step.batch.buckets)
+        sum(int((p.query.row_weight > 0).sum()) for p in step.batch.batches)
         for step in (whole, short)
     ]
     assert rows[0] == rows[1]
@@ -139,6 +139,6 @@ def test_a_worker_checks_the_shards_of_its_own_lanes_only(tmp_path):
         grouping = grouping_of(opened, priors)
         return Lanes(opened, collator, CHOICE, grouping, config, rank=rank, world_size=2)
 
-    assert lanes_of(0).step(0).batch.buckets
+    assert lanes_of(0).step(0).batch.batches
     with pytest.raises(InputError, match="does not match its checksum"):
         lanes_of(1)

@@ -226,7 +226,7 @@ def test_weights_come_back_to_the_buckets_whose_users_they_are_of():
         if hosted.coordinator:
             hosted.coordinator.update_scheduler = lambda values: 2 * values
         values = torch.arange(2.0) + 10 * communicator.rank
-        sizes = [batch.num_users for batch in hosted.step.buckets]
+        sizes = [batch.num_users for batch in hosted.step.batches]
         return hosted.exchange().update_scheduler(list(values.split(sizes)))
 
     weights = run_workers(4, act)

@@ -172,7 +172,7 @@ def remembered_visits(run: Path) -> torch.Tensor:
 
 def visits(lanes: Lanes) -> torch.Tensor:
     """How often each training user was met, up to as many as are told apart."""
-    met = [bucket.user_index for step in range(STEPS) for bucket in lanes.step(step).batch.buckets]
+    met = [bucket.user_index for step in range(STEPS) for bucket in lanes.step(step).batch.batches]
     return torch.bincount(torch.cat(met), minlength=lanes.num_users).clamp(max=VISITS_KEPT)
 
 

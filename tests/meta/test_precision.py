@@ -70,7 +70,7 @@ class Steps:
             exchange = LaneExchange(
                 self.batch, self.table, self.layers, self.coordinator, Communicator()
             )
-            self.step(self.batch.buckets, self.layers, exchange=exchange)
+            self.step(self.batch.batches, self.layers, exchange=exchange)
             losses.append(self.coordinator.report.user_statistics.losses[:, 0])
         return torch.stack(losses)
 

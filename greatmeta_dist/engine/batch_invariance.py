@@ -1,0 +1,79 @@
+"""Whether what is computed for a user depends on who else is in its batch.
+
+A worker's lanes pass through a step as one batch (``meta/batch.py``), and how many lanes it hosts
+depends on how many workers there are. Results must not (``lane_exchange.py``). Matrix libraries
+choose code by the shapes of products, and promise nothing: so it is tried out, on the batches in
+use.
+"""
+
+import torch
+from torch import Tensor
+
+from greatmeta_dist.meta.adapt import task_results, unadapted_query_gradients
+from greatmeta_dist.meta.batch import StepBatch, TaskBatch
+from greatmeta_dist.meta.factors import FactorSpec, gradient_dots, read_factors
+from greatmeta_dist.meta.fast_weights import InnerLoop
+from greatmeta_dist.meta.gradients import LaneSums, Layers, MetaGradient, TaskGradients
+from greatmeta_dist.meta.model import Recommender
+
+
+def is_batch_invariant(
+    together: StepBatch,
+    apart: StepBatch,
+    *,
+    model: Recommender,
+    layers: Layers,
+    inner: InnerLoop,
+    spec: FactorSpec | None,
+) -> bool:
+    """Whether a step's users get the same bits as one batch and lane by lane.
+
+    ``together`` and ``apart`` are the same tasks, in the same order.
+    """
+    like = next(iter(layers.values()))
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(len(together.rows), model.embedding_dim, generator=generator)
+    values = 0.1 * values.to(like)
+    outcomes = [
+        [
+            torch.cat(list(of_batches))
+            for of_batches in zip(
+                *(
+                    _outcome(model, batch, values.index_select(0, at), layers, inner, spec)
+                    for batch, at in zip(step.batches, step.positions, strict=True)
+                ),
+                strict=True,
+            )
+        ]
+        for step in (together, apart)
+    ]
+    return all(torch.equal(*both) for both in zip(*outcomes, strict=True))
+
+
+def _outcome(
+    model: Recommender,
+    batch: TaskBatch,
+    rows: Tensor,
+    layers: Layers,
+    inner: InnerLoop,
+    spec: FactorSpec | None,
+) -> list[Tensor]:
+    """What a step reads from a batch: by user, by lane, or by a lane's row."""
+    has_unadapted = spec is not None
+    results = task_results(model, batch, rows, layers, inner, has_unadapted=has_unadapted)
+    outcome = [results.losses, *_sums(results.gradients)]
+    if spec is not None:
+        dots = gradient_dots(results)
+        factors = read_factors(results, dots, MetaGradient(layers, rows), spec)
+        ahead = unadapted_query_gradients(model, batch, rows, layers, inner.loss)
+        outcome += [factors.columns(), *_sums(ahead)]
+    return outcome
+
+
+def _sums(gradients: TaskGradients) -> list[Tensor]:
+    weights = torch.linspace(0.5, 1.5, 7).to(gradients.rows.user)
+    num_users = len(gradients.rows.user)
+    per_lane = num_users // gradients.rows.batch.num_lanes
+    weights = weights.repeat(-(-per_lane // 7))[:per_lane].repeat(num_users // per_lane)
+    sums: LaneSums = gradients.weighted_sum(weights)
+    return [*sums.layers.values(), sums.rows]

@@ -133,14 +133,16 @@ def _case(folder: Path, options: argparse.Namespace, longest: int, max_support: 
     model = untrained_model(training, store)
     lanes = training_lanes(training, store, model)
     step = lanes.step(0)
-    sets = [rows for bucket in step.batch.batches for rows in (bucket.supports[0].rows, bucket.query)]
+    batches = step.batch.batches
+    buckets = [bucket for batch in batches for bucket in batch.supports]
+    sets = [bucket.rows for bucket in buckets] + [batch.query for batch in batches]
     return Case(
         name,
         sigma,
         int(step.num_support.max()),
-        sum(len(rows.by_item) for rows in sets),
+        sum(len(b.support_plan.user) + len(b.query_plan.user) for b in batches),
         sum(rows.item.numel() for rows in sets),
-        len(step.batch.batches),
+        len(buckets),
         lanes,
         model.worker,
     )

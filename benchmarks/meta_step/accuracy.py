@@ -18,7 +18,7 @@ from greatmeta_dist.engine.lane_exchange import LaneExchange
 from greatmeta_dist.engine.layers import FlatLayers
 from greatmeta_dist.meta.batch import StepBatch, to_device
 from greatmeta_dist.meta.factors import FactorSizes
-from greatmeta_dist.meta.gradients import MetaGradient
+from greatmeta_dist.meta.gradients import LaneSums
 from greatmeta_dist.meta.step import MetaStep, StepSettings
 from greatmeta_dist.meta.weightings.balanced import Balanced
 from greatmeta_dist.meta.weightings.look_ahead import MlpLookAhead
@@ -96,8 +96,8 @@ class _Recorder(LaneExchange):
     gradient: Tensor
     """Of A, end to end."""
 
-    def apply(self, buckets: Iterable[MetaGradient]) -> None:
-        self.gradient, _ = self._sum_hosted_lanes(buckets)
+    def apply(self, gradients: Iterable[LaneSums]) -> None:
+        self.gradient, _ = self._sum_hosted_lanes(gradients)
 
 
 class _AsTF32(TorchDispatchMode):

@@ -92,11 +92,11 @@ class VmapStep(ReferenceStep):
         user = task.query_x[:, :, :num_user_columns].sum(1)
         query = task.query_x[:, :, num_user_columns:]
         if not self.model.has_support_gradient:
-            return RowGradients(user, query, None, None, batch)
+            return RowGradients(user, query, None, [], batch)
         # Each support row stands for a component of the context by itself.
         identity = torch.eye(task.support_x.shape[1]).expand(len(user), -1, -1)
         user = user + task.support_x[:, :, :num_user_columns].sum(1)
-        return RowGradients(user, query, task.support_x[:, :, num_user_columns:], identity, batch)
+        return RowGradients(user, query, task.support_x[:, :, num_user_columns:], [identity], batch)
 
 
 def _user_sets(batch: TaskBatch, rows: Tensor) -> tuple[UserSet, UserSet]:

@@ -26,7 +26,8 @@ from greatmeta_dist.data.tasks import FeatureMask, TaskTable
 from greatmeta_dist.meta.batch import StepBatch, TaskBatch
 from greatmeta_dist.ragged import offsets_of
 
-
+MAX_USERS = 256
+"""Of a batch: more would take more memory, and gain nothing."""
 MAX_QUERY_ROWS = 32
 """Queries of up to so many rows are all padded to the longest. The usual ones have 10."""
 
@@ -142,11 +143,16 @@ class Lanes:
         self._turning_points = turning_points
         self.query_rows = _common_query_rows(store)
         """Rows that every query is padded to; None where queries differ too much for it."""
-        self.lanes_per_batch = len(self.lanes) if self.query_rows is not None else 1
-        """How many lanes pass through a step as one batch: all that are hosted here, or 1."""
+        self.lanes_per_batch = 1
+        """How many neighbouring lanes pass through a step as one batch."""
+        while self.query_rows is not None and self._may_share(2 * self.lanes_per_batch):
+            self.lanes_per_batch *= 2
 
-    def step(self, number: int) -> StepTasks:
-        """A step's tasks: a function of its number alone."""
+    def step(self, number: int, *, lanes_per_batch: int | None = None) -> StepTasks:
+        """A step's tasks: a function of its number alone.
+
+        ``lanes_per_batch`` is the attribute where not given.
+        """
         epoch, step_of_epoch = divmod(number, self.steps_per_epoch)
         first = step_of_epoch * self.users_per_lane
         lanes = [
@@ -157,9 +163,9 @@ class Lanes:
             orders, groups = zip(*(self._by_length(lane) for lane in lanes), strict=True)
             lanes = [lane.take(order) for lane, order in zip(lanes, orders, strict=True)]
         else:
-            size = self.lanes_per_batch
+            size = lanes_per_batch or self.lanes_per_batch
             groups = tuple(
-                [self._batch_of(lanes[k : k + size])] for k in range(0, len(lanes), size)
+                self._batches_of(lanes[k : k + size]) for k in range(0, len(lanes), size)
             )
         return StepTasks(
             StepBatch.of(groups),
@@ -167,6 +173,9 @@ class Lanes:
             np.concatenate([lane.recorded_group for lane in lanes]),
             np.concatenate([lane.tasks.support_item.lengths for lane in lanes]),
         )
+
+    def _may_share(self, num_lanes: int) -> bool:
+        return num_lanes <= len(self.lanes) and num_lanes * self.users_per_lane <= MAX_USERS
 
     def _orders_of(self, epoch: int) -> list[NDArray[np.int64]]:
         """Each lane's order of users in an epoch; the last epoch's is kept."""
@@ -195,12 +204,20 @@ class Lanes:
             [FeatureMask(config.feature_mask_rate, rng)] if config.feature_mask_rate else [],
         )
 
-    def _batch_of(self, lanes: Sequence["_LaneTasks"]) -> TaskBatch:
-        """One batch of several lanes, whose queries are all padded alike."""
-        joined = _LaneTasks.joined(lanes)
+    def _batches_of(self, lanes: Sequence["_LaneTasks"]) -> list[TaskBatch]:
+        """One batch of some lanes; of a lane of very many users as many as it takes."""
+        parts = range(0, self.users_per_lane, MAX_USERS)
+        if len(parts) == 1:
+            return [self._batch_of(_LaneTasks.joined(lanes), len(lanes))]
+        (lane,) = lanes
+        users = np.arange(self.users_per_lane)
+        return [self._batch_of(lane.take(users[k : k + MAX_USERS]), 1) for k in parts]
+
+    def _batch_of(self, joined: "_LaneTasks", num_lanes: int) -> TaskBatch:
+        """A batch whose queries are all padded alike."""
         assert self.query_rows is not None
         layout = Layout(
-            np.repeat(np.arange(len(lanes)), self.users_per_lane),
+            np.repeat(np.arange(num_lanes), len(joined.user) // num_lanes),
             self.query_rows,
             support_buckets(joined.tasks.support_item.lengths, self._turning_points),
         )
@@ -259,10 +276,12 @@ class _LaneTasks:
         )
 
     def take(self, order: NDArray[np.int64]) -> "_LaneTasks":
-        """The same users in another order; for records."""
+        """The chosen users, in the order asked for."""
         return replace(
             self,
             tasks=self.tasks.take(order),
             user=[self.user[k] for k in order],
             recorded_group=self.recorded_group[order],
+            group=None if self.group is None else self.group[order],
+            user_index=self.user_index[order],
         )

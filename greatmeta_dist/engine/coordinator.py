@@ -57,6 +57,7 @@ class Coordinator:
         with 0 they use A.
         """
         self.layers = layers
+        self._gradient: Tensor | None = None
         self.ema_decay = ema_decay
         self.averaged_layers = FlatLayers(layers) if ema_decay else layers
         self.weighting = weighting
@@ -106,7 +107,9 @@ class Coordinator:
         # first keeps its rounding error out of φ's tiny gradients.
         common = (first.weights * weight_gradients).sum()
         self._weights.backward(weight_gradients - common)
-        torch.nn.utils.clip_grad_value_(self.scheduler.parameters(), GRADIENT_BOUND)
+        gradients = [param.grad for param in self.scheduler.parameters() if param.grad is not None]
+        torch._foreach_clamp_min_(gradients, -GRADIENT_BOUND)
+        torch._foreach_clamp_max_(gradients, GRADIENT_BOUND)
         self.scheduler_optimizer.step()
         with torch.no_grad():
             weights = self.weighting.compute_weights(first.user_statistics, self.scheduler)
@@ -116,12 +119,14 @@ class Coordinator:
     def step_layers(self, gradient: Tensor) -> None:
         """One Adam step on A, in place (section 2, step 6). ``average`` comes after it.
 
-        ``gradient`` [N] has the gradients of A's tensors end to end, and perhaps zeros after them;
-        it is overwritten.
+        ``gradient`` [N] has the gradients of A's tensors end to end, and perhaps zeros after them.
         """
-        clipped = gradient.clamp_(-GRADIENT_BOUND, GRADIENT_BOUND)
-        for name, layer_gradient in self.layers.cut(clipped).items():
-            self.layers[name].grad = layer_gradient
+        if self._gradient is None:  # a tensor that the optimizer sees through views, made once
+            self._gradient = torch.empty_like(self.layers.flat)
+            for name, layer_gradient in self.layers.cut(self._gradient).items():
+                self.layers[name].grad = layer_gradient
+        num_entries = len(self.layers.flat)
+        torch.clamp(gradient[:num_entries], -GRADIENT_BOUND, GRADIENT_BOUND, out=self._gradient)
         self.optimizer.step()
 
     def average(self) -> None:

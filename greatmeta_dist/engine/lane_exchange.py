@@ -60,9 +60,9 @@ piggybacked on a message of rows. While a message travels, there is work that do
 users' own inner products while ḡ is summed (``meta/step.py``), and rows, running means and the next
 plan while A's new values are broadcast.
 
-Shapes: B users of a batch, L its lanes, U distinct rows that the batches hosted here touch together, V
-rows of this worker's block that any worker touches, d embedding width, N numbers of A end to end,
-padded to a multiple of W.
+Shapes: B users of a batch, L its lanes, U distinct rows that the batches hosted here touch
+together, V rows of this worker's block that any worker touches, d embedding width, N numbers of A
+end to end, padded to a multiple of W.
 """
 
 import itertools

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from greatmeta_dist.config import Config, ModelConfig
+from greatmeta_dist.engine.batch_invariance import is_batch_invariant
 from greatmeta_dist.engine.checkpoint import Block
 from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.engine.coordinator import Coordinator, StepReport
@@ -21,7 +22,7 @@ from greatmeta_dist.meta.adapt import adapted_networks, predict_query
 from greatmeta_dist.meta.batch import SlotTable, StepBatch, TaskBatch, to_device
 from greatmeta_dist.meta.factor_averages import FactorAverages
 from greatmeta_dist.meta.factors import FactorSizes
-from greatmeta_dist.meta.fast_weights import InnerLoop
+from greatmeta_dist.meta.fast_weights import InnerLoop, turning_points
 from greatmeta_dist.meta.losses import Loss
 from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.pooling import pool_slots
@@ -149,6 +150,23 @@ class Worker:
                 len(user_range), self.factor_sizes, self.device, first_user=user_range.start
             )
             self._step, self._num_users = replace(self._step, averages=averages), num_users
+
+    @property
+    def turning_points(self) -> list[int]:
+        """Numbers of support rows at which adaptation goes another way: ``support_buckets``."""
+        return turning_points(self.model, self.inner.num_steps)
+
+    def is_batch_invariant(self, together: StepBatch, apart: StepBatch) -> bool:
+        """Whether a step's users get the same bits as one batch and lane by lane."""
+        with self._step.precision(self.layers.flat):
+            return is_batch_invariant(
+                to_device(together, self.device),
+                to_device(apart, self.device),
+                model=self.model,
+                layers=self.layers,
+                inner=self.inner,
+                spec=self.weighting.factor_spec,
+            )
 
     def step(
         self, batch: StepBatch, following: StepBatch | None = None, *, is_stopping: bool = False

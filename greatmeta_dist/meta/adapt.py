@@ -12,6 +12,7 @@ from torch.profiler import record_function
 from greatmeta_dist.meta.batch import RowSet, TaskBatch
 from greatmeta_dist.meta.fast_weights import FastWeights, InnerLoop, SharedWeights, joined
 from greatmeta_dist.meta.gradients import Layers, TaskGradients
+from greatmeta_dist.meta.layer_input import all_finite
 from greatmeta_dist.meta.linear_gradients import LinearGradients
 from greatmeta_dist.meta.losses import Loss, loss_gradient, set_loss
 from greatmeta_dist.meta.model import Recommender
@@ -156,7 +157,7 @@ def _zero_nonfinite(results: TaskResults) -> TaskResults:
 
     A weight of 0 would not do: 0 times infinity is nan, and would reach θ.
     """
-    is_nonfinite = ~(results.losses.isfinite().all(1) & results.gradients.is_finite())
+    is_nonfinite = ~(all_finite(results.losses) & results.gradients.is_finite())
     if not _may_be_any(is_nonfinite):
         return results
     unadapted_layers, features = results.unadapted_layers, results.context_features

@@ -15,6 +15,7 @@ length: they are cut into *length buckets*, so that short ones are not padded to
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -40,6 +41,11 @@ class RowSet:
     row_weight: Tensor
     """[B, n] 1/(number of the user's rows + support damping) for a row, 0 for padding: a sum with
     these weights is a mean over the set, shrunk towards 0 where there is damping."""
+
+    @cached_property
+    def twice_weight(self) -> Tensor:
+        """[B, n] twice ``row_weight``: of a squared error's gradient, in every inner step."""
+        return self.row_weight * 2
 
 
 @dataclass(frozen=True)
@@ -185,7 +191,8 @@ class StepBatch:
             rows = torch.unique(torch.cat([rows, *others]))
         positions = [torch.searchsorted(rows, batch.rows) for batch in batches]
         lane_positions = [
-            None if len(batch.rows) == len(rows) and batch.num_lanes == 1
+            None
+            if len(batch.rows) == len(rows) and batch.num_lanes == 1
             else at + len(rows) * _lane_of_row(batch)
             for batch, at in zip(batches, positions, strict=True)
         ]

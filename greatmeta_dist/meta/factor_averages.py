@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from greatmeta_dist.meta.factors import FactorSizes
+from greatmeta_dist.meta.layer_input import all_finite
 
 VISITS_KEPT = 10
 """A user's running mean moves a tenth of the way to the newest visit once it has so many."""
@@ -36,7 +37,7 @@ class FactorAverages:
         before, visits_before = self.mean[position], self.visits[position]
         visits = (visits_before + 1).clamp(max=VISITS_KEPT)
         mean = before + (columns[:, :width] - before) / visits.unsqueeze(1)
-        is_kept = mean.isfinite().all(1)
+        is_kept = all_finite(mean)
         self.mean.index_copy_(0, position, torch.where(is_kept.unsqueeze(1), mean, before))
         self.visits.index_copy_(0, position, torch.where(is_kept, visits, visits_before))
         return torch.cat((mean, columns[:, width:]), 1)

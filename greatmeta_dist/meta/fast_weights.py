@@ -4,7 +4,7 @@ The gradient of an inner step is Σ_r δ_r v_rᵀ (``gradients.py``), so after T
 W + Σ −α δ vᵀ over the rows of all steps: a *low-rank delta*, kept as its δ's and v's. Applied to an
 input x it gives W x + Σ (−α δ)(v·x): the shared layer's output, for all users in one product, and a
 Gram matrix of inputs times δ's. Where the rows are many and the layer small, W + Σ −α δ vᵀ formed
-for every user is the smaller form, a *dense delta*; ``_is_low_rank_cheaper`` decides.
+for every user is the smaller form, a *dense delta*; ``_most_low_rank_rows`` decides.
 
 Shapes: B users, r rows that a layer saw, in and out its widths, T inner steps at rate α.
 """
@@ -20,6 +20,10 @@ from greatmeta_dist.meta.gradients import Layers
 from greatmeta_dist.meta.layer_input import LayerInput, LayerWeight
 from greatmeta_dist.meta.linear_gradients import LinearGradients
 from greatmeta_dist.meta.losses import Loss
+from greatmeta_dist.meta.model import Recommender
+
+ONE_ROW_LAYERS = ("encoder", "film")
+"""They see one row a user, however long the sets are."""
 
 
 @dataclass(frozen=True)
@@ -176,10 +180,10 @@ class FastWeights:
         return _vjp(moved, through_shared, delta, delta_sum)
 
     def sgd_step(self, grads: dict[str, LinearGradients], inner: InnerLoop) -> "FastWeights":
-        """One inner step for every user: A_i − α g_i."""
-        return FastWeights(
-            self.shared, {name: self._moved(name, grad, inner) for name, grad in grads.items()}
-        )
+        """One inner step for every user: A_i − α g_i; in full precision."""
+        with torch.autocast(grads["output"].delta.device.type, enabled=False):
+            moved = {name: self._moved(name, grad, inner) for name, grad in grads.items()}
+        return FastWeights(self.shared, moved)
 
     def _moved(
         self, name: str, grad: LinearGradients, inner: InnerLoop
@@ -188,7 +192,9 @@ class FastWeights:
         before = self.deltas.get(name)
         assert not isinstance(before, BucketDeltas)  # a bucket's users adapt by themselves
         num_in = self.shared.layers[f"{name}.weight"].shape[1]
-        if not _is_low_rank_cheaper(grad, num_in, inner.num_steps):
+        num_rows, num_out = grad.delta.shape[1:]
+        is_fixed = grad.inputs.is_fixed
+        if num_rows > _most_low_rank_rows(num_in, num_out, inner.num_steps, is_fixed=is_fixed):
             return self._dense_moved(name, grad, before, inner.learning_rate)
         rate, inputs = inner.learning_rate, grad.inputs
         if isinstance(before, LowRankDelta) and before.inputs is inputs:
@@ -213,7 +219,7 @@ class FastWeights:
         else:
             common, weight = self.shared.weight(name, grad.inputs.num_shared)
             bias = self.shared.bias(name)
-        weight = torch.add(weight, torch.bmm(grad.delta.mT, grad.inputs.rows), alpha=-rate)
+        weight = torch.baddbmm(weight, grad.delta.mT, grad.inputs.rows, alpha=-rate)
         if common is not None and grad.inputs.shared is not None:
             delta_sum, shared = grad.delta_sum.unsqueeze(2), grad.inputs.shared.unsqueeze(1)
             common = torch.addcmul(common, delta_sum, shared, value=-rate)
@@ -237,10 +243,7 @@ def _vjp(
     """As ``passes.Weights.vjp``, given the gradient through the shared layer."""
     if isinstance(moved, DenseDelta):
         return through_shared.vjp(moved.weight, delta, delta_sum)
-    coefficients = torch.bmm(delta, moved.scaled_delta.mT)
-    return moved.inputs.add_low_rank_vjp(
-        coefficients, (moved.scaled_delta.sum(1) * delta_sum).sum(1, keepdim=True), through_shared
-    )
+    return moved.inputs.add_low_rank_vjp(moved.scaled_delta, delta, delta_sum, through_shared)
 
 
 def joined(by_bucket: Sequence[FastWeights], batch: TaskBatch) -> FastWeights:
@@ -282,8 +285,21 @@ def joined_inputs(by_bucket: Sequence[LayerInput], batch: TaskBatch) -> LayerInp
     )
 
 
-def _is_low_rank_cheaper(grad: LinearGradients, num_in: int, num_steps: int) -> bool:
-    """Whether a layer's delta costs less as δ's and v's than as a copy of the layer for every user.
+def turning_points(model: Recommender, num_steps: int) -> list[int]:
+    """Numbers of support rows up to which the delta of some layer is a low-rank one."""
+    first = next(name for name in model.layers if name not in ONE_ROW_LAYERS)
+    return [
+        _most_low_rank_rows(
+            shape.num_in, sum(shape.splits), num_steps, is_fixed=name in (first, "kernel")
+        )
+        for name, shape in model.layers.items()
+        if name not in ONE_ROW_LAYERS
+    ]
+
+
+def _most_low_rank_rows(num_in: int, num_out: int, num_steps: int, *, is_fixed: bool) -> int:
+    """Up to how many rows r a layer's delta costs less as δ's and v's than as a copy of the layer
+    for every user.
 
     A fixed input:
 
@@ -298,7 +314,6 @@ def _is_low_rank_cheaper(grad: LinearGradients, num_in: int, num_steps: int) -> 
     ``LinearGradients.dots`` asks another question, which products are fewer for one gradient whose
     δ's and v's are there already, so its rule is another one: r² against out·in.
     """
-    num_rows, num_out = grad.delta.shape[1:]
-    if grad.inputs.is_fixed:
-        return num_rows <= min(num_in, 2 * num_steps * num_out)
-    return num_steps * num_rows * (num_out + num_in) < num_out * num_in
+    if is_fixed:
+        return min(num_in, 2 * num_steps * num_out)
+    return (num_out * num_in - 1) // (num_steps * (num_out + num_in))

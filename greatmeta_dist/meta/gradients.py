@@ -63,13 +63,26 @@ class TaskGradients:
 
     def weighted_sum(self, weights: Tensor) -> LaneSums:
         """Σ_i w_i g_i over each lane's users, for weights [B]."""
-        layers: Layers = {}
-        for name, grads in self.layers.items():
-            weight, *bias = grads.weighted_sum(weights, self.rows.batch.num_lanes)
-            layers[f"{name}.weight"] = weight
-            if bias:
-                layers[f"{name}.bias"] = bias[0]
-        return LaneSums(layers, self.rows.weighted_sum(weights))
+        num_lanes, layers = self.rows.batch.num_lanes, self.layers.values()
+        # All layers side by side: few large operations. Σ_r δ_r [L, users of a lane, ·] first.
+        sizes = [grads.delta_sum.shape[1] for grads in layers]
+        sums = torch.cat([grads.delta_sum for grads in layers], 1) * weights.unsqueeze(1)
+        sums = sums.unflatten(0, (num_lanes, -1))
+        biases, weighted_sums = sums.sum(1).split(sizes, 1), sums.split(sizes, 2)
+        # δ [L, rows of a lane, ·] of the layers that see the rows of a set.
+        of_rows = [grads.delta for grads in layers if grads.delta.shape[1] > 1]
+        weighted = iter(weighted_rows(of_rows, weights, num_lanes) if of_rows else ())
+        totals: Layers = {}
+        for (name, grads), weighted_sum, bias in zip(
+            self.layers.items(), weighted_sums, biases, strict=True
+        ):
+            is_one_row = grads.delta.shape[1] == 1
+            totals[f"{name}.weight"] = grads.lane_sums(
+                weighted_sum if is_one_row else next(weighted), weighted_sum
+            )
+            if grads.has_bias:
+                totals[f"{name}.bias"] = bias
+        return LaneSums(totals, self.rows.weighted_sum(weights))
 
     def dots_with(self, other: MetaGradient) -> Tensor:
         """⟨g_i,p , G_p⟩ of every tensor: [B, F + P], fields first."""
@@ -95,11 +108,30 @@ class TaskGradients:
         return TaskGradients(layers, self.rows.zero_users(users))
 
 
+def weighted_rows(deltas: list[Tensor], weights: Tensor, num_lanes: int) -> tuple[Tensor, ...]:
+    """w_i δ_r of several layers [B, r, out], lane by lane: [L, rows of a lane, out] of each."""
+    weighted = torch.cat(deltas, 2) * weights.view(-1, 1, 1)
+    sizes = [delta.shape[2] for delta in deltas]
+    return weighted.view(num_lanes, -1, weighted.shape[2]).split(sizes, 2)
+
+
 def layer_dots(
     first: dict[str, LinearGradients], second: dict[str, LinearGradients]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """⟨g, g⟩, ⟨g, g'⟩, ⟨g', g'⟩ user by user for every tensor of A: [B, P] each."""
-    dots = torch.cat([first[name].dots(second[name]) for name in first], 3)  # [B, 2, 2, P]
+    both = [
+        torch.cat([grads.delta_sum for grads in layers.values()], 1) for layers in (first, second)
+    ]
+    delta_sums = torch.stack(both, 1)  # [B, 2, ·] Σ_r δ_r of all layers side by side
+    products = delta_sums.unsqueeze(2) * delta_sums.unsqueeze(1)  # [B, 2, 2, ·]
+    by_layer = products.split([grads.delta_sum.shape[1] for grads in first.values()], 3)
+    dots = torch.cat(
+        [
+            first[name].dots(second[name], delta_sum_dots)
+            for name, delta_sum_dots in zip(first, by_layer, strict=True)
+        ],
+        3,
+    )  # [B, 2, 2, P]
     squares, mixed, _, other_squares = dots.flatten(1, 2).unbind(1)
     return squares, mixed, other_squares
 

@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-FEWEST_ROWS = 32
+FEWEST_ROWS = 16
 """Products of one layer with fewer rows are padded to so many."""
 
 
@@ -37,11 +36,9 @@ class LayerWeight(NamedTuple):
         return cls(*weight.tensor_split([num_shared], 1))
 
     def of_each(self, num_users: int) -> "LayerWeight":
-        """A copy for every user, of a layer for all."""
-        shared = self.shared
-        if shared is not None:
-            shared = shared.expand(num_users, -1, -1).contiguous()
-        return LayerWeight(shared, self.rows.expand(num_users, -1, -1).contiguous())
+        """The layer as every user's own."""
+        shared = None if self.shared is None else self.shared.expand(num_users, -1, -1)
+        return LayerWeight(shared, self.rows.expand(num_users, -1, -1))
 
     def joined(self) -> Tensor:
         """The whole weight [out, in] or [B, out, in]."""
@@ -91,16 +88,16 @@ class LayerInput:
         """V Wᵀ + b: [B, r, out], for one layer or for one of each user, whose b is [B, out].
 
         A layer with one output is multiplied user by user, as if it were each user's own
-        (``_shared_linear`` says why).
+        (``_shared_product`` says why).
         """
         if weight.rows.ndim == 2 and len(weight.rows) == 1:
             weight = weight.of_each(len(self.rows))
             bias = None if bias is None else bias.expand(len(self.rows), -1)
         if weight.rows.ndim == 2:
             if self.shared is None or weight.shared is None:
-                return _shared_linear(self.rows, weight.rows, bias)
-            common = _shared_linear(self.shared, weight.shared, bias).unsqueeze(1)
-            return _shared_linear(self.rows, weight.rows).add_(common)
+                return _shared_product(self.rows, weight.rows.mT, bias)
+            common = _shared_product(self.shared, weight.shared.mT, bias).unsqueeze(1)
+            return _shared_product(self.rows, weight.rows.mT).add_(common)
         common = None if bias is None else bias.unsqueeze(1)  # [B, 1, out]
         if self.shared is not None and weight.shared is not None:
             common = _bmm(self.shared.unsqueeze(1), weight.shared.mT, common)
@@ -120,7 +117,7 @@ class LayerInput:
             gram = torch.bmm(self.rows, other.rows.mT)
             gram = gram.add_(1) if with_ones else gram
         else:
-            common = (self.shared * other.shared).sum(1)[:, None, None]
+            common = (self.shared * other.shared).sum(1, keepdim=True).unsqueeze(2)
             common = common + 1 if with_ones else common
             gram = torch.baddbmm(common, self.rows, other.rows.mT)
         if is_kept:
@@ -134,27 +131,29 @@ class LayerInput:
         them.
         """
         if weight.rows.ndim == 2:
-            common = None
-            if weight.shared is not None:
-                common = _shared_linear(delta_sum, weight.shared.mT)
-            return LayerInput(_shared_linear(delta, weight.rows.mT), common)
-        if weight.shared is not None:
-            common = torch.bmm(delta_sum.unsqueeze(1), weight.shared).squeeze(1)
-            return LayerInput(torch.bmm(delta, weight.rows), common)
-        return LayerInput(torch.bmm(delta, weight.rows))
+            rows = _shared_product(delta, weight.rows)
+            if weight.shared is None:
+                return LayerInput(rows)
+            return LayerInput(rows, _shared_product(delta_sum, weight.shared))
+        rows = torch.bmm(delta, weight.rows)
+        if weight.shared is None:
+            return LayerInput(rows)
+        return LayerInput(rows, torch.bmm(delta_sum.unsqueeze(1), weight.shared).squeeze(1))
 
     def add_low_rank_vjp(
-        self, coefficients: Tensor, total: Tensor, gradient: "LayerInput"
+        self, scaled_delta: Tensor, delta: Tensor, delta_sum: Tensor, gradient: "LayerInput"
     ) -> "LayerInput":
         """``gradient`` of a layer's input of m rows, and what a low-rank delta of this V adds.
 
-        The delta is Σ_r c_r v_rᵀ (``fast_weights.py``), so it adds Σ_r (c_r·δ_m) v_r to the
-        gradient of row m: ``coefficients`` [B, m, r] are the c_r·δ_m, and ``total`` [B, 1] their
-        sum. The gradient of shared columns is summed over the m rows, as in ``vjp``.
+        The delta is Σ_r c_r v_rᵀ (``fast_weights.py``), ``scaled_delta`` [B, r, out] being the c_r.
+        So it adds Σ_r (c_r·δ_m) v_r to the gradient of row m. The gradient of shared columns is
+        summed over the m rows, as in ``vjp``.
         """
+        coefficients = torch.bmm(delta, scaled_delta.mT)  # [B, m, r]
         rows = torch.baddbmm(gradient.rows, coefficients, self.rows)
         if self.shared is None or gradient.shared is None:
             return LayerInput(rows)
+        total = (scaled_delta.sum(1) * delta_sum).sum(1, keepdim=True)  # [B, 1] Σ c_r·δ_m
         return LayerInput(rows, torch.addcmul(gradient.shared, total, self.shared))
 
     def of_users(self, users: Tensor | None) -> "LayerInput":
@@ -180,18 +179,35 @@ class LayerInput:
         self._own_gram = {k: zero_users(gram, users) for k, gram in self._own_gram.items()}
 
 
-def _shared_linear(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``values`` […, in] through a layer of all users [out, in].
+def row_sums(values: Tensor) -> Tensor:
+    """[…, n] → […, 1], with the same bits however many zeros stand behind a user's rows.
+
+    A plain sum over the last axis adds in an order that its length decides. A product with ones
+    adds one row after the other; with one column of ones it would be a product of vectors.
+    """
+    return _shared_product(values, values.new_ones(values.shape[-1], 16))[..., :1]
+
+
+def all_finite(values: Tensor) -> Tensor:
+    """[B, n] → [B] whether all is finite: nothing else times 0 is 0."""
+    return (values * 0).sum(1) == 0
+
+
+def _shared_product(values: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``values`` […, m] times a matrix of all users [m, n], and a bias [n] added.
 
     A library computes a product of few rows by other code than that of many, and rounds otherwise.
     So few rows are padded: a user's results must not depend on how many users there are. (For one
     column it does so with the last few of any number of rows: see ``linear``.)
     """
-    num_rows = values.shape[:-1].numel()
-    if num_rows >= FEWEST_ROWS:
-        return F.linear(values, weight, bias)
-    padded = F.pad(values.reshape(num_rows, -1), (0, 0, 0, FEWEST_ROWS - num_rows))
-    return F.linear(padded, weight, bias)[:num_rows].view(*values.shape[:-1], -1)
+    rows = values if values.ndim == 2 else values.flatten(0, 1)
+    num_rows = len(rows)
+    if num_rows < FEWEST_ROWS:
+        rows = F.pad(rows, (0, 0, 0, FEWEST_ROWS - num_rows))
+    product = torch.mm(rows, matrix) if bias is None else torch.addmm(bias, rows, matrix)
+    if num_rows < FEWEST_ROWS:
+        product = product[:num_rows]
+    return product if values.ndim == 2 else product.unflatten(0, values.shape[:2])
 
 
 def _bmm(rows: Tensor, weight: Tensor, common: Tensor | None) -> Tensor:

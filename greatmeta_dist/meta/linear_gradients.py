@@ -31,10 +31,11 @@ class LinearGradients:
     """[S] number of outputs of each tensor stacked in the layer: γ₁, β₁, γ₂, β₂, … in ``film``,
     which sees one row; one tensor in every other layer."""
 
-    def dots(self, other: "LinearGradients") -> Tensor:
+    def dots(self, other: "LinearGradients", delta_sum_dots: Tensor) -> Tensor:
         """User by user ⟨g, g⟩, ⟨g, g'⟩, ⟨g', g⟩, ⟨g', g'⟩: [B, 2, 2, S], and a bias's column last.
 
-        All at once, for they share products. Three ways, by what they cost:
+        All at once, for they share products. ``delta_sum_dots`` [B, 2, 2, out] are those of the
+        Σ_r δ_r, output by output. Three ways, by what they cost:
 
         - One row (encoder, FiLM): the gradient has rank 1, ⟨δvᵀ, δ'v'ᵀ⟩ = (δ·δ')(v·v').
         - Few rows: ⟨g, g'⟩ = Σ_{r,r'} (δ_r·δ'_r')(v_r·v'_r'), from two Gram matrices, Δ Δ'ᵀ and
@@ -42,14 +43,9 @@ class LinearGradients:
         - Many rows for a small layer, r² > out·in: Δᵀ V formed, out·in numbers a user.
         """
         num_rows, num_out = self.delta.shape[1:]
-        delta_sums = torch.stack((self.delta_sum, other.delta_sum), 1)  # [B, 2, out]
-        bias_dots = torch.bmm(delta_sums, delta_sums.mT).unsqueeze(3)  # [B, 2, 2, 1]
+        bias_dots = self._sum_by_tensor(delta_sum_dots)  # [B, 2, 2, S]
         if num_rows == 1:
-            by_tensor = bias_dots
-            if len(self.splits) > 1:
-                by_output = delta_sums.unsqueeze(2) * delta_sums.unsqueeze(1)  # [B, 2, 2, out]
-                by_tensor = self._sum_by_tensor(by_output)
-            dots = by_tensor * self._grams(other).view(len(self.delta), *self._gram_shape(other), 1)
+            dots = bias_dots * self._grams(other).view(len(self.delta), *self._gram_shape(other), 1)
         elif num_rows**2 > num_out * self.inputs.width:
             dots = self._formed_dots(other, bias_dots)
         else:
@@ -98,25 +94,21 @@ class LinearGradients:
             return dots
         return torch.cat((dots, (self.delta_sum * bias).sum(1, keepdim=True)), 1)
 
-    def weighted_sum(self, weights: Tensor, num_lanes: int) -> list[Tensor]:
-        """Σ_i w_i g_i for weights [B], over each lane's users: the layer's weight [L, out, in], and
-        its bias [L, out].
+    def lane_sums(self, weighted: Tensor, weighted_sum: Tensor) -> Tensor:
+        """Σ_i w_i g_i of the layer's weight, over each lane's users: [L, out, in].
 
-        One matrix product a lane over all rows of its users, (w ⊙ Δ)ᵀ V. Its shape is the lane's
-        alone, and so are its bits.
+        ``weighted`` [L, rows of a lane, out] are the w_i δ_r, ``weighted_sum`` [L, users of a lane,
+        out] the w_i Σ_r δ_r. One matrix product a lane over all rows of its users, (w ⊙ Δ)ᵀ V. Its
+        shape is the lane's alone, and so are its bits.
         """
-        weighted_sum = (self.delta_sum * weights.unsqueeze(1)).unflatten(0, (num_lanes, -1))
-        weighted = weighted_sum  # [L, rows of a lane, out] w ⊙ Δ
-        if self.delta.shape[1] > 1:
-            weighted = self.delta * weights.view(-1, 1, 1)
-            weighted = weighted.view(num_lanes, -1, weighted.shape[2])
+        num_lanes = len(weighted)
         rows = self.inputs.rows.reshape(num_lanes, -1, self.inputs.rows.shape[2])
         # The columns of ``inputs.rows``, [out, in − k]; the k shared columns come before them.
         total = torch.bmm(weighted.mT, rows)
-        if self.inputs.shared is not None:
-            shared = self.inputs.shared.unflatten(0, (num_lanes, -1))
-            total = torch.cat((torch.bmm(weighted_sum.mT, shared), total), 2)
-        return [total, weighted_sum.sum(1)] if self.has_bias else [total]
+        if self.inputs.shared is None:
+            return total
+        shared = self.inputs.shared.unflatten(0, (num_lanes, -1))
+        return torch.cat((torch.bmm(weighted_sum.mT, shared), total), 2)
 
     def zero_users(self, users: Tensor) -> "LinearGradients":
         """The same with zeros for the users [B] where True; their inputs become zeros in place."""

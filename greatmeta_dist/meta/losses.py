@@ -29,7 +29,7 @@ def set_loss(prediction: Tensor, rows: RowSet, loss: Loss) -> Tensor:
 def loss_gradient(prediction: Tensor, rows: RowSet, loss: Loss) -> Tensor:
     """∂ of ``set_loss`` by the predictions: [B, n]."""
     if loss == "mse":
-        return (prediction - rows.label) * rows.row_weight * 2
+        return (prediction - rows.label) * rows.twice_weight
     return (torch.sigmoid(_logits(prediction, rows)) - rows.label) * rows.row_weight
 
 

@@ -15,15 +15,10 @@ import torch
 from torch import Tensor
 
 from greatmeta_dist.meta.activations import ACTIVATIONS
-from greatmeta_dist.meta.layer_input import LayerInput
+from greatmeta_dist.meta.layer_input import LayerInput, row_sums
 from greatmeta_dist.meta.linear_gradients import LinearGradients
 from greatmeta_dist.meta.model import Recommender
-from greatmeta_dist.meta.set_input import (
-    InputGradients,
-    SetInput,
-    add_kernel_gradients,
-    row_sums,
-)
+from greatmeta_dist.meta.set_input import InputGradients, SetInput, add_kernel_gradients
 
 
 class Weights(Protocol):
@@ -99,7 +94,7 @@ def backward(
     """
     walk = _BackwardWalk(model, record, weights, d_prediction.dtype)
     delta = d_prediction.unsqueeze(2)
-    delta_sum = row_sums(d_prediction.unsqueeze(1)).squeeze(2)
+    delta_sum = row_sums(d_prediction)
     walk.keep("output", delta, delta_sum)
     if model.has_kernel:
         walk.keep("kernel", delta, delta_sum)
@@ -154,7 +149,7 @@ class _BackwardWalk:
             if record.scales:
                 d_film = [(delta * record.linear[k]).sum(1), delta_sum, *d_film]
                 delta = delta * record.scales[k]
-                delta_sum = delta_sum * record.scales[k].squeeze(1)
+                delta_sum = delta.sum(1)
             self.keep(name, delta, delta_sum)
             if k > 0:
                 d_hidden = self.vjp(name, delta, delta_sum).rows
@@ -165,8 +160,9 @@ class _BackwardWalk:
     def through_encoder(self, d_film: list[Tensor], *, to_inputs: bool) -> Tensor | None:
         """Through FiLM and encoder, which see one row a user: ∂L/∂context [B, C]."""
         delta_sum = torch.cat(d_film, 1)
-        self.keep("film", delta_sum.unsqueeze(1), delta_sum)
-        delta = self.vjp("film", delta_sum.unsqueeze(1), delta_sum).rows
+        delta = delta_sum.unsqueeze(1)
+        self.keep("film", delta, delta_sum)
+        delta = self.vjp("film", delta, delta_sum).rows
         delta_sum = delta.squeeze(1)
         self.keep("encoder", delta, delta_sum)
         if not to_inputs:

@@ -18,4 +18,4 @@ def pool_slots(rows: Tensor, slots: SlotTable) -> Tensor:
 
 def gather_items(item: Tensor, index: Tensor) -> Tensor:
     """Items' vectors [I, ·] at every row of a set, index [B, n]: [B, n, ·]."""
-    return item.index_select(0, index.flatten()).view(*index.shape, -1)
+    return F.embedding(index, item)

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from greatmeta_dist.meta.batch import ItemPlan, TaskBatch
-from greatmeta_dist.meta.layer_input import user_norms, zero_users
+from greatmeta_dist.meta.layer_input import row_sums, user_norms, zero_users
 from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.pooling import gather_items, pool_slots
-from greatmeta_dist.meta.set_input import InputGradients, context_weights, row_sums
+from greatmeta_dist.meta.set_input import InputGradients, context_weights
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class RowGradients:
 def row_gradients(model: Recommender, batch: TaskBatch, d_inputs: InputGradients) -> RowGradients:
     """From gradients of the query's features and of the context to those of pooled features.
 
-    The inverse way of ``batch_inputs``: what reached the context goes on to the rows it was made of.
+    The inverse way of ``batch_inputs``: what reached the context goes on to the rows that made it.
     """
     dtype = batch.query.row_weight.dtype  # that of parameters, also after a pass in bf16
     assert d_inputs.x.shared is not None

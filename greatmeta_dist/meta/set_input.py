@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from greatmeta_dist.meta.batch import RowSet, TaskBatch
-from greatmeta_dist.meta.layer_input import LayerInput
+from greatmeta_dist.meta.layer_input import LayerInput, row_sums
 from greatmeta_dist.meta.model import CONTEXT_COLUMNS, Recommender
 from greatmeta_dist.meta.pooling import gather_items, pool_slots
 
@@ -66,9 +66,7 @@ def embed(batch: TaskBatch, rows: Tensor) -> Features:
         LayerInput(gather_items(item, bucket.rows.item), bucket.take(user), is_fixed=True)
         for bucket in batch.supports
     ]
-    return Features(
-        supports, LayerInput(gather_items(item, batch.query.item), user, is_fixed=True)
-    )
+    return Features(supports, LayerInput(gather_items(item, batch.query.item), user, is_fixed=True))
 
 
 def batch_inputs(model: Recommender, batch: TaskBatch, rows: Tensor) -> BatchInputs:
@@ -98,17 +96,6 @@ def context_weights(model: Recommender, rows: RowSet) -> Tensor:
     return torch.stack((rows.row_weight, rows.row_weight * rows.context_label), dim=1)
 
 
-def row_sums(values: Tensor) -> Tensor:
-    """[B, s, n] → [B, s, 1], with the same bits however many zeros stand behind a user's rows.
-
-    A plain sum over the last axis adds in an order that its length decides; a product with ones
-    adds rows one after the other.
-    """
-    return torch.bmm(values, values.new_ones(1, values.shape[2], 16).expand(len(values), -1, -1))[
-        :, :, :1
-    ]
-
-
 def make_context(model: Recommender, x: LayerInput, rows: RowSet) -> LayerInput:
     """The context [B, 1, C] that a set makes: weighted means of its rows' x."""
     weights = context_weights(model, rows)
@@ -121,11 +108,9 @@ def make_context(model: Recommender, x: LayerInput, rows: RowSet) -> LayerInput:
 def kernel_input(model: Recommender, x: LayerInput, context: LayerInput) -> LayerInput:
     """x times the label-weighted mean of the support's x: [B, n, D]."""
     assert x.shared is not None
-    mean = context.rows[:, :, model.input_dim :]
-    num_shared = x.shared.shape[1]
-    return LayerInput(
-        x.rows * mean[:, :, num_shared:], x.shared * mean[:, 0, :num_shared], is_fixed=True
-    )
+    num_items = model.input_dim - x.num_shared
+    _, of_user, of_items = context.rows.split([model.input_dim, x.num_shared, num_items], 2)
+    return LayerInput(x.rows * of_items, x.shared * of_user.squeeze(1), is_fixed=True)
 
 
 def context_features(model: Recommender, context: LayerInput | None) -> Tensor | None:
@@ -137,9 +122,7 @@ def context_features(model: Recommender, context: LayerInput | None) -> Tensor |
     if not model.has_support_gradient or context is None:
         return None
     start = model.input_dim + model.num_user_fields * model.embedding_dim
-    fields = context.rows[:, 0, start:].unflatten(
-        1, (model.num_item_fields, model.embedding_dim)
-    )
+    fields = context.rows[:, 0, start:].unflatten(1, (model.num_item_fields, model.embedding_dim))
     return fields[:, :, :CONTEXT_COLUMNS].flatten(1)
 
 

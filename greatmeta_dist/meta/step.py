@@ -1,7 +1,8 @@
 """One meta step: DESIGN.md section 2, steps 1 to 6, for any number of lanes and workers.
 
 The step sees other lanes, the scheduler φ and the optimizers through an ``Exchange`` alone. Lists
-hold one entry for each batch hosted here: one of all lanes, or more (``StepBatch``). Shapes as in ``batch.py``.
+hold one entry for each batch hosted here: one of all lanes, or more (``StepBatch``). Shapes as in
+``batch.py``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -74,7 +75,7 @@ class MetaStep:
         self, batches: Sequence[TaskBatch], rows: list[Tensor], layers: Layers
     ) -> list[TaskResults]:
         has_unadapted = self.weighting.factor_spec is not None
-        with self._precision(rows[0]):
+        with self.precision(rows[0]):
             return [
                 task_results(
                     self.model, batch, batch_rows, layers, self.inner, has_unadapted=has_unadapted
@@ -139,7 +140,7 @@ class MetaStep:
             values - rate * gradient.rows
             for values, gradient in zip(rows, outer_gradient, strict=True)
         ]
-        with self._precision(rows[0]):
+        with self.precision(rows[0]):
             gradients = [
                 unadapted_query_gradients(
                     self.model, batch, batch_rows, layers_ahead, self.inner.loss
@@ -162,7 +163,8 @@ class MetaStep:
             for result, gradient in zip(results, gradient_ahead, strict=True)
         ]
 
-    def _precision(self, like: Tensor) -> torch.autocast:
+    def precision(self, like: Tensor) -> torch.autocast:
+        """The precision of passes through the model, on the device of ``like``."""
         return torch.autocast(like.device.type, torch.bfloat16, enabled=self.settings.is_bf16)
 
 

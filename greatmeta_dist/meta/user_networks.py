@@ -128,9 +128,7 @@ class UserNetworks:
         return (self.linear.unsqueeze(1) @ items).squeeze(1)
 
 
-def _film(
-    model: Recommender, query: SetInput, weights: FastWeights
-) -> list[tuple[Tensor, Tensor]]:
+def _film(model: Recommender, query: SetInput, weights: FastWeights) -> list[tuple[Tensor, Tensor]]:
     """Scale and shift [B, h, 1] of each hidden layer; nothing without encoder."""
     if not model.has_encoder:
         return []

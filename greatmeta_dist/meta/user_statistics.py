@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from greatmeta_dist.meta.layer_input import all_finite
+
 
 @dataclass(frozen=True)
 class UserStatistics:
@@ -37,11 +39,7 @@ class UserStatistics:
     @cached_property
     def is_finite(self) -> Tensor:
         """[B] False for a user whose loss, gradient or factors are not finite: it weighs 0."""
-        return (
-            self.losses.isfinite().all(1)
-            & self.target_weight.isfinite()
-            & self.factors.isfinite().all(1)
-        )
+        return all_finite(self.columns())
 
     @cached_property
     def is_weighed(self) -> Tensor:

@@ -32,6 +32,8 @@ from greatmeta_dist.training.saved_model import SavedModel
 from greatmeta_dist.training.tracking import Tracker
 from greatmeta_dist.training.validation import Validation
 
+CHECKED_STEPS = 2
+"""Steps whose batches are checked when a group starts (``engine/batch_invariance.py``)."""
 LOCK_PATIENCE_S = 60.0
 """How long rank 0 waits for what is left of a group that died."""
 
@@ -101,6 +103,7 @@ class Training:
             config.train,
             rank=communicator.rank,
             world_size=communicator.size,
+            turning_points=model.worker.turning_points,
         )
         model.worker.keep_averages(lanes.user_range, lanes.num_users)
         validation = Validation(scorer, store)
@@ -113,6 +116,24 @@ class Training:
     def worker(self) -> Worker:
         return self.model.worker
 
+    def _check_batches(self, first_step: int) -> None:
+        """Try out on the first steps whether lanes may share a batch; else part them.
+
+        Each worker finds out for itself: a lane's results are the same either way.
+        """
+        lanes = self.lanes
+        if lanes.lanes_per_batch == 1:
+            return
+        for number in range(first_step, first_step + CHECKED_STEPS):
+            apart = lanes.step(number, lanes_per_batch=1).batch
+            if not self.worker.is_batch_invariant(lanes.step(number).batch, apart):
+                lanes.lanes_per_batch = 1
+                self.display.say(
+                    "lanes are computed one after another, which takes longer: with this model and "
+                    "this machine's libraries a user's results depend on who shares the batch"
+                )
+                return
+
     def run(self, is_stopped: Callable[[], bool]) -> dict[str, Any]:
         """Resume, train, and leave the run ready to predict; what ``metrics.json`` holds."""
         communicator = self.worker.communicator
@@ -124,6 +145,7 @@ class Training:
             self.checkpoints.start_from(earlier, self.config)
         if step < self.config.train.steps:
             self._say_start()
+            self._check_batches(step)
             communicator.use_short_timeout()
             step = self._train(step, is_stopped, is_new=is_new)
             communicator.use_long_timeout()

@@ -26,8 +26,7 @@ def test_batch_rows_decode_to_the_users_own_features(seed):
     for b, u in enumerate(chosen):
         user = tasks.users[u]
         assert decode(batch, batch.user_slots, b) == [sorted(f) for f in user.user_fields]
-        for which in ("support", "query"):
-            rows = getattr(batch, which)
+        for which, rows in (("support", batch.supports[0].rows), ("query", batch.query)):
             expected = getattr(user, which)
             assert int((rows.row_weight[b] > 0).sum()) == len(expected)
             decoded = [
@@ -69,7 +68,7 @@ def test_masking_gives_whole_fields_to_the_unknown_row():
         users,
         has_support_gradient=True,
         has_row_norms=True,
-        feature_mask=feature_mask,
+        feature_masks=[feature_mask],
     )
     unknown = tasks.table.features.unknown
     masked = np.zeros(2)
@@ -106,13 +105,15 @@ def test_rows_are_listed_by_item_and_in_order():
     batch = build_batch(
         tasks.table, tasks.items, np.arange(7), has_support_gradient=True, has_row_norms=False
     )
-    for rows in (batch.supports[0].rows, batch.query):
+    sets = (batch.supports[0].rows, batch.support_plan), (batch.query, batch.query_plan)
+    for rows, plan in sets:
         is_row = (rows.row_weight > 0).flatten()
         item = rows.item.flatten()
-        ends = [*rows.item_start.tolist(), len(rows.by_item)]
+        ends = [*plan.start.tolist(), len(plan.position)]
         for number, (first, last) in enumerate(itertools.pairwise(ends)):
             expected = (is_row & (item == number)).nonzero().flatten()
-            assert torch.equal(rows.by_item[first:last], expected)
+            assert torch.equal(plan.position[first:last], expected)
+            assert torch.equal(plan.user[first:last], expected // rows.item.shape[1])
 
 
 def test_clicks_tell_the_context_what_was_not_expected_of_them():

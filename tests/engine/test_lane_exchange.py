@@ -14,7 +14,7 @@ from greatmeta_dist.engine.lane_exchange import LaneExchange
 from greatmeta_dist.engine.layers import FlatLayers
 from greatmeta_dist.engine.routing import RoutingPlan
 from greatmeta_dist.meta.batch import StepBatch
-from greatmeta_dist.meta.gradients import MetaGradient
+from greatmeta_dist.meta.gradients import LaneSums
 
 LANES = ([[0, 1]], [[2], [3]], [[4, 5]], [[6]])
 """Users of each length bucket of each of four lanes."""
@@ -78,16 +78,16 @@ class Hosted:
         scale = 10.0 ** (2 * lane % 5)
         for batch in batches:
             layers = {
-                name: scale * torch.randn(p.shape, generator=generator)
+                name: scale * torch.randn((1, *p.shape), generator=generator)
                 for name, p in self.layers.items()
             }
             rows = scale * torch.randn(len(batch.rows), width, generator=generator)
-            yield MetaGradient(layers, rows)
+            yield LaneSums(layers, rows)
 
     def copies(self):
         """The gradients, for those who overwrite them."""
         return [
-            MetaGradient({k: v.clone() for k, v in g.layers.items()}, g.rows.clone())
+            LaneSums({k: v.clone() for k, v in g.layers.items()}, g.rows.clone())
             for g in self.gradients
         ]
 

@@ -44,7 +44,7 @@ class SharedWeights:
         """By layer: the fixed inputs it was applied to, and what it made of them."""
         self._weights: dict[str, LayerWeight] = {}
 
-    def weight(self, name: str, num_shared: int) -> LayerWeight:
+    def weight(self, name: str, num_shared: int | None) -> LayerWeight:
         """A layer's weight, cut as its inputs are, all of which have as many shared columns."""
         if name not in self._weights:
             self._weights[name] = LayerWeight.cut(self.layers[f"{name}.weight"], num_shared)

@@ -24,14 +24,14 @@ class LayerWeight(NamedTuple):
     """A layer's weight, or one of each user, cut as its input is."""
 
     shared: Tensor | None
-    """[out, k] or [B, out, k]; None if k is 0."""
+    """[out, k] or [B, out, k]; None if the inputs have none."""
     rows: Tensor
     """[out, in − k] or [B, out, in − k]"""
 
     @classmethod
-    def cut(cls, weight: Tensor, num_shared: int) -> "LayerWeight":
+    def cut(cls, weight: Tensor, num_shared: int | None) -> "LayerWeight":
         """From the whole weight [out, in]."""
-        if not num_shared:
+        if num_shared is None:
             return cls(None, weight)
         return cls(*weight.tensor_split([num_shared], 1))
 
@@ -67,12 +67,12 @@ class LayerInput:
     @property
     def width(self) -> int:
         """Number of the layer's inputs."""
-        return self.rows.shape[2] + self.num_shared
+        return self.rows.shape[2] + (self.num_shared or 0)
 
     @property
-    def num_shared(self) -> int:
-        """k"""
-        return 0 if self.shared is None else self.shared.shape[1]
+    def num_shared(self) -> int | None:
+        """k; None where nothing is shared."""
+        return None if self.shared is None else self.shared.shape[1]
 
     def to(self, dtype: torch.dtype) -> "LayerInput":
         """The same input in that precision; itself if it has it already.

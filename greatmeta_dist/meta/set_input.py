@@ -108,8 +108,8 @@ def make_context(model: Recommender, x: LayerInput, rows: RowSet) -> LayerInput:
 def kernel_input(model: Recommender, x: LayerInput, context: LayerInput) -> LayerInput:
     """x times the label-weighted mean of the support's x: [B, n, D]."""
     assert x.shared is not None
-    num_items = model.input_dim - x.num_shared
-    _, of_user, of_items = context.rows.split([model.input_dim, x.num_shared, num_items], 2)
+    sizes = [model.input_dim, x.shared.shape[1], x.rows.shape[2]]
+    _, of_user, of_items = context.rows.split(sizes, 2)
     return LayerInput(x.rows * of_items, x.shared * of_user.squeeze(1), is_fixed=True)
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from greatmeta_dist.batching.collate import Collator, Layout
@@ -28,17 +27,9 @@ from greatmeta_dist.ragged import offsets_of
 
 MAX_USERS = 256
 """Of a batch: more would take more memory, and gain nothing."""
-MAX_QUERY_ROWS = 32
-"""Queries of up to so many rows are all padded to the longest. The usual ones have 10."""
-
-
-def _common_query_rows(store: Store) -> int | None:
-    """The longest query of all training users, whichever lane they are of; None if it is long."""
-    longest = 1
-    for shard in range(store.manifest.shards["train"]):
-        lengths = pc.list_value_length(store.shard("train", shard).column("query_item"))
-        longest = max(longest, pc.max(lengths).as_py() or 0)
-    return longest if longest <= MAX_QUERY_ROWS else None
+QUERY_ROWS = (10, 16, 32)
+"""A lane's queries in a step are padded to the first of these that is enough for all; lanes of the
+same one can share a batch. The usual queries have 10 rows."""
 
 
 class Lane:
@@ -141,11 +132,9 @@ class Lanes:
         self._grouping, self._config = grouping, config
         self._orders: tuple[int, list[NDArray[np.int64]]] = (-1, [])
         self._turning_points = turning_points
-        self.query_rows = _common_query_rows(store)
-        """Rows that every query is padded to; None where queries differ too much for it."""
         self.lanes_per_batch = 1
-        """How many neighbouring lanes pass through a step as one batch."""
-        while self.query_rows is not None and self._may_share(2 * self.lanes_per_batch):
+        """How many neighbouring lanes pass through a step as one batch, at most."""
+        while self._may_share(2 * self.lanes_per_batch):
             self.lanes_per_batch *= 2
 
     def step(self, number: int, *, lanes_per_batch: int | None = None) -> StepTasks:
@@ -159,20 +148,22 @@ class Lanes:
             self._read_lane(lane, order[first : first + self.users_per_lane], number)
             for lane, order in zip(self.lanes, self._orders_of(epoch), strict=True)
         ]
-        if self.query_rows is None:
-            orders, groups = zip(*(self._by_length(lane) for lane in lanes), strict=True)
-            lanes = [lane.take(order) for lane, order in zip(lanes, orders, strict=True)]
-        else:
-            size = lanes_per_batch or self.lanes_per_batch
-            groups = tuple(
-                self._batches_of(lanes[k : k + size]) for k in range(0, len(lanes), size)
-            )
         return StepTasks(
-            StepBatch.of(groups),
+            StepBatch.of(self._groups(lanes, lanes_per_batch or self.lanes_per_batch)),
             [token for lane in lanes for token in lane.user],
             np.concatenate([lane.recorded_group for lane in lanes]),
             np.concatenate([lane.tasks.support_item.lengths for lane in lanes]),
         )
+
+    def _groups(self, lanes: Sequence["_LaneTasks"], max_lanes: int) -> list[list[TaskBatch]]:
+        """The batches of each group of lanes that share a batch: whole subtrees of lanes."""
+        if len(lanes) == 1 and lanes[0].query_rows is None:
+            return [self._by_length(lanes[0])]
+        is_alike = len({lane.query_rows for lane in lanes}) == 1
+        if len(lanes) == 1 or (is_alike and lanes[0].query_rows and len(lanes) <= max_lanes):
+            return [self._batches_of(lanes)]
+        half = len(lanes) // 2
+        return [*self._groups(lanes[:half], max_lanes), *self._groups(lanes[half:], max_lanes)]
 
     def _may_share(self, num_lanes: int) -> bool:
         return num_lanes <= len(self.lanes) and num_lanes * self.users_per_lane <= MAX_USERS
@@ -185,7 +176,8 @@ class Lanes:
         return self._orders[1]
 
     def _read_lane(self, lane: Lane, chosen: NDArray[np.int64], number: int) -> "_LaneTasks":
-        """A lane's users in a step, in the order of ``chosen``."""
+        """A lane's users in a step, in the order of ``chosen``; by number of rows if they need
+        batches of their own."""
         config = self._config
         users = lane.read(chosen, self._store, self._feature_spec)
         rng = np.random.default_rng([config.seed, 17, lane.number, number])
@@ -195,14 +187,19 @@ class Lanes:
         group = None
         if self._collator.target_weights is not None:
             group = self._grouping.estimated(users, is_training=True)
-        return _LaneTasks(
+        num_query = tasks.query_item.lengths
+        lane_tasks = _LaneTasks(
             tasks,
             list(users.user),
             self._grouping.recorded(users, is_training=True),
             group,
             lane.first_user + chosen,
             [FeatureMask(config.feature_mask_rate, rng)] if config.feature_mask_rate else [],
+            next((n for n in QUERY_ROWS if num_query.max(initial=0) <= n), None),
         )
+        if lane_tasks.query_rows is not None:
+            return lane_tasks
+        return lane_tasks.take(np.argsort(tasks.support_item.lengths + num_query, kind="stable"))
 
     def _batches_of(self, lanes: Sequence["_LaneTasks"]) -> list[TaskBatch]:
         """One batch of some lanes; of a lane of very many users as many as it takes."""
@@ -215,20 +212,19 @@ class Lanes:
 
     def _batch_of(self, joined: "_LaneTasks", num_lanes: int) -> TaskBatch:
         """A batch whose queries are all padded alike."""
-        assert self.query_rows is not None
+        assert joined.query_rows is not None
         layout = Layout(
             np.repeat(np.arange(num_lanes), len(joined.user) // num_lanes),
-            self.query_rows,
+            joined.query_rows,
             support_buckets(joined.tasks.support_item.lengths, self._turning_points),
         )
         return self._collate(joined, None, layout)
 
-    def _by_length(self, lane: "_LaneTasks") -> tuple[NDArray[np.int64], list[TaskBatch]]:
-        """A lane's users by number of rows, and a batch of each length bucket of them."""
+    def _by_length(self, lane: "_LaneTasks") -> list[TaskBatch]:
+        """A batch of each length bucket of a lane, whose users stand by number of rows."""
         lengths = lane.tasks.support_item.lengths, lane.tasks.query_item.lengths
-        order = np.argsort(lengths[0] + lengths[1], kind="stable")
-        buckets = length_buckets(*(of_set[order] for of_set in lengths))
-        return order, [self._collate(lane, order[bucket], None) for bucket in buckets]
+        users = np.arange(self.users_per_lane)
+        return [self._collate(lane, users[bucket], None) for bucket in length_buckets(*lengths)]
 
     def _collate(
         self, lane: "_LaneTasks", chosen: NDArray[np.int64] | None, layout: Layout | None
@@ -259,6 +255,8 @@ class _LaneTasks:
     """[users] numbers among all training users."""
     feature_masks: list[FeatureMask]
     """One for each lane, or none."""
+    query_rows: int | None
+    """Of ``QUERY_ROWS``; None if queries are longer."""
 
     @classmethod
     def joined(cls, lanes: Sequence["_LaneTasks"]) -> "_LaneTasks":
@@ -273,6 +271,7 @@ class _LaneTasks:
             np.concatenate(groups) if groups else None,
             np.concatenate([lane.user_index for lane in lanes]),
             [mask for lane in lanes for mask in lane.feature_masks],
+            lanes[0].query_rows,
         )
 
     def take(self, order: NDArray[np.int64]) -> "_LaneTasks":

@@ -200,7 +200,8 @@ def test_two_workers_sum_in_one_message(width):
         assert events.count("sum") == 1
         assert torch.equal(total.rows, expected[rows])
         for name, value in total.layers.items():
-            assert torch.equal(value, by_worker[0][1].layers[name] + by_worker[1][1].layers[name])
+            terms = [gradient.layers[name][0] for _, gradient, *_ in by_worker]
+            assert torch.equal(value, terms[0] + terms[1])
 
 
 def test_rows_are_updated_while_a_is_on_its_way():

@@ -1,0 +1,91 @@
+"""Users get the same bits among whichever lanes; a step dispatches few operations."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.operations import count_step
+from benchmarks.untrained import training_lanes, untrained_model
+from greatmeta_dist.config import DataConfig
+from greatmeta_dist.data.prepare import prepare
+from greatmeta_dist.data.store import Store
+from greatmeta_dist.engine import batch_invariance
+from greatmeta_dist.options.compose import compose_config
+
+MAX_OPERATIONS = 1500
+"""Of a step of the shipped form of up to two length buckets, whatever the number of lanes."""
+PRIORS = (
+    "priors.bayesian_mf.max_items=100",
+    "priors.bayesian_mf.num_passes=2",
+    "priors.bayesian_mf.num_starts=1",
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Store:
+    """Users of 3 rows to hundreds: supports of one row, and some longer than a block of a sum."""
+    folder = tmp_path_factory.mktemp("tail") / "store"
+    prepare(DataConfig(users=500, items=600, mean_interactions=120), folder)
+    return Store(folder)
+
+
+def trained_by(store: Store, *words: str):
+    config = compose_config([f"store={store.folder}", *PRIORS, *words])
+    model = untrained_model(config, store)
+    return model.worker, training_lanes(config, store, model)
+
+
+@pytest.mark.parametrize("users", [8, 32, 128])
+def test_users_get_the_same_bits_as_one_batch_and_lane_by_lane(store, users):
+    worker, lanes = trained_by(store, "train.lanes=8", f"train.users_per_batch={users}")
+    assert lanes.lanes_per_batch == 8
+    lengths = []
+    for number in range(2):
+        together = lanes.step(number)
+        lengths += together.num_support.tolist()
+        for size in (1, 2):
+            apart = lanes.step(number, lanes_per_batch=size)
+            assert len(apart.batch.batches) == 8 // size
+            assert apart.user == together.user
+            assert worker.is_batch_invariant(together.batch, apart.batch)
+    if users == 128:
+        assert min(lengths) <= 2
+        assert max(lengths) > 192
+
+
+def test_a_users_dependence_on_its_batch_is_seen(store, monkeypatch):
+    worker, lanes = trained_by(store, "train.lanes=8")
+    original = batch_invariance.task_results
+
+    def dependent(model, batch, *args, **options):
+        results = original(model, batch, *args, **options)
+        factor = 1 + batch.num_users * torch.finfo(torch.float32).eps
+        return replace(results, losses=results.losses * factor)
+
+    monkeypatch.setattr(batch_invariance, "task_results", dependent)
+    together, apart = lanes.step(0), lanes.step(0, lanes_per_batch=1)
+    assert not worker.is_batch_invariant(together.batch, apart.batch)
+
+
+@pytest.mark.parametrize("num_lanes", [1, 8])
+def test_a_step_dispatches_few_operations_whatever_the_number_of_lanes(store, num_lanes):
+    worker, lanes = trained_by(store, f"train.lanes={num_lanes}")
+    count, num_buckets = count_step(worker, lanes)
+    assert num_buckets <= 2
+    assert count.total <= MAX_OPERATIONS
+
+
+def test_supports_are_padded_to_lengths_that_sums_bear():
+    from greatmeta_dist.batching.length_buckets import support_buckets
+
+    lengths = np.array([1, 3, 40, 44, 190, 193, 250, 500, 1000])
+    buckets = support_buckets(lengths, turning_points=[42])
+    assert sorted(np.concatenate([users for users, _ in buckets]).tolist()) == list(range(9))
+    for users, num_rows in buckets:
+        assert num_rows >= 16
+        assert lengths[users].max() <= num_rows
+        assert len({length <= 42 for length in lengths[users]}) == 1
+        if num_rows > 192:
+            assert num_rows in (288, 432, 648, 972, 1458)

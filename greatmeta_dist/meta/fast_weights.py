@@ -182,7 +182,9 @@ class FastWeights:
     def sgd_step(self, grads: dict[str, LinearGradients], inner: InnerLoop) -> "FastWeights":
         """One inner step for every user: A_i − α g_i; in full precision."""
         with torch.autocast(grads["output"].delta.device.type, enabled=False):
-            moved = {name: self._moved(name, grad, inner) for name, grad in grads.items()}
+            moved: dict[str, Delta] = {
+                name: self._moved(name, grad, inner) for name, grad in grads.items()
+            }
         return FastWeights(self.shared, moved)
 
     def _moved(

@@ -284,10 +284,11 @@ class LaneExchange:
         are equally long, and of the rows [U, d].
         """
         terms = self._aligned_terms(gradients)
-        flat, rows = tree_sum(
+        sums = (
             tree_of_lanes(tree_sum(itertools.islice(terms, num_batches)))
             for num_batches in self._step.batches_per_group
         )
+        flat, rows = tree_sum(sums, self._step.group_heights)
         num_zeros = -len(flat) % self._communicator.size
         return torch.cat((flat, flat.new_zeros(num_zeros))) if num_zeros else flat, rows
 

@@ -13,25 +13,29 @@ by the same rule, in rank order, gives the rest of the tree. One worker takes al
 itself; several take the same ones, on the same numbers, in different places.
 """
 
+import itertools
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 
-def tree_sum(terms: Iterable[list[Tensor]]) -> list[Tensor]:
+def tree_sum(
+    terms: Iterable[list[Tensor]], heights: Iterable[int] = itertools.repeat(0)
+) -> list[Tensor]:
     """Add lists of tensors along a binary tree over their order, neighbours first.
 
     Each term is a list of tensors; all terms have the same number of them, of the same shapes, and
     the sum is taken tensor by tensor. Adds in place: the sum stands in the tensors of the first
-    term, and those of other terms are overwritten. Terms are taken one at a time, and of n terms no
+    term, and those of other terms are overwritten. ``heights`` are those of the subtrees that terms
+    are sums of: 0 for one lane, 1 for two. Terms are taken one at a time, and of n terms no
     more than log₂ n + 1 are held at once.
     """
     # Finished subtrees from left to right, each with its height; heights only fall. As in a binary
     # counter, two neighbours of the same height are added as soon as the right one is finished.
     subtrees: list[tuple[int, list[Tensor]]] = []
-    for term in terms:
-        subtrees.append((0, term))
+    for term, height in zip(terms, heights, strict=False):
+        subtrees.append((height, term))
         while len(subtrees) > 1 and subtrees[-1][0] == subtrees[-2][0]:
             _add_last_two(subtrees)
     # A number of terms that is no power of two (a lane's length buckets) leaves several.

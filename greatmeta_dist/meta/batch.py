@@ -174,6 +174,8 @@ class StepBatch:
     batches_per_group: list[int]
     """Batches of each group of neighbouring lanes, in their order: one of several lanes; or one or
     more of a lane."""
+    group_heights: list[int]
+    """log₂ of the number of lanes of each group."""
     rows: Tensor
     """[U] distinct embedding rows of all batches together, ascending."""
     positions: list[Tensor]
@@ -197,7 +199,8 @@ class StepBatch:
             for batch, at in zip(batches, positions, strict=True)
         ]
         sizes = [len(group) for group in groups]
-        return cls(batches, sizes, rows, positions, lane_positions)
+        heights = [group[0].num_lanes.bit_length() - 1 for group in groups]
+        return cls(batches, sizes, heights, rows, positions, lane_positions)
 
 
 def _lane_of_row(batch: TaskBatch) -> Tensor:

@@ -96,8 +96,8 @@ class LayerInput:
         if weight.rows.ndim == 2:
             if self.shared is None or weight.shared is None:
                 return _shared_product(self.rows, weight.rows.mT, bias)
-            common = _shared_product(self.shared, weight.shared.mT, bias).unsqueeze(1)
-            return _shared_product(self.rows, weight.rows.mT).add_(common)
+            of_user = _shared_product(self.shared, weight.shared.mT, bias).unsqueeze(1)
+            return _shared_product(self.rows, weight.rows.mT).add_(of_user)
         common = None if bias is None else bias.unsqueeze(1)  # [B, 1, out]
         if self.shared is not None and weight.shared is not None:
             common = _bmm(self.shared.unsqueeze(1), weight.shared.mT, common)

@@ -35,6 +35,8 @@ from greatmeta_dist.training.run_folder import open_run
 
 GRACE_S = 10.0
 """How long the other workers may take to notice that one died, before they are ended."""
+START_METHOD = "spawn"
+"""How processes start: each from nothing, since a copy of one that used a GPU cannot use it."""
 SEVERITY = ("failed", "bad input", "interrupted", "done")
 """Kinds of outcomes, the one that counts most first."""
 
@@ -132,7 +134,7 @@ def _start_worker(
     rank: int, rendezvous: Path, config: Config, run: Path
 ) -> tuple[BaseProcess, Connection]:
     """Start one worker; its process, and the pipe that its outcome comes through."""
-    context = multiprocessing.get_context("spawn")
+    context: Any = multiprocessing.get_context(START_METHOD)
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
         target=_run_worker, args=(rank, rendezvous, config, run, sender), name=f"worker {rank}"

@@ -73,3 +73,12 @@ def require_utf8(name: str, path: str) -> None:
     """Raise ``InputError`` where a path is not of UTF-8, which no library here can open."""
     shown = path.encode("utf-8", "backslashreplace").decode()
     require(shown == path, f"{name} is {shown}, whose name is not valid UTF-8; rename it")
+
+
+def require_on_disk(name: str, path: str | None) -> None:
+    """Raise ``InputError`` for a URL where only a path of this machine's file systems will do."""
+    scheme, is_url, _ = (path or "").partition("://")
+    require(
+        not is_url,
+        f"{name}={path} is a URL, and {name} cannot be on {scheme}:// yet; name a folder on disk",
+    )

@@ -14,6 +14,7 @@ from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.options.checks import check_folders, check_words
 from greatmeta_dist.options.hints import command_hint
 from greatmeta_dist.options.names import COMMANDS
+from greatmeta_dist.storage.local_copy import shown
 
 HELP, SWEEP = ("-h", "--help"), ("-m", "--multirun")
 
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _fail(message: str, code: int) -> int:
     """Print an error in one line; returns the exit code."""
-    print(f"greatmeta: {' '.join(message.split())}", file=sys.stderr)
+    print(f"greatmeta: {' '.join(shown(message).split())}", file=sys.stderr)
     return code
 
 
@@ -115,7 +116,7 @@ def _prepare(config: Config, overrides: list[str]) -> None:
 def _train(config: Config, overrides: list[str]) -> None:
     from greatmeta_dist.commands.train import train_run
 
-    train_run(config, Path(config.run or ""), overrides=overrides)
+    train_run(config, config.run or "", overrides=overrides)
 
 
 def _evaluate(config: Config, overrides: list[str]) -> None:

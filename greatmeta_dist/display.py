@@ -19,6 +19,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from greatmeta_dist.storage.local_copy import shown
+
 MIN_WIDTH = 100
 """Columns of text that a table of results needs."""
 SECONDS_BETWEEN_LINES = 5.0
@@ -45,7 +47,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print one plain line."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(shown(text), highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, label: str, total: int, unit: str, *, done: int = 0) -> Iterator[Bar]:

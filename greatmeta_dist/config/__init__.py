@@ -91,5 +91,5 @@ class Config:
             if path is not None:
                 require_utf8(name, path)
                 setattr(self, name, os.path.expanduser(path))
-        for name in ("store", "run", "out", "against"):
+        for name in ("out", "against"):
             require_on_disk(name, getattr(self, name))

@@ -7,7 +7,6 @@ from greatmeta_dist.config.checks import (
     check_choices,
     choice,
     in_range,
-    require_on_disk,
 )
 from greatmeta_dist.errors import require
 from greatmeta_dist.extensions import WEIGHTINGS
@@ -108,7 +107,6 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_choices("train", self)
-        require_on_disk("train.from", self.from_run)
         for name in (
             "steps",
             "users_per_batch",

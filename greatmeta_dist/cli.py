@@ -6,7 +6,6 @@ config is composed, and what a command computes with where it runs.
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import greatmeta_dist
 from greatmeta_dist.config import Config
@@ -108,9 +107,7 @@ def _inspect(config: Config, overrides: list[str]) -> None:
 def _prepare(config: Config, overrides: list[str]) -> None:
     from greatmeta_dist.commands.prepare import prepare_store
 
-    prepare_store(
-        config.data, Path(config.store or ""), config.cluster, typed=_typed(overrides, "data")
-    )
+    prepare_store(config.data, config.store or "", config.cluster, typed=_typed(overrides, "data"))
 
 
 def _train(config: Config, overrides: list[str]) -> None:
@@ -128,7 +125,7 @@ def _evaluate(config: Config, overrides: list[str]) -> None:
 def _export(config: Config, overrides: list[str]) -> None:
     from greatmeta_dist.commands.export import export_run
 
-    export_run(Path(config.run or ""), Path(config.out or ""))
+    export_run(config.run or "", config.out or "")
 
 
 def _recommend(config: Config, overrides: list[str]) -> None:

@@ -68,11 +68,9 @@ class Store:
         Files are checked against their checksums when they are first read, or all by ``check``.
         """
         self.folder, self._copy = folder, LocalCopy.of(folder)
-        if self._copy is not None:
-            self._copy.fetch(MANIFEST)
+        objects = self._copy.pull(MANIFEST.__eq__) if self._copy is not None else None
         self.manifest = read_manifest(folder)
         self._checked: set[str] = set()
-        objects = self._copy.origin.files() if self._copy is not None else None
         for name in self.manifest.checksums:
             is_there = (folder / name).is_file() if objects is None else name in objects
             self._require(name, is_there, "is missing")

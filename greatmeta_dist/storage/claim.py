@@ -27,15 +27,19 @@ POLL_S = 1.0
 
 @contextmanager
 def claimed(
-    origin: ObjectFolder, taken: str, *, on_wait: Callable[[], None] = lambda: None
+    origin: ObjectFolder,
+    taken: str,
+    *,
+    on_wait: Callable[[], None] = lambda: None,
+    folder: str = CLAIMS,
 ) -> Iterator[None]:
-    """Hold a folder while in the block.
+    """Hold a folder while in the block; ``folder`` is where in it the claims are.
 
     Where another's claim was not renewed for a while, it waits until that is stale; ``on_wait`` is
     called once. Raises ``InputError`` with the message ``taken`` where the holder lives, or the
     store cannot be written.
     """
-    name = f"{CLAIMS}/{uuid4().hex}.json"
+    name = f"{folder}/{uuid4().hex}.json"
     content = json.dumps({"machine": _machine(), "pid": os.getpid()}).encode()
     _take(origin, name, content, taken, on_wait)
     is_over = threading.Event()
@@ -88,7 +92,7 @@ def _others(origin: ObjectFolder, name: str) -> dict[str, tuple[Listed, bool]]:
 
     Those that do not count are deleted.
     """
-    claims = origin.files(CLAIMS)
+    claims = origin.files(name.split("/")[0])
     now = claims[name].time_s
     living = {}
     for other in claims.keys() - {name}:

@@ -98,13 +98,17 @@ class LocalCopy:
             return None
         return sha256(path)
 
-    def pull(self, wanted: Wanted, *, keeps_changes: bool = False) -> None:
-        """Have all wanted files as the origin has them now, and no others.
+    def pull(
+        self, wanted: Wanted, *, under: str = "", keeps_changes: bool = False
+    ) -> dict[str, Listed]:
+        """Have all wanted files as the origin has them now, and no others; all that it has.
 
         With ``keeps_changes`` files that were changed here stay, unless the origin's have grown
-        beyond them, and nothing is deleted. Hidden files are no part of a copy.
+        beyond them, and nothing is deleted. Hidden files are no part of a copy. ``under`` is a
+        folder that all wanted files are in.
         """
-        objects = {k: v for k, v in self.origin.files().items() if is_visible(k) and wanted(k)}
+        there = self.origin.files(under)
+        objects = {k: v for k, v in there.items() if is_visible(k) and wanted(k)}
         for name, listed in objects.items():
             path = self.folder / name
             if not _is_as(path, listed) and not (keeps_changes and _is_changed(path, listed)):
@@ -113,18 +117,31 @@ class LocalCopy:
         if not keeps_changes:
             for name in [n for n in self._files() if wanted(n) and n not in objects]:
                 (self.folder / name).unlink(missing_ok=True)
+        return there
 
-    def push(self, wanted: Wanted, *, last: str | None = None, has_all: bool = False) -> None:
-        """Have all wanted files that were changed here in the origin, ``last`` after the others.
+    def push(
+        self,
+        wanted: Wanted,
+        *,
+        under: str = "",
+        last: str | None = None,
+        only_changed: bool = False,
+        is_whole: bool = False,
+    ) -> None:
+        """Have all wanted files in the origin as they are here, the file ``last`` after the others.
 
-        With ``has_all`` wanted objects that are not here are deleted.
+        With ``only_changed`` what others changed there stays, unless it was changed here too. With
+        ``is_whole`` wanted objects that are not here are deleted.
         """
-        objects = {k: v for k, v in self.origin.files().items() if wanted(k)}
+        objects = {k: v for k, v in self.origin.files(under).items() if wanted(k)}
         names = sorted(filter(wanted, self._files()), key=lambda name: (name == last, name))
         for name in names:
-            if name not in objects or _is_changed(self.folder / name):
+            path = self.folder / name
+            if name in objects and only_changed and not _is_changed(path):
+                continue
+            if not _is_as(path, objects.get(name)):
                 self._push(name)
-        if has_all:
+        if is_whole:
             for name in [n for n in objects if is_visible(n) and n not in names]:
                 self.origin.delete(name)
 

@@ -45,7 +45,7 @@ class ObjectFolder:
     url: str
 
     def files(self, under: str = "") -> dict[str, Listed]:
-        """All objects below a folder of it, by name; empty where there are none."""
+        """All objects below a folder of it, or the object of that name; there may be none."""
         from pyarrow.fs import FileSelector, FileType
 
         system, root = self._system
@@ -53,11 +53,13 @@ class ObjectFolder:
             found = system.get_file_info(
                 FileSelector(f"{root}/{under}".rstrip("/"), recursive=True, allow_not_found=True)
             )
-        return {
+        objects = {
             info.path.removeprefix(f"{root}/"): Listed(info.size, int(info.mtime_ns // 10**9))
             for info in found
             if info.type == FileType.File
         }
+        alone = self.listed(under) if under and not objects else None
+        return objects if alone is None else {under: alone}
 
     def listed(self, name: str) -> Listed | None:
         """What a list would say of one object; None where there is none."""

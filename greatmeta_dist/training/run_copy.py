@@ -61,7 +61,7 @@ def held_copy(run: Path, display: Display) -> Iterator[None]:
         finally:
             # The first worker may be on another machine, and have written more records there.
             copy.pull(_is_kept, keeps_changes=True)
-            copy.push(_is_kept)
+            copy.push(_is_kept, only_changed=True)
 
 
 def _pull_run(copy: LocalCopy) -> None:
@@ -80,7 +80,7 @@ def write_back_start(run: Path) -> None:
     """Write the config and the model of a run that is to be trained to its object store."""
     copy = LocalCopy.of(run)
     if copy is not None:
-        copy.push(_is_kept, last=CONFIG, has_all=True)
+        copy.push(_is_kept, last=CONFIG, is_whole=True)
 
 
 def fetch_start(run: Path) -> None:
@@ -94,7 +94,7 @@ def write_back_records(run: Path) -> None:
     """Write what the first worker writes, besides checkpoints, to its object store."""
     copy = LocalCopy.of(run)
     if copy is not None:
-        patiently(lambda: copy.push(_is_kept))
+        patiently(lambda: copy.push(_is_kept, only_changed=True))
 
 
 def write_back(run: Path, name: str) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from small_training import assert_same, final_state, small
 
+from greatmeta_dist.cli import main
 from greatmeta_dist.display import Display
 from greatmeta_dist.launch.local import launch
 from greatmeta_dist.predict import Predictor
@@ -46,3 +47,18 @@ def test_another_machine_predicts_from_it(on_s3, on_disk, empty_cache):
     known = {"i1": 5.0, "i2": 1.0}
     assert ours.recommend(known, 5) == theirs.recommend(known, 5)
     assert ours.open_store().identity == theirs.open_store().identity
+
+
+def test_it_is_evaluated_and_exported_there(on_s3, s3, empty_cache, capsys):
+    assert main(["evaluate", f"run={on_s3}"]) == 0
+    assert f"written to {on_s3}/evaluation.json" in capsys.readouterr().out
+    assert "evaluation.json" in ObjectFolder(on_s3).files()
+    assert main(["evaluate", f"run={on_s3}", f"against={on_s3}"]) == 2
+    assert f"against={on_s3} is the run itself" in capsys.readouterr().err
+    for _ in range(2):
+        assert main(["export", f"run={on_s3}", f"out={s3}/exports/a"]) == 0
+    out = capsys.readouterr().out
+    assert f"written to {s3}/exports/a" in out
+    assert "has no metrics" not in out
+    names = ObjectFolder(f"{s3}/exports/a").files()
+    assert {"card.json", "exported_model.py"} <= names.keys()

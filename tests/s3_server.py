@@ -32,7 +32,12 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
     names = [f"{name}.port{kind}" for name in PORTS for kind in ("", ".grpc")]
     ports = dict(zip(names, _free_ports(len(names)), strict=True))
     words = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}/data", "-s3"]
-    words += [f"-s3.config={identities}", "-s3.port.iceberg=0", "-master.telemetry=false"]
+    words += [
+        f"-s3.config={identities}",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-master.telemetry=false",
+    ]
     words += ["-master.volumeSizeLimitMB=64", "-volume.max=20"]
     words += [f"-{name}={port}" for name, port in ports.items()]
     environment = {

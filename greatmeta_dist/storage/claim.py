@@ -9,6 +9,7 @@ counts for nothing as soon as the process is gone.
 
 import json
 import os
+import random
 import socket
 import threading
 import time
@@ -39,9 +40,8 @@ def claimed(
     called once. Raises ``InputError`` with the message ``taken`` where the holder lives, or the
     store cannot be written.
     """
-    name = f"{folder}/{uuid4().hex}.json"
     content = json.dumps({"machine": _machine(), "pid": os.getpid()}).encode()
-    _take(origin, name, content, taken, on_wait)
+    name = _take(origin, folder, content, taken, on_wait)
     is_over = threading.Event()
 
     def renew() -> None:
@@ -61,30 +61,34 @@ def claimed(
 
 
 def _take(
-    origin: ObjectFolder, name: str, content: bytes, taken: str, on_wait: Callable[[], None]
-) -> None:
-    """Write a claim and return once it is the only one that counts; see ``claimed``."""
+    origin: ObjectFolder, folder: str, content: bytes, taken: str, on_wait: Callable[[], None]
+) -> str:
+    """Write a claim and return once it is the only one that counts, its name; see ``claimed``."""
     seen: dict[str, int] = {}
+    is_waiting = False
     while True:
+        # Each try has a new name, so that one which stays is known for its holder's.
+        name = f"{folder}/{uuid4().hex}.json"
         try:
             origin.write(name, content)
             others = _others(origin, name)
             if others:
                 origin.delete(name)
         except OSError as error:
+            with suppress(OSError):
+                origin.delete(name)
             raise InputError(str(error)) from error
         if not others:
-            return
-        # Whoever renews a claim lives. Of a new one from elsewhere that cannot be known yet.
-        if any(
-            is_here or (other in seen and listed.time_s != seen[other])
-            for other, (listed, is_here) in others.items()
-        ):
+            return name
+        staying = seen.keys() & others.keys()
+        # Whoever renews a claim lives.
+        if any(others[other][1] or others[other][0].time_s != seen[other] for other in staying):
             raise InputError(f"{taken}; wait for it, or stop it")
-        if not seen:
+        if staying and not is_waiting:
             on_wait()
+            is_waiting = True
         seen = {other: listed.time_s for other, (listed, _) in others.items()} | seen
-        time.sleep(POLL_S)
+        time.sleep(POLL_S * random.uniform(0.5, 1.5))  # all who came at once try at other times
 
 
 def _others(origin: ObjectFolder, name: str) -> dict[str, tuple[Listed, bool]]:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from greatmeta_dist.files import sha256
+from greatmeta_dist.files import sha256, written_atomically
 from greatmeta_dist.storage.objects import Listed, ObjectFolder, is_url
 
 ORIGIN = ".origin"
@@ -35,8 +35,9 @@ def local_folder(path: str | Path, *, use: str = "") -> Path:
     key = hashlib.sha256(f"{use} {url}".encode()).hexdigest()[:KEY_LENGTH]
     home = cache() / key
     home.mkdir(parents=True, exist_ok=True)
-    # As one write of few bytes: several processes may do it at a time, with the same bytes.
-    (home / ORIGIN).write_text(url)
+    if not (home / ORIGIN).exists():
+        with written_atomically(home / ORIGIN) as partial:  # others read it meanwhile
+            partial.write_text(url)
     return home / url.rsplit("/", 1)[1].partition("?")[0]
 
 

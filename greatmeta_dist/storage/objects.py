@@ -73,8 +73,14 @@ class ObjectFolder:
 
     def read(self, name: str) -> bytes:
         """An object's bytes; raises ``FileNotFoundError`` where there is none."""
-        with self.open(name) as file:
-            return bytes(file.read())
+        try:
+            with self.open(name) as file, _errors_of(self.url):
+                return bytes(file.read())
+        except OSError as error:
+            # One that was deleted since it was opened is reported as a fault of the connection.
+            if self.listed(name) is None:
+                raise FileNotFoundError(f"{self.url}/{name}") from error
+            raise
 
     def open(self, name: str) -> Any:
         """An object as a pyarrow file that reads any part of it, and only that."""
@@ -133,7 +139,7 @@ class ObjectFolder:
         scheme, _, rest = self.url.partition("://")
         try:
             with _errors_of(self.url):
-                system, path = FileSystem.from_uri(self.url)
+                system, path = FileSystem.from_uri(_with_options(self.url, scheme))
         except ArrowInvalid as error:
             if "nrecognized filesystem type" not in str(error):
                 raise InputError(f"{self.url} is no folder of an object store: {error}") from error
@@ -153,6 +159,13 @@ def patiently(ask: Callable[[], Answer], *, patience_s: float = PATIENCE_S) -> A
             if time.monotonic() > deadline:
                 raise
             time.sleep(RETRY_S)
+
+
+def _with_options(url: str, scheme: str) -> str:
+    """Small objects of S3 are written by one request, in place of three for an upload in parts."""
+    if scheme != "s3":
+        return url
+    return f"{url}{'&' if '?' in url else '?'}allow_delayed_open=true"
 
 
 def _by_fsspec(url: str, scheme: str) -> Any:

@@ -46,8 +46,12 @@ class Display:
             self.console = Console(width=MIN_WIDTH)
 
     def say(self, text: str) -> None:
-        """Print one plain line."""
-        self.console.print(shown(text), highlight=False, markup=False, soft_wrap=True)
+        """Print one plain line; folders on object stores by their URLs."""
+        self.say_as_is(shown(text))
+
+    def say_as_is(self, text: str) -> None:
+        """Print one plain line, with the paths that this machine has."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, label: str, total: int, unit: str, *, done: int = 0) -> Iterator[Bar]:

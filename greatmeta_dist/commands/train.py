@@ -24,7 +24,7 @@ def train_run(config: Config, run: str | Path, *, overrides: list[str]) -> None:
     display.say(
         f"run {run} is at step {metrics['step']}; evaluate it: greatmeta evaluate run={run}"
     )
-    display.say(
+    display.say_as_is(
         f"watch it: tensorboard --logdir {run}/tensorboard  "
         "(then http://localhost:6006/#custom_scalars)"
     )

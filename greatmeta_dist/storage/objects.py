@@ -48,7 +48,7 @@ class ObjectFolder:
         """All objects below a folder of it, or the object of that name; there may be none."""
         from pyarrow.fs import FileSelector, FileType
 
-        system, root = self._system
+        system, root = self.system
         with _errors_of(self.url):
             found = system.get_file_info(
                 FileSelector(f"{root}/{under}".rstrip("/"), recursive=True, allow_not_found=True)
@@ -65,7 +65,7 @@ class ObjectFolder:
         """What a list would say of one object; None where there is none."""
         from pyarrow.fs import FileType
 
-        system, root = self._system
+        system, root = self.system
         with _errors_of(self.url):
             info = system.get_file_info(f"{root}/{name}")
         is_there = info.type == FileType.File
@@ -84,19 +84,19 @@ class ObjectFolder:
 
     def open(self, name: str) -> Any:
         """An object as a pyarrow file that reads any part of it, and only that."""
-        system, root = self._system
+        system, root = self.system
         with _errors_of(self.url):
             return system.open_input_file(f"{root}/{name}")
 
     def write(self, name: str, content: bytes) -> None:
         """Write an object."""
-        system, root = self._system
+        system, root = self.system
         with _errors_of(self.url), system.open_output_stream(f"{root}/{name}") as target:
             target.write(content)
 
     def upload(self, path: Path, name: str) -> None:
         """Write a file's bytes into an object."""
-        system, root = self._system
+        system, root = self.system
         with (
             path.open("rb") as source,
             _errors_of(self.url),
@@ -119,9 +119,14 @@ class ObjectFolder:
 
     def delete(self, name: str) -> None:
         """Delete an object, if it is there."""
-        system, root = self._system
+        system, root = self.system
         with _errors_of(self.url), suppress(FileNotFoundError):
             system.delete_file(f"{root}/{name}")
+
+    def delete_all(self, under: str) -> None:
+        """Delete all objects below a folder of it."""
+        for name in self.files(under):
+            self.delete(name)
 
     def require_reachable(self) -> None:
         """Raise ``InputError`` where the store does not answer, or not to us."""
@@ -131,8 +136,8 @@ class ObjectFolder:
             raise InputError(str(error)) from error
 
     @cached_property
-    def _system(self) -> tuple[Any, str]:
-        """The file system, and this folder's path in it."""
+    def system(self) -> tuple[Any, str]:
+        """pyarrow's file system, and this folder's path in it."""
         from pyarrow import ArrowInvalid
         from pyarrow.fs import FileSystem
 

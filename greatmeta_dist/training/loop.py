@@ -90,7 +90,7 @@ class Training:
         """
         store = Store(local_folder(config.store or ""))
         store.check(communicator.rank, communicator.size)
-        fetch_start(run)
+        fetch_start(run, is_first=communicator.is_first)
         saved = SavedModel.open(run)
         require_same_store(saved.store_identity, store, run)
         saved.catalogue()  # a run that cannot predict is not worth its training

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from greatmeta_dist.display import Display
 from greatmeta_dist.errors import require
@@ -20,13 +21,18 @@ TRAINING = "train"
 """The use of the copy that a training writes; a reader has another one."""
 CONFIG, MODEL, RECORDS = "config.yaml", "model", "tensorboard"
 KEPT = (CONFIG, MODEL, RECORDS, "history.jsonl", "workers.json", "metrics.json")
+HOLDER = ".holder"
+"""Beside a copy, and in its origin, a number by which the copy of who holds the run is known."""
 RESULTS = ("evaluation.json", "comparison.json")
 """How files end that evaluations leave."""
 
 
 def folder_to_train(run: str | Path) -> Path:
     """Where to train a run; ``open_run`` brings it up to date."""
-    return local_folder(run, use=TRAINING)
+    folder = local_folder(run, use=TRAINING)
+    if LocalCopy.of(folder) is not None:
+        folder.mkdir(exist_ok=True)
+    return folder
 
 
 def folder_to_read(run: str | Path) -> Path:
@@ -56,9 +62,13 @@ def held_copy(run: Path, display: Display) -> Iterator[None]:
 
     with claimed(copy.origin, f"another training writes {run}", on_wait=say_waiting):
         _pull_run(copy)
+        token = uuid4().hex
+        copy.origin.write(HOLDER, token.encode())
+        (run.parent / HOLDER).write_text(token)
         try:
             yield
         finally:
+            copy.origin.delete(HOLDER)
             # The first worker may be on another machine, and have written more records there.
             copy.pull(_is_kept, keeps_changes=True)
             copy.push(_is_kept, only_changed=True)
@@ -72,7 +82,8 @@ def _pull_run(copy: LocalCopy) -> None:
             all(name.startswith(f"{MODEL}/") for name in others),
             f"run={copy.origin.url} exists and is no run; choose an empty or new folder",
         )
-        shutil.rmtree(copy.folder, ignore_errors=True)
+        shutil.rmtree(copy.folder)
+        copy.folder.mkdir()
     copy.pull(_is_kept)
 
 
@@ -83,11 +94,23 @@ def write_back_start(run: Path) -> None:
         copy.push(_is_kept, last=CONFIG, is_whole=True)
 
 
-def fetch_start(run: Path) -> None:
-    """Have what ``write_back_start`` wrote, which another machine may have done."""
+def fetch_start(run: Path, *, is_first: bool) -> None:
+    """Have what a worker needs of the run, where another machine holds it.
+
+    The first worker has its records too, to write on.
+    """
     copy = LocalCopy.of(run)
-    if copy is not None:
-        copy.pull(lambda name: name == CONFIG or name.startswith(f"{MODEL}/"), keeps_changes=True)
+    if copy is not None and not _is_holder_s(copy):
+        copy.pull(_is_kept if is_first else _is_start)
+
+
+def _is_holder_s(copy: LocalCopy) -> bool:
+    """Whether a copy is that of the process which holds the run."""
+    try:
+        token = (copy.folder.parent / HOLDER).read_bytes()
+        return token == copy.origin.read(HOLDER)
+    except FileNotFoundError:
+        return False
 
 
 def write_back_records(run: Path) -> None:
@@ -106,6 +129,10 @@ def write_back(run: Path, name: str) -> None:
 
 def _is_kept(name: str) -> bool:
     return name.split("/")[0] in KEPT or name.endswith(RESULTS)
+
+
+def _is_start(name: str) -> bool:
+    return name.split("/")[0] in (CONFIG, MODEL)
 
 
 def _is_read(name: str) -> bool:

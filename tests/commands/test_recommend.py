@@ -331,7 +331,11 @@ BAD = {
     "no user": ("u,i,r\n,i1,5\n", ["data.max_rejected_fraction=1"], "names no user"),
     "k": ("u,i,r\na,i1,5\n", ["k=0"], "k is 0; it must be 1 or more"),
     "k text": ("u,i,r\na,i1,5\n", ["k=many"], "k is 'many'"),
-    "column": ("u,i,r\na,i1,5\n", ["data.columns.item=z"], "new.csv has no column z; it has u, i"),
+    "column": (
+        "u,i,r\na,i1,5\n",
+        ["data.columns.item=z"],
+        "new.csv has no column z; it has u, i, r; name the right ones in data.columns",
+    ),
     "null": ("u,i,r\na,i1,5\n", ["data.columns.rating=null"], "this run predicts ratings; name"),
     "no file": ("", ["users=none.csv"], "users=none.csv does not exist"),
     "out": ("u,i,r\na,i1,5\n", ["out=new.csv"], "out=new.csv is users=new.csv, or lies in it"),

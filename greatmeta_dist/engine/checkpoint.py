@@ -146,6 +146,8 @@ def load_latest(
     A training may write the folder meanwhile: a checkpoint that it deletes is not damaged.
     """
     communicator = communicator or Communicator()
+    if objects.copy_of(folder) is not None:
+        objects.forget_all_but(folder, map(folder_name, steps(folder)))
     tried: set[int] = set()
     skipped: list[int] = []
     # Listed anew each time, because a training deletes checkpoints only where newer ones are.

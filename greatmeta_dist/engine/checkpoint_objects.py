@@ -40,10 +40,20 @@ def committed(copy: LocalCopy, folder: Path) -> list[str]:
 def fetch(copy: LocalCopy, path: Path, wanted: Wanted | None) -> dict[str, str]:
     """Have the wanted files of a checkpoint here, their hashes checked; these hashes, by name.
 
-    Raises ``OSError`` or ``ValueError`` where one is missing or damaged.
+    Raises ``FileNotFoundError`` or ``ValueError`` where one is missing or damaged, and
+    ``RuntimeError`` where the object store does not answer: that is no damage.
     """
+    try:
+        return _fetch(copy, path, wanted)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise RuntimeError(f"cannot read the checkpoint {path}: {error}") from error
+
+
+def _fetch(copy: LocalCopy, path: Path, wanted: Wanted | None) -> dict[str, str]:
     name = path.relative_to(copy.folder).as_posix()
-    manifest = json.loads(copy.origin.read(f"{name}/{MANIFEST}"))
+    manifest = json.loads(patiently(lambda: copy.origin.read(f"{name}/{MANIFEST}")))
     keys = {key.rsplit("/", 1)[-1]: key for key in manifest}
     files = [file for file in keys if _is_wanted(file, list(keys), wanted)]
     for file in files:
@@ -95,8 +105,7 @@ def commit(copy: LocalCopy, name: str, token: str, hashes: Mapping[str, str]) ->
 def delete(copy: LocalCopy, name: str) -> None:
     """Delete a checkpoint, its manifest first."""
     copy.origin.delete(f"{name}/{MANIFEST}")
-    for file in copy.origin.files(name):
-        copy.origin.delete(file)
+    copy.origin.delete_all(name)
 
 
 def forget_all_but(folder: Path, steps: Iterable[str]) -> None:

@@ -94,9 +94,11 @@ class CheckpointWriter:
         copy = objects.copy_of(folder)
         if communicator.is_first and copy is not None:
             objects.delete_unfinished(copy, folder)
-        if communicator.is_first:
+        # Of a run on an object store each machine has unfinished folders of its own.
+        if communicator.is_first or copy is not None:
             for unfinished in folder.glob(".partial-*"):
-                shutil.rmtree(unfinished, ignore_errors=True)
+                if token not in unfinished.name:
+                    shutil.rmtree(unfinished, ignore_errors=True)
         return cls(folder, communicator, token=token, keep=keep, on_commit=on_commit)
 
     def save(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from greatmeta_dist.files import sha256, written_atomically
-from greatmeta_dist.storage.objects import Listed, ObjectFolder, is_url
+from greatmeta_dist.storage.objects import Listed, ObjectFolder, is_url, patiently
 
 ORIGIN = ".origin"
 KEY_LENGTH = 16
@@ -38,7 +38,12 @@ def local_folder(path: str | Path, *, use: str = "") -> Path:
     if not (home / ORIGIN).exists():
         with written_atomically(home / ORIGIN) as partial:  # others read it meanwhile
             partial.write_text(url)
-    return home / url.rsplit("/", 1)[1].partition("?")[0]
+    return home / _name_of(url)
+
+
+def _name_of(url: str) -> str:
+    """What a copy is called: the last part of its URL."""
+    return url.rsplit("/", 1)[1].partition("?")[0]
 
 
 def absolute(path: str | Path) -> str:
@@ -86,14 +91,17 @@ class LocalCopy:
         """The copy that a folder is; None for a folder that is no copy."""
         if folder.parent.parent != cache():
             return None
-        url = (folder.parent / ORIGIN).read_text()
-        return cls(folder, ObjectFolder(url))
+        try:
+            url = (folder.parent / ORIGIN).read_text()
+        except FileNotFoundError:
+            return None
+        return cls(folder, ObjectFolder(url)) if folder.name == _name_of(url) else None
 
     def fetch(self, name: str) -> str | None:
         """Have a file as the origin has it now; its SHA-256, None where there is none."""
         path = self.folder / name
         try:
-            self.origin.download(name, path)
+            patiently(lambda: self.origin.download(name, path))
         except FileNotFoundError:
             path.unlink(missing_ok=True)
             return None

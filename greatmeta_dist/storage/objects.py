@@ -125,8 +125,9 @@ class ObjectFolder:
 
     def delete_all(self, under: str) -> None:
         """Delete all objects below a folder of it."""
-        for name in self.files(under):
-            self.delete(name)
+        system, root = self.system
+        with _errors_of(self.url), suppress(FileNotFoundError):
+            system.delete_dir(f"{root}/{under}")
 
     def require_reachable(self) -> None:
         """Raise ``InputError`` where the store does not answer, or not to us."""

@@ -17,11 +17,11 @@ CONFIG = "config.yaml"
 def saved_config(run: Path) -> Config | None:
     """The config a run was started with; None where there is no run."""
     path = run / CONFIG
-    text = _current_text(run)
-    if text is None:
+    content = _read_now(run)
+    if content is None:
         return None
     try:
-        saved = OmegaConf.create(text)
+        saved = OmegaConf.create(content.decode())
         merged = OmegaConf.merge(OmegaConf.structured(Config), saved)
         missing = _missing_keys(_settings(Config()), OmegaConf.to_container(saved))
         # Defaults in place of what is missing would be another model.
@@ -44,15 +44,15 @@ def write_config(run: Path, config: Config, *, note: str | None) -> None:
 
 def saved_note(run: Path) -> str | None:
     """The note that a run's config was written with; None where there is none."""
-    first = (_current_text(run) or "").partition("\n")[0]
+    first = (_read_now(run) or b"").decode().partition("\n")[0]
     return first.removeprefix("# ") if first.startswith("# ") else None
 
 
-def _current_text(run: Path) -> str | None:
+def _read_now(run: Path) -> bytes | None:
     """A run's config as it is now: of a run on an object store, there."""
     copy = LocalCopy.of(run)
     try:
-        return copy.origin.read(CONFIG).decode() if copy else (run / CONFIG).read_text()
+        return copy.origin.read(CONFIG) if copy else (run / CONFIG).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
 

@@ -7,7 +7,7 @@ supplies values. The string below a field is its help text.
 import os
 from dataclasses import dataclass, field
 
-from greatmeta_dist.config.checks import at_least, require_utf8
+from greatmeta_dist.config.checks import at_least, require_no_half_url, require_utf8
 from greatmeta_dist.config.cluster import ClusterConfig
 from greatmeta_dist.config.data import ColumnsConfig, DataConfig
 from greatmeta_dist.config.evaluation import EvaluateConfig
@@ -91,3 +91,5 @@ class Config:
             if path is not None:
                 require_utf8(name, path)
                 setattr(self, name, os.path.expanduser(path))
+        for name in ("store", "run", "out", "against"):
+            require_no_half_url(name, getattr(self, name))

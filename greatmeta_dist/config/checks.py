@@ -1,5 +1,6 @@
 """Checks of single options, with the option's name in the message."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import Field, field, fields
 from typing import Any, get_args
@@ -75,10 +76,12 @@ def require_utf8(name: str, path: str) -> None:
     require(shown == path, f"{name} is {shown}, whose name is not valid UTF-8; rename it")
 
 
-def require_on_disk(name: str, path: str | None) -> None:
-    """Raise ``InputError`` for a URL where only a path of this machine's file systems will do."""
-    scheme, is_url, _ = (path or "").partition("://")
+def require_no_half_url(name: str, path: str | None) -> None:
+    """Raise ``InputError`` for a URL without its slashes, which would be a folder of that name."""
+    found = re.match(r"(s3|gs|gcs|az|abfs|abfss):(?!//)/?(.*)", path or "")
     require(
-        not is_url,
-        f"{name}={path} is a URL, and {name} cannot be on {scheme}:// yet; name a folder on disk",
+        found is None,
+        f"{name}={path} is neither a path nor a URL; write {found[1]}://{found[2]}"
+        if found
+        else "",
     )

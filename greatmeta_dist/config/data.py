@@ -10,7 +10,6 @@ from greatmeta_dist.config.checks import (
     check_choices,
     choice,
     in_range,
-    require_on_disk,
     require_utf8,
 )
 from greatmeta_dist.errors import require
@@ -174,7 +173,6 @@ class DataConfig:
             if path is not None:
                 require_utf8(f"data.{name}", path)
                 setattr(self, name, os.path.expanduser(path))
-        require_on_disk("data.from", self.from_store)
         at_least("data.seed", self.seed, 0)
         self._check_shares()
         self._check_counts()

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from greatmeta_dist.errors import require
 from greatmeta_dist.files import sha256, written_atomically
 from greatmeta_dist.storage.objects import Listed, ObjectFolder, is_url, patiently
 
@@ -32,6 +33,7 @@ def local_folder(path: str | Path, *, use: str = "") -> Path:
     if not is_url(path):
         return Path(path)
     url = str(path).rstrip("/")
+    _require_folder(url)
     key = hashlib.sha256(f"{use} {url}".encode()).hexdigest()[:KEY_LENGTH]
     home = cache() / key
     home.mkdir(parents=True, exist_ok=True)
@@ -41,9 +43,22 @@ def local_folder(path: str | Path, *, use: str = "") -> Path:
     return home / _name_of(url)
 
 
+def _require_folder(url: str) -> None:
+    """Raise ``InputError`` for a URL that is none of an object store's folder."""
+    scheme, _, place = url.partition("://")
+    require(
+        scheme.isalnum() and scheme not in ("http", "https") and bool(place),
+        f"{url} is no folder of an object store; expected a URL such as s3://bucket/folder",
+    )
+    require(
+        "?" not in url,
+        f"{url} has options behind a ?; leave them out, and name the server with AWS_ENDPOINT_URL",
+    )
+
+
 def _name_of(url: str) -> str:
     """What a copy is called: the last part of its URL."""
-    return url.rsplit("/", 1)[1].partition("?")[0]
+    return url.rsplit("/", 1)[1]
 
 
 def absolute(path: str | Path) -> str:

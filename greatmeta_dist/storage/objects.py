@@ -149,7 +149,7 @@ class ObjectFolder:
         except ArrowInvalid as error:
             if "nrecognized filesystem type" not in str(error):
                 raise InputError(f"{self.url} is no folder of an object store: {error}") from error
-            system, path = _by_fsspec(self.url, scheme), rest.partition("?")[0]
+            system, path = _by_fsspec(self.url, scheme), rest
         return system, path.rstrip("/")
 
 
@@ -171,7 +171,7 @@ def _with_options(url: str, scheme: str) -> str:
     """Small objects of S3 are written by one request, in place of three for an upload in parts."""
     if scheme != "s3":
         return url
-    return f"{url}{'&' if '?' in url else '?'}allow_delayed_open=true"
+    return f"{url}?allow_delayed_open=true"
 
 
 def _by_fsspec(url: str, scheme: str) -> Any:

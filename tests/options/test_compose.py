@@ -101,6 +101,8 @@ def test_an_option_named_like_a_word_of_python_is_typed_by_its_name():
     assert with_changes(Config(), config, words[1:]).train.from_run == "runs/a"
 
 
-def test_a_url_where_a_folder_on_disk_is_needed_is_refused_by_name():
-    with pytest.raises(InputError, match=r"^data.from=s3://bucket/a is a URL, and data.from cann"):
-        compose_config(["data.from=s3://bucket/a"])
+@pytest.mark.parametrize("key", ["store", "run", "out", "against"])
+@pytest.mark.parametrize("path", ["s3:/bucket/a", "s3:bucket/a"])
+def test_a_url_without_its_slashes_is_no_folder_of_that_name(key, path):
+    with pytest.raises(InputError, match=rf"^{key}={path} is neither .*; write s3://bucket/a$"):
+        compose_config([f"{key}={path}"])

@@ -40,6 +40,24 @@ def test_a_store_is_prepared_there_once(s3, words, tmp_path, empty_cache, capsys
     assert f"{url} was prepared differently (data.seed)" in capsys.readouterr().err
 
 
+def test_a_store_there_grows_as_on_disk(s3, words, tmp_path, empty_cache, capsys):
+    url, more = f"{s3}/prepared/small", tmp_path / "more.csv"
+    more.write_text(
+        "u,i,r,t\n" + "".join(f"new{k % 7},i{k % 9},{1 + k % 5},{k}\n" for k in range(60))
+    )
+    growing = ["prepare", "data=csv", f"data.path={more}", COLUMNS]
+    for earlier in (f"{tmp_path}/small", url):
+        assert main([*words, f"store={earlier}"]) == 0
+        assert main([*growing, f"data.from={earlier}", f"store={earlier}-grown"]) == 0
+    grown = [Store(local_folder(f"{place}-grown")) for place in (f"{tmp_path}/small", url)]
+    assert grown[0].identity == grown[1].identity
+    capsys.readouterr()
+    assert main([*growing, f"data.from={url}", f"store={url}"]) == 2
+    assert "a store grows into another folder" in capsys.readouterr().err
+    assert main([*growing, f"data.from={s3}/nothing", f"store={url}-other"]) == 2
+    assert f"data.from={s3}/nothing is no store; name one" in capsys.readouterr().err
+
+
 def test_a_preparation_killed_while_it_writes_goes_on(s3, words, empty_cache, monkeypatch):
     url = f"{s3}/prepared/killed"
     upload, uploads = ObjectFolder.upload, []

@@ -2,6 +2,7 @@
 
 import pytest
 
+from greatmeta_dist.errors import InputError
 from greatmeta_dist.storage.local_copy import LocalCopy, absolute, local_folder, shown
 from greatmeta_dist.storage.objects import ObjectFolder
 
@@ -25,6 +26,19 @@ def test_paths_on_disk_are_no_copies(tmp_path):
     assert local_folder(tmp_path) == tmp_path
     assert LocalCopy.of(tmp_path) is None
     assert absolute("s3://bucket/a/") == "s3://bucket/a"
+
+
+@pytest.mark.parametrize(
+    "url, message",
+    [
+        ("http://bucket.host/a", "is no folder of an object store; expected a URL such as s3://"),
+        ("s3://", "is no folder of an object store"),
+        ("s3://bucket/a?scheme=http", "has options behind a .; leave them out"),
+    ],
+)
+def test_other_urls_are_refused(url, message):
+    with pytest.raises(InputError, match=message):
+        local_folder(url)
 
 
 def test_users_read_of_the_url_and_not_of_its_copy(url):

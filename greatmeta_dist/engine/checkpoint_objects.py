@@ -21,6 +21,8 @@ from greatmeta_dist.storage.local_copy import LocalCopy
 from greatmeta_dist.storage.objects import patiently
 
 MANIFEST = "manifest.json"
+GROUP = ".group"
+"""Beside the checkpoints, the token of the group that writes them."""
 
 Wanted = Mapping[str, range | None]
 """Tables to read, by name: which of their entries, as far as there are so many, or None for all."""
@@ -96,7 +98,13 @@ def take_note(copy: LocalCopy, name: str, token: str, file: str) -> dict[str, st
 
 
 def commit(copy: LocalCopy, name: str, token: str, hashes: Mapping[str, str]) -> None:
-    """Write the manifest: the checkpoint is there."""
+    """Write the manifest: the checkpoint is there.
+
+    Raises ``OSError`` where another group of workers has begun since.
+    """
+    group = f"{name.split('/')[0]}/{GROUP}"
+    if patiently(lambda: copy.origin.read(group)) != token.encode():
+        raise OSError("another group of workers writes this run")
     manifest = {f"{token}/{file}": value for file, value in hashes.items()}
     content = json.dumps(manifest, indent=1).encode()
     patiently(lambda: copy.origin.write(f"{name}/{MANIFEST}", content))
@@ -116,12 +124,13 @@ def forget_all_but(folder: Path, steps: Iterable[str]) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def delete_unfinished(copy: LocalCopy, folder: Path) -> None:
-    """Delete what earlier groups left of checkpoints without a manifest, and beside them."""
+def begin(copy: LocalCopy, folder: Path, token: str) -> None:
+    """Delete what earlier groups left unfinished; from here on they commit nothing."""
+    patiently(lambda: copy.origin.write(f"{folder.name}/{GROUP}", token.encode()))
     whole = set(committed(copy, folder))
     for file in copy.origin.files(folder.name):
         name = file.split("/")[1]
-        if name not in whole:
+        if name != GROUP and name not in whole:
             copy.origin.delete(file)
 
 

@@ -93,7 +93,7 @@ class CheckpointWriter:
         token = communicator.broadcast_object(secrets.token_hex(4))
         copy = objects.copy_of(folder)
         if communicator.is_first and copy is not None:
-            objects.delete_unfinished(copy, folder)
+            objects.begin(copy, folder, token)
         # Of a run on an object store each machine has unfinished folders of its own.
         if communicator.is_first or copy is not None:
             for unfinished in folder.glob(".partial-*"):

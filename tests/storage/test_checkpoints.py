@@ -5,11 +5,14 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from small_training import Lines, assert_same, final_state, small
 
 from greatmeta_dist.config import ClusterConfig
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.checkpoint_objects import copy_of, fetch
+from greatmeta_dist.engine.checkpoint_writer import CheckpointWriter
+from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.launch.local import launch
 from greatmeta_dist.storage.local_copy import local_folder
 from greatmeta_dist.storage.objects import ObjectFolder
@@ -111,6 +114,18 @@ def test_a_worker_fetches_only_files_with_entries_that_it_holds(s3, empty_cache)
     fetched = fetch(copy, folder / "step-000000001", {"rows": range(12, 20)})
     assert list(fetched) == ["rows-000000000010.safetensors"]
     assert len(list(folder.rglob("*.safetensors"))) == 1
+
+
+def test_a_group_that_was_taken_for_dead_commits_nothing_more(s3, empty_cache):
+    folder = local_folder(f"{s3}/checkpoints/groups") / "checkpoints"
+    folder.mkdir(parents=True)
+    old, new = (CheckpointWriter.open(folder, Communicator(), keep=2) for _ in range(2))
+    new.save(1, {"a": torch.ones(1)}, {}, {})
+    new.wait()
+    old.save(2, {"a": torch.ones(1)}, {}, {})
+    with pytest.raises(RuntimeError, match=r"another group of workers writes this run"):
+        old.wait()
+    assert checkpoint.steps(folder) == [1]
 
 
 def test_two_workers_write_one_and_any_number_reads_it(s3, store, whole):

@@ -179,7 +179,8 @@ class LocalCopy:
                 if listed is not None and listed.size == os.fstat(file.fileno()).st_size:
                     os.utime(file.fileno(), (listed.time_s, listed.time_s))
         except FileNotFoundError:
-            return  # it was deleted meanwhile
+            if path.exists():
+                raise  # it is not the file that is missing
 
     def _files(self) -> list[str]:
         paths = (p for p in self.folder.rglob("*") if p.is_file())

@@ -95,15 +95,21 @@ class ObjectFolder:
             target.write(content)
 
     def upload(self, path: Path, name: str) -> None:
-        """Write a file's bytes into an object."""
+        """Write a file's bytes into an object; none is left where that is interrupted."""
         system, root = self.system
-        with (
-            path.open("rb") as source,
-            _errors_of(self.url),
-            system.open_output_stream(f"{root}/{name}") as target,
-        ):
-            while piece := source.read(PIECE):
-                target.write(piece)
+        try:
+            with (
+                path.open("rb") as source,
+                _errors_of(self.url),
+                system.open_output_stream(f"{root}/{name}") as target,
+            ):
+                while piece := source.read(PIECE):
+                    target.write(piece)
+        except BaseException:
+            # pyarrow ends a stream by closing it, which makes an object of what was written.
+            with suppress(OSError):
+                self.delete(name)
+            raise
 
     def download(self, name: str, path: Path) -> None:
         """Write an object's bytes into a file, which appears whole or not at all."""

@@ -68,10 +68,10 @@ def held_copy(run: Path, display: Display) -> Iterator[None]:
         try:
             yield
         finally:
-            copy.origin.delete(HOLDER)
             # The first worker may be on another machine, and have written more records there.
             copy.pull(_is_kept, keeps_changes=True)
             copy.push(_is_kept, only_changed=True)
+            copy.origin.delete(HOLDER)
 
 
 def _pull_run(copy: LocalCopy) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from greatmeta_dist.errors import InputError
+from greatmeta_dist.storage import objects
 from greatmeta_dist.storage.local_copy import LocalCopy, absolute, local_folder, shown
 from greatmeta_dist.storage.objects import ObjectFolder
 
@@ -95,6 +96,35 @@ def test_what_another_machine_changed_is_kept_unless_it_was_changed_here_too(url
     read = {name: here.origin.read(name).decode() for name in "abc"}
     assert read == {"a": "three", "b": "two", "c": "two, and more"}
     assert (here.folder / "a").read_text() == "three"
+
+
+def test_an_interrupted_upload_leaves_no_object(url, tmp_path, monkeypatch):
+    monkeypatch.setattr(objects, "PIECE", 4)
+    path, origin = tmp_path / "file", ObjectFolder(url)
+    path.write_bytes(b"12345678")
+
+    class Interrupted:
+        def __init__(self, file):
+            self.file, self.reads = file, 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.file.close()
+
+        def read(self, size: int) -> bytes:
+            self.reads += 1
+            if self.reads == 2:
+                raise KeyboardInterrupt
+            return self.file.read(size)
+
+    opened = path.open("rb")
+    monkeypatch.setattr(type(path), "open", lambda self, mode: Interrupted(opened))
+    with pytest.raises(KeyboardInterrupt):
+        origin.upload(path, "file")
+    monkeypatch.undo()
+    assert not ObjectFolder(url).files()
 
 
 def test_what_is_not_here_is_deleted_where_the_copy_is_whole(url):

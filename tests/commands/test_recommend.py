@@ -282,6 +282,7 @@ def test_seen_items_and_other_than_candidates_are_left_out_as_asked(recommend, l
     assert pl.read_parquet("again").equals(pl.read_parquet("some"))
 
 
+@pytest.mark.filterwarnings("ignore:1 values of user features count as unknown")
 def test_a_click_run_takes_ratings_or_clicks_and_users_features(recommend, clicks, log):
     predictor = Predictor.load(clicks)
     Path("people.csv").write_text("u,age,country\nn0,25,fr\nn1,31,mars\nn2,,no\n")

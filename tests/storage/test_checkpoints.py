@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_training import Lines, assert_same, final_state, small
+from small_training import Lines, assert_same, final_state
 
 from greatmeta_dist.config import ClusterConfig
 from greatmeta_dist.engine import checkpoint
@@ -17,14 +17,6 @@ from greatmeta_dist.launch.local import launch
 from greatmeta_dist.storage.local_copy import local_folder
 from greatmeta_dist.storage.objects import ObjectFolder
 from greatmeta_dist.training.run_copy import folder_to_train
-
-
-@pytest.fixture(scope="module")
-def whole(s3, store) -> str:
-    """A run of 12 steps, with checkpoints at 4, 8 and 12."""
-    url = f"{s3}/checkpoints/whole"
-    launch(small(store), url, Lines())
-    return url
 
 
 def objects(url: str, step: int) -> list[str]:
@@ -39,55 +31,64 @@ def state_of(url: str) -> dict:
     return final_state(local_folder(url, use="test"))
 
 
-def test_a_half_uploaded_checkpoint_is_passed_over_and_then_deleted(s3, store, whole):
+def ended_after(whole: str, url: str, step: int) -> ObjectFolder:
+    """A run that was ended after a step: the objects of a whole one, without newer checkpoints."""
+    origin, copy = ObjectFolder(whole), ObjectFolder(url)
+    newer = [checkpoint.folder_name(later) for later in steps(whole) if later > step]
+    for name in origin.files():
+        if name != "metrics.json" and not any(f"/{folder}/" in name for folder in newer):
+            copy.write(name, origin.read(name))
+    return copy
+
+
+def test_a_half_uploaded_checkpoint_is_passed_over_and_then_deleted(s3, training, whole):
     url = f"{s3}/checkpoints/half"
-    launch(small(store, steps=8), url, Lines())
-    origin = ObjectFolder(url)
+    origin = ended_after(whole, url, 8)
     for name in objects(url, 8):
         if not name.endswith("manifest.json"):
             origin.write(name.replace("000000008", "000000010"), origin.read(name))
-    assert steps(url)[-1] == 8
+    assert steps(url) == [4, 8]
     display = Lines()
-    launch(small(store), url, display)
+    launch(training, url, display)
     assert any("after step 8" in line for line in display.lines)
     assert not objects(url, 10)
     assert_same(state_of(url), state_of(whole))
 
 
-def test_an_upload_that_fails_leaves_the_checkpoint_before(s3, store, whole, monkeypatch):
-    url = f"{s3}/checkpoints/failed"
-    launch(small(store, steps=4), url, Lines())
-    upload = ObjectFolder.upload
+def test_damaged_checkpoints_are_skipped_and_an_upload_that_fails_leaves_the_one_before(
+    s3, training, whole, empty_cache, monkeypatch
+):
+    url = f"{s3}/checkpoints/damaged"
+    origin = ended_after(whole, url, 12)
+    for step in (8, 12):
+        (rows,) = [name for name in objects(url, step) if "/rows-" in name]
+        if step == 8:
+            origin.delete(rows)
+        else:
+            content = bytearray(origin.read(rows))
+            content[-1] ^= 1
+            origin.write(rows, bytes(content))
+    manifest = f"checkpoints/{checkpoint.folder_name(8)}/manifest.json"
+    before, upload = origin.read(manifest), ObjectFolder.upload
 
     def failing_upload(self, path, name):
         if "step-000000008" in name and "dense" in name:
             raise FileNotFoundError(2, "the connection broke")
         upload(self, path, name)
 
+    display = Lines()
     with monkeypatch.context() as patch:
         patch.setattr(ObjectFolder, "upload", failing_upload)
         with pytest.raises(RuntimeError, match=r"cannot write the checkpoint .*mend that and run"):
-            launch(small(store), url, Lines())
-    assert steps(url) == [4]
-    launch(small(store), url, Lines())
-    assert_same(state_of(url), state_of(whole))
-
-
-@pytest.mark.parametrize("fault", ["changed", "missing"])
-def test_a_damaged_checkpoint_is_skipped_for_the_one_before(s3, store, whole, empty_cache, fault):
-    url = f"{s3}/checkpoints/{fault}"
-    launch(small(store, steps=8), url, Lines())
-    origin = ObjectFolder(url)
-    (rows,) = [name for name in objects(url, 8) if "/rows-" in name]
-    if fault == "missing":
-        origin.delete(rows)
-    else:
-        content = bytearray(origin.read(rows))
-        content[-1] ^= 1
-        origin.write(rows, bytes(content))
-    display = Lines()
-    launch(small(store), url, display)
-    assert any("checkpoint of step 8 is damaged" in line for line in display.lines)
+            launch(training, url, display)
+    for step in (8, 12):
+        assert any(f"checkpoint of step {step} is damaged" in line for line in display.lines)
+    assert any("after step 4" in line for line in display.lines)
+    assert origin.read(manifest) == before
+    newest, skipped = checkpoint.load_latest(local_folder(url, use="test") / "checkpoints")
+    assert newest is not None
+    assert (newest.step, skipped) == (4, [12, 8])
+    launch(training, url, Lines())
     assert_same(state_of(url), state_of(whole))
 
 
@@ -128,13 +129,13 @@ def test_a_group_that_was_taken_for_dead_commits_nothing_more(s3, empty_cache):
     assert checkpoint.steps(folder) == [1]
 
 
-def test_two_workers_write_one_and_any_number_reads_it(s3, store, whole):
-    config = small(store, lanes=2)
-    urls = [f"{s3}/checkpoints/workers-{k}" for k in (1, 2)]
-    launch(config, urls[0], Lines())
-    two = replace(config, cluster=ClusterConfig(workers=2))
-    launch(replace(two, train=replace(config.train, steps=8)), urls[1], Lines())
-    launch(config, urls[1], Lines())
-    assert_same(state_of(urls[1]), state_of(urls[0]))
-    assert not [name for name in ObjectFolder(urls[1]).files() if "part-" in name]
-    assert folder_to_train(urls[1]).exists()
+def test_two_workers_write_one_and_any_number_reads_it(s3, training, whole):
+    url = f"{s3}/checkpoints/workers"
+    origin = ended_after(whole, url, 4)
+    two = replace(training, cluster=ClusterConfig(workers=2))
+    launch(replace(two, train=replace(training.train, steps=8)), url, Lines())
+    assert steps(url) == [4, 8]
+    launch(training, url, Lines())
+    assert_same(state_of(url), state_of(whole))
+    assert not [name for name in origin.files() if "part-" in name]
+    assert folder_to_train(url).exists()

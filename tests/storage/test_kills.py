@@ -1,16 +1,41 @@
 """Kills change no bit of a run on an object store, as on disk."""
 
+import os
+import signal
+
 import pytest
 
-from benchmarks.chaos import disturb
+from benchmarks.chaos import Training, digest
+from greatmeta_dist.cli import main
+from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.storage.objects import ObjectFolder
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_killed_processes_change_nothing(s3, tmp_path, empty_cache):
-    kinds = ["coordinator", "driver"]
-    results = disturb(tmp_path, kinds, seed=1, tell=print, at=f"{s3}/chaos")
-    assert [r.kind for r in results if r.is_same] == kinds
-    names = ObjectFolder(f"{s3}/chaos/kill-1").files()
-    assert not [name for name in names if name.startswith(".")]
+def test_killed_processes_change_nothing(s3, store, local_store, tmp_path):
+    """The coordinator first, then the driver while a checkpoint is written; one worker ends it."""
+    url, log = f"{s3}/kills/run", tmp_path / "log"
+    training = Training.of(store, url, log, "cluster.workers=2")
+    checkpoints = training.run / "checkpoints"
+
+    def is_partial() -> bool:
+        folders = {name.split("/")[1] for name in ObjectFolder(url).files("checkpoints")}
+        steps = {int(name.removeprefix("step-")) for name in folders if name.startswith("step-")}
+        return not steps <= set(checkpoint.steps(checkpoints))
+
+    training.start()
+    before = training.wait(training.workers)
+    training.wait(lambda: checkpoint.steps(checkpoints))
+    os.kill(before[0]["pid"], signal.SIGKILL)
+    step = max(checkpoint.steps(checkpoints))
+    training.wait(lambda: training.workers() != before)
+    training.wait(lambda: max(checkpoint.steps(checkpoints)) > step)
+    training.wait(is_partial)
+    training.process.kill()
+    training.process.wait()
+    assert f"after step {step}" in log.read_text()
+    assert main(Training.of(store, url, log).words[3:]) == 0
+    undisturbed = Training.of(str(local_store), str(tmp_path / "undisturbed"), log)
+    assert main(undisturbed.words[3:]) == 0
+    assert digest(training.run) == digest(undisturbed.run)
+    assert not [name for name in ObjectFolder(url).files() if name.startswith(".")]

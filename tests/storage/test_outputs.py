@@ -3,12 +3,9 @@
 import polars as pl
 import pytest
 from logs import write_log
-from small_training import small
 
 from greatmeta_dist.cli import main
 from greatmeta_dist.data.store import Store
-from greatmeta_dist.display import Display
-from greatmeta_dist.launch.local import launch
 from greatmeta_dist.storage.local_copy import local_folder
 from greatmeta_dist.storage.objects import ObjectFolder
 
@@ -97,12 +94,11 @@ def test_other_things_are_not_written_over(s3, words, empty_cache, capsys):
 
 
 @pytest.mark.parametrize("out", ["parts", "one.parquet"])
-def test_recommendations_are_there(s3, store, tmp_path, empty_cache, capsys, out):
-    run, url = tmp_path / "run", f"{s3}/recommended/{out}"
-    launch(small(store, steps=2), run, Display())
+def test_recommendations_are_there(s3, on_disk, tmp_path, empty_cache, capsys, out):
+    url = f"{s3}/recommended/{out}"
     users = tmp_path / "users.csv"
     users.write_text("user,item,rating\n" + "".join(f"u{k},i{k % 50},4\n" for k in range(30)))
-    words = ["recommend", f"run={run}", f"users={users}", "k=3"]
+    words = ["recommend", f"run={on_disk}", f"users={users}", "k=3"]
     assert main([*words, f"out={tmp_path}/{out}"]) == 0
     assert main([*words, f"out={url}"]) == 0
     assert f"are in {url}" in capsys.readouterr().out

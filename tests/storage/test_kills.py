@@ -10,12 +10,22 @@ from greatmeta_dist.cli import main
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.storage.objects import ObjectFolder
 
+SMALL = (
+    "train.steps=60",
+    "train.checkpoint_every=4",
+    "train.valid_every=60",
+    "model.embedding_dim=4",
+    "model.hidden=[8]",
+    "priors.bayesian_mf.num_starts=1",
+    "priors.content.tree_iterations=5",
+)
+
 
 @pytest.mark.slow
 def test_killed_processes_change_nothing(s3, store, local_store, tmp_path):
     """The coordinator first, then the driver while a checkpoint is written; one worker ends it."""
     url, log = f"{s3}/kills/run", tmp_path / "log"
-    training = Training.of(store, url, log, "cluster.workers=2")
+    training = Training.of(store, url, log, *SMALL, "cluster.workers=2")
     checkpoints = training.run / "checkpoints"
 
     def is_partial() -> bool:
@@ -34,8 +44,8 @@ def test_killed_processes_change_nothing(s3, store, local_store, tmp_path):
     training.process.kill()
     training.process.wait()
     assert f"after step {step}" in log.read_text()
-    assert main(Training.of(store, url, log).words[3:]) == 0
-    undisturbed = Training.of(str(local_store), str(tmp_path / "undisturbed"), log)
+    assert main(Training.of(store, url, log, *SMALL).words[3:]) == 0
+    undisturbed = Training.of(str(local_store), str(tmp_path / "undisturbed"), log, *SMALL)
     assert main(undisturbed.words[3:]) == 0
     assert digest(training.run) == digest(undisturbed.run)
     assert not [name for name in ObjectFolder(url).files() if name.startswith(".")]

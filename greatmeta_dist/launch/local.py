@@ -31,6 +31,7 @@ from greatmeta_dist.signals import noted_stop_signals
 from greatmeta_dist.training.device import local_device
 from greatmeta_dist.training.history import History
 from greatmeta_dist.training.loop import train
+from greatmeta_dist.training.run_copy import folder_to_train
 from greatmeta_dist.training.run_folder import open_run
 
 GRACE_S = 10.0
@@ -48,7 +49,7 @@ def launch(config: Config, run: str | Path, display: Display | None = None) -> d
     options or the store do not allow it, ``RuntimeError`` where the training failed, and
     ``KeyboardInterrupt`` where it was stopped, after a checkpoint.
     """
-    run, display = Path(run), display or Display()
+    run, display = folder_to_train(run), display or Display()
     started = os.environ.get("WORLD_SIZE", "1")
     require(
         started.isdecimal() and int(started) >= 1,

@@ -24,8 +24,10 @@ from greatmeta_dist.engine.communicator import START_PATIENCE, PeerLost, join
 from greatmeta_dist.launch.mailbox import Mailbox, PostingDisplay, shown_messages
 from greatmeta_dist.launch.restart import Outcome, attempt
 from greatmeta_dist.signals import noted_stop_signals
+from greatmeta_dist.storage.local_copy import LocalCopy, absolute, address
 from greatmeta_dist.training.device import local_device
 from greatmeta_dist.training.loop import train
+from greatmeta_dist.training.run_copy import folder_to_train
 from greatmeta_dist.training.run_folder import open_run
 
 RAY_FOLDER = ".ray"
@@ -39,11 +41,11 @@ def train_on_ray(config: Config, run: Path, display: Display) -> dict[str, Any]:
     require_answer(config.cluster.address)
     with open_run(config, run, display) as config, connected(config.cluster, display):
         run = run.resolve()
-        config = replace(config, store=str(Path(config.store or "").resolve()))
+        config = replace(config, store=absolute(config.store or ""))
         mailbox = _start_mailbox(run)
         error = _run_trainer(_trainer(config, run, mailbox, display), mailbox, display)
         outcome: Outcome | None = ray.get(mailbox.outcome.remote())
-        shutil.rmtree(run / RAY_FOLDER, ignore_errors=True)
+        _delete_ray_folder(run)
         if outcome is None:
             reason = str(error).strip().splitlines()[-1:] if error else ["no worker reported why"]
             outcome = Outcome("failed", message=f"Ray ended the training: {''.join(reason)}")
@@ -59,18 +61,30 @@ def _start_mailbox(run: Path) -> Any:
 
 def _trainer(config: Config, run: Path, mailbox: Any, display: Display) -> TorchTrainer:
     """Ray Train's group of workers. It restarts without limit: ``RestartPolicy`` sets the limit."""
-    shutil.rmtree(run / RAY_FOLDER, ignore_errors=True)
+    _delete_ray_folder(run)
+    copy = LocalCopy.of(run)
+    system, path = copy.origin.system if copy is not None else (None, str(run))
     return TorchTrainer(
         _run_worker,
-        train_loop_config={"config": config, "run": run, "mailbox": mailbox},
+        train_loop_config={"config": config, "run": address(run), "mailbox": mailbox},
         torch_config=TorchConfig(timeout_s=int(START_PATIENCE.total_seconds())),
         scaling_config=_scaling(config, display),
         run_config=RunConfig(
             name=RAY_FOLDER,
-            storage_path=str(run),
+            storage_path=path,
+            storage_filesystem=system,
             failure_config=FailureConfig(max_failures=-1),
         ),
     )
+
+
+def _delete_ray_folder(run: Path) -> None:
+    """Delete what Ray Train wrote for itself."""
+    copy = LocalCopy.of(run)
+    if copy is None:
+        shutil.rmtree(run / RAY_FOLDER, ignore_errors=True)
+    else:
+        copy.origin.delete_all(RAY_FOLDER)
 
 
 def _run_trainer(trainer: TorchTrainer, mailbox: Any, display: Display) -> BaseException | None:
@@ -99,7 +113,8 @@ def _run_trainer(trainer: TorchTrainer, mailbox: Any, display: Display) -> BaseE
 
 def _run_worker(arguments: dict[str, Any]) -> None:
     """What each worker does."""
-    config, run, mailbox = arguments["config"], arguments["run"], arguments["mailbox"]
+    config, mailbox = arguments["config"], arguments["mailbox"]
+    run = folder_to_train(arguments["run"])
     communicator = join(local_device(), is_fast=config.cluster.reduction == "fast")
     if communicator.is_spare:
         _stand_by(mailbox)

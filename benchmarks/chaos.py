@@ -255,18 +255,32 @@ def cluster(kinds: list[str]) -> Iterator[Nodes | None]:
         nodes.close()
 
 
-def undisturbed(store: str, run: str, log: Path) -> tuple[str, float]:
-    """The digest of a training that nobody disturbs, and the seconds it takes."""
-    training = Training.of(store, run, log, "cluster.workers=2")
-    training.start()
-    training.wait(training.workers)
-    start = time.monotonic()
-    if training.end():
-        raise RuntimeError(training.log.read_text()[-2000:])
-    return digest(training.run), time.monotonic() - start
+@dataclass(frozen=True)
+class Undisturbed:
+    """A training that nobody disturbed."""
+
+    store: str
+    options: tuple[str, ...]
+    """Those of all trainings that are compared with it."""
+    digest: str
+    seconds: float
+
+    @classmethod
+    def of(cls, root: str, log: Path, *options: str) -> "Undisturbed":
+        """Prepare a store below ``root``, a folder or a URL, and train on it."""
+        store = f"{root}/store"
+        prepare(DataConfig(users=400, items=200, mean_interactions=30), store)
+        training = Training.of(store, f"{root}/undisturbed", log, *options, "cluster.workers=2")
+        training.start()
+        training.wait(training.workers)
+        start = time.monotonic()
+        if training.end():
+            raise RuntimeError(training.log.read_text()[-2000:])
+        return cls(store, options, digest(training.run), time.monotonic() - start)
 
 
 def disturb(
+    reference: Undisturbed,
     work: Path,
     kinds: list[str],
     seed: int,
@@ -276,12 +290,9 @@ def disturb(
 ) -> list[Result]:
     """One training for each of the kinds, each killed once; ``tell`` is given a line for each.
 
-    Store and runs are in ``work``, or below the URL ``at``.
+    Logs are in ``work``, and so are the runs, where they are not below the URL ``at``.
     """
     root = at or str(work)
-    store = f"{root}/store"
-    prepare(DataConfig(users=400, items=200, mean_interactions=30), store)
-    expected, duration = undisturbed(store, f"{root}/undisturbed", work / "undisturbed.log")
     rng = random.Random(seed)
     results = []
     with cluster(kinds) as nodes:
@@ -292,9 +303,11 @@ def disturb(
                 options = ["cluster=ray", f"cluster.address={nodes.address}"]
                 options.append("cluster.workers=" + ("[1,2]" if kind == "raylet" else "2"))
             log = work / f"kill-{number}.log"
-            training = Training.of(store, f"{root}/kill-{number}", log, *options)
-            result = kill(training, kind, rng, duration, nodes)
-            result = replace(result, is_same=digest(training.run) == expected)
+            training = Training.of(
+                reference.store, f"{root}/kill-{number}", log, *reference.options, *options
+            )
+            result = kill(training, kind, rng, reference.seconds, nodes)
+            result = replace(result, is_same=digest(training.run) == reference.digest)
             results.append(result)
             tell(
                 f"{number + 1:3}  {kind:16} after {result.after_s:5.1f} s, step {result.at_step:4}"
@@ -315,7 +328,10 @@ def main() -> None:
     options = parser.parse_args()
     options.work.mkdir(parents=True)
     kinds = [options.kinds[k % len(options.kinds)] for k in range(options.kills)]
-    results = disturb(options.work, kinds, options.seed, Display().say, at=options.at)
+    log = options.work / "undisturbed.log"
+    reference = Undisturbed.of(options.at or str(options.work), log)
+    say = Display().say
+    results = disturb(reference, options.work, kinds, options.seed, say, at=options.at)
     same = sum(r.is_same for r in results)
     print(f"{same} of {len(results)} trainings ended with the bits of the undisturbed one")
     write_result(options.json, options, {"kills": [asdict(r) for r in results]})

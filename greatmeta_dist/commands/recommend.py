@@ -54,7 +54,7 @@ def recommend_users(
             typed=typed,
             progress=progress,
             run_units=run_units,
-            run_model_units=model_unit_runner(config.cluster),
+            run_model_units=model_unit_runner(config.cluster, display),
         )
     if not summary.is_new:
         display.say(f"{request.out} already holds the recommendations of the same files and run")

@@ -1,0 +1,133 @@
+"""Whether a Ray cluster answers, and takes our token: asked before Ray is imported.
+
+Ray itself tries for many seconds and writes a line at each try. It also decides when it is imported
+whether it sends tokens at all, so this file imports nothing of Ray.
+"""
+
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from greatmeta_dist.config import ClusterConfig
+from greatmeta_dist.errors import InputError, require
+
+CONNECT_S = 10.0
+"""How long a cluster may take to answer."""
+QUESTION = "/ray.rpc.NodeInfoGcsService/GetClusterId"
+"""A question that every cluster answers, to whoever may ask."""
+HOW_TO_TOKEN = "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file that holds it"
+OF_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray in the environment of a job that was submitted."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """What a cluster lets us in for."""
+
+    value: str
+    source: str
+    """Where it was found."""
+
+
+def find_token() -> Token | None:
+    """The token that Ray would take, looked for where Ray looks for it."""
+    value = os.environ.get("RAY_AUTH_TOKEN", "").strip()
+    if value:
+        return Token(value, "RAY_AUTH_TOKEN")
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    try:
+        value = path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return Token(value, str(path)) if value else None
+
+
+def address_to_join(cluster: ClusterConfig) -> str | None:
+    """The address of the cluster to join; None where a local Ray is to be started.
+
+    In a job, that is the cluster that the job runs on.
+    """
+    if cluster.address is None and OF_A_JOB in os.environ:
+        return os.environ.get("RAY_ADDRESS", "auto")
+    return cluster.address
+
+
+def prepare_to_join(cluster: ClusterConfig) -> None:
+    """Ask the cluster for an answer, and have Ray send our token where the cluster wants one.
+
+    Writes ``RAY_AUTH_MODE`` in the environment, which Ray reads when it is imported. Raises
+    ``InputError`` where nothing answers, or the token is missing or wrong.
+    """
+    address = address_to_join(cluster)
+    if address is None:
+        return
+    require(
+        not address.startswith(("http://", "https://")),
+        f"cluster.address={address} is where jobs are submitted; submit this one: "
+        f"greatmeta submit cluster.address={address} -- …, or name the cluster's own HOST:PORT",
+    )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        return  # a name such as auto, which Ray resolves
+    _require_port(address, host, int(port))
+    if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+        return
+    token = find_token()
+    if not _accepts(address, None):
+        require(
+            token is not None,
+            f"the Ray cluster at cluster.address={address} asks for a token; {HOW_TO_TOKEN}",
+        )
+        assert token is not None
+        require(
+            _accepts(address, token),
+            f"the Ray cluster at cluster.address={address} refuses the token in {token.source}; "
+            "take that cluster's own",
+        )
+        _send_tokens(address)
+
+
+def no_answer(address: str | None, reason: str) -> InputError:
+    """What to do where no cluster answers."""
+    return InputError(
+        f"no Ray cluster answers at cluster.address={address} ({reason}); start one there with: "
+        "ray start --head, or leave cluster.address out"
+    )
+
+
+def _require_port(address: str, host: str, port: int) -> None:
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_S).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise no_answer(address, str(error)) from error
+
+
+def _accepts(address: str, token: Token | None) -> bool:
+    """Whether a cluster answers a question with this token; raises where it is no cluster."""
+    import grpc
+
+    metadata = [("authorization", f"Bearer {token.value}")] if token else []
+    options = [("grpc.enable_http_proxy", 0)]
+    with grpc.insecure_channel(address, options=options) as channel:
+        try:
+            channel.unary_unary(QUESTION)(b"", timeout=CONNECT_S, metadata=metadata)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                return False
+            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                reason = "what listens there is no Ray cluster"
+                raise no_answer(address, reason) from error
+    return True
+
+
+def _send_tokens(address: str) -> None:
+    if os.environ.get("RAY_AUTH_MODE") == "token":
+        return
+    require(
+        "ray" not in sys.modules,
+        f"the Ray cluster at cluster.address={address} asks for a token, and Ray was imported "
+        "before; set RAY_AUTH_MODE=token in the environment of this process",
+    )
+    os.environ["RAY_AUTH_MODE"] = "token"

@@ -45,7 +45,7 @@ def follow(api: JobsApi, job_id: str, options: Config, display: Display) -> int:
     Ctrl-C ends the following, not the job.
     """
     # aiohttp comes with an extra, which connecting has asked for.
-    from greatmeta_dist.launch.follow import Follower, exit_code
+    from greatmeta_dist.launch.follow import Follower
 
     follower = Follower(api, job_id, write=_write, say=display.say)
     again = f"greatmeta jobs follow {job_id} cluster.address={api.address}"
@@ -58,7 +58,9 @@ def follow(api: JobsApi, job_id: str, options: Config, display: Display) -> int:
     if not job.is_over:
         display.say(f"job {job_id} goes on; follow it: {again}")
         return 0
-    code, line = exit_code(api, job, python=options.submit.python)
+    code, line = follower.conclude(job, python=options.submit.python)
+    if line is None:
+        return code
     if code == 0:
         display.say(line)
     else:

@@ -5,6 +5,7 @@ what was shown is counted and left out, and only the job's status tells whether 
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,10 +17,9 @@ from greatmeta_dist.launch.jobs_api import ConnectionLost, Job, JobsApi
 
 POLL_S = 0.5
 RETRY_S = 2.0
-NO_PACKAGE = "No module named greatmeta_dist"
-NO_PYTHON = ("command not found", "not found", "No such file or directory")
-"""What a shell says of a program that it does not find."""
-SHELL_NOT_FOUND = 127
+NO_PACKAGE = re.compile(r"No module named '?greatmeta_dist\b")
+NOT_FOUND = (126, 127)
+"""How a shell exits where it does not find a program, or may not start it."""
 
 
 class Follower:
@@ -31,6 +31,7 @@ class Follower:
         """``write`` shows the job's own output, ``say`` a line of ours."""
         self._api, self._id, self._write, self._say = api, job_id, write, say
         self._log = _JobLog(job_id)
+        self._held = ""
 
     def to_end(self, *, patience_s: float, is_detached: bool = False) -> Job:
         """Follow to the job's end, or to its checks' end; returns the job as it is then.
@@ -100,50 +101,70 @@ class Follower:
 
     def _show_all(self) -> None:
         self._log.begin_again()
-        self._show(self._api.log(self._id))
+        log = self._api.log(self._id)
+        self._show(log if log.endswith("\n") else f"{log}\n")
 
     def _show(self, piece: str) -> None:
-        text = self._log.new_text(piece)
-        if text:
-            self._write(text)
+        self._held += "".join(self._log.new_lines(piece))
+        if self._log.is_checked:
+            self._release()
+
+    def _release(self) -> None:
+        """Show what was held back: before the checks have passed, it may be one line in the end."""
+        if self._held.strip():
+            self._write(self._held)
+        self._held = ""
+
+    def conclude(self, job: Job, *, python: str) -> tuple[int, str | None]:
+        """Show the rest of a job that is over.
+
+        Returns the code to exit with, and a line that says why, if the job's last one does not.
+        """
+        if job.status == "FAILED" and NO_PACKAGE.search(self._held):
+            return 1, (
+                f"the cluster's {python} has no greatmeta_dist; install it on its nodes, name the "
+                "Python that has it with submit.python, or send it along with submit.wheel"
+            )
+        if job.exit_code in NOT_FOUND:
+            return 1, f"the cluster has no program {python}; name its Python with submit.python"
+        self._release()
+        return _exit_code(job, is_said=self._log.last_line.startswith("greatmeta: "))
 
 
 class _JobLog:
-    """How much of a job's log was shown, and what it says of the job's start."""
+    """How much of a job's log was shown."""
 
     def __init__(self, job_id: str):
-        self._marker = f"Running entrypoint for job {job_id}: "
+        self._noise = re.compile(
+            rf"Running entrypoint for job {re.escape(job_id)}: "
+            r"|\d{4}-\d\d-\d\d \S+\s+INFO job_manager\.py:"
+        )
+        """What Ray itself writes into the log, at any place of it."""
         self._num_shown = 0
         self.is_checked = self.is_waiting_said = False
+        self.last_line = ""
         self.begin_again()
 
     def begin_again(self) -> None:
         """The log is read from its beginning again."""
-        self._before, self._num_read, self._last_line = "", 0, ""
-        self._is_begun = False
+        self._num_read, self._partial = 0, ""
 
-    def new_text(self, piece: str) -> str:
-        """What was not shown yet of the log's next piece.
-
-        What Ray writes before the job's own output is left out.
-        """
-        if not self._is_begun:
-            self._before += piece
-            _, marker, after = self._before.partition(self._marker)
-            _, end, piece = after.partition("\n")
-            if not (marker and end):
-                return ""
-            self._is_begun = True
-        num_known = max(self._num_shown - self._num_read, 0)
-        self._num_read += len(piece)
+    def new_lines(self, piece: str) -> list[str]:
+        """The whole lines that were not shown yet, when a next piece of the log has come."""
+        *lines, self._partial = [*(self._partial + piece).splitlines(keepends=True), ""]
+        if lines and not lines[-1].endswith("\n"):
+            self._partial = lines.pop()
+        lines = [line for line in lines if not self._noise.match(line)]
+        new = lines[max(self._num_shown - self._num_read, 0) :]
+        self._num_read += len(lines)
         self._num_shown = max(self._num_shown, self._num_read)
-        self._last_line = (self._last_line + piece)[-1000:]
-        self.is_checked = self.is_checked or CHECKED in self._last_line
-        return piece[num_known:]
+        self.is_checked = self.is_checked or any(line.startswith(CHECKED) for line in new)
+        self.last_line = next((x for x in reversed(new) if x.strip()), self.last_line)
+        return new
 
 
-def exit_code(api: JobsApi, job: Job, *, python: str) -> tuple[int, str]:
-    """The code to exit with for a job that is over, and a line that says why."""
+def _exit_code(job: Job, *, is_said: bool) -> tuple[int, str | None]:
+    """The code to exit with for a job that is over, and why."""
     if job.status == "SUCCEEDED":
         return 0, f"job {job.id} is done"
     if job.status == "STOPPED":
@@ -151,15 +172,7 @@ def exit_code(api: JobsApi, job: Job, *, python: str) -> tuple[int, str]:
     if job.exit_code is None:
         first = next((line for line in job.message.splitlines() if line.strip()), "no reason given")
         return 1, f"job {job.id} failed before it ended by itself: {first[:500]}"
-    log = api.log(job.id)
-    if NO_PACKAGE in log:
-        return job.exit_code, (
-            f"the cluster's {python} has no greatmeta_dist; install it on its nodes, name the "
-            "Python that has it with submit.python, or send it along with submit.wheel"
-        )
-    if job.exit_code in (126, SHELL_NOT_FOUND):
-        return 1, f"the cluster has no program {python}; name its Python with submit.python"
     if job.exit_code < 0 or job.exit_code > 128:
         number = -job.exit_code if job.exit_code < 0 else job.exit_code - 128
         return 1, f"job {job.id} was ended by signal {number}; memory? The same command goes on"
-    return job.exit_code, f"job {job.id} failed with exit code {job.exit_code}"
+    return job.exit_code, None if is_said else f"job {job.id} failed with code {job.exit_code}"

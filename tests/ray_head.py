@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 START_S = 90.0
-STOP_S = 30.0
+STOP_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def ray_head() -> Iterator[Head]:
         env=head.environment | {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"},
         stdout=log,
         stderr=subprocess.STDOUT,
+        start_new_session=True,
     )  # fmt: skip
     try:
         _wait_until_ready(head, process, folder)
@@ -80,7 +82,7 @@ def ray_head() -> Iterator[Head]:
         try:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # draining its node took too long
             process.wait()
         log.close()
         shutil.rmtree(folder, ignore_errors=True)

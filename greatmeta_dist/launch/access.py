@@ -12,14 +12,13 @@ from pathlib import Path
 
 from greatmeta_dist.config import ClusterConfig
 from greatmeta_dist.errors import InputError, require
+from greatmeta_dist.options.checks import OF_A_JOB
 
 CONNECT_S = 10.0
 """How long a cluster may take to answer."""
 QUESTION = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 """A question that every cluster answers, to whoever may ask."""
 HOW_TO_TOKEN = "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file that holds it"
-OF_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Set by Ray in the environment of a job that was submitted."""
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ from greatmeta_dist.launch.ray_cluster import connected  # isort: split
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from greatmeta_dist.config import ClusterConfig, Config
 from greatmeta_dist.display import Display, Silent
 from greatmeta_dist.engine.communicator import START_PATIENCE, PeerLost, join
 from greatmeta_dist.launch.mailbox import Mailbox, PostingDisplay, shown_messages
+from greatmeta_dist.launch.network import TorchConfigOnRaysNetwork
 from greatmeta_dist.launch.restart import Outcome, attempt
 from greatmeta_dist.launch.waiting import Need, Waiting, needed, require_possible
 from greatmeta_dist.signals import noted_stop_signals
@@ -68,7 +69,7 @@ def _trainer(config: Config, run: Path, mailbox: Any, need: Need) -> TorchTraine
     return TorchTrainer(
         _run_worker,
         train_loop_config={"config": config, "run": run, "mailbox": mailbox},
-        torch_config=TorchConfig(timeout_s=int(START_PATIENCE.total_seconds())),
+        torch_config=TorchConfigOnRaysNetwork(timeout_s=int(START_PATIENCE.total_seconds())),
         scaling_config=_scaling(config.cluster, need),
         run_config=RunConfig(
             name=RAY_FOLDER,

@@ -15,6 +15,7 @@ from documents import ROOT, Block, Document
 from shown_logs import LOGS, USERS
 
 from greatmeta_dist.cli import main
+from greatmeta_dist.commands.submit import checked_words
 from greatmeta_dist.options.checks import check_words
 from greatmeta_dist.options.compose import compose_config, sweep
 
@@ -32,6 +33,8 @@ SMALL_CODE = {r"\bsteps=\d+": "steps=4", r"\bvalid_every=\d+": "valid_every=2"}
 """What is replaced in Python code."""
 ONLY_CHECKED = ("cluster=ray", "cluster.address=", "cluster.workers=")
 """Options of commands that are not run here: ``tests/launch`` starts groups and services."""
+NOT_RUN = ("serve", "submit", "jobs")
+"""Commands that are checked alone, for the same reason."""
 OTHER_PROGRAMS = ("cd", "curl", "git", "ray", "serve", "kubectl")
 """Programs of others that documents may show."""
 STORES = {
@@ -101,7 +104,7 @@ def _run_ours(words: list[str]) -> None:
         return
     check_options(command, options)
     named = dict(word.split("=", 1) for word in options if "=" in word)
-    if command == "serve" or any(word.startswith(ONLY_CHECKED) for word in options):
+    if command in NOT_RUN or any(word.startswith(ONLY_CHECKED) for word in options):
         return
     if command == "prepare":
         assert named.get("data.path", "log.csv") in LOGS, f"no small log for {words}"
@@ -131,6 +134,11 @@ def _run_ours(words: list[str]) -> None:
 
 def check_options(command: str, options: list[str]) -> None:
     """Check that a command takes such options; raises ``InputError``."""
+    if command == "submit":
+        checked_words(options)
+        return
+    if command == "jobs":
+        options = [word for word in options if "=" in word]
     words = [word for word in options if word not in ("-m", "--multirun")]
     is_sweep = len(words) < len(options)
     check_words(command, words, is_sweep=is_sweep)

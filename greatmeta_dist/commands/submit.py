@@ -39,7 +39,7 @@ def submit(words: list[str]) -> int:
 
     Raises ``InputError`` where the command, the cluster or the options do not allow it.
     """
-    options, command, inner = _parted(words)
+    options, command, inner = checked_words(words)
     config = compose_config(inner)
     spec = JobSpec(
         version=greatmeta_dist.__version__,
@@ -60,7 +60,7 @@ def submit(words: list[str]) -> int:
     return follow(api, job.id, options, display)
 
 
-def _parted(words: list[str]) -> tuple[Config, str, list[str]]:
+def checked_words(words: list[str]) -> tuple[Config, str, list[str]]:
     """The options of ``submit``, the command to submit, and that command's words, all checked."""
     require(
         "--" in words,

@@ -31,7 +31,7 @@ class TorchConfigOnRaysNetwork(TorchConfig):
 
 
 class _Backend(_TorchBackend):
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
         worker_group.execute(choose_interface)
         super().on_start(worker_group, backend_config)
 

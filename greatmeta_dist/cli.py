@@ -13,6 +13,7 @@ from greatmeta_dist.config import Config
 from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.options.checks import check_folders, check_words
 from greatmeta_dist.options.hints import command_hint
+from greatmeta_dist.options.job_words import jobs_words, submitted_words
 from greatmeta_dist.options.names import COMMANDS
 
 HELP, SWEEP = ("-h", "--help"), ("-m", "--multirun")
@@ -157,15 +158,19 @@ def _serve(config: Config, overrides: list[str]) -> None:
 
 
 def _submit(words: list[str]) -> int:
+    own, command, inner = submitted_words(words)
     from greatmeta_dist.commands.submit import submit
+    from greatmeta_dist.options.compose import compose_config
 
-    return submit(words)
+    return submit(compose_config(own), command, inner)
 
 
 def _jobs(words: list[str]) -> int:
+    action, job_id, options = jobs_words(words)
     from greatmeta_dist.commands.jobs import jobs
+    from greatmeta_dist.options.compose import compose_config
 
-    return jobs(words)
+    return jobs(compose_config(options), action, job_id)
 
 
 RUN: dict[str, Callable[[Config, list[str]], None]] = {

@@ -26,7 +26,8 @@ READ = {
 """Options that name what a command reads."""
 WRITTEN = {"prepare": "store", "train": "run", "recommend": "out", "export": "out"}
 """The option that names what a command makes."""
-PATTERN = set("*?[")
+PATTERN = set("*?[,")
+"""What a path of several files has."""
 
 
 def run_job() -> None:
@@ -44,7 +45,7 @@ def run_job() -> None:
     from greatmeta_dist.launch.preflight import Folders, checked_cluster
 
     folders = Folders(read=_read(spec.command, config), written=_written(spec.command, config))
-    with checked_cluster(config.cluster, folders, may_wait=spec.may_wait) as found:
+    with checked_cluster(spec.command, config.cluster, folders, may_wait=spec.may_wait) as found:
         print(f"{CHECKED}: {found}", flush=True)
         RUN[spec.command](config, spec.words)
 

@@ -15,9 +15,9 @@ from documents import ROOT, Block, Document
 from shown_logs import LOGS, USERS
 
 from greatmeta_dist.cli import main
-from greatmeta_dist.commands.submit import checked_words
 from greatmeta_dist.options.checks import check_words
 from greatmeta_dist.options.compose import compose_config, sweep
+from greatmeta_dist.options.job_words import jobs_words, submitted_words
 
 SMALL_DATA = ["data.users=300"]
 """Added to ``prepare data=synthetic``."""
@@ -135,10 +135,11 @@ def _run_ours(words: list[str]) -> None:
 def check_options(command: str, options: list[str]) -> None:
     """Check that a command takes such options; raises ``InputError``."""
     if command == "submit":
-        checked_words(options)
-        return
+        own, inner, inner_words = submitted_words(options)
+        check_options(inner, inner_words)
+        options = own
     if command == "jobs":
-        options = [word for word in options if "=" in word]
+        *_, options = jobs_words(options)
     words = [word for word in options if word not in ("-m", "--multirun")]
     is_sweep = len(words) < len(options)
     check_words(command, words, is_sweep=is_sweep)

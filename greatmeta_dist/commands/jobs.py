@@ -5,44 +5,29 @@ import time
 
 from greatmeta_dist.config import Config
 from greatmeta_dist.display import Display
-from greatmeta_dist.errors import require
 from greatmeta_dist.launch.jobs_api import Job, JobsApi, address_of_api
-from greatmeta_dist.options.checks import check_words
-from greatmeta_dist.options.compose import compose_config
-from greatmeta_dist.options.hints import nearest
-
-ACTIONS = ("list", "follow", "stop")
 
 
-def jobs(words: list[str]) -> int:
+def jobs(config: Config, action: str, job_id: str | None) -> int:
     """List, follow or stop jobs; returns the exit code, of a job that is followed its own."""
-    names = [word for word in words if "=" not in word and not word.startswith("-")]
-    options = [word for word in words if word not in names]
-    check_words("jobs", options)
-    action, *ids = names or ["list"]
-    require(action in ACTIONS, f"jobs cannot {action}; {nearest(action, ACTIONS)}")
-    expected = 0 if action == "list" else 1
-    require(
-        len(ids) == expected,
-        f"jobs {action} takes {'no job' if action == 'list' else 'the id of one job'}; "
-        "greatmeta jobs lists them",
-    )
-    config, display = compose_config(options), Display()
-    api = JobsApi(address_of_api(config.cluster.address))
-    if action == "list":
+    display, api = Display(), JobsApi(address_of_api(config.cluster.address))
+    if action == "list" or job_id is None:
         _list(api, display)
         return 0
-    job = api.job(ids[0])
+    job = api.job(job_id)
     if action == "stop":
         _stop(api, job, display)
         return 0
     return follow(api, job.id, config, display)
 
 
-def follow(api: JobsApi, job_id: str, options: Config, display: Display) -> int:
+def follow(
+    api: JobsApi, job_id: str, options: Config, display: Display, *, stops_late: bool = False
+) -> int:
     """Show what a job prints until it is over, or has passed its checks; returns its exit code.
 
-    Ctrl-C ends the following, not the job.
+    Ctrl-C ends the following, not the job. With ``stops_late`` a job that does not start in
+    ``cluster.wait_s`` is stopped.
     """
     # aiohttp comes with an extra, which connecting has asked for.
     from greatmeta_dist.launch.follow import Follower
@@ -50,7 +35,11 @@ def follow(api: JobsApi, job_id: str, options: Config, display: Display) -> int:
     follower = Follower(api, job_id, write=_write, say=display.say)
     again = f"greatmeta jobs follow {job_id} cluster.address={api.address}"
     try:
-        job = follower.to_end(patience_s=options.cluster.wait_s, is_detached=options.submit.detach)
+        job = follower.to_end(
+            patience_s=options.cluster.wait_s,
+            is_detached=options.submit.detach,
+            stops_late=stops_late,
+        )
     except KeyboardInterrupt:
         stop = again.replace(" follow ", " stop ")
         display.say(f"job {job_id} goes on; follow it again: {again}, or stop it: {stop}")

@@ -1,9 +1,9 @@
 """``greatmeta submit``: a command as a job of a Ray cluster, followed to its end."""
 
 import hashlib
+import os
 import re
 import shlex
-import sys
 import tempfile
 from pathlib import Path
 
@@ -15,38 +15,26 @@ from greatmeta_dist.display import Display
 from greatmeta_dist.errors import require
 from greatmeta_dist.launch.job_package import JobSpec, write_package
 from greatmeta_dist.launch.jobs_api import Job, JobsApi, address_of_api
-from greatmeta_dist.options.checks import check_folders, check_words, require_whole_paths
 from greatmeta_dist.options.compose import compose_config
-from greatmeta_dist.options.hints import nearest
-from greatmeta_dist.options.names import COMMANDS
+from greatmeta_dist.options.job_words import WRITES
 
-WRITES = {
-    "prepare": "store",
-    "train": "run",
-    "evaluate": "run",
-    "recommend": "out",
-    "export": "out",
-}
-"""The commands that may be submitted, and what each of them writes: there is one job at a time for
-it."""
-DETACH = "--detach"
 ENTRYPOINT = "exec {python} -u -m greatmeta_dist.submitted"
 """``exec``, so that signals and exit codes are the command's own and not a shell's."""
 
 
-def submit(words: list[str]) -> int:
+def submit(options: Config, command: str, words: list[str]) -> int:
     """Submit a command, or find its job, and follow it; returns the job's exit code.
 
-    Raises ``InputError`` where the command, the cluster or the options do not allow it.
+    ``words`` are the command's options. There is one job at a time for what a command writes.
+    Raises ``InputError`` where the cluster or the options do not allow it.
     """
-    options, command, inner = checked_words(words)
-    config = compose_config(inner)
+    config = compose_config(words)
     spec = JobSpec(
         version=greatmeta_dist.__version__,
         command=command,
-        words=inner,
+        words=words,
         config=OmegaConf.to_yaml(OmegaConf.structured(config)),
-        may_wait=any(word.startswith("cluster.wait_s=") for word in inner),
+        may_wait=any(word.startswith("cluster.wait_s=") for word in words),
     )
     display = Display()
     api = JobsApi(address_of_api(options.cluster.address))
@@ -57,42 +45,7 @@ def submit(words: list[str]) -> int:
         display.say(f"job {job.id} is at work on that already; following it")
     from greatmeta_dist.commands.jobs import follow
 
-    return follow(api, job.id, options, display)
-
-
-def checked_words(words: list[str]) -> tuple[Config, str, list[str]]:
-    """The options of ``submit``, the command to submit, and that command's words, all checked."""
-    require(
-        "--" in words,
-        "submit takes a command after --, as in: greatmeta submit cluster.address=URL -- train …",
-    )
-    place = words.index("--")
-    own = ["submit.detach=true" if word == DETACH else word for word in words[:place]]
-    check_words("submit", own)
-    require(place + 1 < len(words), f"no command stands after --; there is {', '.join(WRITES)}")
-    command, *inner = words[place + 1 :]
-    require(command in WRITES, f"'{command}' cannot be submitted; {nearest(command, WRITES)}")
-    require(
-        not {"-m", "--multirun"} & set(inner),
-        "a sweep cannot be submitted; submit each of its trainings with a run of its own",
-    )
-    check_words(command, inner)
-    require_whole_paths(inner)
-    check_folders(command, inner, is_elsewhere=True)
-    return compose_config(own), command, _on_the_cluster(command, inner)
-
-
-def _on_the_cluster(command: str, words: list[str]) -> list[str]:
-    """The words with ``cluster=ray``, unless they say where workers run."""
-    keys = {word.partition("=")[0] for word in words}
-    require(
-        "cluster.address" not in keys,
-        "cluster.address belongs before --; the job joins the cluster that it runs on",
-    )
-    is_said = (
-        bool({"cluster", "cluster.kind"} & keys) or "cluster" not in COMMANDS[command].sections
-    )
-    return words if is_said else ["cluster=ray", *words]
+    return follow(api, job.id, options, display, stops_late=True)
 
 
 def _job_for(api: JobsApi, spec: JobSpec, folder: str) -> Job:
@@ -100,17 +53,20 @@ def _job_for(api: JobsApi, spec: JobSpec, folder: str) -> Job:
 
     Raises ``InputError`` where the job at work does something else there.
     """
-    folder = folder.rstrip("/")
+    folder = folder.rstrip("/") if "://" in folder else os.path.normpath(folder)
     same = [job for job in api.jobs() if (job.command, job.folder) == (spec.command, folder)]
     at_work = [job for job in same if not job.is_over]
     for job in at_work:
-        require(
-            sorted(job.words) == sorted(spec.words),
-            f"job {job.id} is at work on {folder} with other options "
-            f"({shlex.join(job.words)}); stop it first: greatmeta jobs stop {job.id} "
-            f"cluster.address={api.address}",
-        )
+        _require_same(api, job, spec)
     return at_work[-1] if at_work else _next_job(spec, folder, same)
+
+
+def _require_same(api: JobsApi, job: Job, spec: JobSpec) -> None:
+    require(
+        sorted(job.words) == sorted(spec.words),
+        f"job {job.id} is at work on {job.folder} with other options ({shlex.join(job.words)}); "
+        f"stop it first: greatmeta jobs stop {job.id} cluster.address={api.address}",
+    )
 
 
 def _next_job(spec: JobSpec, folder: str, earlier: list[Job]) -> Job:
@@ -148,6 +104,8 @@ def _start(api: JobsApi, job: Job, spec: JobSpec, options: Config, display: Disp
             stop_wait_s=options.submit.stop_wait_s,
             entrypoint_num_cpus=num_cpus,
         )
+    if not is_new:  # by somebody else, in the same moment
+        job = api.job(job.id)
+        _require_same(api, job, spec)
     display.say(f"job {job.id} is submitted" if is_new else f"job {job.id} was just submitted")
-    sys.stdout.flush()
     return job

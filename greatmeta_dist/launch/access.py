@@ -67,12 +67,24 @@ def prepare_to_join(cluster: ClusterConfig) -> None:
         f"cluster.address={address} is where jobs are submitted; submit this one: "
         f"greatmeta submit cluster.address={address} -- …, or name the cluster's own HOST:PORT",
     )
+    is_auto = address == "auto"
+    address = _of_this_machine() if is_auto else address
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or "/" in host:
-        return  # a name such as auto, which Ray resolves
-    _require_port(address, host, int(port))
+        return  # Ray knows what it is
+    try:
+        _require_port(address, host, int(port))
+        _require_entry(address)
+    except _NoAnswer:
+        if not is_auto:
+            raise
+        # The cluster that was started last is gone; Ray looks whether another one runs.
+
+
+def _require_entry(address: str) -> None:
+    """Raise ``InputError`` unless the cluster lets us in; has Ray send our token if it asks."""
     if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
-        return
+        return  # what it says needs a certificate, which Ray finds
     token = find_token()
     if not _accepts(address, None):
         require(
@@ -88,12 +100,27 @@ def prepare_to_join(cluster: ClusterConfig) -> None:
         _send_tokens(address)
 
 
+class _NoAnswer(InputError):
+    """No cluster answers at an address."""
+
+
 def no_answer(address: str | None, reason: str) -> InputError:
     """What to do where no cluster answers."""
-    return InputError(
+    return _NoAnswer(
         f"no Ray cluster answers at cluster.address={address} ({reason}); start one there with: "
         "ray start --head, or leave cluster.address out"
     )
+
+
+def _of_this_machine() -> str:
+    """The address of the cluster that was last started here, as Ray notes it; empty if none was."""
+    if os.environ.get("RAY_ADDRESS", "auto") != "auto":
+        return os.environ["RAY_ADDRESS"]
+    note = Path(os.environ.get("RAY_TMPDIR") or "/tmp", "ray", "ray_current_cluster")
+    try:
+        return note.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _require_port(address: str, host: str, port: int) -> None:

@@ -17,6 +17,8 @@ from greatmeta_dist.launch.jobs_api import ConnectionLost, Job, JobsApi
 
 POLL_S = 0.5
 RETRY_S = 2.0
+QUIET_S = 30.0
+"""After so long without output the connection is tried: one that was cut is silent, too."""
 NO_PACKAGE = re.compile(r"No module named '?greatmeta_dist\b")
 NOT_FOUND = (126, 127)
 """How a shell exits where it does not find a program, or may not start it."""
@@ -33,11 +35,13 @@ class Follower:
         self._log = _JobLog(job_id)
         self._held = ""
 
-    def to_end(self, *, patience_s: float, is_detached: bool = False) -> Job:
+    def to_end(
+        self, *, patience_s: float, is_detached: bool = False, stops_late: bool = False
+    ) -> Job:
         """Follow to the job's end, or to its checks' end; returns the job as it is then.
 
         Raises ``RuntimeError`` where the cluster does not answer, or the job does not start, for
-        ``patience_s``.
+        ``patience_s``; with ``stops_late`` such a job is stopped.
         """
         lost_since: float | None = None
         pending_since = time.monotonic()
@@ -48,10 +52,10 @@ class Follower:
                     self._say("connected again")
                 lost_since = None
                 if job.is_over:
-                    self._show_all()
+                    self._show_rest()
                     return job
                 if job.status == "PENDING":
-                    self._wait_for_start(job, pending_since, patience_s)
+                    self._wait_for_start(job, pending_since, patience_s, stops_late)
                 else:
                     self._follow(is_detached=is_detached)
                     if is_detached and self._log.is_checked:
@@ -73,13 +77,15 @@ class Follower:
         time.sleep(RETRY_S)
         return now if since is None else since
 
-    def _wait_for_start(self, job: Job, since: float, patience_s: float) -> None:
+    def _wait_for_start(self, job: Job, since: float, patience_s: float, stops_late: bool) -> None:
         waited_s = time.monotonic() - since
         if waited_s > patience_s:
-            self._api.stop(self._id)
+            if stops_late:
+                self._api.stop(self._id)
+            what_now = "and was stopped" if stops_late else "and waits on"
             raise RuntimeError(
-                f"the job {self._id} did not start in {patience_s:g} s (cluster.wait_s), and was "
-                f"stopped: {job.message}"
+                f"the job {self._id} did not start in {patience_s:g} s (cluster.wait_s), "
+                f"{what_now}: {job.message}"
             )
         if waited_s > 10 and not self._log.is_waiting_said:
             self._log.is_waiting_said = True
@@ -90,18 +96,24 @@ class Follower:
 
         async def show_all() -> None:
             self._log.begin_again()
-            async for piece in self._api.tail(self._id):
-                self._show(piece)
-                if is_detached and self._log.is_checked:
-                    return
+            pieces = self._api.tail(self._id)
+            with suppress(StopAsyncIteration):
+                while not (is_detached and self._log.is_checked):
+                    self._show(await asyncio.wait_for(anext(pieces), QUIET_S))
 
-        # Whether that is a lost connection or the job's end, its status tells.
+        # Whether that is a lost connection, a job that is silent or its end, its status tells.
         with suppress(aiohttp.ClientError, RuntimeError, OSError):
             asyncio.run(show_all())
 
-    def _show_all(self) -> None:
+    def _show_rest(self) -> None:
+        """Show what is left of the log of a job that is over; it may be lost with its node."""
+        try:
+            log = self._api.log(self._id)
+        except RuntimeError:
+            self._api.job(self._id)  # raises where it is the connection that is lost
+            self._say("the end of the job's output cannot be read any more")
+            return
         self._log.begin_again()
-        log = self._api.log(self._id)
         self._show(log if log.endswith("\n") else f"{log}\n")
 
     def _show(self, piece: str) -> None:

@@ -22,6 +22,8 @@ from greatmeta_dist.launch.access import CONNECT_S, HOW_TO_TOKEN, find_token
 
 EXTRA = ("aiohttp", "requests")
 """Packages that Ray's client needs, and that only submitting needs."""
+ANSWER_S = 30.0
+"""How long the API may be silent before the connection counts as lost."""
 FROM_ENVIRONMENT = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 OF_OURS = "greatmeta_command"
 """The key of a job's metadata that only our jobs have."""
@@ -87,16 +89,9 @@ class JobsApi:
             f"submitting needs packages that are not installed ({', '.join(missing)}); install "
             "them: pip install 'greatmeta_dist[cluster]'",
         )
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        from ray.job_submission import JobSubmissionClient
-
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        logging.getLogger("ray.dashboard.modules").setLevel(logging.ERROR)
-        for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
-            logging.getLogger(name).setLevel(logging.ERROR)
         self.address = address
         with self._errors_in_one_line():
-            self._client = JobSubmissionClient(address, headers=headers)
+            self._client = _client(address, headers)
 
     def jobs(self) -> list[Job]:
         """All jobs of ours, the oldest first."""
@@ -107,16 +102,25 @@ class JobsApi:
 
     def job(self, job_id: str) -> Job:
         """One job of ours; raises ``InputError`` where there is none of that id."""
-        jobs = {job.id: job for job in self.jobs()}
-        there_is = f"there is {', '.join(list(jobs)[-5:])}" if jobs else "there is none"
-        require(job_id in jobs, f"{self.address} has no job {job_id} of greatmeta's; {there_is}")
-        return jobs[job_id]
+        try:
+            with self._errors_in_one_line():
+                details = self._client.get_job_info(job_id)
+        except RuntimeError as error:
+            if "status code 404" not in str(error):
+                raise
+            details = None
+        is_ours = details is not None and OF_OURS in (details.metadata or {})
+        if not is_ours:
+            ids = [job.id for job in self.jobs()]
+            there_is = f"there is {', '.join(ids[-5:])}" if ids else "there is none"
+            require(False, f"{self.address} has no job {job_id} of greatmeta's; {there_is}")
+        return _job(details)
 
     def submit(self, job: Job, entrypoint: str, package: Path, **options: Any) -> bool:
-        """Upload a package and start a job; False where somebody just started that very one."""
+        """Upload a package and start a job; False where somebody just started one of that id."""
         metadata = {OF_OURS: job.command, "folder": job.folder, "words": json.dumps(job.words)}
         environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(options.pop("stop_wait_s"))}
-        with self._errors_in_one_line():
+        with self._errors_in_one_line(is_server_lost=False):
             try:
                 self._client.submit_job(
                     entrypoint=entrypoint,
@@ -146,18 +150,43 @@ class JobsApi:
         return self._client.tail_job_logs(job_id)
 
     @contextmanager
-    def _errors_in_one_line(self) -> Iterator[None]:
-        """Raises ``ConnectionLost``, or ``RuntimeError`` with what the cluster answered."""
+    def _errors_in_one_line(self, *, is_server_lost: bool = True) -> Iterator[None]:
+        """Raises ``ConnectionLost``, or ``RuntimeError`` with what the cluster answered.
+
+        A server that cannot answer now, or a tunnel without one behind it, may be there again in a
+        moment: with ``is_server_lost`` that is a lost connection.
+        """
         import requests
+        from ray.exceptions import AuthenticationError
 
         try:
             yield
+        except AuthenticationError as error:
+            raise RuntimeError(f"{self.address} does not take our token any more") from error
         except (ConnectionError, requests.exceptions.RequestException) as error:
             raise ConnectionLost(f"{self.address} does not answer any more") from error
         except RuntimeError as error:
+            if is_server_lost and "status code 5" in str(error):
+                raise ConnectionLost(f"{self.address} does not answer any more") from error
             lines = [line for line in str(error).splitlines() if line.strip()]
             # The last line of a trace that the cluster sends holds the cause.
             raise RuntimeError(f"{self.address}: {lines[0]} {lines[-1][:300]}") from error
+
+
+def _client(address: str, headers: dict[str, str]) -> Any:
+    """Ray's client, which says nothing itself and does not wait for ever."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.job_submission import JobSubmissionClient
+
+    for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+    class Client(JobSubmissionClient):
+        def _do_request(self, *arguments: Any, **options: Any) -> Any:
+            # A connection that was cut somewhere on its way never answers.
+            return super()._do_request(*arguments, **{"timeout": ANSWER_S, **options})
+
+    return Client(address, headers=headers)
 
 
 def _job(details: Any) -> Job:

@@ -16,7 +16,7 @@ import greatmeta_dist
 from greatmeta_dist.config import ClusterConfig
 from greatmeta_dist.display import Silent
 from greatmeta_dist.errors import require
-from greatmeta_dist.launch.waiting import needed
+from greatmeta_dist.launch.waiting import Need, needed
 
 NODE_S = 120.0
 """How long a node may take to look."""
@@ -32,14 +32,16 @@ class Folders:
 
 
 @contextmanager
-def checked_cluster(cluster: ClusterConfig, folders: Folders, *, may_wait: bool) -> Iterator[str]:
+def checked_cluster(
+    command: str, cluster: ClusterConfig, folders: Folders, *, may_wait: bool
+) -> Iterator[str]:
     """Connect to the job's cluster while in the block; gives what was found there, in words.
 
     Raises ``InputError`` unless it has what the job needs. With ``may_wait`` it may lack workers
     that nodes yet to come bring.
     """
     with connected(cluster, Silent()):
-        need = needed(cluster)
+        need = _needed_by(command, cluster)
         lack = None if may_wait else need.lacking_for_ever()
         require(
             lack is None,
@@ -48,6 +50,14 @@ def checked_cluster(cluster: ClusterConfig, folders: Folders, *, may_wait: bool)
         )
         num_nodes = _check_nodes(folders)
         yield _found(num_nodes, [*folders.read, *folders.written])
+
+
+def _needed_by(command: str, cluster: ClusterConfig) -> Need:
+    """The least that a command needs. Only a training cannot begin with some of its workers."""
+    if command == "train" and cluster.kind == "ray":
+        return needed(cluster)
+    gpus = cluster.gpus_per_worker if command == "recommend" else None
+    return Need(1, {"CPU": 1.0} | ({"GPU": gpus} if gpus else {}))
 
 
 def _found(num_nodes: int, names: list[str]) -> str:

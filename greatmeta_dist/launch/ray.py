@@ -47,9 +47,11 @@ def train_on_ray(config: Config, run: Path, display: Display) -> dict[str, Any]:
         require_possible(need)
         mailbox = _start_mailbox(run)
         waiting = Waiting(need, config.cluster.wait_s, display, is_group=True)
-        error = _run_trainer(_trainer(config, run, mailbox, need), mailbox, display, waiting)
+        try:
+            error = _run_trainer(_trainer(config, run, mailbox, need), mailbox, display, waiting)
+        finally:
+            shutil.rmtree(run / RAY_FOLDER, ignore_errors=True)
         outcome: Outcome | None = ray.get(mailbox.outcome.remote())
-        shutil.rmtree(run / RAY_FOLDER, ignore_errors=True)
         if outcome is None:
             reason = str(error).strip().splitlines()[-1:] if error else ["no worker reported why"]
             outcome = Outcome("failed", message=f"Ray ended the training: {''.join(reason)}")

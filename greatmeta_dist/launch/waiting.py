@@ -46,7 +46,7 @@ class Need:
         for kind, per_worker in self.each.items():
             total = per_worker * self.workers
             if free.get(kind, 0) < total:
-                return f"{self._needs(kind, total)}, and only {free.get(kind, 0):g} are free"
+                return f"{self._needs(kind, total)}, and it has {free.get(kind, 0):g} free"
         return None
 
     def lacking_for_ever(self) -> str | None:

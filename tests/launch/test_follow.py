@@ -1,5 +1,6 @@
 """Following a job: every line once, whatever the connection does, and the job's own exit code."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
@@ -11,6 +12,7 @@ from greatmeta_dist.launch.job_package import CHECKED
 from greatmeta_dist.launch.jobs_api import ConnectionLost, Job
 
 JOB = Job("train-a-0-1", "train", "/a", [], "RUNNING", "", None, 0.0)
+SILENCE = "silence"
 NOISE = "2026-01-02 03:04:05,678\tINFO job_manager.py:581 -- Runtime env is setting up.\n"
 LOG = (
     f"{NOISE}Running entrypoint for job {JOB.id}: exec python\n{CHECKED}: all\nstep 1\nstep 2\nend"
@@ -39,6 +41,8 @@ class Api:
         for piece in [pieces] if isinstance(pieces, Exception) else pieces:
             if isinstance(piece, Exception):
                 raise piece
+            if piece == SILENCE:
+                await asyncio.sleep(600)
             yield piece
 
     def stop(self, job_id: str) -> None:
@@ -56,7 +60,7 @@ def followed(api: Api, *, python: str = "python", patience_s: float = 60.0, deta
     shown: list[str] = []
     said: list[str] = []
     follower = Follower(api, JOB.id, write=shown.append, say=said.append)  # type: ignore[arg-type]
-    job = follower.to_end(patience_s=patience_s, is_detached=detached)
+    job = follower.to_end(patience_s=patience_s, is_detached=detached, stops_late=True)
     end = follower.conclude(job, python=python) if job.is_over else (0, None)
     return "".join(shown), said, *end
 
@@ -72,6 +76,30 @@ def test_every_line_is_shown_once_when_following_ends_early_and_the_connection_i
     assert shown == f"{CHECKED}: all\nstep 1\nstep 2\nend\n"
     assert said == ["gone; the job goes on, trying again", "connected again"]
     assert (code, line) == (0, f"job {JOB.id} is done")
+
+
+def test_a_connection_that_was_cut_without_a_word_is_tried_anew(monkeypatch):
+    monkeypatch.setattr(follow, "QUIET_S", 0.01)
+    api = Api(
+        states=[JOB, JOB, replace(JOB, status="SUCCEEDED", exit_code=0)],
+        tails=[[LOG[:-10], SILENCE], [LOG[:-5]]],
+    )
+    shown, _, code, _ = followed(api)
+    assert shown == f"{CHECKED}: all\nstep 1\nstep 2\nend\n"
+    assert code == 0
+
+
+def test_output_that_is_lost_with_its_node_does_not_hide_how_the_job_ended(monkeypatch):
+    def lost(*_):
+        raise ConnectionLost("no such node")
+
+    monkeypatch.setattr(Api, "log", lost)
+    failed = replace(JOB, status="FAILED", message="the node died")
+    _, said, code, line = followed(Api(states=[failed, failed]))
+    assert said == ["the end of the job's output cannot be read any more"]
+    assert code == 1
+    assert line is not None
+    assert "the node died" in line
 
 
 def test_a_cluster_that_stays_away_ends_the_following():

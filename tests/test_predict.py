@@ -5,6 +5,7 @@ import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +190,22 @@ def test_users_come_in_plain_types_and_in_frames(trained):
             pl.DataFrame({"item": ["i1"], "rating": [4.0], "ratings": [3.0]}),
             "columns rating, ratings of the frame may all be the rating",
         ),
+        (np.array(["i1", "i2"]), "have no ratings, and this run predicts ratings"),
+        ({"i1": pl.Series(["x"] * 9), "i2": 5.0}, "the ratings of user 'i2' are 5.0; expected"),
+        ({"i1": np.array(5.0)}, "the rating of i1 is array(5.); expected a finite number"),
+        ({"ann": {"i1", "i2"}}, "have no ratings, and this run predicts ratings"),
+        (
+            {"ann": pl.DataFrame({"item": ["i1"], "rating": [4.0]})},
+            "the ratings of user 'ann' are a frame; give one frame of all users",
+        ),
+        (
+            pl.DataFrame({"item": [["i1"]], "rating": [4.0]}),
+            "column item of the frame holds List(String); expected one value in each row",
+        ),
+        (
+            pa.Table.from_arrays([pa.array(["i1"])] * 2, names=["item", "item"]),
+            "two columns of the frame have the same name; rename one",
+        ),
     ],
 )
 def test_what_is_not_understood_is_one_line(trained, known, message):
@@ -203,6 +220,42 @@ def test_an_item_alone_is_no_list_of_items(trained):
         predictor.recommend({"i2": 4.0}, candidates="i1")
     with pytest.raises(InputError, match="items are 'i1'; expected a list of items"):
         predictor.score({"i2": 4.0}, "i1")
+    frame = pl.DataFrame({"item": ["i1"]})
+    with pytest.raises(
+        InputError, match=r"items are shape: .*; expected a list of items"
+    ) as caught:
+        predictor.score({"i2": 4.0}, frame)
+    assert "\n" not in str(caught.value)
+
+
+def test_users_come_in_arrays_decimals_and_lazy_frames(trained):
+    predictor = Predictor.load(trained)
+    expected = predictor.recommend({"i1": 5.0, "i2": 1.0}, 3)
+    pairs = np.array([["i1", 5.0], ["i2", 1.0]], object)
+    assert predictor.recommend(pairs, 3) == expected
+    assert predictor.recommend({"i1": Decimal("5"), "i2": Decimal("1.0")}, 3) == expected
+    many = predictor.recommend({"ann": pairs}, 3)
+    assert [item for item, _ in many["ann"]] == [item for item, _ in expected]
+    frame = pl.DataFrame({"item": ["i1", "i2"], "rating": [5.0, 1.0]})
+    lazy = predictor.recommend(frame.lazy(), 3)
+    assert lazy.equals(predictor.recommend(frame, 3))
+
+
+def test_arguments_of_another_type_are_one_line(trained):
+    predictor = Predictor.load(trained)
+    with pytest.raises(InputError, match="exclude_seen is 'no'; expected True or False"):
+        predictor.recommend({"i1": 4.0}, exclude_seen="no")  # type: ignore[arg-type]
+    features = pl.DataFrame({"user": ["ann"], "age": [31]})
+    with pytest.raises(InputError, match=r"user_features are shape: .*expected {user") as caught:
+        predictor.recommend({"ann": {"i1": 4.0}}, user_features=features)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_warning_of_unknown_items_names_the_callers_line(trained):
+    predictor = Predictor.load(trained)
+    with pytest.warns(UserWarning, match="1 of 1 interactions are of items") as caught:
+        predictor.recommend({"new": 4.0}, 3)
+    assert caught[0].filename == __file__
 
 
 def test_a_frame_without_rows_has_no_users(trained):
@@ -254,7 +307,10 @@ def test_features_of_users_are_told_by_their_values(tmp_path):
         start += len(asked)
     unknown = predictor.score({"i1": 5.0}, ["i2"])
     assert predictor.score({"i1": 5.0}, ["i2"], user_features={"age": 21}) != unknown
-    assert predictor.score({"i1": 5.0}, ["i2"], user_features={"country": "c99"}) == unknown
+    with pytest.warns(UserWarning, match="1 values of user features .* first is country c99"):
+        assert predictor.score({"i1": 5.0}, ["i2"], user_features={"country": "c99"}) == unknown
+    for missing in ({"age": float("nan")}, {"country": float("nan")}, {"age": None}):
+        assert predictor.score({"i1": 5.0}, ["i2"], user_features=missing) == unknown
     many = predictor.recommend({"a": {"i1": 5.0}}, user_features={"a": {"age": 21.0}})
     alone = predictor.recommend({"i1": 5.0}, user_features={"age": 21.0})
     assert [item for item, _ in many["a"]] == [item for item, _ in alone]

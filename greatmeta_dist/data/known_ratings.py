@@ -10,6 +10,7 @@ import numbers
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from greatmeta_dist.data.sources.columns import usual_columns
 from greatmeta_dist.data.values import Value, id_value, number_value
-from greatmeta_dist.errors import InputError, require
+from greatmeta_dist.errors import InputError, require, shown
 from greatmeta_dist.ragged import offsets_of
 
 Pairs = list[tuple[str, float]]
@@ -56,11 +57,11 @@ def known_ratings(interactions: Any) -> KnownRatings:
     is nothing. Many: a mapping of users to these. Or a frame (Arrow, Polars, pandas) with a column
     of items, and perhaps of ratings and of users, under usual names. Raises ``InputError``.
     """
+    if isinstance(interactions, pl.LazyFrame):
+        interactions = interactions.collect()
     if hasattr(interactions, "__arrow_c_stream__"):
         return _of_frame(interactions)
-    if isinstance(interactions, Mapping) and any(
-        isinstance(value, Mapping | list | tuple) for value in interactions.values()
-    ):
+    if isinstance(interactions, Mapping) and any(map(_is_collection, interactions.values())):
         users = list(interactions)
         return _of_users(users, [interactions[user] for user in users], is_one_user=False)
     return _of_users([None], [interactions], is_one_user=True)
@@ -71,7 +72,7 @@ def token_of(value: Any) -> str:
     if isinstance(value, str) and value.strip():
         return value.strip()
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        raise InputError(f"{value!r} is no id; expected a text or a whole number")
+        raise InputError(f"{shown(value)} is no id; expected a text or a whole number")
     require(
         isinstance(value, int) or (math.isfinite(value) and value == math.floor(value)),
         f"{value!r} is no id; expected a text or a whole number",
@@ -92,6 +93,7 @@ def named_rows(frame: Any, role: str) -> tuple[list[str], dict[str, list[Any]]]:
         f"{role}",
     )
     assert column is not None
+    _require_plain(table, column)
     value = id_value(column, table.schema[column])
     _require_good(table, role, column, value)
     ids = table.select(value.value.cast(pl.String)).to_series().to_list()
@@ -121,6 +123,12 @@ def _of_users(users: list[Any], known: Sequence[Any], *, is_one_user: bool) -> K
     )
 
 
+def _is_collection(value: Any) -> bool:
+    """Whether a value of ``{key: value}`` is what is known of a user, and no rating."""
+    is_scalar = isinstance(value, str | bytes) or getattr(value, "ndim", 1) == 0
+    return isinstance(value, Iterable) and not is_scalar
+
+
 def _ratings_of(known: Any, user: Any) -> tuple[Pairs, bool, bool]:
     """Items and ratings of one user; whether ratings were given, and any text for an id."""
     whose = "" if user is None else f" of user {user!r}"
@@ -128,10 +136,16 @@ def _ratings_of(known: Any, user: Any) -> tuple[Pairs, bool, bool]:
         known is None or isinstance(known, Mapping | Iterable)
     ):
         raise InputError(
-            f"the ratings{whose} are {known!r}; expected {{item: rating}}, pairs (item, rating), "
-            "items, or a frame"
+            f"the ratings{whose} are {shown(known)}; expected {{item: rating}}, pairs (item, "
+            "rating), items, or a frame"
         )
-    entries = list(known.items() if isinstance(known, Mapping) else known or ())
+    require(
+        not hasattr(known, "columns"),
+        f"the ratings{whose} are a frame; give one frame of all users, with a column user",
+    )
+    if isinstance(known, np.ndarray):
+        known = np.atleast_1d(known).tolist()
+    entries = list(known.items() if isinstance(known, Mapping) else () if known is None else known)
     is_rated = all(isinstance(e, tuple | list) and len(e) == 2 for e in entries)
     if not is_rated:
         entries = [(item, CLICKED) for item in entries]
@@ -140,21 +154,30 @@ def _ratings_of(known: Any, user: Any) -> tuple[Pairs, bool, bool]:
 
 
 def _number(rating: Any, item: Any, whose: str) -> float:
-    is_number = isinstance(rating, numbers.Real) and not isinstance(rating, bool)
+    is_number = isinstance(rating, numbers.Real | Decimal) and not isinstance(rating, bool)
     try:
         number = float(rating) if is_number else math.nan
     except OverflowError as error:  # a whole number of hundreds of digits
         raise InputError(f"the rating of {item}{whose} is too large; expected a number") from error
     expected = "expected a finite number"
-    require(math.isfinite(number), f"the rating of {item}{whose} is {rating!r}; {expected}")
+    require(math.isfinite(number), f"the rating of {item}{whose} is {shown(rating)}; {expected}")
     return number
 
 
 def _table_of(frame: Any) -> pl.DataFrame:
-    """A frame's columns. Raises ``InputError`` where it is one column without a name."""
+    """A frame's columns. Raises ``InputError`` where it is one column without a name, where two
+    have the same name, or where a column mixes types."""
     try:
         return pl.DataFrame(pl.from_arrow(pa.table(frame)))
+    except pl.exceptions.DuplicateError as error:
+        raise InputError("two columns of the frame have the same name; rename one") from error
     except (pa.ArrowInvalid, TypeError) as error:
+        if hasattr(frame, "columns"):
+            reason = "; ".join(" ".join(str(part).split()) for part in error.args)
+            raise InputError(
+                f"a column of the frame is not of one type ({reason}); make it all text or all "
+                "numbers"
+            ) from error
         raise InputError(
             f"the ratings are one column ({type(frame).__name__}); expected {{item: rating}}, "
             "pairs (item, rating), items, or a frame; of one column make a list or a mapping"
@@ -169,6 +192,8 @@ def _of_frame(frame: Any) -> KnownRatings:
         f"no column of the frame is the item; it has {', '.join(table.columns)}; rename one item",
     )
     columns = {role: name for role, name in names.items() if name is not None}
+    for name in columns.values():
+        _require_plain(table, name)
     _warn_of_one_user(table.columns, columns)
     values = {
         role: (number_value if role == "rating" else id_value)(name, table.schema[name])
@@ -206,6 +231,7 @@ def _of_frame(frame: Any) -> KnownRatings:
 def _warn_of_one_user(available: list[str], columns: Mapping[str, str]) -> None:
     """Warn where no column is the user and one that is not read may be: rows would mix users."""
     others = [name for name in available if name not in columns.values()]
+    others = [name for name in others if not name.startswith("__index_level_")]  # of pandas
     others = [name for name in others if not usual_columns("timestamp", [name])]
     if "user" not in columns and others:
         warnings.warn(
@@ -224,6 +250,14 @@ def _column(role: str, available: list[str]) -> str | None:
         "and drop the others",
     )
     return candidates[0] if candidates else None
+
+
+def _require_plain(table: pl.DataFrame, column: str) -> None:
+    kind = table.schema[column]
+    require(
+        not kind.is_nested(),
+        f"column {column} of the frame holds {kind}; expected one value in each row",
+    )
 
 
 def _require_good(table: pl.DataFrame, role: str, column: str, value: Value) -> None:

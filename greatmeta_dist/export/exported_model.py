@@ -194,7 +194,7 @@ class ExportedModel:
         """[d] a feature's embedding: of several values their sum or mean."""
         rows, table = self._row_of[field["name"]], self.tensors[f"values.{field['name']}"]
         values = value if isinstance(value, list | tuple) else [value]
-        tokens = [_value_token(v, field) for v in values if v is not None]
+        tokens = [_value_token(v, field) for v in values if not _is_missing(v)]
         unknown = len(rows)
         index = [rows.get(token, unknown) for token in tokens] or [unknown]
         chosen = table[torch.tensor(index)]
@@ -206,7 +206,8 @@ class ExportedModel:
         by_item = {_token(item): _number(rating, item) for item, rating in entries}
         ratings = self._labels(by_item, is_rated)
         has_text = any(isinstance(item, str) for item, _ in entries)
-        return self._indices([*by_item], "interactions"), ratings, has_text
+        index = self._indices([*by_item], "interactions", stacklevel=4)
+        return index, ratings, has_text
 
     def _labels(self, by_item: Mapping[str, float], is_rated: bool) -> list[float]:
         """Ratings or clicks, as the model was trained on them."""
@@ -229,14 +230,14 @@ class ExportedModel:
                 )
         return list(by_item.values())
 
-    def _indices(self, tokens: Sequence[str], what: str) -> list[int]:
+    def _indices(self, tokens: Sequence[str], what: str, *, stacklevel: int = 3) -> list[int]:
         """Items' indices; that of the unknown item, with a warning, where one is not known."""
         unknown = [token for token in tokens if token not in self._index]
         if unknown:
             warnings.warn(
                 f"{len(unknown)} of {len(tokens)} {what} are of items that the catalogue does not "
                 f"have, and count as unknown; the first is {unknown[0]}",
-                stacklevel=3,
+                stacklevel=stacklevel,
             )
         return [self._index.get(token, len(self.items)) for token in tokens]
 
@@ -300,6 +301,10 @@ def _token(value: Any) -> str:
     if not is_number or not math.isfinite(value) or value != math.floor(value):
         raise ValueError(f"{value!r} is no id; expected a text or a whole number")
     return str(math.floor(value))
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _value_token(value: Any, field: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from greatmeta_dist.data.known_ratings import named_rows, token_of
 from greatmeta_dist.data.manifest import ITEM_ID, Field
 from greatmeta_dist.data.store import FeatureSpec, Store
 from greatmeta_dist.data.vocabulary import BIN, bin_token
-from greatmeta_dist.errors import require
+from greatmeta_dist.errors import require, shown
 from greatmeta_dist.priors.base import ItemFeature
 from greatmeta_dist.ragged import Ragged, offsets_of
 
@@ -35,14 +35,14 @@ def item_features(items: Any) -> FeaturesByItem:
         return _distinct(tokens, features)
     require(
         isinstance(items, Iterable) and not isinstance(items, str | bytes),
-        f"the items are {items!r}; expected {{item: {{feature: value}}}}, ids, or a frame",
+        f"the items are {shown(items)}; expected {{item: {{feature: value}}}}, ids, or a frame",
     )
     if not isinstance(items, Mapping):
         return {token_of(item): {} for item in items}
     for item, features in items.items():
         require(
             isinstance(features, Mapping),
-            f"the features of item {item} are {features!r}; expected {{feature: value}}",
+            f"the features of item {item} are {shown(features)}; expected {{feature: value}}",
         )
     return _distinct([token_of(item) for item in items], [dict(f) for f in items.values()])
 
@@ -131,7 +131,8 @@ def _tokens(value: Any, field: Field) -> list[str]:
     """A feature's values as the vocabulary has them; none where nothing is known."""
     is_list = isinstance(value, list | tuple | np.ndarray)
     require(
-        field.is_list or not is_list, f"{field.name} is {value!r}; it has one value for each item"
+        field.is_list or not is_list,
+        f"{field.name} is {shown(value)}; it has one value for each item",
     )
     values = list(value) if is_list else [value]
     known = [v for v in values if v is not None and not (isinstance(v, float) and math.isnan(v))]
@@ -145,5 +146,5 @@ def _finite(value: Any, field: Field) -> float:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
-    require(math.isfinite(number), f"{field.name} is {value!r}; expected a finite number")
+    require(math.isfinite(number), f"{field.name} is {shown(value)}; expected a finite number")
     return number

@@ -6,7 +6,8 @@ has no features, and a rating of it still tells something of the user.
 Shapes: U users, I items of the catalogue.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -19,7 +20,7 @@ from greatmeta_dist.data.manifest import Field
 from greatmeta_dist.data.store import FeatureSpec, Store
 from greatmeta_dist.data.tasks import Features, TaskTable
 from greatmeta_dist.data.vocabulary import bin_token
-from greatmeta_dist.errors import require
+from greatmeta_dist.errors import require, shown
 from greatmeta_dist.evaluation.scoring import Scorer
 from greatmeta_dist.ragged import Ragged, concatenate, offsets_of
 
@@ -130,6 +131,17 @@ class NewUsers:
             )
         return known.rating
 
+    def unknown_values(self, users: Iterable[UserFeatures]) -> list[tuple[str, str]]:
+        """Features with values that have no row of their own. The features are checked before."""
+        fields = {field.name: field for field in self.fields}
+        return [
+            (name, token)
+            for user in users
+            for name, value in user.items()
+            for token in _tokens(value, fields[name])
+            if token not in self.rows_of[name]
+        ]
+
     def _features(self, users: Sequence[UserFeatures]) -> Features:
         fields, names = self.fields, self.rows_of.keys()
         for user in users:
@@ -149,9 +161,7 @@ class NewUsers:
         """[U] embedding rows of each user's values; the unknown row where there is none."""
         rows, lists = self.rows_of[field.name], []
         for user in users:
-            value = user.get(field.name)
-            values = value if isinstance(value, list | tuple) else [value]
-            tokens = [_token(v, field) for v in values if v is not None]
+            tokens = _tokens(user.get(field.name), field)
             known = [rows.get(token, field.unknown_row) for token in tokens]
             lists.append(known or [field.unknown_row])
         flat = np.array([row for one in lists for row in one], np.int32)
@@ -163,6 +173,13 @@ def is_whole_id(token: str) -> bool:
     return token.isdecimal() and (token == "0" or token[0] != "0")
 
 
+def _tokens(value: Any, field: Field) -> list[str]:
+    """A feature's values as the vocabulary has them. Raises ``InputError``."""
+    values = value if isinstance(value, list | tuple) else [value]
+    is_missing = [v is None or (isinstance(v, float) and math.isnan(v)) for v in values]
+    return [_token(v, field) for v, lacks in zip(values, is_missing, strict=True) if not lacks]
+
+
 def _token(value: Any, field: Field) -> str:
     """A feature's value as the vocabulary has it. Raises ``InputError``."""
     if field.edges is None:
@@ -171,5 +188,5 @@ def _token(value: Any, field: Field) -> str:
         number = float(value)
     except (TypeError, ValueError):
         number = float("nan")
-    require(np.isfinite(number), f"{field.name} is {value!r}; expected a finite number")
+    require(np.isfinite(number), f"{field.name} is {shown(value)}; expected a finite number")
     return bin_token(number, np.array(field.edges))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from greatmeta_dist.data.known_ratings import KnownRatings, known_ratings, like, token_of
 from greatmeta_dist.data.store import FeatureSpec, Store
 from greatmeta_dist.data.tasks import TaskTable
-from greatmeta_dist.errors import require
+from greatmeta_dist.errors import require, shown
 from greatmeta_dist.evaluation.scoring import Scorer
 from greatmeta_dist.recommend.catalogue_scorer import CatalogueScorer, TopItems
 from greatmeta_dist.recommend.explain import ExplainedUser, Explainer
@@ -85,7 +85,11 @@ class Ranker:
         is_number = isinstance(explain, int | np.integer) and not isinstance(explain, bool)
         require(
             is_number and explain >= 0,
-            f"explain is {explain!r}; expected a number of reasons from 0 on",
+            f"explain is {shown(explain)}; expected a number of reasons from 0 on",
+        )
+        require(
+            isinstance(exclude_seen, bool | np.bool_),
+            f"exclude_seen is {shown(exclude_seen)}; expected True or False",
         )
         known = known_ratings(interactions)
         tasks = self._tasks(known, user_features)
@@ -154,23 +158,35 @@ class Ranker:
         )
 
     def _tasks(self, known: KnownRatings, user_features: Any) -> TaskTable:
-        """The users as tasks; warns of items that are not in the catalogue."""
-        self._indices(known.item, "interactions")
-        return self.tasks(known, user_features)
+        """The users as tasks; warns of items and values that training did not have."""
+        self._indices(known.item, "interactions", stacklevel=5)
+        tasks = self.tasks(known, user_features)
+        features = user_features or {}
+        of_users = [features] if known.is_one_user else features.values()
+        unknown = self.new_users.unknown_values(of_users)
+        if unknown:
+            warnings.warn(
+                f"{len(unknown)} values of user features count as unknown: training did not have "
+                f"them, or hardly; the first is {' '.join(unknown[0])}",
+                stacklevel=4,
+            )
+        return tasks
 
     def tasks(self, known: KnownRatings, user_features: Any) -> TaskTable:
         """The users as tasks. Raises ``InputError``."""
-        by_user = user_features or {}
-        if by_user and known.is_one_user:
+        by_user = {} if user_features is None else user_features
+        if isinstance(by_user, Mapping) and len(by_user) and known.is_one_user:
             by_user = {known.users[0]: by_user}
         is_good = isinstance(by_user, Mapping) and all(
             isinstance(features, Mapping) for features in by_user.values()
         )
         form = "{feature: value}" if known.is_one_user else "{user: {feature: value}}"
-        require(is_good, f"user_features are {user_features!r}; expected {form}")
+        require(is_good, f"user_features are {shown(user_features)}; expected {form}")
         return self.new_users.tasks(known, by_user)
 
-    def _indices(self, tokens: Sequence[str], what: str) -> NDArray[np.int64]:
+    def _indices(
+        self, tokens: Sequence[str], what: str, *, stacklevel: int = 4
+    ) -> NDArray[np.int64]:
         """Items' indices; warns of those that are not in the catalogue."""
         indices = self.new_users.indices(tokens)
         is_unknown = indices == len(self.new_users.items)
@@ -179,7 +195,7 @@ class Ranker:
             warnings.warn(
                 f"{int(is_unknown.sum())} of {len(tokens)} {what} are of items that the catalogue "
                 f"does not have, and count as unknown; the first is {first}",
-                stacklevel=4,
+                stacklevel=stacklevel,
             )
         return indices
 
@@ -199,13 +215,14 @@ class Ranker:
 def check_k(k: Any) -> None:
     """Raise ``InputError`` unless k is a number of items."""
     is_number = isinstance(k, int | np.integer) and not isinstance(k, bool)
-    require(is_number and k > 0, f"k is {k!r}; expected a whole number from 1 on")
+    require(is_number and k > 0, f"k is {shown(k)}; expected a whole number from 1 on")
 
 
 def tokens_of(items: Iterable[Any], what: str) -> list[str]:
     """Items as a catalogue has them. Raises ``InputError``."""
     is_list = isinstance(items, Iterable) and not isinstance(items, str | bytes)
-    require(is_list, f"{what} are {items!r}; expected a list of items")
+    is_list = is_list and not hasattr(items, "columns")  # a frame
+    require(is_list, f"{what} are {shown(items)}; expected a list of items")
     return [token_of(item) for item in items]
 
 

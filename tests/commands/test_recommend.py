@@ -282,6 +282,7 @@ def test_seen_items_and_other_than_candidates_are_left_out_as_asked(recommend, l
     assert pl.read_parquet("again").equals(pl.read_parquet("some"))
 
 
+@pytest.mark.filterwarnings("ignore:1 values of user features count as unknown")
 def test_a_click_run_takes_ratings_or_clicks_and_users_features(recommend, clicks, log):
     predictor = Predictor.load(clicks)
     Path("people.csv").write_text("u,age,country\nn0,25,fr\nn1,31,mars\nn2,,no\n")
@@ -331,7 +332,11 @@ BAD = {
     "no user": ("u,i,r\n,i1,5\n", ["data.max_rejected_fraction=1"], "names no user"),
     "k": ("u,i,r\na,i1,5\n", ["k=0"], "k is 0; it must be 1 or more"),
     "k text": ("u,i,r\na,i1,5\n", ["k=many"], "k is 'many'"),
-    "column": ("u,i,r\na,i1,5\n", ["data.columns.item=z"], "new.csv has no column z; it has u, i"),
+    "column": (
+        "u,i,r\na,i1,5\n",
+        ["data.columns.item=z"],
+        "new.csv has no column z; it has u, i, r; name the right ones in data.columns",
+    ),
     "null": ("u,i,r\na,i1,5\n", ["data.columns.rating=null"], "this run predicts ratings; name"),
     "no file": ("", ["users=none.csv"], "users=none.csv does not exist"),
     "out": ("u,i,r\na,i1,5\n", ["out=new.csv"], "out=new.csv is users=new.csv, or lies in it"),

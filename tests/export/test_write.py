@@ -167,6 +167,7 @@ def test_a_traced_program_scores_as_before(stores, priors, name, labels, tmp_pat
     assert agreement.largest_difference < 2e-5
 
 
+@pytest.mark.filterwarnings("ignore:1 values of user features count as unknown")
 @pytest.mark.parametrize(
     "known, features",
     [

@@ -99,7 +99,8 @@ def require_known(columns: ColumnsConfig, available: Sequence[str], name: str) -
     missing = [c for c in columns_of(columns).values() if c not in available]
     require(
         not missing,
-        f"{name} has no column {', '.join(missing)}; it has {', '.join(available)}",
+        f"{name} has no column {', '.join(missing)}; it has {', '.join(available)}; name the right "
+        "ones in data.columns",
     )
 
 

@@ -18,7 +18,9 @@ def train_run(config: Config, run: Path, *, overrides: list[str]) -> None:
     metrics = launch(config, run, display)
     best = metrics["best"]
     if best:
-        display.say(f"best validation RMSE {best['rmse']:.4f} at step {best['step']}")
+        is_click = "log_loss" in best  # the best step is that of the least one
+        number = f"log loss {best['log_loss']:.4f}" if is_click else f"RMSE {best['rmse']:.4f}"
+        display.say(f"best validation {number} at step {best['step']}")
     display.say(
         f"run {run} is at step {metrics['step']}; evaluate it: greatmeta evaluate run={run}"
     )

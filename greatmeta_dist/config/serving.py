@@ -30,8 +30,8 @@ class ServeConfig:
     """How long a request waits for others where a replica is idle. Those that come while it is busy
     wait for it, and are answered together, whatever this is."""
     max_queued: int = 200
-    """Requests that wait for a replica, at most. Further ones are refused at once, with status
-    503."""
+    """Requests that wait at each replica, at most; as many more wait before all replicas. Further
+    ones are refused at once, with status 503."""
     max_k: int = 1000
     """The most items that a request may ask for."""
     max_body_kib: int = 1024

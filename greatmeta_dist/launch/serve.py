@@ -130,8 +130,9 @@ def bound(config: ServeConfig, load: Callable[[], Served]) -> serve.Application:
     deployment: serve.Deployment = Recommender.options(  # type: ignore[attr-defined]
         num_replicas=config.replicas,
         ray_actor_options={"num_cpus": config.threads, "num_gpus": _gpus(config)},
-        # While a batch is computed, the next one gathers.
-        max_ongoing_requests=2 * config.max_batch,
+        # All wait at the replicas, where the next batch gathers while one is computed. Serve's own
+        # queue offers what it holds with growing pauses, in which replicas idle.
+        max_ongoing_requests=config.max_batch + config.max_queued,
         max_queued_requests=config.max_queued,
     )
     return deployment.bind(config, load)

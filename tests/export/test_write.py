@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 from logs import csv_config, write_log
-from small_training import prepare_store, small
+from model_forms import DEEP, MODELS, fitted_priors, rating_and_click_stores
+from small_training import small
 
 from greatmeta_dist.cli import main
 from greatmeta_dist.config import Config, InnerConfig, ModelConfig
@@ -27,20 +28,11 @@ from greatmeta_dist.export.check import compare
 from greatmeta_dist.export.exported_model import PROGRAM, ExportedModel
 from greatmeta_dist.export.write import export_model
 from greatmeta_dist.predict import Predictor
-from greatmeta_dist.priors.fit import Priors, fit_priors
+from greatmeta_dist.priors.fit import Priors
 from greatmeta_dist.recommend.new_users import with_unknown_item
 from greatmeta_dist.training.build import Model, build_model
 from greatmeta_dist.training.loop import train
 
-DEEP = ModelConfig(embedding_dim=4, hidden=[8, 6], embedding_std=1.0)
-MODELS = {
-    "shipped": DEEP,
-    "relu": replace(DEEP, activation="relu"),
-    "linear": replace(DEEP, activation="none", target="rating", embedding_std=0.1),
-    "no encoder": replace(DEEP, has_encoder=False, has_kernel=False, activation="gelu"),
-    "no kernel": replace(DEEP, has_kernel=False, is_film_residual=False),
-    "model alone": replace(DEEP, use_bayesian_mf=False, target="standardised"),
-}
 TRACED = [("relu", "ratings"), ("no encoder", "clicks"), ("model alone", "clicks")]
 """Together with the run below, every branch of a program."""
 NOT_NEEDED = ("greatmeta_dist", "hydra", "omegaconf", "pandas", "polars", "pyarrow", "ray", "scipy")
@@ -98,22 +90,12 @@ def traced_before(exported, monkeypatch) -> None:
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory) -> dict[str, Store]:
-    folder = tmp_path_factory.mktemp("clicks")
-    clicks = csv_config(write_log(folder, num_users=120), label="click", click_at=3.5)
-    prepare(clicks, folder / "store")
-    return {
-        "ratings": Store(prepare_store(tmp_path_factory.mktemp("ratings"))),
-        "clicks": Store(folder / "store"),
-    }
+    return rating_and_click_stores(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def priors(stores) -> dict[str, Priors]:
-    options = Config().priors
-    return {
-        name: fit_priors(store.training_rows(), options, lambda stage, share: None)
-        for name, store in stores.items()
-    }
+    return fitted_priors(stores)
 
 
 def far_adapting(

@@ -47,19 +47,20 @@ from greatmeta_dist.engine import communicator
 
 communicator.START_PATIENCE = timedelta(seconds=20)
 
-from greatmeta_dist.cli import main
+from greatmeta_dist.__main__ import main
 from greatmeta_dist.training import prior_cache
 
+seconds = int(sys.argv.pop())
 fit = prior_cache.fit_priors
 
 def slow_fit(rows, options, progress):
-    for _ in range(10 * int(sys.argv.pop())):
+    for _ in range(10 * seconds):
         time.sleep(0.1)
         progress("slowly", 0)
     return fit(rows, options, progress)
 
 prior_cache.fit_priors = slow_fit
-sys.exit(main(sys.argv[1:-1]))
+sys.exit(main())
 """
 """``greatmeta`` with a fit that takes some seconds more, and less patience with silent workers."""
 

@@ -5,50 +5,28 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from logs import csv_config, write_log
-from small_training import prepare_store
+from model_forms import DEEP, MODELS, fitted_priors, rating_and_click_stores
 
 from greatmeta_dist.config import Config, InnerConfig, ModelConfig
-from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.data.tasks import TaskTable
 from greatmeta_dist.errors import InputError
 from greatmeta_dist.evaluation.scoring import Scorer
 from greatmeta_dist.priors.base import RatingPrior
-from greatmeta_dist.priors.fit import Priors, fit_priors
+from greatmeta_dist.priors.fit import Priors
 from greatmeta_dist.recommend import catalogue_scorer
 from greatmeta_dist.recommend.catalogue_scorer import CatalogueScorer
 from greatmeta_dist.training.build import build_model
 
-DEEP = ModelConfig(embedding_dim=4, hidden=[8, 6], embedding_std=1.0)
-MODELS = {
-    "shipped": DEEP,
-    "relu": replace(DEEP, activation="relu"),
-    "linear": replace(DEEP, activation="none", target="rating", embedding_std=0.1),
-    "no encoder": replace(DEEP, has_encoder=False, has_kernel=False, activation="gelu"),
-    "no kernel": replace(DEEP, has_kernel=False, is_film_residual=False),
-    "model alone": replace(DEEP, use_bayesian_mf=False, target="standardised"),
-}
-
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory) -> dict[str, Store]:
-    folder = tmp_path_factory.mktemp("clicks")
-    clicks = csv_config(write_log(folder, num_users=120), label="click", click_at=3.5)
-    prepare(clicks, folder / "store")
-    return {
-        "ratings": Store(prepare_store(tmp_path_factory.mktemp("ratings"))),
-        "clicks": Store(folder / "store"),
-    }
+    return rating_and_click_stores(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def priors(stores) -> dict[str, Priors]:
-    options = Config().priors
-    return {
-        name: fit_priors(store.training_rows(), options, lambda stage, share: None)
-        for name, store in stores.items()
-    }
+    return fitted_priors(stores)
 
 
 def scorer_of(store: Store, priors: Priors, model: ModelConfig, *, steps: int = 3) -> Scorer:

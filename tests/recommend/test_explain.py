@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import torch
 from logs import csv_config, write_log
+from model_forms import DEEP, MODELS, fitted_priors
 from small_training import prepare_store, small
 
 from greatmeta_dist.config import Config, InnerConfig, ModelConfig, PriorsConfig
@@ -33,15 +34,6 @@ from greatmeta_dist.recommend.rating_moves import Support, adapt_by_rating
 from greatmeta_dist.training.build import build_model
 from greatmeta_dist.training.loop import train
 
-DEEP = ModelConfig(embedding_dim=4, hidden=[8, 6], embedding_std=1.0)
-MODELS = {
-    "shipped": DEEP,
-    "relu": replace(DEEP, activation="relu"),
-    "linear": replace(DEEP, activation="none", target="rating", embedding_std=0.1),
-    "no encoder": replace(DEEP, has_encoder=False, has_kernel=False, activation="gelu"),
-    "no kernel": replace(DEEP, has_kernel=False, is_film_residual=False),
-    "model alone": replace(DEEP, use_bayesian_mf=False, target="standardised"),
-}
 OFFSETS_ALONE = replace(
     DEEP, has_encoder=False, has_kernel=False, use_bayesian_mf=False, activation="none"
 )
@@ -76,10 +68,7 @@ def stores(tmp_path_factory) -> dict[str, Store]:
 def priors(stores) -> dict[str, Priors]:
     # So few users would all be of one component.
     options = PriorsConfig(bayesian_mf=BayesianMFConfig(min_component_users=15))
-    return {
-        name: fit_priors(store.training_rows(), options, lambda stage, share: None)
-        for name, store in stores.items()
-    }
+    return fitted_priors(stores, options)
 
 
 @pytest.fixture(scope="module")

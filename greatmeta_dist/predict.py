@@ -99,10 +99,11 @@ class Predictor:
         Polars, pandas) with columns of users, items and ratings under usual names. Ids are as in
         the log.
 
-        ``user_features`` are ``{feature: value}``, or ``{user: {feature: value}}`` for many. Items
-        that the user knows are left out with ``exclude_seen``. ``candidates`` are the only items
-        that may be recommended. Fewer items than k give fewer rows. With ``explain`` each has the
-        so many things in words, ``why``, that moved its score most.
+        ``user_features`` are ``{feature: value}``; of many users ``{user: {feature: value}}``, or a
+        frame with a column of users and one for each feature. Items that the user knows are left
+        out with ``exclude_seen``. ``candidates`` are the only items that may be recommended. Fewer
+        items than k give fewer rows. With ``explain`` each has the so many things in words,
+        ``why``, that moved its score most.
 
         Returns ``Recommendation`` tuples ``(item, score)`` for one user, a dictionary of such lists
         for many, and a frame of ``user``, ``rank``, ``item``, ``score`` for a frame. A score is a

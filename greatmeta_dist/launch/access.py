@@ -13,6 +13,7 @@ from pathlib import Path
 from greatmeta_dist.config import ClusterConfig
 from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.options.checks import OF_A_JOB
+from greatmeta_dist.processors import available_processors
 
 CONNECT_S = 10.0
 """How long a cluster may take to answer."""
@@ -57,10 +58,12 @@ def prepare_to_join(cluster: ClusterConfig) -> None:
     """Ask the cluster for an answer, and have Ray send our token where the cluster wants one.
 
     Writes ``RAY_AUTH_MODE`` in the environment, which Ray reads when it is imported. Raises
-    ``InputError`` where nothing answers, or the token is missing or wrong.
+    ``InputError`` where nothing answers, or the token is missing or wrong. Where a local Ray is to
+    be started, raises it where this machine has too little for it.
     """
     address = address_to_join(cluster)
     if address is None:
+        _require_room_here(cluster)
         return
     require(
         not address.startswith(("http://", "https://")),
@@ -79,6 +82,29 @@ def prepare_to_join(cluster: ClusterConfig) -> None:
         if not is_auto:
             raise
         # The cluster that was started last is gone; Ray looks whether another one runs.
+
+
+def _require_room_here(cluster: ClusterConfig) -> None:
+    """Raise ``InputError`` where a Ray of this machine alone can never have what is asked."""
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        return  # that one is used, whatever it is
+    workers = cluster.fewest_workers
+    needed = {"CPU": workers * cluster.threads, "GPU": workers * (cluster.gpus_per_worker or 0)}
+    present = {"CPU": available_processors(), "GPU": _num_gpus() if needed["GPU"] else 0}
+    for kind, total in needed.items():
+        require(
+            total <= present[kind],
+            f"a Ray on this machine can never have that: "
+            f"{'1 worker needs' if workers == 1 else f'{workers} workers need'} {total:g} {kind}, "
+            f"and it has {present[kind]}; ask for less, or name a larger cluster with "
+            "cluster.address",
+        )
+
+
+def _num_gpus() -> int:
+    import torch  # it is imported by whatever computes on a GPU, and not by what prepares
+
+    return torch.cuda.device_count()
 
 
 def _require_entry(address: str) -> None:

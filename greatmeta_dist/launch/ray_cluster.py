@@ -42,11 +42,10 @@ def connected(cluster: ClusterConfig, display: Display) -> Iterator[None]:
             ray.init(address=address, **common)
         else:
             display.say("starting a local Ray")
-            _warn_of_sharing(cluster, display)
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
             ray.init(
                 address="local",
-                num_cpus=max(available_processors(), cluster.most_workers * cluster.threads),
+                num_cpus=max(available_processors(), cluster.fewest_workers * cluster.threads),
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 _node_ip_address="127.0.0.1",
@@ -71,12 +70,3 @@ def is_own_ray() -> bool:
     """Whether this process started the Ray that it is connected to: that one never grows."""
     node = ray._private.worker._global_node
     return node is not None and node.head
-
-
-def _warn_of_sharing(cluster: ClusterConfig, display: Display) -> None:
-    num_processors, num_threads = available_processors(), cluster.most_workers * cluster.threads
-    if num_threads > num_processors:
-        display.say(
-            f"{cluster.most_workers} workers with {cluster.threads} threads each share "
-            f"{num_processors} processors; as many workers as processors are faster"
-        )

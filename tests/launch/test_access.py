@@ -5,8 +5,10 @@ import sys
 
 import pytest
 
+from greatmeta_dist.cli import main
 from greatmeta_dist.config import ClusterConfig
 from greatmeta_dist.errors import InputError
+from greatmeta_dist.launch import access
 from greatmeta_dist.launch.access import Token, address_to_join, find_token, prepare_to_join
 
 
@@ -52,6 +54,35 @@ def test_a_token_is_looked_for_where_ray_looks_for_it(monkeypatch, tmp_path):
 def test_an_address_without_a_cluster_is_one_line(address, reason):
     with pytest.raises(InputError, match=reason):
         prepare_to_join(ClusterConfig(kind="ray", address=address))
+
+
+@pytest.mark.parametrize(
+    "command, words, lack",
+    [
+        ("prepare", ("cluster.workers=4",), "4 workers need 4 CPU, and it has 2"),
+        ("train", ("cluster.workers=4",), "4 workers need 4 CPU, and it has 2"),
+        ("train", ("cluster.workers=2", "cluster.threads=2"), "2 workers need 4 CPU, and it has 2"),
+        ("train", ("cluster.workers=[4,8]",), "4 workers need 4 CPU, and it has 2"),
+        ("train", ("cluster.gpus_per_worker=1",), "1 worker needs 1 GPU, and it has 0"),
+    ],
+)
+def test_what_a_ray_of_this_machine_can_never_have_is_said_at_once(
+    command, words, lack, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(access, "available_processors", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    folders = {"train": ("run=run", "store=store"), "prepare": ("data=synthetic", "store=store")}
+    assert main([command, *folders[command], "cluster=ray", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"a Ray on this machine can never have that: {lack}; ask for less" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_range_of_workers_takes_what_this_machine_has(monkeypatch):
+    monkeypatch.setattr(access, "available_processors", lambda: 2)
+    prepare_to_join(ClusterConfig(kind="ray", workers=[1, 8]))
+    prepare_to_join(ClusterConfig(kind="ray", workers=2))
 
 
 def test_asking_a_cluster_imports_nothing_of_ray():

@@ -18,6 +18,14 @@ from pathlib import Path
 
 START_S = 90.0
 STOP_S = 10.0
+SETTINGS = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # A busy machine is slow to start agents, without which a node ends.
+    "RAY_agent_register_timeout_ms": "180000",
+    # No workers are started before there is work for them: that would be most of a test's time.
+    "RAY_prestart_worker_first_driver": "0",
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ def ray_head() -> Iterator[Head]:
             f"--runtime-env-agent-port={ports[6]}", "--object-store-memory=100000000",
             f"--temp-dir={folder}",
         ],
-        env=head.environment | {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"},
+        env=head.environment | SETTINGS,
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,

@@ -7,6 +7,7 @@ not is one line.
 import json
 import logging
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -24,6 +25,9 @@ EXTRA = ("aiohttp", "requests")
 """Packages that Ray's client needs, and that only submitting needs."""
 ANSWER_S = 30.0
 """How long the API may be silent before the connection counts as lost."""
+READY_S, RETRY_S = 60.0, 1.0
+NOT_READY = "No available agent"
+"""What a head answers that has just started."""
 FROM_ENVIRONMENT = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 OF_OURS = "greatmeta_command"
 """The key of a job's metadata that only our jobs have."""
@@ -122,7 +126,7 @@ class JobsApi:
         environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(options.pop("stop_wait_s"))}
         with self._errors_in_one_line(is_server_lost=False):
             try:
-                self._client.submit_job(
+                self._start_when_ready(
                     entrypoint=entrypoint,
                     submission_id=job.id,
                     metadata=metadata,
@@ -134,6 +138,18 @@ class JobsApi:
                     return False
                 raise
         return True
+
+    def _start_when_ready(self, **job: Any) -> None:
+        """Start a job; what starts jobs on a head comes up a while after its dashboard."""
+        deadline = time.monotonic() + READY_S
+        while True:
+            try:
+                self._client.submit_job(**job)
+                return
+            except RuntimeError as error:
+                if NOT_READY not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(RETRY_S)
 
     def stop(self, job_id: str) -> None:
         """Ask a job to stop; it writes a checkpoint first."""

@@ -6,7 +6,6 @@ config is composed, and what a command computes with where it runs.
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import greatmeta_dist
 from greatmeta_dist.config import Config
@@ -15,6 +14,7 @@ from greatmeta_dist.options.checks import check_folders, check_words
 from greatmeta_dist.options.hints import command_hint
 from greatmeta_dist.options.job_words import jobs_words, submitted_words
 from greatmeta_dist.options.names import COMMANDS
+from greatmeta_dist.storage.local_copy import shown
 
 HELP, SWEEP = ("-h", "--help"), ("-m", "--multirun")
 
@@ -49,7 +49,7 @@ def exit_code(run: Callable[[], int | None]) -> int:
 
 def _fail(message: str, code: int) -> int:
     """Print an error in one line; returns the exit code."""
-    print(f"greatmeta: {' '.join(message.split())}", file=sys.stderr)
+    print(f"greatmeta: {' '.join(shown(message).split())}", file=sys.stderr)
     return code
 
 
@@ -116,15 +116,13 @@ def _inspect(config: Config, overrides: list[str]) -> None:
 def _prepare(config: Config, overrides: list[str]) -> None:
     from greatmeta_dist.commands.prepare import prepare_store
 
-    prepare_store(
-        config.data, Path(config.store or ""), config.cluster, typed=_typed(overrides, "data")
-    )
+    prepare_store(config.data, config.store or "", config.cluster, typed=_typed(overrides, "data"))
 
 
 def _train(config: Config, overrides: list[str]) -> None:
     from greatmeta_dist.commands.train import train_run
 
-    train_run(config, Path(config.run or ""), overrides=overrides)
+    train_run(config, config.run or "", overrides=overrides)
 
 
 def _evaluate(config: Config, overrides: list[str]) -> None:
@@ -136,7 +134,7 @@ def _evaluate(config: Config, overrides: list[str]) -> None:
 def _export(config: Config, overrides: list[str]) -> None:
     from greatmeta_dist.commands.export import export_run
 
-    export_run(Path(config.run or ""), Path(config.out or ""))
+    export_run(config.run or "", config.out or "")
 
 
 def _recommend(config: Config, overrides: list[str]) -> None:

@@ -33,8 +33,10 @@ from greatmeta_dist.recommend.new_item_evidence import NewItemEvidence, added_it
 from greatmeta_dist.recommend.new_items import FeaturesByItem
 from greatmeta_dist.recommend.new_users import NewUsers
 from greatmeta_dist.recommend.ranker import Ranker
+from greatmeta_dist.storage.local_copy import address, local_folder
 from greatmeta_dist.training.build import Model, build_model
 from greatmeta_dist.training.run_config import saved_config
+from greatmeta_dist.training.run_copy import folder_to_read
 from greatmeta_dist.training.run_folder import require_same_store
 from greatmeta_dist.training.saved_model import SavedModel
 
@@ -67,7 +69,7 @@ class Predictor:
         damaged checkpoint. Raises ``InputError`` where the folder holds no run, a run of another
         version, or no checkpoint.
         """
-        run = Path(run)
+        run = folder_to_read(run)
         config = saved_config(run)
         require(
             config is not None,
@@ -230,7 +232,7 @@ class Predictor:
         path = folder or self.config.store
         require(path is not None, f"{self.run}/config.yaml names no store; add store=DIR")
         assert path is not None
-        store = Store(Path(path))
+        store = Store(local_folder(path))
         require_same_store(self.store_identity, store, self.run)
         store.check()
         return store
@@ -250,7 +252,7 @@ class RunModel:
     @classmethod
     def of(cls, predictor: Predictor) -> "RunModel":
         """Of a predictor that this process has loaded, and need not load again."""
-        model = cls(str(predictor.run.resolve()), predictor.step, predictor.blend_weight)
+        model = cls(address(predictor.run), predictor.step, predictor.blend_weight)
         keep(model, predictor)
         return model
 

@@ -31,8 +31,9 @@ SMALL_TRAINING = [
 """Added to every training that starts."""
 SMALL_CODE = {r"\bsteps=\d+": "steps=4", r"\bvalid_every=\d+": "valid_every=2"}
 """What is replaced in Python code."""
-ONLY_CHECKED = ("cluster=ray", "cluster.address=", "cluster.workers=")
-"""Options of commands that are not run here: ``tests/launch`` starts groups and services."""
+ONLY_CHECKED = ("cluster=ray", "cluster.address=", "cluster.workers=", "run=s3://", "store=s3://")
+"""Options of commands that are not run here: ``tests/launch`` starts groups and services, and
+``tests/storage`` a server of objects."""
 NOT_RUN = ("serve", "submit", "jobs")
 """Commands that are checked alone, for the same reason."""
 OTHER_PROGRAMS = ("cd", "curl", "git", "ray", "serve", "kubectl")

@@ -16,6 +16,7 @@ LEVELS = {
     "signals": 2,
     "meta": 2,
     "priors": 3,
+    "storage": 3,
     "data": 4,
     "batching": 5,
     "engine": 6,

@@ -26,8 +26,10 @@ from greatmeta_dist.launch.network import TorchConfigOnRaysNetwork
 from greatmeta_dist.launch.restart import Outcome, attempt
 from greatmeta_dist.launch.waiting import Need, Waiting, needed, require_possible
 from greatmeta_dist.signals import noted_stop_signals
+from greatmeta_dist.storage.local_copy import LocalCopy, absolute, address
 from greatmeta_dist.training.device import local_device
 from greatmeta_dist.training.loop import train
+from greatmeta_dist.training.run_copy import folder_to_train
 from greatmeta_dist.training.run_folder import open_run
 
 RAY_FOLDER = ".ray"
@@ -42,7 +44,7 @@ def train_on_ray(config: Config, run: Path, display: Display) -> dict[str, Any]:
     """Train on Ray as ``config.cluster`` says; returns what ``metrics.json`` holds."""
     with open_run(config, run, display) as config, connected(config.cluster, display):
         run = run.resolve()
-        config = replace(config, store=str(Path(config.store or "").resolve()))
+        config = replace(config, store=absolute(config.store or ""))
         need = needed(config.cluster)
         require_possible(need)
         mailbox = _start_mailbox(run)
@@ -50,7 +52,8 @@ def train_on_ray(config: Config, run: Path, display: Display) -> dict[str, Any]:
         try:
             error = _run_trainer(_trainer(config, run, mailbox, need), mailbox, display, waiting)
         finally:
-            shutil.rmtree(run / RAY_FOLDER, ignore_errors=True)
+            with suppress(OSError):  # an object store that does not answer says so elsewhere
+                _delete_ray_folder(run)
         outcome: Outcome | None = ray.get(mailbox.outcome.remote())
         if outcome is None:
             reason = str(error).strip().splitlines()[-1:] if error else ["no worker reported why"]
@@ -67,18 +70,30 @@ def _start_mailbox(run: Path) -> Any:
 
 def _trainer(config: Config, run: Path, mailbox: Any, need: Need) -> TorchTrainer:
     """Ray Train's group of workers. It restarts without limit: ``RestartPolicy`` sets the limit."""
-    shutil.rmtree(run / RAY_FOLDER, ignore_errors=True)
+    _delete_ray_folder(run)
+    copy = LocalCopy.of(run)
+    system, path = copy.origin.system if copy is not None else (None, str(run))
     return TorchTrainer(
         _run_worker,
-        train_loop_config={"config": config, "run": run, "mailbox": mailbox},
+        train_loop_config={"config": config, "run": address(run), "mailbox": mailbox},
         torch_config=TorchConfigOnRaysNetwork(timeout_s=int(START_PATIENCE.total_seconds())),
         scaling_config=_scaling(config.cluster, need),
         run_config=RunConfig(
             name=RAY_FOLDER,
-            storage_path=str(run),
+            storage_path=path,
+            storage_filesystem=system,
             failure_config=FailureConfig(max_failures=-1),
         ),
     )
+
+
+def _delete_ray_folder(run: Path) -> None:
+    """Delete what Ray Train wrote for itself."""
+    copy = LocalCopy.of(run)
+    if copy is None:
+        shutil.rmtree(run / RAY_FOLDER, ignore_errors=True)
+    else:
+        copy.origin.delete_all(RAY_FOLDER)
 
 
 def _run_trainer(
@@ -122,7 +137,8 @@ def _run_trainer(
 
 def _run_worker(arguments: dict[str, Any]) -> None:
     """What each worker does."""
-    config, run, mailbox = arguments["config"], arguments["run"], arguments["mailbox"]
+    config, mailbox = arguments["config"], arguments["mailbox"]
+    run = folder_to_train(arguments["run"])
     communicator = join(local_device(), is_fast=config.cluster.reduction == "fast")
     if communicator.is_spare:
         _stand_by(mailbox)

@@ -87,7 +87,7 @@ def check_folders(command: str, words: list[str], *, is_elsewhere: bool = False)
             require(_folder(values, name) is not None, f"{name}=FILE is not set; name {what}")
     if command == "train" and store is None and not is_elsewhere:
         require(
-            Path(run or "", "config.yaml").exists(),
+            "://" in (run or "") or Path(run or "", "config.yaml").exists(),
             f"store=DIR is not set, and {run} is no run to go on with; name the folder that "
             "prepare made",
         )

@@ -6,6 +6,7 @@ where it was submitted.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import greatmeta_dist
 from greatmeta_dist.__main__ import main
@@ -14,7 +15,7 @@ from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.launch.access import prepare_to_join
 from greatmeta_dist.launch.job_package import CHECKED, JobSpec, read_job_spec
 
-MAIN_FILES = {"run": "config.yaml", "store": "manifest.json"}
+MAIN_FILES = {"run": ("config.yaml",), "store": ("manifest.json",)}
 """The file by which a run, or a store, is known."""
 READ = {
     "prepare": ("data.path",),
@@ -24,7 +25,7 @@ READ = {
     "export": ("run",),
 }
 """Options that name what a command reads."""
-WRITTEN = {"prepare": "store", "train": "run", "recommend": "out", "export": "out"}
+WRITTEN = {"prepare": ("store",), "train": ("run",), "recommend": ("out",), "export": ("out",)}
 """The option that names what a command makes."""
 PATTERN = set("*?[,")
 """What a path of several files has."""
@@ -44,7 +45,7 @@ def run_job() -> None:
     from greatmeta_dist.cli import RUN
     from greatmeta_dist.launch.preflight import Folders, checked_cluster
 
-    folders = Folders(read=_read(spec.command, config), written=_written(spec.command, config))
+    folders = Folders(**_places(spec.command, config))
     with checked_cluster(spec.command, config.cluster, folders, may_wait=spec.may_wait) as found:
         print(f"{CHECKED}: {found}", flush=True)
         RUN[spec.command](config, spec.words)
@@ -65,21 +66,20 @@ def _config(spec: JobSpec) -> Config:
         ) from error
 
 
-def _read(command: str, config: Config) -> dict[str, Path]:
-    """What the command reads, by option; patterns and URLs are left to the command itself."""
-    paths = {name: _value(config, name) for name in READ[command]}
+def _places(command: str, config: Config) -> dict[str, Any]:
+    """What the command reads and writes, by option; patterns are left to the command itself."""
+    read = {name: _value(config, name) for name in READ[command]}
+    written = {name: _value(config, name) for name in WRITTEN.get(command, ())}
+    patterns = [name for name, path in read.items() if path and PATTERN & set(path)]
     return {
-        name: Path(path, MAIN_FILES.get(name, ""))
-        for name, path in paths.items()
-        if path and "://" not in path and not PATTERN & set(path)
+        "read": {
+            name: "/".join([path.rstrip("/"), *MAIN_FILES.get(name, ())])
+            for name, path in read.items()
+            if path and name not in patterns
+        },
+        "written": {name: path for name, path in written.items() if path},
+        "left": tuple(patterns),
     }
-
-
-def _written(command: str, config: Config) -> dict[str, Path]:
-    """What the command makes, by option."""
-    name = WRITTEN.get(command)
-    path = _value(config, name) if name else None
-    return {name: Path(path)} if name and path and "://" not in path else {}
 
 
 def _value(config: Config, name: str) -> str | None:

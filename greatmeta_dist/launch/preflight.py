@@ -3,19 +3,18 @@
 Each thing that is wrong would show anyway, but after minutes, in a worker's trace.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 from greatmeta_dist.launch.ray_cluster import connected, ray  # isort: split
 
 import greatmeta_dist
 from greatmeta_dist.config import ClusterConfig
 from greatmeta_dist.display import Silent
-from greatmeta_dist.errors import require
+from greatmeta_dist.errors import InputError, require
+from greatmeta_dist.launch.places import delete_mark, is_there, write_mark
 from greatmeta_dist.launch.waiting import Need, needed
 
 NODE_S = 120.0
@@ -26,9 +25,11 @@ NODE_S = 120.0
 class Folders:
     """What a job reads, and what it writes."""
 
-    read: dict[str, Path]
+    read: dict[str, str]
     """By the option that names it. A store or run is known by its main file."""
-    written: dict[str, Path]
+    written: dict[str, str]
+    left: tuple[str, ...] = ()
+    """Options that are left to the command: patterns of several files."""
 
 
 @contextmanager
@@ -49,7 +50,7 @@ def checked_cluster(
             "for nodes that somebody adds",
         )
         num_nodes = _check_nodes(folders)
-        yield _found(num_nodes, [*folders.read, *folders.written])
+        yield _found(num_nodes, folders)
 
 
 def _needed_by(command: str, cluster: ClusterConfig) -> Need:
@@ -60,9 +61,10 @@ def _needed_by(command: str, cluster: ClusterConfig) -> Need:
     return Need(1, {"CPU": 1.0} | ({"GPU": gpus} if gpus else {}))
 
 
-def _found(num_nodes: int, names: list[str]) -> str:
-    nodes = "1 node sees" if num_nodes == 1 else f"{num_nodes} nodes see"
-    return f"{nodes} {' and '.join(names)}"
+def _found(num_nodes: int, folders: Folders) -> str:
+    names = " and ".join([*folders.read, *folders.written]) or "this package"
+    left = f"; {' and '.join(folders.left)}: the command looks itself" if folders.left else ""
+    return f"{'1 node sees' if num_nodes == 1 else f'{num_nodes} nodes see'} {names}{left}"
 
 
 def _check_nodes(folders: Folders) -> int:
@@ -71,7 +73,7 @@ def _check_nodes(folders: Folders) -> int:
     A mark is written into each folder here, and read on all nodes: a folder of the same name may
     be another one there.
     """
-    marks: dict[str, Path] = {}
+    marks: dict[str, str] = {}
     made: list[Path] = []
     try:
         for name, path in folders.written.items():
@@ -84,46 +86,44 @@ def _check_nodes(folders: Folders) -> int:
             _require_seen(look, where, folders)
         return len(nodes)
     finally:
-        for path in marks.values():
-            path.unlink(missing_ok=True)
+        for mark in marks.values():
+            delete_mark(mark)
         for folder in reversed(made):
             with suppress(OSError):
                 folder.rmdir()
 
 
-def _write_mark(name: str, path: Path, made: list[Path]) -> Path:
-    """Write a mark beside what the job will write; notes in ``made`` the folders made for it."""
-    folder = path.parent
+def _write_mark(name: str, path: str, made: list[Path]) -> str:
+    """Write a mark beside what the job will write; raises ``InputError`` where that fails."""
     try:
-        missing = [p for p in (folder, *folder.parents) if not p.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        made += reversed(missing)
-        mark = folder / f".greatmeta-{uuid4().hex[:12]}"
-        mark.touch()
+        return write_mark(path, made)
     except OSError as error:
-        require(
-            False,
-            f"{name}={path} cannot be written where the job runs ({error.strerror}); name a folder "
-            "that all nodes share and may write",
-        )
-    return mark
+        raise InputError(
+            f"{name}={path} cannot be written where the job runs ({_reason(error)}); name a folder "
+            "that all nodes share and may write"
+        ) from error
 
 
-def _look_on(node: str, folders: Folders, marks: dict[str, Path]) -> "ray.ObjectRef":
+def _reason(error: Exception) -> str:
+    return " ".join((getattr(error, "strerror", None) or str(error)).split())[:300]
+
+
+def _look_on(node: str, folders: Folders, marks: dict[str, str]) -> "ray.ObjectRef":
     """Start looking on one node; it takes no CPU, so a busy node looks too."""
     there = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
     task = ray.remote(_unseen).options(num_cpus=0, scheduling_strategy=there, max_retries=1)
     return task.remote(folders.read, marks)
 
 
-def _unseen(read: dict[str, Path], marks: dict[str, Path]) -> tuple[str, list[str]]:
-    """The package's version on this node, and the options whose folders it does not see."""
-    unseen = [name for name, path in read.items() if not path.exists()]
-    for name, mark in marks.items():
-        with suppress(OSError):
-            os.listdir(mark.parent)  # network file systems keep an older listing for a while
-        if not mark.exists():
-            unseen.append(name)
+def _unseen(read: dict[str, str], marks: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """The package's version on this node, and why it does not see what options name."""
+    unseen = {}
+    for name, place in {**read, **marks}.items():
+        try:
+            if not is_there(place):
+                unseen[name] = "it is not there"
+        except (OSError, InputError) as error:
+            unseen[name] = _reason(error)
     return greatmeta_dist.__version__, unseen
 
 
@@ -143,8 +143,9 @@ def _require_seen(look: "ray.ObjectRef", where: str, folders: Folders) -> None:
         "version on all nodes, or send it along with submit.wheel",
     )
     paths = {**folders.read, **folders.written}
-    for name in unseen:
+    for name, reason in unseen.items():
         require(
             False,
-            f"{name}={paths[name]} is not seen by {where}; name a folder that all nodes share",
+            f"{name}={paths[name]} is not seen by {where} ({reason}); name a folder that all nodes "
+            "share",
         )

@@ -36,7 +36,7 @@ ONLY_CHECKED = ("cluster=ray", "cluster.address=", "cluster.workers=", "run=s3:/
 ``tests/storage`` a server of objects."""
 NOT_RUN = ("serve", "submit", "jobs")
 """Commands that are checked alone, for the same reason."""
-OTHER_PROGRAMS = ("cd", "curl", "git", "ray", "serve", "kubectl")
+OTHER_PROGRAMS = ("cd", "curl", "export", "git", "kill", "ray", "serve", "kubectl")
 """Programs of others that documents may show."""
 STORES = {
     "stores/first": "data=synthetic",
@@ -73,7 +73,7 @@ class Reader:
 
 def run_command(words: list[str]) -> None:
     """Run one shell command in small, or check it."""
-    program, *rest = words
+    program, *rest = in_folder(words, Path.cwd())
     if re.fullmatch(r"\w+=.*", program):
         return run_command(rest)
     program = program.removeprefix(".venv/bin/")
@@ -95,6 +95,11 @@ def run_command(words: list[str]) -> None:
         _check_pip(rest)
     else:
         assert program in OTHER_PROGRAMS, f"no way to check {program}"
+
+
+def in_folder(words: list[str], folder: Path) -> list[str]:
+    """The words as a shell in a folder would understand them."""
+    return [word.replace("$PWD", str(folder)) for word in words]
 
 
 def _run_ours(words: list[str]) -> None:

@@ -1,20 +1,36 @@
-"""Commands run as jobs of a real Ray head, and each way in which they cannot is one line."""
+"""Commands run as jobs of a real Ray cluster, and each way in which they cannot is one line.
 
+The jobs are those of the README's section on clusters; more claims are read off them.
+"""
+
+import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
 import venv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from ray_head import Head, ray_head
+from documents import Document
+from ray_head import NUM_NODES, Head, ray_head
+from reader import in_folder
+from small_training import prepare_store
 
+from benchmarks.chaos import digest
 from greatmeta_dist.cli import main
+from greatmeta_dist.commands import jobs as jobs_command
+from greatmeta_dist.display import Silent
+from greatmeta_dist.launch.local import launch
+from greatmeta_dist.options.compose import compose_config
 
-SMALL = ("train.users_per_batch=8", "train.steps=8")
+SMALL = ("train.users_per_batch=8", "train.steps=400", "train.checkpoint_every=20")
+START_S = 120.0
+"""How long a job may take until it trains."""
 
 
 @pytest.fixture(scope="module")
@@ -23,68 +39,172 @@ def head() -> Iterator[Head]:
         yield head
 
 
-def one_line(done: subprocess.CompletedProcess) -> str:
-    """The only line of an error."""
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("greatmeta: ")
-    assert "Traceback" not in done.stdout
-    return line
+@dataclass(frozen=True)
+class Done:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def line(self) -> str:
+        """The only line of its error."""
+        (line,) = self.err.splitlines()
+        assert line.startswith("greatmeta: ")
+        assert "Traceback" not in self.out
+        return line
 
 
-@pytest.mark.timeout(400)
-def test_a_training_is_submitted_followed_and_not_started_twice(head, uneven, tmp_path):
-    words = ("train", f"store={uneven}", f"run={tmp_path / 'run'}", "cluster.workers=2", *SMALL)
-    detached = head.submit(*words, options=("--detach",))
-    assert detached.returncode == 0, detached.stderr
-    assert "KiB" in detached.stdout
-    assert "1 node sees store and run" in detached.stdout
-    other = head.submit(*words, "train.seed=7")
-    assert other.returncode == 2
-    assert "is at work on" in one_line(other)
-    followed = head.submit(*words)
-    assert followed.returncode == 0, followed.stderr
-    assert "following it" in followed.stdout
-    assert "is at step 8" in followed.stdout
-    assert not (tmp_path / "run" / ".ray").exists()
-    listed = head.run("jobs", f"cluster.address={head.dashboard}").stdout.splitlines()
-    mine = [line for line in listed if str(tmp_path / "run") in line]
-    assert len(mine) == 1
-    assert "SUCCEEDED" in mine[0]
+Run = Callable[..., Done]
 
 
-def test_a_job_that_can_never_run_ends_with_code_2_and_says_why(head, uneven, tmp_path):
-    done = head.submit("train", f"run={tmp_path / 'run'}", "store=/nowhere/store", *SMALL)
-    assert done.returncode == 2
-    unseen = "store=/nowhere/store/manifest.json is not seen by node"
-    assert unseen in done.stdout.splitlines()[-1]
-    assert done.stderr == ""
+@pytest.fixture
+def run(head, monkeypatch, capsys) -> Run:
+    """Runs a command of greatmeta as somebody does whom the cluster lets in."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", head.token)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", head.dashboard)
+
+    def run(*words: str) -> Done:
+        code = main(list(words))
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
+def wait_for(is_there: Callable[[], object]) -> None:
+    deadline = time.monotonic() + START_S
+    while not is_there():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def readme_commands(folder: Path) -> list[list[str]]:
+    """The commands of the README's section on clusters, as typed in a folder."""
+    text = Document("README.md").text
+    start = text[: text.index("## On a cluster")].count("\n")
+    block = next(b for b in Document("README.md").blocks("sh") if b.line > start)
+    commands = [in_folder(words, folder) for words in block.commands()]
+    return [[*words, *SMALL] if "train" in words else words for words in commands]
+
+
+@pytest.mark.timeout(600)
+def test_the_readme_s_commands_train_through_a_dead_node_evaluate_and_recommend(
+    head, run, tmp_path, monkeypatch
+):
+    start, jobs, kill, watch, evaluate, recommend = readme_commands(tmp_path)
+    store = prepare_store(tmp_path)
+    (tmp_path / "stores").mkdir()
+    store.rename(tmp_path / "stores/first")
+    (tmp_path / "log.csv").rename(tmp_path / "new-users.csv")
+    folder = tmp_path / "runs/job"
+
+    started = run(*start[1:])
+    assert started.code == 0, started
+    assert "KiB" in started.out
+    assert f"{1 + NUM_NODES} nodes see store and run" in started.out
+    other = run(*start[1:], "train.seed=7")
+    assert other.code == 2
+    assert "is at work on" in other.line
+    (listed,) = run(*jobs[1:]).out.splitlines()
+    assert "RUNNING" in listed
+    assert str(folder) in listed
+
+    assert kill == ["kill", "$node"]
+    wait_for(lambda: list(folder.glob("checkpoints/*/manifest.json")))
+    head.kill_a_node_with_a_worker()
+
+    def write_and_interrupt(text: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:  # Ctrl-C as soon as the job's output comes
+        patch.setattr(jobs_command, "_write", write_and_interrupt)
+        left = run(*watch[1:])
+    assert left.code == 1
+    assert "goes on; follow it again: greatmeta jobs follow" in left.out
+
+    watched = run(*watch[1:])
+    assert watched.code == 0, watched
+    assert "is at work on that already; following it" in watched.out
+    assert "is at step 400" in watched.out
+    assert "restart" in watched.out
+    assert not (folder / ".ray").exists()
+    words = [word for word in start if "=" in word and not word.startswith(("run=", "cluster."))]
+    launch(compose_config([*words, "cluster.workers=1"]), tmp_path / "alone", Silent())
+    assert digest(folder) == digest(tmp_path / "alone")
+
+    evaluated = run(*evaluate[1:])
+    assert evaluated.code == 0, evaluated
+    assert json.loads((folder / "evaluation.json").read_text())["scenarios"]
+    recommended = run(*recommend[1:])
+    assert recommended.code == 0, recommended
+    assert (tmp_path / "lists.parquet").stat().st_size > 0
+    listed = run(*jobs[1:]).out.splitlines()
+    assert [line.split("-")[0] for line in listed] == ["train", "evaluate", "recommend"]
+    assert all("SUCCEEDED" in line for line in listed)
+
+
+@pytest.mark.parametrize(
+    "more, reason",
+    [
+        (("cluster.gpus_per_worker=1",), "1 worker needs 1 GPU, and it has 0"),
+        (("store=/nowhere/store",), "store=/nowhere/store/manifest.json is not seen by node"),
+    ],
+)
+def test_a_job_that_can_never_run_ends_with_code_2_and_says_why(
+    run, uneven, tmp_path, more, reason
+):
+    words = {"store": f"store={uneven}"} | {word.partition("=")[0]: word for word in more}
+    done = run("submit", "--", "train", f"run={tmp_path / 'run'}", *words.values(), *SMALL)
+    assert done.code == 2
+    assert reason in done.out.splitlines()[-1]
+    assert done.err == ""
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_head_without_the_package_is_one_line(head, uneven, tmp_path):
+def test_a_head_without_the_package_is_one_line(run, uneven, tmp_path):
     venv.create(tmp_path / "empty")
     python = f"submit.python={tmp_path / 'empty/bin/python'}"
-    words = ("train", f"store={uneven}", f"run={tmp_path / 'run'}", *SMALL)
-    done = head.submit(*words, options=(python,))
-    assert done.returncode == 1
-    assert "has no greatmeta_dist; install it on its nodes" in one_line(done)
-    assert "No module" not in done.stdout
+    done = run("submit", python, "--", "train", f"store={uneven}", f"run={tmp_path / 'run'}")
+    assert done.code == 1
+    assert "has no greatmeta_dist; install it on its nodes" in done.line
+    assert "No module" not in done.out
 
 
-def test_a_job_that_is_stopped_ends_with_1_and_says_so(head, uneven, tmp_path):
+@pytest.mark.timeout(300)
+def test_a_job_that_is_stopped_ends_with_1_and_says_so(run, uneven, tmp_path):
     words = ("train", f"store={uneven}", f"run={tmp_path / 'run'}", "train.steps=100000")
-    started = head.submit(*words, options=("--detach",))
-    (job,) = [line.split()[1] for line in started.stdout.splitlines() if "is submitted" in line]
-    address = f"cluster.address={head.dashboard}"
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run/tensorboard").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
-    assert head.run("jobs", "stop", job, address).returncode == 0
-    done = head.run("jobs", "follow", job, address)
-    assert done.returncode == 1
-    assert f"job {job} was stopped" in one_line(done)
+    started = run("submit", "--detach", "--", *words)
+    (job,) = [line.split()[1] for line in started.out.splitlines() if "is submitted" in line]
+    wait_for((tmp_path / "run/tensorboard").exists)
+    assert run("jobs", "stop", job).code == 0
+    done = run("jobs", "follow", job)
+    assert done.code == 1
+    assert f"job {job} was stopped" in done.line
     assert list((tmp_path / "run/checkpoints").iterdir())
+
+
+@pytest.mark.timeout(300)
+def test_waiting_for_a_cluster_says_for_what_and_ends_at_a_signal(head, uneven, tmp_path):
+    words = [
+        "train", f"store={uneven}", f"run={tmp_path / 'run'}", "cluster=ray",
+        f"cluster.address={head.gcs}", "cluster.workers=8", "train.users_per_batch=8",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "greatmeta_dist", *words],
+        env=head.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        wait = "waiting for the cluster to grow or to be free: 8 workers need 8 CPU, and it has "
+        while wait not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        output = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert output == "greatmeta: interrupted; run the same command again to go on\n"
 
 
 def test_each_way_in_which_a_cluster_does_not_answer_is_one_line(
@@ -133,39 +253,6 @@ def test_a_training_says_in_one_line_that_its_token_is_wrong(
     assert "submit this one: greatmeta submit" in refused(head.dashboard)
     assert "is no Ray cluster" in refused(head.dashboard.removeprefix("http://"))
     assert not (tmp_path / "run").exists()
-
-
-def test_waiting_for_a_cluster_says_for_what_and_ends(head, uneven, tmp_path):
-    lack = "waiting for the cluster to grow or to be free: 4 workers need 4 CPU, and it has 2"
-    words = [
-        "train", f"store={uneven}", "cluster=ray", f"cluster.address={head.gcs}",
-        "cluster.workers=4", "train.users_per_batch=8",
-    ]  # fmt: skip
-    late = [*words, f"run={tmp_path / 'a'}", "cluster.wait_s=1"]
-    patient = [*words, f"run={tmp_path / 'b'}"]
-    # One process, since what takes its time is to import torch and Ray.
-    program = f"""
-import sys
-from greatmeta_dist import cli
-from greatmeta_dist.__main__ import main
-sys.exit(main(lambda: 10 * cli.main({late!r}) + cli.main({patient!r})))
-"""
-    with subprocess.Popen(
-        [sys.executable, "-u", "-c", program],
-        env=head.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        for _ in (late, patient):
-            while lack not in process.stdout.readline():
-                assert process.poll() is None
-        process.send_signal(signal.SIGTERM)
-        first, second = process.communicate(timeout=60)[1].splitlines()
-    assert process.returncode == 11
-    assert first.startswith("greatmeta: waited 1 s for the cluster (cluster.wait_s)")
-    assert second == "greatmeta: interrupted; run the same command again to go on"
 
 
 def test_a_relative_run_in_a_job_is_refused(tmp_path, monkeypatch, capsys):

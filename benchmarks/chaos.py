@@ -212,9 +212,9 @@ class Nodes:
         """
         for node in self._nodes:
             (raylet,) = node.all_processes["raylet"]
-            descendants = _descendants(raylet.process.pid)
-            if not any("Mailbox" in title for title in descendants.values()):
-                for pid in (raylet.process.pid, *descendants):
+            started = descendants(raylet.process.pid)
+            if not any("Mailbox" in title for title in started.values()):
+                for pid in (raylet.process.pid, *started):
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
                 self._nodes.remove(node)
@@ -225,7 +225,7 @@ class Nodes:
         self._cluster.shutdown()
 
 
-def _descendants(root: int) -> dict[int, str]:
+def descendants(root: int) -> dict[int, str]:
     """Processes that a process started, directly or not, with their command lines."""
     parent, title = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
@@ -234,12 +234,12 @@ def _descendants(root: int) -> dict[int, str]:
                 (folder / "stat").read_text().rpartition(")")[2].split()[1]
             )
             title[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
-    descendants: dict[int, str] = {}
+    found: dict[int, str] = {}
     level = {root}
     while level:
         level = {pid for pid, above in parent.items() if above in level and pid in title}
-        descendants |= {pid: title[pid] for pid in level}
-    return descendants
+        found |= {pid: title[pid] for pid in level}
+    return found
 
 
 @contextmanager

@@ -31,6 +31,7 @@ LEVELS = {
     "commands": 12,
     "cli": 13,
     "__main__": 14,
+    "submitted": 15,
 }
 """A module may import modules of its own folder or of a lower level."""
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -71,7 +71,7 @@ def _recommend(config: Config, out: Path, typed: Collection[str], display: Displ
             typed=typed,
             progress=progress,
             run_units=run_units,
-            run_model_units=model_unit_runner(config.cluster),
+            run_model_units=model_unit_runner(config.cluster, display),
         )
     if summary.is_new:
         for line in _lines(summary, request):

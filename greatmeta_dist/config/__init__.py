@@ -14,6 +14,7 @@ from greatmeta_dist.config.evaluation import EvaluateConfig
 from greatmeta_dist.config.model import InnerConfig, ModelConfig
 from greatmeta_dist.config.priors import PriorsConfig
 from greatmeta_dist.config.serving import ServeConfig
+from greatmeta_dist.config.submitting import SubmitConfig
 from greatmeta_dist.config.training import SchedulerConfig, TrainConfig
 from greatmeta_dist.errors import require
 
@@ -28,6 +29,7 @@ __all__ = [
     "PriorsConfig",
     "SchedulerConfig",
     "ServeConfig",
+    "SubmitConfig",
     "TrainConfig",
 ]
 
@@ -44,6 +46,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
+    submit: SubmitConfig = field(default_factory=SubmitConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     store: str | None = None
     """Folder of the prepared data: a path, or a URL such as s3://bucket/folder."""

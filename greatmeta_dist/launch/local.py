@@ -24,6 +24,7 @@ from greatmeta_dist.config import Config
 from greatmeta_dist.display import Display, Silent
 from greatmeta_dist.engine.communicator import START_PATIENCE, DistributedCommunicator, PeerLost
 from greatmeta_dist.errors import require
+from greatmeta_dist.launch.access import prepare_to_join
 from greatmeta_dist.launch.restart import Outcome, RestartPolicy, attempt
 from greatmeta_dist.launch.torchrun import train_as_member
 from greatmeta_dist.launch.units import no_ray
@@ -72,6 +73,7 @@ def launch(config: Config, run: str | Path, display: Display | None = None) -> d
 
 
 def _train_on_ray(config: Config, run: Path, display: Display) -> dict[str, Any]:
+    prepare_to_join(config.cluster)  # before Ray is imported
     try:
         from greatmeta_dist.launch.ray import train_on_ray
     except ModuleNotFoundError as error:

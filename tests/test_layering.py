@@ -27,9 +27,10 @@ LEVELS = {
     "export": 10,
     "predict": 10,
     "launch": 11,
-    "commands": 12,
-    "cli": 13,
-    "__main__": 14,
+    "sweep": 12,
+    "commands": 13,
+    "cli": 14,
+    "__main__": 15,
 }
 """A module may import modules of its own folder or of a lower level."""
 FILES = sorted(PACKAGE.rglob("*.py"))

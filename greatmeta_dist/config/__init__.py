@@ -14,6 +14,7 @@ from greatmeta_dist.config.evaluation import EvaluateConfig
 from greatmeta_dist.config.model import InnerConfig, ModelConfig
 from greatmeta_dist.config.priors import PriorsConfig
 from greatmeta_dist.config.serving import ServeConfig
+from greatmeta_dist.config.sweep import SweepConfig
 from greatmeta_dist.config.training import SchedulerConfig, TrainConfig
 from greatmeta_dist.errors import require
 
@@ -28,6 +29,7 @@ __all__ = [
     "PriorsConfig",
     "SchedulerConfig",
     "ServeConfig",
+    "SweepConfig",
     "TrainConfig",
 ]
 
@@ -43,6 +45,7 @@ class Config:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     store: str | None = None

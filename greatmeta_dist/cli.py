@@ -110,8 +110,14 @@ def _train(config: Config, overrides: list[str]) -> None:
 
 def _evaluate(config: Config, overrides: list[str]) -> None:
     from greatmeta_dist.commands.evaluate import evaluate_config
+    from greatmeta_dist.commands.evaluate_sweep import evaluate_sweep
+    from greatmeta_dist.sweep.folder import is_sweep
 
-    evaluate_config(config, _typed(overrides, "data"))
+    run = Path(config.run or "")
+    if is_sweep(run):
+        evaluate_sweep(config, run, is_anew=bool(_typed(overrides, "evaluate")))
+    else:
+        evaluate_config(config, _typed(overrides, "data"))
 
 
 def _export(config: Config, overrides: list[str]) -> None:

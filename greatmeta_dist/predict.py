@@ -35,7 +35,7 @@ from greatmeta_dist.recommend.new_users import NewUsers
 from greatmeta_dist.recommend.ranker import Ranker
 from greatmeta_dist.training.build import Model, build_model
 from greatmeta_dist.training.run_config import saved_config
-from greatmeta_dist.training.run_folder import require_same_store
+from greatmeta_dist.training.run_folder import SWEEP, require_same_store
 from greatmeta_dist.training.saved_model import SavedModel
 
 FOR_PREDICTIONS: checkpoint.Wanted = {"rows": None}
@@ -68,6 +68,11 @@ class Predictor:
         version, or no checkpoint.
         """
         run = Path(run)
+        require(
+            not (run / SWEEP).exists(),
+            f"{run} is the folder of a sweep; name one of its runs, of which {run}/summary.csv "
+            "marks the best",
+        )
         config = saved_config(run)
         require(
             config is not None,

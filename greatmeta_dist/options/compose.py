@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import cache
 from typing import Any
 
 import yaml
@@ -62,22 +63,19 @@ def with_changes(saved: Config, config: Config, words: list[str]) -> Config:
     return OmegaConf.to_object(merged)  # type: ignore[return-value]
 
 
-def compose_jobs(jobs: list[list[str]]) -> list[Config]:
-    """The configs of several commands, each as ``compose_config`` gives it.
+def compose_job(words: list[str]) -> Config:
+    """The config of one of many similar commands, as ``compose_config`` gives it.
 
-    Hydra takes half a second for one, so it composes once for all jobs that differ only in single
-    options, and these are set in the sections that they belong to.
+    Hydra takes half a second for one. So it composes once for all that have the same presets and
+    paths; single options are set in the sections that they belong to.
     """
-    common = [word for word in jobs[0] if all(word in job for job in jobs)] if jobs else []
-    composed: dict[tuple[str, ...], Config] = {}
-    configs = []
-    for job in jobs:
-        single = [word for word in job if word not in common and _is_plain(word)]
-        base = tuple(word for word in job if word not in single)
-        if base not in composed:
-            composed[base] = compose_config(list(base))
-        configs.append(_with_words(composed[base], single))
-    return configs
+    base = tuple(word for word in words if not _is_plain(word))
+    return _with_words(_composed(base), [word for word in words if _is_plain(word)])
+
+
+@cache
+def _composed(words: tuple[str, ...]) -> Config:
+    return compose_config(list(words))
 
 
 def _is_plain(word: str) -> bool:

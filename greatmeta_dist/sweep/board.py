@@ -60,7 +60,7 @@ class Board:
         elif running and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             for name, line in running.items():
-                self.say(f"running  {name}: {line}")
+                self.say(f"running  {name}{f': {line}' if line else ''}")
 
     def _table(self, running: dict[str, str]) -> Table:
         table = Table.grid(padding=(0, 2))

@@ -1,16 +1,18 @@
 """The process of one training of a sweep: ``python -m greatmeta_dist.sweep.job``.
 
-Its words come through standard input, which stays open while the sweep lives. What it prints is the
-run's log, and its exit code says how it ended.
+Its config comes through standard input, which stays open while the sweep lives. What it prints is
+the run's log, and its exit code says how it ended.
 """
 
-import json
 import os
+import pickle
 import signal
 import sys
 import threading
 from pathlib import Path
 from typing import Any
+
+from greatmeta_dist.config import Config
 
 CODES = {"done": 0, "failed": 1, "bad input": 2, "interrupted": 3}
 """Exit codes by the kind of an outcome (``launch/restart.py``)."""
@@ -23,10 +25,10 @@ def main() -> int:
     """Train; the exit code."""
     # A shell that starts a command in the background has it ignore Ctrl-C, and we stop by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    request = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_sweep, name="sweep", daemon=True).start()
     try:
-        kind, message = _train(request)
+        config, run, address = pickle.load(sys.stdin.buffer)
+        threading.Thread(target=_end_with_sweep, name="sweep", daemon=True).start()
+        kind, message = _train(config, run, address)
     except KeyboardInterrupt:
         kind, message = "interrupted", INTERRUPTED
     if message:
@@ -35,19 +37,14 @@ def main() -> int:
     return CODES[kind]
 
 
-def _train(request: dict[str, Any]) -> tuple[str, str]:
-    """Train as the request says; the kind of outcome, and its message."""
+def _train(config: Config, run: Path, address: str | None) -> tuple[str, str]:
+    """Train, on the Ray cluster at ``address`` if there is one; how it ended, and the message."""
     from greatmeta_dist.launch.cluster_of_sweep import joined
     from greatmeta_dist.launch.local import launch
     from greatmeta_dist.launch.restart import Outcome, attempt
-    from greatmeta_dist.options.compose import compose_config
-    from greatmeta_dist.sweep.plan import config_of_run
-
-    run = Path(request["run"])
 
     def train() -> dict[str, Any]:
-        config = config_of_run(run, compose_config(request["words"]), request["words"])
-        with joined(request["address"]):
+        with joined(address):
             return launch(config, run)
 
     outcome: Outcome = attempt(train)
@@ -56,7 +53,7 @@ def _train(request: dict[str, Any]) -> tuple[str, str]:
 
 def _end_with_sweep() -> None:
     """End this process when the sweep does, however that ends."""
-    while sys.stdin.readline():
+    while sys.stdin.buffer.read(1):
         pass
     os._exit(CODES["interrupted"])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from greatmeta_dist.config import ClusterConfig, Config, SweepConfig
 from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.options.checks import verbatim
-from greatmeta_dist.options.compose import compose_config, compose_jobs, with_changes
+from greatmeta_dist.options.compose import compose_config, compose_job, with_changes
 from greatmeta_dist.options.names import VERBATIM
 from greatmeta_dist.options.sweep_words import SweepWords, job_name
 from greatmeta_dist.sweep.folder import Job, SweepFolder
@@ -35,9 +35,10 @@ class Plan:
     def is_search(self) -> bool:
         return self.options.budget is not None
 
-    def words_of(self, job: Job) -> list[str]:
-        """The words of a job's training."""
-        return self.words.words(job.values)
+    def config_of(self, job: Job) -> Config:
+        """The config of a job's training, which may have begun before."""
+        words = self.words.words(job.values)
+        return config_of_run(self.folder.run(job), compose_job(words), words)
 
 
 def config_of_run(run: Path, config: Config, words: list[str]) -> Config:
@@ -70,7 +71,7 @@ def plan_sweep(folder: SweepFolder, words: list[str]) -> Plan:
 def _plan_combinations(folder: SweepFolder, parsed: SweepWords, options: SweepConfig) -> Plan:
     all_values = list(parsed.combinations())
     all_words = [parsed.words(values) for values in all_values]
-    configs = compose_jobs(all_words)
+    configs = [compose_job(words) for words in all_words]
     jobs: dict[str, Job] = {}
     for values, words, config in zip(all_values, all_words, configs, strict=True):
         job = folder.add(values, job_name(values), config, None)
@@ -90,12 +91,12 @@ def _check_search(folder: SweepFolder, parsed: SweepWords) -> Config:
     all_words = [
         parsed.words(first | {key: text}) for key, texts in values.items() for text in texts
     ]
-    configs = compose_jobs(all_words)
+    configs = [compose_job(words) for words in all_words]
     for words, config in zip(all_words, configs, strict=True):
         _check(folder.path / "trial", config, words, " ".join(words))
     for job in _trials(folder):
         words = parsed.words(job.values)
-        _check(folder.run(job), compose_config(words), words, job.name)
+        _check(folder.run(job), compose_job(words), words, job.name)
     return configs[0]
 
 

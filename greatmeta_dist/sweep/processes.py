@@ -1,7 +1,7 @@
 """Runs trainings side by side, each in a process of its own, as ``Room`` has room for them."""
 
-import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 import greatmeta_dist
+from greatmeta_dist.config import Config
 from greatmeta_dist.signals import noted_stop_signals
 from greatmeta_dist.sweep.board import Board
 from greatmeta_dist.sweep.folder import Job
@@ -30,7 +31,7 @@ class Task:
 
     job: Job
     run: Path
-    words: list[str]
+    config: Config
     need: dict[str, float]
 
 
@@ -101,10 +102,9 @@ def _start(task: Task, room: Room, address: str | None) -> _Process:
             [sys.executable, "-P", "-m", ENTRY],
             stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, process_group=0,
         )  # fmt: skip
-    request = {"words": task.words, "run": str(task.run), "address": address}
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it died at once, which its exit code will tell
-        process.stdin.write(json.dumps(request).encode() + b"\n")
+        pickle.dump((task.config, task.run, address), process.stdin)
         process.stdin.flush()
     return _Process(task, process, gpus)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from greatmeta_dist.config import ClusterConfig
 from greatmeta_dist.errors import InputError
-from greatmeta_dist.options.compose import compose_config
+from greatmeta_dist.options.compose import compose_job
 from greatmeta_dist.options.sweep_words import Range, SweepWords, job_name
 from greatmeta_dist.sweep.folder import Job
-from greatmeta_dist.sweep.plan import Plan, config_of_run
+from greatmeta_dist.sweep.plan import Plan
 from greatmeta_dist.sweep.processes import Task
 from greatmeta_dist.sweep.results import Result, read_result, trained_steps
 
@@ -110,7 +110,7 @@ class Search:
             for key, text in values.items()
         }
         name = f"trial-{number:03d},{job_name(short)}"
-        job = self.plan.folder.add(values, name, compose_config(words), number)
+        job = self.plan.folder.add(values, name, compose_job(words), number)
         self.plan.folder.write()
         return job
 
@@ -139,11 +139,10 @@ class Search:
 
 def _task(plan: Plan, job: Job, need_of: NeedOf) -> Task | None:
     """What a job needs to start; None where it is complete."""
-    words, run = plan.words_of(job), plan.folder.run(job)
-    config = config_of_run(run, compose_config(words), words)
+    run, config = plan.folder.run(job), plan.config_of(job)
     if trained_steps(run) >= config.train.steps:
         return None
-    return Task(job, run, words, need_of(config.cluster))
+    return Task(job, run, config, need_of(config.cluster))
 
 
 def _import_optuna() -> Any:

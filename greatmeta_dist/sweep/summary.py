@@ -17,6 +17,7 @@ from greatmeta_dist.sweep.results import Result, describe_best, loss_name, optio
 JSON, CSV = "summary.json", "summary.csv"
 SHOWN = ("rmse", "mae", "auc", "log_loss", "ndcg@10")
 """Metrics that the shown table has, where they are defined; the files have all."""
+NUMBER_WIDTH = 6
 HIGHER_IS_BETTER = ("auc", "ndcg", "hr", "recall", "mrr")
 
 
@@ -102,15 +103,18 @@ def _table(summary: dict[str, Any]) -> Table:
     names = _shown_names(runs)
     bests = {name: _best([of.get(name) for of in numbers.values()], name) for name in names}
     table = Table(box=SIMPLE, pad_edge=False)
-    for heading in ("", *_short(list(runs[0]["options"]) if runs else []), "status", "step"):
+    table.add_column("")
+    for heading in _short(list(runs[0]["options"]) if runs else []):
+        table.add_column(heading, overflow="fold")
+    for heading in ("status", "step"):
         table.add_column(heading, no_wrap=True)
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", min_width=NUMBER_WIDTH)
     for run in runs:
         cells = [_cell(numbers[run["run"]].get(name), bests[name]) for name in names]
         table.add_row(
             "*" if run["run"] == summary["best"] else "",
-            *run["options"].values(),
+            *map(_shown, run["options"].values()),
             run["status"],
             "" if run["step"] is None else str(run["step"]),
             *cells,
@@ -129,6 +133,14 @@ def _shown_names(runs: list[dict[str, Any]]) -> list[str]:
                 parts.setdefault(part, []).append(name)
     is_tested = len(parts) > 1
     return [n for part, of in parts.items() for n in of[: 1 if is_tested else 2]]
+
+
+def _shown(text: str) -> str:
+    """An option's value; a number that a search drew, in few digits."""
+    try:
+        return text if len(text) <= NUMBER_WIDTH else f"{float(text):.4g}"
+    except ValueError:
+        return text
 
 
 def _cell(number: float | None, best: float | None) -> Text:

@@ -16,6 +16,7 @@ from greatmeta_dist.config import Config
 
 CODES = {"done": 0, "failed": 1, "bad input": 2, "interrupted": 3}
 """Exit codes by the kind of an outcome (``launch/restart.py``)."""
+STDIN = 0
 PREFIX = "greatmeta: "
 """What the line begins with that says why a training ended."""
 INTERRUPTED = "interrupted"
@@ -53,7 +54,8 @@ def _train(config: Config, run: Path, address: str | None) -> tuple[str, str]:
 
 def _end_with_sweep() -> None:
     """End this process when the sweep does, however that ends."""
-    while sys.stdin.buffer.read(1):
+    # By its number: a thread that holds Python's own lock on it would abort an orderly exit.
+    while os.read(STDIN, 1):
         pass
     os._exit(CODES["interrupted"])
 

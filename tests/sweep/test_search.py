@@ -11,6 +11,7 @@ from greatmeta_dist.errors import InputError
 from greatmeta_dist.sweep.folder import SweepFolder
 from greatmeta_dist.sweep.plan import plan_sweep
 from greatmeta_dist.sweep.sources import Search
+from greatmeta_dist.training.run_config import write_config
 
 WORDS = [
     "train.learning_rate=tag(log,interval(1e-4,1e-1))",
@@ -43,6 +44,7 @@ def run_search(search: Search, num_trials: int | None = None) -> list[dict[str, 
             break
         drawn.append(task.job.values)
         task.run.mkdir(exist_ok=True)
+        write_config(task.run, task.config, note=None)
         rmse = abs(task.config.train.learning_rate - 0.01)
         metrics = {"step": 4, "valid": {}, "best": {"step": 4, "rmse": rmse}}
         (task.run / "metrics.json").write_text(json.dumps(metrics))

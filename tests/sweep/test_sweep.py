@@ -89,7 +89,8 @@ def test_a_sweep_stops_goes_on_survives_failures_and_takes_more_values(
     train(config, tmp_path / "alone", Display())
     assert_same(final_state(sweep / GOOD[1]), final_state(tmp_path / "alone"))
     names = [hyperparameters(sweep / name) for name in (*GOOD, *BAD)]
-    assert names[0] and all(of_run == names[0] for of_run in names)
+    assert names[0]
+    assert all(of_run == names[0] for of_run in names)
     capsys.readouterr()
 
     # More values, in other words: what is there already is not trained again.

@@ -16,7 +16,8 @@ from shown_logs import LOGS, USERS
 
 from greatmeta_dist.cli import main
 from greatmeta_dist.options.checks import check_words
-from greatmeta_dist.options.compose import compose_config, sweep
+from greatmeta_dist.options.compose import compose_config, compose_job
+from greatmeta_dist.options.sweep_words import SweepWords
 
 SMALL_DATA = ["data.users=300"]
 """Added to ``prepare data=synthetic``."""
@@ -30,8 +31,9 @@ SMALL_TRAINING = [
 """Added to every training that starts."""
 SMALL_CODE = {r"\bsteps=\d+": "steps=4", r"\bvalid_every=\d+": "valid_every=2"}
 """What is replaced in Python code."""
-ONLY_CHECKED = ("cluster=ray", "cluster.address=", "cluster.workers=")
-"""Options of commands that are not run here: ``tests/launch`` starts groups and services."""
+ONLY_CHECKED = ("cluster=ray", "cluster.address=", "cluster.workers=", "sweep.budget=")
+"""Options of commands that are not run here: ``tests/launch`` starts groups and services, and
+``tests/sweep`` searches."""
 OTHER_PROGRAMS = ("cd", "curl", "git", "ray", "serve", "kubectl")
 """Programs of others that documents may show."""
 STORES = {
@@ -101,7 +103,8 @@ def _run_ours(words: list[str]) -> None:
         return
     check_options(command, options)
     named = dict(word.split("=", 1) for word in options if "=" in word)
-    if command == "serve" or any(word.startswith(ONLY_CHECKED) for word in options):
+    goes_on = command == "train" and "-m" in options and "store" not in named
+    if command == "serve" or goes_on or any(word.startswith(ONLY_CHECKED) for word in options):
         return
     if command == "prepare":
         assert named.get("data.path", "log.csv") in LOGS, f"no small log for {words}"
@@ -114,7 +117,7 @@ def _run_ours(words: list[str]) -> None:
     elif command == "train" and "store" in named:
         _have_store(named["store"])
         shutil.rmtree(named["run"], ignore_errors=True)
-        options += SMALL_TRAINING
+        options = (_first_job(options) if "-m" in options else options) + SMALL_TRAINING
     elif command == "train":  # goes on with a run
         _have_run(named["run"])
         options = ["train.steps=6" if w.startswith("train.steps=") else w for w in options]
@@ -134,8 +137,22 @@ def check_options(command: str, options: list[str]) -> None:
     words = [word for word in options if word not in ("-m", "--multirun")]
     is_sweep = len(words) < len(options)
     check_words(command, words, is_sweep=is_sweep)
-    for job in sweep(words) if is_sweep else [words]:
-        compose_config(job)
+    if not is_sweep:
+        compose_config(words)
+        return
+    own = [word for word in words if word.startswith("sweep.")]
+    is_search = compose_config(own).sweep.budget is not None
+    parsed = SweepWords.parse([w for w in words if w not in own], is_search=is_search)
+    assert is_search or not parsed.ranges
+    for values in parsed.combinations():
+        compose_job(parsed.words(values))
+
+
+def _first_job(options: list[str]) -> list[str]:
+    """The words of a sweep with the first value alone of each option."""
+    parsed = SweepWords.parse([word for word in options if word != "-m"], is_search=False)
+    first = {key: f"choice({texts[0]})" for key, texts in parsed.values.items()}
+    return ["-m", *parsed.words(first)]
 
 
 def _run_python(words: list[str]) -> None:

@@ -23,6 +23,7 @@ from benchmarks.chaos import descendants
 
 START_S = 120.0
 STOP_S = 10.0
+TRIES = 3
 NUM_NODES = 2
 """Besides the head. Each node has one processor and no GPU."""
 SETTINGS = {
@@ -73,6 +74,32 @@ class Head:
                 start_new_session=True,
             )  # fmt: skip
 
+    def add_node(self, number: int) -> None:
+        """Start one more node, and wait until the head knows it; on a busy machine try again."""
+        for _ in range(TRIES):
+            node = self.start(f"node{number}", f"--address={self.gcs}")
+            if self.wait_for_nodes(number + 1, node):
+                self.nodes.append(node)
+                return
+            _end(node)
+        raise AssertionError(self._logs())
+
+    def wait_for_nodes(self, number: int, process: subprocess.Popen) -> bool:
+        """Wait for so many nodes besides the head; false where the process that starts one ended.
+
+        Raises ``AssertionError`` after ``START_S``.
+        """
+        deadline = time.monotonic() + START_S
+        while self.num_alive() < 1 + number:
+            if process.poll() is not None:
+                return False
+            assert time.monotonic() < deadline, self._logs()
+            time.sleep(0.3)
+        return True
+
+    def _logs(self) -> str:
+        return "".join(path.read_text() for path in self.folder.glob("*.log"))
+
     def num_alive(self) -> int:
         """Nodes that live, the head among them; 0 before the dashboard answers."""
         headers = {"Authorization": f"Bearer {self.token}"}
@@ -115,10 +142,9 @@ def ray_head() -> Iterator[Head]:
         f"--runtime-env-agent-port={ports[6]}", f"--temp-dir={folder}",
     )  # fmt: skip
     try:
-        _wait_until_ready(head, process, 1)
-        for number in range(NUM_NODES):
-            head.nodes.append(head.start(f"node{number}", f"--address={head.gcs}"))
-        _wait_until_ready(head, process, 1 + NUM_NODES)
+        head.wait_for_nodes(0, process)
+        for number in range(NUM_NODES):  # one by one: they look for free ports
+            head.add_node(number)
         yield head
     finally:
         for each in (*head.nodes, process):
@@ -138,15 +164,6 @@ def _end(process: subprocess.Popen) -> None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
-
-
-def _wait_until_ready(head: Head, process: subprocess.Popen, num_nodes: int) -> None:
-    deadline = time.monotonic() + START_S
-    while head.num_alive() < num_nodes:
-        logs = "".join(path.read_text() for path in head.folder.glob("*.log"))
-        assert process.poll() is None, logs
-        assert time.monotonic() < deadline, logs
-        time.sleep(0.3)
 
 
 def _free_ports(count: int) -> list[int]:

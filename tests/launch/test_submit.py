@@ -28,6 +28,9 @@ from greatmeta_dist.display import Silent
 from greatmeta_dist.launch.local import launch
 from greatmeta_dist.options.compose import compose_config
 
+# Of what Ray's client calls in aiohttp.
+pytestmark = pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning")
+
 SMALL = ("train.users_per_batch=8", "train.steps=400", "train.checkpoint_every=20")
 START_S = 240.0
 """How long a job may take until it trains."""

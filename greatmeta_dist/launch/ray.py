@@ -15,7 +15,8 @@ from typing import Any
 from greatmeta_dist.launch.ray_cluster import connected  # isort: split
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig
+from ray.train.v2.api.config import ScalingConfig
 
 from greatmeta_dist.config import ClusterConfig, Config
 from greatmeta_dist.display import Display, Silent
@@ -23,7 +24,7 @@ from greatmeta_dist.engine.communicator import START_PATIENCE, PeerLost, join
 from greatmeta_dist.launch.mailbox import Mailbox, PostingDisplay, shown_messages
 from greatmeta_dist.launch.network import TorchConfigOnRaysNetwork
 from greatmeta_dist.launch.restart import Outcome, attempt
-from greatmeta_dist.launch.scaling import Trainer
+from greatmeta_dist.launch.scaling import Trainer, policy_of
 from greatmeta_dist.launch.sigterm import is_terminated
 from greatmeta_dist.launch.waiting import Need, Waiting, needed, require_possible
 from greatmeta_dist.signals import noted_stop_signals
@@ -76,11 +77,10 @@ def _trainer(config: Config, run: Path, mailbox: Any, need: Need) -> Trainer:
     copy = LocalCopy.of(run)
     system, path = copy.origin.system if copy is not None else (None, str(run))
     return Trainer(
-        mailbox,
+        policy_of(_scaling(config.cluster, need), mailbox),
         _run_worker,
         train_loop_config={"config": config, "run": address(run), "mailbox": mailbox},
         torch_config=TorchConfigOnRaysNetwork(timeout_s=int(START_PATIENCE.total_seconds())),
-        scaling_config=_scaling(config.cluster, need),
         run_config=RunConfig(
             name=RAY_FOLDER,
             storage_path=path,
@@ -205,7 +205,7 @@ def _scaling(cluster: ClusterConfig, need: Need) -> ScalingConfig:
     """The workers of a group, from the fewest to the most, and what each of them takes."""
     is_elastic = cluster.most_workers > need.workers
     return ScalingConfig(
-        num_workers=(need.workers, cluster.most_workers) if is_elastic else need.workers,  # type: ignore[arg-type]
+        num_workers=(need.workers, cluster.most_workers) if is_elastic else need.workers,
         elastic_resize_monitor_interval_s=cluster.growth_interval_s,
         use_gpu="GPU" in need.each,
         resources_per_worker=dict(need.each),

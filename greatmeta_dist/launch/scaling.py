@@ -11,14 +11,15 @@ from typing import Any
 
 from greatmeta_dist.launch.ray_cluster import ray  # isort: split
 
-from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.scaling_policy import (
     ElasticScalingPolicy,
     FixedScalingPolicy,
     NoopDecision,
     ScalingDecision,
+    ScalingPolicy,
 )
+from ray.train.v2.api.config import ScalingConfig
 
 from greatmeta_dist.training.regroup import Regroup
 
@@ -28,17 +29,22 @@ ANSWER_S = 5.0
 
 
 class Trainer(TorchTrainer):
-    """Ray Train's trainer, with a policy that asks for another group through the mailbox."""
+    """Ray Train's trainer, with a policy of ours."""
 
-    def __init__(self, mailbox: Any, *arguments: Any, **options: Any):
-        super().__init__(*arguments, **options)
-        self._mailbox = mailbox
+    def __init__(self, policy: ScalingPolicy, *arguments: Any, **options: Any):
+        super().__init__(*arguments, scaling_config=policy.scaling_config, **options)
+        self._policy = policy
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
-        is_elastic = self.scaling_config.elasticity_enabled
-        policy = ElasticPolicy if is_elastic else FixedPolicy
-        options["scaling_policy"] = policy(self.scaling_config, self._mailbox)
-        return super()._initialize_and_run_controller(**options)
+        return super()._initialize_and_run_controller(  # type: ignore[misc]
+            **options | {"scaling_policy": self._policy}
+        )
+
+
+def policy_of(scaling_config: ScalingConfig, mailbox: Any) -> ScalingPolicy:
+    """The policy for a range of workers or for a fixed number of them."""
+    kind = ElasticPolicy if scaling_config.elasticity_enabled else FixedPolicy
+    return kind(scaling_config, mailbox)
 
 
 class FixedPolicy(FixedScalingPolicy):

@@ -1,10 +1,12 @@
 """Workers on Ray train together, and Ray is needed for nothing else."""
 
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,9 @@ from benchmarks.chaos import Nodes, Training, digest, disturb
 from greatmeta_dist.cli import main
 from greatmeta_dist.training.history import History
 
-STEPS = 600
+DRAIN_S = 2.0
+"""After so long Ray knows that a node which got SIGTERM is to be taken away."""
+STEPS = 400
 CHEAP = (
     f"train.steps={STEPS}",
     "train.checkpoint_every=1000",
@@ -50,10 +54,24 @@ def node_of(address: str, log: Path, *, num_cpus: int) -> Iterator[subprocess.Po
             [sys.executable, "-m", "ray.scripts.scripts", *words], stdout=out, stderr=out
         )
     try:
+        while "until terminated by a signal" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.1)
         yield process
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def paused(training: Training) -> Iterator[None]:
+    """The first worker rests while in the block, so that training does not end meanwhile."""
+    pid = training.workers()[0]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 @pytest.mark.slow
@@ -67,9 +85,13 @@ def test_a_group_grows_and_a_node_that_is_taken_away_costs_no_step(nodes, uneven
     training = Training.of(str(uneven), str(tmp_path / "run"), tmp_path / "log", *options)
     training.start()
     training.wait(lambda: len(training.workers()) == 1)
-    with node_of(nodes.address, tmp_path / "node", num_cpus=2) as node:
+    with ExitStack() as stack:
+        with paused(training):
+            node = stack.enter_context(node_of(nodes.address, tmp_path / "node", num_cpus=2))
         training.wait(lambda: len(training.workers()) == 2)
-        node.send_signal(signal.SIGTERM)
+        with paused(training):
+            node.send_signal(signal.SIGTERM)
+            time.sleep(DRAIN_S)
         training.wait(lambda: len(training.workers()) == 1)
         node.wait(60)
     assert training.end() == 0, training.log.read_text()

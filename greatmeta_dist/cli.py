@@ -80,31 +80,21 @@ def _run(words: list[str]) -> int | None:
 
 
 def _run_command(command: str, overrides: list[str], *, is_sweep: bool) -> None:
-    """Check the words, compose the config, and run the command: in a sweep, once for each job."""
+    """Check the words, compose the config, and run the command."""
     check_words(command, overrides, is_sweep=is_sweep)
     require(
         not is_sweep or command == "train",
         f"-m sweeps over trainings; run {command} once for each",
     )
-    check_folders(command, overrides)
-    from greatmeta_dist.options.compose import compose_config, sweep
+    check_folders(command, overrides, is_sweep=is_sweep)
+    if is_sweep:
+        from greatmeta_dist.commands.sweep import train_sweep
 
-    jobs = sweep(overrides) if is_sweep else [overrides]
-    configs = [compose_config(job) for job in jobs]
-    failed = []
-    for number, (job, config) in enumerate(zip(jobs, configs, strict=True)):
-        if not is_sweep:
-            RUN[command](config, job)
-            continue
-        print(f"sweep {number}: {' '.join(job)}")
-        try:
-            RUN[command](config, job)
-        except (InputError, RuntimeError) as error:
-            failed.append(number)
-            _fail(f"sweep {number}: {error}", 1)
-    if failed:
-        numbers = ", ".join(map(str, failed))
-        raise RuntimeError(f"{len(failed)} of {len(jobs)} jobs of the sweep failed: {numbers}")
+        train_sweep(overrides)
+        return
+    from greatmeta_dist.options.compose import compose_config
+
+    RUN[command](compose_config(overrides), overrides)
 
 
 def _inspect(config: Config, overrides: list[str]) -> None:
@@ -127,8 +117,13 @@ def _train(config: Config, overrides: list[str]) -> None:
 
 def _evaluate(config: Config, overrides: list[str]) -> None:
     from greatmeta_dist.commands.evaluate import evaluate_config
+    from greatmeta_dist.commands.evaluate_sweep import evaluate_sweep
+    from greatmeta_dist.sweep.folder import is_sweep
 
-    evaluate_config(config, _typed(overrides, "data"))
+    if is_sweep(config.run or ""):
+        evaluate_sweep(config, is_anew=bool(_typed(overrides, "evaluate")))
+    else:
+        evaluate_config(config, _typed(overrides, "data"))
 
 
 def _export(config: Config, overrides: list[str]) -> None:

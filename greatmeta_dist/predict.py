@@ -37,7 +37,7 @@ from greatmeta_dist.storage.local_copy import address, local_folder
 from greatmeta_dist.training.build import Model, build_model
 from greatmeta_dist.training.run_config import saved_config
 from greatmeta_dist.training.run_copy import folder_to_read
-from greatmeta_dist.training.run_folder import require_same_store
+from greatmeta_dist.training.run_folder import SWEEP, require_same_store
 from greatmeta_dist.training.saved_model import SavedModel
 
 FOR_PREDICTIONS: checkpoint.Wanted = {"rows": None}
@@ -70,6 +70,11 @@ class Predictor:
         version, or no checkpoint.
         """
         run = folder_to_read(run)
+        require(
+            not (run / SWEEP).exists(),
+            f"{run} is the folder of a sweep; name one of its runs, of which {run}/summary.csv "
+            "marks the best",
+        )
         config = saved_config(run)
         require(
             config is not None,

@@ -15,6 +15,7 @@ from greatmeta_dist.config.model import InnerConfig, ModelConfig
 from greatmeta_dist.config.priors import PriorsConfig
 from greatmeta_dist.config.serving import ServeConfig
 from greatmeta_dist.config.submitting import SubmitConfig
+from greatmeta_dist.config.sweep import SweepConfig
 from greatmeta_dist.config.training import SchedulerConfig, TrainConfig
 from greatmeta_dist.errors import require
 
@@ -30,6 +31,7 @@ __all__ = [
     "SchedulerConfig",
     "ServeConfig",
     "SubmitConfig",
+    "SweepConfig",
     "TrainConfig",
 ]
 
@@ -45,6 +47,7 @@ class Config:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     submit: SubmitConfig = field(default_factory=SubmitConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

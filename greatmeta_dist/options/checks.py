@@ -56,11 +56,16 @@ def check_words(command: str, words: list[str], *, is_sweep: bool = False) -> No
         else:
             option = _known_option(command, key, value)
             if option.name not in (*VERBATIM, *MAPPINGS):
-                for single in value.split(",") if is_sweep else [value]:
+                for single in _single_values(value) if is_sweep else [value]:
                     _check_value(option, single, command)
+    if not is_sweep:
+        own = next((word for word in words if word.startswith("sweep.")), "")
+        require(not own, f"{own} is an option of a sweep, which takes -m: greatmeta {command} -m …")
 
 
-def check_folders(command: str, words: list[str], *, is_elsewhere: bool = False) -> None:
+def check_folders(
+    command: str, words: list[str], *, is_sweep: bool = False, is_elsewhere: bool = False
+) -> None:
     """Check that the folders a command cannot do without are named; raises ``InputError``.
 
     With ``is_elsewhere`` the command will run on other machines, and nothing is looked up here.
@@ -86,9 +91,10 @@ def check_folders(command: str, words: list[str], *, is_elsewhere: bool = False)
         ):
             require(_folder(values, name) is not None, f"{name}=FILE is not set; name {what}")
     if command == "train" and store is None and not is_elsewhere:
+        known, kind = ("sweep.json", "sweep") if is_sweep else ("config.yaml", "run")
         require(
-            "://" in (run or "") or Path(run or "", "config.yaml").exists(),
-            f"store=DIR is not set, and {run} is no run to go on with; name the folder that "
+            "://" in (run or "") or Path(run or "", known).exists(),
+            f"store=DIR is not set, and {run} is no {kind} to go on with; name the folder that "
             "prepare made",
         )
 
@@ -142,6 +148,18 @@ def verbatim(key: str, value: str) -> str | None:
     require_utf8(key, value)
     # Shells leave a ~ as it is after key=.
     return None if value == "null" else os.path.expanduser(value.removeprefix("file://"))
+
+
+def _single_values(text: str) -> list[str]:
+    """The values of a comma list; commas in brackets are inside of a value."""
+    values, depth = [""], 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            values.append("")
+        else:
+            values[-1] += character
+    return values
 
 
 def _folder(values: dict[str, str], name: str) -> str | None:

@@ -61,7 +61,7 @@ def _settings(config: Config) -> dict[str, Any]:
     """What a run keeps of its config: how it was trained, and on which store."""
     settings = asdict(config)
     sections = [name for name, value in settings.items() if isinstance(value, dict)]
-    others = ("data", "evaluate", "serve", "submit")
+    others = ("data", "sweep", "evaluate", "serve", "submit")
     kept = ("store", "run", *(name for name in sections if name not in others))
     return {name: value for name, value in settings.items() if name in kept}
 

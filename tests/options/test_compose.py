@@ -7,7 +7,7 @@ import pytest
 from greatmeta_dist.config import Config, DataConfig
 from greatmeta_dist.errors import InputError
 from greatmeta_dist.options.checks import check_words
-from greatmeta_dist.options.compose import compose_config, sweep, with_changes
+from greatmeta_dist.options.compose import compose_config, with_changes
 from greatmeta_dist.options.names import presets
 
 
@@ -34,17 +34,6 @@ def test_an_experiment_replaces_a_run_s_config_but_for_its_store():
     words = ["experiment=ml-100k"]
     config = compose_config(words)
     assert with_changes(saved, config, words) == replace(config, store="a")
-
-
-def test_a_sweep_takes_every_combination_and_numbers_the_runs():
-    jobs = sweep(["run=r", "train.seed=0,1", "model=paper,default", "store=a,b"])
-    assert len(jobs) == 4
-    assert jobs[1] == ["run=r/1", "train.seed=0", "model=default", "store=a,b"]
-
-
-def test_a_sweep_over_words_that_hydra_cannot_read_is_said_in_one_line():
-    with pytest.raises(InputError, match=r"in model\.hidden=\[64; check its brackets"):
-        sweep(["run=r", "model.hidden=[64"])
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from group_training import scalars
+from ray_head import SETTINGS, TRIES
 
 from benchmarks.chaos import Nodes, Training, digest, disturb
 from greatmeta_dist.cli import main
@@ -18,6 +19,7 @@ from greatmeta_dist.training.history import History
 
 DRAIN_S = 2.0
 """After so long Ray knows that a node which got SIGTERM is to be taken away."""
+STARTED = "until terminated by a signal"
 STEPS = 400
 CHEAP = (
     f"train.steps={STEPS}",
@@ -38,7 +40,9 @@ def nodes() -> Iterator[Nodes]:
     """A cluster with one node of one CPU, besides a head of none."""
     with pytest.MonkeyPatch.context() as patch:
         # Ray Train looks after its workers more often than every two seconds.
-        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+        settings = SETTINGS | {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+        for name in settings.keys() - {"RAY_AUTH_MODE"}:
+            patch.setenv(name, settings[name])
         nodes = Nodes(1)
         yield nodes
         nodes.close()
@@ -48,15 +52,18 @@ def nodes() -> Iterator[Nodes]:
 def node_of(address: str, log: Path, *, num_cpus: int) -> Iterator[subprocess.Popen]:
     """A node as ``ray start`` makes it, with a process that receives SIGTERM."""
     words = ["start", "--block", f"--address={address}", f"--num-cpus={num_cpus}"]
-    words += ["--object-store-memory=100000000", "--disable-usage-stats"]
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ray.scripts.scripts", *words], stdout=out, stderr=out
-        )
-    try:
-        while "until terminated by a signal" not in log.read_text():
-            assert process.poll() is None, log.read_text()
+    words += ["--object-store-memory=100000000"]
+    for _ in range(TRIES):  # a busy machine may be too slow for Ray
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "ray.scripts.scripts", *words], stdout=out, stderr=out
+            )
+        while not (is_up := STARTED in log.read_text()) and process.poll() is None:
             time.sleep(0.1)
+        if is_up:
+            break
+    assert is_up, log.read_text()
+    try:
         yield process
     finally:
         process.kill()

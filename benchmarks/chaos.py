@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -176,13 +176,14 @@ class Nodes:
     It takes a node for dead after some five seconds, not after Ray's thirty.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 2) -> None:
         from ray.cluster_utils import Cluster
 
         self._cluster = Cluster(
             initialize_head=True,
             head_node_args={
                 "num_cpus": 0,
+                "include_dashboard": False,
                 "object_store_memory": 100 << 20,
                 "_system_config": {
                     "health_check_initial_delay_ms": 1000,
@@ -193,15 +194,15 @@ class Nodes:
             },
         )
         self._nodes: list[Any] = []
-        self.fill()
+        self.fill(number)
 
     @property
     def address(self) -> str:
         return str(self._cluster.address)
 
-    def fill(self) -> None:
-        """Add nodes until there are two."""
-        while len(self._nodes) < 2:
+    def fill(self, number: int = 2) -> None:
+        """Add nodes until there are so many."""
+        while len(self._nodes) < number:
             node = self._cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
             self._nodes.append(node)
 
@@ -287,15 +288,17 @@ def disturb(
     tell: Callable[[str], None],
     *,
     at: str | None = None,
+    nodes: Nodes | None = None,
 ) -> list[Result]:
     """One training for each of the kinds, each killed once; ``tell`` is given a line for each.
 
-    Logs are in ``work``, and so are the runs, where they are not below the URL ``at``.
+    Logs are in ``work``, and so are the runs, where they are not below the URL ``at``. Where Ray is
+    needed it is ``nodes``, or a cluster of its own.
     """
     root = at or str(work)
     rng = random.Random(seed)
     results = []
-    with cluster(kinds) as nodes:
+    with cluster(kinds) if nodes is None else nullcontext(nodes) as nodes:
         for number, kind in enumerate(kinds):
             options = ["cluster.workers=2"]
             if nodes is not None and kind.startswith("ray"):

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pyarrow.fs
 
+from greatmeta_dist.storage.objects import ObjectFolder
+
 BUCKET = "bucket"
 PORTS = ("master", "volume", "filer", "s3")
 KEY, SECRET = "test-key", "test-secret"
@@ -97,3 +99,10 @@ def _make_bucket(process: subprocess.Popen, environment: dict[str, str], log: Pa
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
+
+
+def upload(folder: Path, url: str) -> None:
+    """Write a folder's files to an object store."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            ObjectFolder(url).upload(path, path.relative_to(folder).as_posix())

@@ -28,6 +28,9 @@ class ClusterConfig:
     wait_s: float = 600.0
     """ray: seconds to wait where the cluster lacks what is asked for, or others hold it. Then the
     command ends."""
+    growth_interval_s: float = 60.0
+    """ray, for a range of workers: seconds for which a group trains at least before it makes way
+    for a larger one. Each change costs what the start of the workers takes."""
     reduction: str = choice("tree", ("tree", "fast"))
     """How workers add their gradients. ``tree``: in a fixed order, so that any number of workers
     gives the same bits. ``fast``: by a plain all-reduce, which does not promise this."""
@@ -41,6 +44,7 @@ class ClusterConfig:
     def __post_init__(self) -> None:
         check_choices("cluster", self)
         at_least("cluster.wait_s", self.wait_s, 0)
+        at_least("cluster.growth_interval_s", self.growth_interval_s, 0)
         at_least("cluster.threads", self.threads, 1)
         in_range("cluster.threads", self.threads, 1, 4096)
         if self.gpus_per_worker is not None:

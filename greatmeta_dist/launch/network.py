@@ -16,6 +16,8 @@ from greatmeta_dist.launch.ray_cluster import ray  # isort: split
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 
+from greatmeta_dist.launch.sigterm import note_sigterm
+
 GET_ADDRESS = 0x8915
 """The system call's number, SIOCGIFADDR of Linux."""
 CHOICE = "GLOO_SOCKET_IFNAME"
@@ -33,6 +35,7 @@ class TorchConfigOnRaysNetwork(TorchConfig):
 class _Backend(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         worker_group.execute(choose_interface)
+        worker_group.execute(note_sigterm)
         super().on_start(worker_group, backend_config)
 
 

@@ -15,8 +15,8 @@ from typing import Any
 from greatmeta_dist.launch.ray_cluster import connected  # isort: split
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train import FailureConfig, RunConfig
+from ray.train.v2.api.config import ScalingConfig
 
 from greatmeta_dist.config import ClusterConfig, Config
 from greatmeta_dist.display import Display, Silent
@@ -24,11 +24,14 @@ from greatmeta_dist.engine.communicator import START_PATIENCE, PeerLost, join
 from greatmeta_dist.launch.mailbox import Mailbox, PostingDisplay, shown_messages
 from greatmeta_dist.launch.network import TorchConfigOnRaysNetwork
 from greatmeta_dist.launch.restart import Outcome, attempt
+from greatmeta_dist.launch.scaling import Trainer, policy_of
+from greatmeta_dist.launch.sigterm import is_terminated
 from greatmeta_dist.launch.waiting import Need, Waiting, needed, require_possible
 from greatmeta_dist.signals import noted_stop_signals
 from greatmeta_dist.storage.local_copy import LocalCopy, absolute, address
 from greatmeta_dist.training.device import local_device
 from greatmeta_dist.training.loop import train
+from greatmeta_dist.training.regroup import Regroup, Regrouping, Requests
 from greatmeta_dist.training.run_copy import folder_to_train
 from greatmeta_dist.training.run_folder import open_run
 
@@ -68,16 +71,16 @@ def _start_mailbox(run: Path) -> Any:
     return ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote(run)
 
 
-def _trainer(config: Config, run: Path, mailbox: Any, need: Need) -> TorchTrainer:
+def _trainer(config: Config, run: Path, mailbox: Any, need: Need) -> Trainer:
     """Ray Train's group of workers. It restarts without limit: ``RestartPolicy`` sets the limit."""
     _delete_ray_folder(run)
     copy = LocalCopy.of(run)
     system, path = copy.origin.system if copy is not None else (None, str(run))
-    return TorchTrainer(
+    return Trainer(
+        policy_of(_scaling(config.cluster, need), mailbox),
         _run_worker,
         train_loop_config={"config": config, "run": address(run), "mailbox": mailbox},
         torch_config=TorchConfigOnRaysNetwork(timeout_s=int(START_PATIENCE.total_seconds())),
-        scaling_config=_scaling(config.cluster, need),
         run_config=RunConfig(
             name=RAY_FOLDER,
             storage_path=path,
@@ -97,7 +100,7 @@ def _delete_ray_folder(run: Path) -> None:
 
 
 def _run_trainer(
-    trainer: TorchTrainer, mailbox: Any, display: Display, waiting: Waiting
+    trainer: Trainer, mailbox: Any, display: Display, waiting: Waiting
 ) -> BaseException | None:
     """Train to the end, show what workers post, pass stops on; the error that Ray ended with.
 
@@ -148,13 +151,18 @@ def _run_worker(arguments: dict[str, Any]) -> None:
         return
     display = PostingDisplay(mailbox) if communicator.is_first else Silent()
     try:
-        with _stops_from(mailbox) as is_stopped:
+        with _requests_from(mailbox) as requests:
             outcome = attempt(
                 lambda: train(
-                    config, run, display, communicator=communicator, is_stopped=is_stopped.is_set
+                    config,
+                    run,
+                    display,
+                    communicator=communicator,
+                    is_stopped=requests.is_stopped,
+                    regroup=requests.regroup,
                 )
             )
-    except PeerLost:
+    except (PeerLost, Regrouping):
         if ray.get(mailbox.outcome.remote()) is None:
             raise  # Ray Train starts the group again
         return
@@ -163,19 +171,22 @@ def _run_worker(arguments: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _stops_from(mailbox: Any) -> Iterator[threading.Event]:
-    """Set once the driver asks for a stop; a thread looks for it while in the block."""
-    is_stopped, is_over = threading.Event(), threading.Event()
+def _requests_from(mailbox: Any) -> Iterator[Requests]:
+    """What is asked of this worker; a thread looks for it while in the block."""
+    is_over = threading.Event()
+    newest: tuple[bool, Regroup | None] = (False, None)
 
     def poll() -> None:
+        nonlocal newest
         while not is_over.wait(POLL_S):
             with suppress(ray.exceptions.RayError):
-                if ray.get(mailbox.is_stopped.remote()):
-                    is_stopped.set()
+                if is_terminated():
+                    mailbox.regroup.remote(Regroup("preemption", "a worker received SIGTERM"))
+                newest = ray.get(mailbox.requests.remote())
 
     threading.Thread(target=poll, name="mailbox", daemon=True).start()
     try:
-        yield is_stopped
+        yield Requests(is_stopped=lambda: newest[0], regroup=lambda: newest[1])
     finally:
         is_over.set()
 
@@ -194,7 +205,8 @@ def _scaling(cluster: ClusterConfig, need: Need) -> ScalingConfig:
     """The workers of a group, from the fewest to the most, and what each of them takes."""
     is_elastic = cluster.most_workers > need.workers
     return ScalingConfig(
-        num_workers=(need.workers, cluster.most_workers) if is_elastic else need.workers,  # type: ignore[arg-type]
+        num_workers=(need.workers, cluster.most_workers) if is_elastic else need.workers,
+        elastic_resize_monitor_interval_s=cluster.growth_interval_s,
         use_gpu="GPU" in need.each,
         resources_per_worker=dict(need.each),
     )

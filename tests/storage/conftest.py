@@ -5,13 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from s3_server import BUCKET, s3_server
+from s3_server import BUCKET, s3_server, upload
 from small_training import prepare_store, small
 
 from greatmeta_dist.config import Config
 from greatmeta_dist.display import Display
 from greatmeta_dist.launch.local import launch
-from greatmeta_dist.storage.objects import ObjectFolder
 
 
 @pytest.fixture(scope="session")
@@ -49,12 +48,6 @@ def store(s3, local_store) -> str:
     url = f"{s3}/stores/small"
     upload(local_store, url)
     return url
-
-
-def upload(folder: Path, url: str) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            ObjectFolder(url).upload(path, path.relative_to(folder).as_posix())
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Kills at random moments: does every training end with the bits of an undisturbed one?
 
-``python -m benchmarks.chaos --work DIR [--kills 24] [--seed 0] [--kinds KIND …] [--json FILE]``.
+``python -m benchmarks.chaos --work DIR [--at URL] [--kills 24] [--seed 0] [--kinds KIND …] [--json
+FILE]``. With ``--at`` store and runs are on an object store.
 Real processes are ended by SIGKILL, with and without Ray: a worker, the worker that holds the
 coordinator, and the driver while a checkpoint is being written. On Ray also a raylet with all that
 it started, of a cluster of three nodes on this machine; the training must then go on with half the
@@ -28,6 +29,7 @@ from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
+from greatmeta_dist.training.run_copy import folder_to_train
 
 KINDS = (
     "worker",
@@ -56,7 +58,7 @@ def digest(run: Path) -> str:
     return digest_so_far.hexdigest()
 
 
-def command(store: Path, run: Path, *options: str) -> list[str]:
+def command(store: str, run: str, *options: str) -> list[str]:
     """The training that is disturbed."""
     return [
         sys.executable,
@@ -81,7 +83,12 @@ class Training:
 
     words: list[str]
     run: Path
+    """Its folder; of a run on an object store this machine's copy."""
     log: Path
+
+    @classmethod
+    def of(cls, store: str, run: str, log: Path, *options: str) -> "Training":
+        return cls(command(store, run, *options), folder_to_train(run), log)
 
     def start(self) -> None:
         # Ray Train waits so long for a node that is gone before it takes what is left.
@@ -205,9 +212,9 @@ class Nodes:
         """
         for node in self._nodes:
             (raylet,) = node.all_processes["raylet"]
-            descendants = _descendants(raylet.process.pid)
-            if not any("Mailbox" in title for title in descendants.values()):
-                for pid in (raylet.process.pid, *descendants):
+            started = descendants(raylet.process.pid)
+            if not any("Mailbox" in title for title in started.values()):
+                for pid in (raylet.process.pid, *started):
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
                 self._nodes.remove(node)
@@ -218,7 +225,7 @@ class Nodes:
         self._cluster.shutdown()
 
 
-def _descendants(root: int) -> dict[int, str]:
+def descendants(root: int) -> dict[int, str]:
     """Processes that a process started, directly or not, with their command lines."""
     parent, title = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
@@ -227,12 +234,12 @@ def _descendants(root: int) -> dict[int, str]:
                 (folder / "stat").read_text().rpartition(")")[2].split()[1]
             )
             title[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
-    descendants: dict[int, str] = {}
+    found: dict[int, str] = {}
     level = {root}
     while level:
         level = {pid for pid, above in parent.items() if above in level and pid in title}
-        descendants |= {pid: title[pid] for pid in level}
-    return descendants
+        found |= {pid: title[pid] for pid in level}
+    return found
 
 
 @contextmanager
@@ -248,22 +255,44 @@ def cluster(kinds: list[str]) -> Iterator[Nodes | None]:
         nodes.close()
 
 
-def undisturbed(store: Path, run: Path) -> tuple[str, float]:
-    """The digest of a training that nobody disturbs, and the seconds it takes."""
-    training = Training(command(store, run, "cluster.workers=2"), run, run.with_suffix(".log"))
-    training.start()
-    training.wait(training.workers)
-    start = time.monotonic()
-    if training.end():
-        raise RuntimeError(training.log.read_text()[-2000:])
-    return digest(run), time.monotonic() - start
+@dataclass(frozen=True)
+class Undisturbed:
+    """A training that nobody disturbed."""
+
+    store: str
+    options: tuple[str, ...]
+    """Those of all trainings that are compared with it."""
+    digest: str
+    seconds: float
+
+    @classmethod
+    def of(cls, root: str, log: Path, *options: str) -> "Undisturbed":
+        """Prepare a store below ``root``, a folder or a URL, and train on it."""
+        store = f"{root}/store"
+        prepare(DataConfig(users=400, items=200, mean_interactions=30), store)
+        training = Training.of(store, f"{root}/undisturbed", log, *options, "cluster.workers=2")
+        training.start()
+        training.wait(training.workers)
+        start = time.monotonic()
+        if training.end():
+            raise RuntimeError(training.log.read_text()[-2000:])
+        return cls(store, options, digest(training.run), time.monotonic() - start)
 
 
-def disturb(work: Path, kinds: list[str], seed: int, tell: Callable[[str], None]) -> list[Result]:
-    """One training for each of the kinds, each killed once; ``tell`` is given a line for each."""
-    store = work / "store"
-    prepare(DataConfig(users=400, items=200, mean_interactions=30), store)
-    expected, duration = undisturbed(store, work / "undisturbed")
+def disturb(
+    reference: Undisturbed,
+    work: Path,
+    kinds: list[str],
+    seed: int,
+    tell: Callable[[str], None],
+    *,
+    at: str | None = None,
+) -> list[Result]:
+    """One training for each of the kinds, each killed once; ``tell`` is given a line for each.
+
+    Logs are in ``work``, and so are the runs, where they are not below the URL ``at``.
+    """
+    root = at or str(work)
     rng = random.Random(seed)
     results = []
     with cluster(kinds) as nodes:
@@ -273,10 +302,12 @@ def disturb(work: Path, kinds: list[str], seed: int, tell: Callable[[str], None]
                 nodes.fill()
                 options = ["cluster=ray", f"cluster.address={nodes.address}"]
                 options.append("cluster.workers=" + ("[1,2]" if kind == "raylet" else "2"))
-            run = work / f"kill-{number}"
-            training = Training(command(store, run, *options), run, work / f"kill-{number}.log")
-            result = kill(training, kind, rng, duration, nodes)
-            result = replace(result, is_same=digest(run) == expected)
+            log = work / f"kill-{number}.log"
+            training = Training.of(
+                reference.store, f"{root}/kill-{number}", log, *reference.options, *options
+            )
+            result = kill(training, kind, rng, reference.seconds, nodes)
+            result = replace(result, is_same=digest(training.run) == reference.digest)
             results.append(result)
             tell(
                 f"{number + 1:3}  {kind:16} after {result.after_s:5.1f} s, step {result.at_step:4}"
@@ -289,6 +320,7 @@ def disturb(work: Path, kinds: list[str], seed: int, tell: Callable[[str], None]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="a new folder; runs go here")
+    parser.add_argument("--at", help="URL of a folder for the store and the runs")
     parser.add_argument("--kills", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
@@ -296,7 +328,10 @@ def main() -> None:
     options = parser.parse_args()
     options.work.mkdir(parents=True)
     kinds = [options.kinds[k % len(options.kinds)] for k in range(options.kills)]
-    results = disturb(options.work, kinds, options.seed, Display().say)
+    log = options.work / "undisturbed.log"
+    reference = Undisturbed.of(options.at or str(options.work), log)
+    say = Display().say
+    results = disturb(reference, options.work, kinds, options.seed, say, at=options.at)
     same = sum(r.is_same for r in results)
     print(f"{same} of {len(results)} trainings ended with the bits of the undisturbed one")
     write_result(options.json, options, {"kills": [asdict(r) for r in results]})

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from greatmeta_dist.config import ClusterConfig
 from greatmeta_dist.display import Display, Silent
+from greatmeta_dist.launch.access import prepare_to_join
 from greatmeta_dist.launch.units import no_ray
 
 
@@ -26,16 +27,11 @@ def shared_cluster(cluster: ClusterConfig, display: Display) -> Iterator[SharedC
 
     Raises ``InputError`` where Ray is not installed, or does not answer.
     """
+    prepare_to_join(cluster)  # before Ray is imported
     try:
-        from greatmeta_dist.launch.ray_cluster import (
-            connected,
-            gpus_per_worker,
-            ray,
-            require_answer,
-        )
+        from greatmeta_dist.launch.ray_cluster import connected, gpus_per_worker, ray
     except ModuleNotFoundError as error:
         raise no_ray(error) from error
-    require_answer(cluster.address)
     with connected(cluster, display):
         address = ray.get_runtime_context().gcs_address
         yield SharedCluster(address, ray.cluster_resources(), gpus_per_worker(cluster))
@@ -47,7 +43,9 @@ def joined(address: str | None) -> Iterator[None]:
     if address is None:
         yield
         return
+    cluster = replace(ClusterConfig(), kind="ray", address=address)
+    prepare_to_join(cluster)  # before Ray is imported
     from greatmeta_dist.launch.ray_cluster import connected
 
-    with connected(replace(ClusterConfig(), kind="ray", address=address), Silent()):
+    with connected(cluster, Silent()):
         yield

@@ -4,6 +4,7 @@ The *mailbox* is an actor on the driver's node. Workers post what is to be shown
 training ended. The driver shows it, and asks there for a stop.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,14 +27,18 @@ class Mailbox:
         self._messages: list[Message] = []
         self._outcome: Outcome | None = None
         self._is_stopped = False
+        self._last_call = time.monotonic()
+        """When a worker last wrote or asked."""
 
     def start(self) -> Outcome | None:
         """Called by the first worker before it trains; an outcome where it should not."""
+        self._last_call = time.monotonic()
         self._outcome = self._outcome or self._policy.check()
         return self._outcome
 
     def post(self, *message: Any) -> None:
         """Leave something to show."""
+        self._last_call = time.monotonic()
         self._messages.append(message)
 
     def drain(self) -> list[Message]:
@@ -55,8 +60,13 @@ class Mailbox:
         self._is_stopped = True
 
     def is_stopped(self) -> bool:
-        """Whether the driver has asked for a stop."""
+        """Whether the driver has asked for a stop; workers that train ask every moment."""
+        self._last_call = time.monotonic()
         return self._is_stopped
+
+    def idle_s(self) -> float:
+        """Seconds for which no worker has written or asked: long where there are no workers."""
+        return time.monotonic() - self._last_call
 
 
 class PostingDisplay(Display):

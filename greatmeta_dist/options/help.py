@@ -48,6 +48,15 @@ EXAMPLES = {
     "serve": """
         greatmeta serve run=runs/a
         greatmeta serve run=runs/a serve.port=9000 serve.replicas=4""",
+    "submit": r"""
+        greatmeta submit cluster.address=http://127.0.0.1:8265 -- \
+            train store=/shared/stores/a run=/shared/runs/a cluster.workers=2
+        greatmeta submit cluster.address=http://127.0.0.1:8265 --detach -- \
+            evaluate run=/shared/runs/a""",
+    "jobs": """
+        greatmeta jobs cluster.address=http://127.0.0.1:8265
+        greatmeta jobs follow train-a-1f2e3d4c-1 cluster.address=http://127.0.0.1:8265
+        greatmeta jobs stop train-a-1f2e3d4c-1 cluster.address=http://127.0.0.1:8265""",
 }
 TYPES: dict[Any, str] = {
     bool: "true or false",

@@ -15,11 +15,12 @@ from typing import Any
 from greatmeta_dist.config import Config
 from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.files import locked, write_json_atomically
+from greatmeta_dist.storage.local_copy import absolute
 from greatmeta_dist.training.run_config import CONFIG
 from greatmeta_dist.training.run_folder import SWEEP
 
 LOCK = ".lock"
-NOT_OF_A_RUN = ("run", "data", "sweep", "serve", "evaluate")
+NOT_OF_A_RUN = ("run", "data", "sweep", "serve", "submit", "evaluate")
 """Parts of the config that do not make two trainings different."""
 
 
@@ -113,7 +114,7 @@ def is_sweep(path: Path) -> bool:
 def training_key(config: Config) -> str:
     """A hash of all that makes a training what it is."""
     settings = {k: v for k, v in asdict(config).items() if k not in NOT_OF_A_RUN}
-    settings["store"] = str(Path(config.store or "").resolve())
+    settings["store"] = absolute(config.store or "")
     return sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 

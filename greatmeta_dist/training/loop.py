@@ -19,6 +19,7 @@ from greatmeta_dist.engine.communicator import Communicator, PeerLost
 from greatmeta_dist.engine.worker import Worker
 from greatmeta_dist.files import locked, write_json_atomically
 from greatmeta_dist.signals import StopRequest, noted_stop_signals
+from greatmeta_dist.storage.local_copy import local_folder
 from greatmeta_dist.training.build import Model, build_model
 from greatmeta_dist.training.device import rare_garbage_collection
 from greatmeta_dist.training.earlier_run import EarlierRun
@@ -26,6 +27,7 @@ from greatmeta_dist.training.history import History
 from greatmeta_dist.training.nonfinite import NonfiniteUsers
 from greatmeta_dist.training.records import StepRecorder, open_tracker
 from greatmeta_dist.training.run_checkpoints import RunCheckpoints
+from greatmeta_dist.training.run_copy import fetch_start, folder_to_read, write_back_records
 from greatmeta_dist.training.run_folder import open_run, require_same_store, write_workers
 from greatmeta_dist.training.run_status import RUNNING, STATUS_TAG
 from greatmeta_dist.training.saved_model import SavedModel
@@ -86,8 +88,9 @@ class Training:
 
         Raises ``InputError`` where the store is damaged, or not the one that the run was made for.
         """
-        store = Store(Path(config.store or ""))
+        store = Store(local_folder(config.store or ""))
         store.check(communicator.rank, communicator.size)
+        fetch_start(run, is_first=communicator.is_first)
         saved = SavedModel.open(run)
         require_same_store(saved.store_identity, store, run)
         saved.catalogue()  # a run that cannot predict is not worth its training
@@ -120,7 +123,7 @@ class Training:
         step = self.checkpoints.resume(self.display)
         is_new, step = step is None, step or 0
         if is_new and self.config.train.from_run is not None:
-            earlier = EarlierRun.open(Path(self.config.train.from_run))
+            earlier = EarlierRun.open(folder_to_read(self.config.train.from_run))
             self.checkpoints.start_from(earlier, self.config)
         if step < self.config.train.steps:
             self._say_start()
@@ -137,6 +140,8 @@ class Training:
         metrics = {"step": step, "valid": latest, "best": best}
         if communicator.is_first and is_done:
             write_json_atomically(self.run_folder / "metrics.json", metrics)
+        if communicator.is_first:
+            write_back_records(self.run_folder)
         if self.is_interrupted:
             if is_done:
                 self.display.say(f"stopped in the last step: {self.run_folder} is complete")

@@ -22,8 +22,10 @@ from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.files import locked, write_json_atomically
+from greatmeta_dist.storage.local_copy import absolute, address, local_folder
 from greatmeta_dist.training.earlier_run import EarlierRun
 from greatmeta_dist.training.run_config import saved_config, saved_note, write_config
+from greatmeta_dist.training.run_copy import folder_to_read, held_copy, write_back_start
 from greatmeta_dist.training.run_status import recorded_end
 from greatmeta_dist.training.saved_model import MODEL, SavedModel, write_model
 
@@ -46,8 +48,15 @@ def open_run(config: Config, run: Path, display: Display) -> Iterator[Config]:
     Gives the config with ``train.lanes`` decided. Priors that nobody has fitted yet are fitted
     first, which can take minutes. Raises ``InputError`` as ``checked_config`` does.
     """
+    with held_copy(run, display), _open_here(config, run, display) as config:
+        yield config
+
+
+@contextmanager
+def _open_here(config: Config, run: Path, display: Display) -> Iterator[Config]:
+    """The same for a folder on disk."""
     config = checked_config(config, run)
-    store = Store(Path(config.store or ""))
+    store = Store(local_folder(config.store or ""))
     note = saved_note(run)
     is_new = not checkpoint.steps(run / checkpoint.FOLDER)
     if is_new:
@@ -58,6 +67,7 @@ def open_run(config: Config, run: Path, display: Display) -> Iterator[Config]:
         if is_new:
             write_model(run, store, config.priors, display)
         write_config(run, config, note=note)
+        write_back_start(run)
         if is_new and note:
             display.say(note)
         with recorded_end(run, steps=config.train.steps):
@@ -70,10 +80,10 @@ def checked_config(config: Config, run: Path) -> Config:
     Raises ``InputError`` where the folder, the store or the options do not allow it.
     """
     require(config.store is not None, "store=DIR is not set; name the folder that prepare made")
-    store = Store(Path(config.store or ""))
-    earlier = str(Path(config.train.from_run).resolve()) if config.train.from_run else None
+    store = Store(local_folder(config.store or ""))
+    earlier = absolute(config.train.from_run) if config.train.from_run else None
     require(
-        earlier != str(run.resolve()),
+        earlier != address(run),
         f"train.from={run} is the run itself; name another run=DIR to train",
     )
     lanes = _decide_lanes(config, run, store)
@@ -127,7 +137,7 @@ def _describe_start(config: Config, store: Store) -> str | None:
     """
     if config.train.from_run is None:
         return None
-    earlier = EarlierRun.open(Path(config.train.from_run))
+    earlier = EarlierRun.open(folder_to_read(config.train.from_run))
     earlier.require_fits(config, store)
     return earlier.describe(config, store)
 

@@ -13,9 +13,9 @@ from greatmeta_dist.launch.local import launch
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_ray_coordinator_or_raylet_changes_nothing(tmp_path):
+def test_killed_ray_coordinator_or_raylet_changes_nothing(undisturbed, tmp_path):
     kinds = ["ray coordinator", "raylet"]
-    results = disturb(tmp_path, kinds, seed=2, tell=print)
+    results = disturb(undisturbed, tmp_path, kinds, seed=2, tell=print)
     assert [r.kind for r in results if r.is_same] == kinds
     assert [r.workers for r in results] == [2, 1]
 

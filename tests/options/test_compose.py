@@ -88,3 +88,10 @@ def test_an_option_named_like_a_word_of_python_is_typed_by_its_name():
     assert config.data.from_store == "stores/a=b"
     assert config.train.from_run == "runs/a"
     assert with_changes(Config(), config, words[1:]).train.from_run == "runs/a"
+
+
+@pytest.mark.parametrize("key", ["store", "run", "out", "against"])
+@pytest.mark.parametrize("path", ["s3:/bucket/a", "s3:bucket/a"])
+def test_a_url_without_its_slashes_is_no_folder_of_that_name(key, path):
+    with pytest.raises(InputError, match=rf"^{key}={path} is neither .*; write s3://bucket/a$"):
+        compose_config([f"{key}={path}"])

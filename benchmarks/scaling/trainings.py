@@ -72,7 +72,10 @@ def measure_all(options: argparse.Namespace) -> dict[str, Any]:
     """Everything that is printed, by name."""
     options.work.mkdir(parents=True, exist_ok=True)
     store, prepare_s = prepared_store(options.work, options.rows)
-    runs = {size: train(store, options, size) for size in options.workers}
+    runs: dict[int, dict[str, float]] = {}
+    for size in options.workers:
+        runs[size] = train(store, options, size)
+        print(f"{size} workers: {runs[size]}", flush=True)  # all takes long, and may be stopped
     shapes = {size: step_of(store, options, size) for size in options.workers}
     manifest = store.manifest
     return {

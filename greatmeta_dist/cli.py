@@ -6,7 +6,6 @@ config is composed, and what a command computes with where it runs.
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import greatmeta_dist
 from greatmeta_dist.config import Config
@@ -121,9 +120,8 @@ def _evaluate(config: Config, overrides: list[str]) -> None:
     from greatmeta_dist.commands.evaluate_sweep import evaluate_sweep
     from greatmeta_dist.sweep.folder import is_sweep
 
-    run = Path(config.run or "")
-    if is_sweep(run):
-        evaluate_sweep(config, run, is_anew=bool(_typed(overrides, "evaluate")))
+    if is_sweep(config.run or ""):
+        evaluate_sweep(config, is_anew=bool(_typed(overrides, "evaluate")))
     else:
         evaluate_config(config, _typed(overrides, "data"))
 

@@ -115,7 +115,8 @@ def _run_ours(words: list[str]) -> None:
     check_options(command, options)
     named = dict(word.split("=", 1) for word in options if "=" in word)
     goes_on = command == "train" and "-m" in options and "store" not in named
-    if command in NOT_RUN or goes_on or any(word.startswith(ONLY_CHECKED) for word in options):
+    is_checked_alone = any(word.startswith(ONLY_CHECKED) for word in options)
+    if command in NOT_RUN or goes_on or is_checked_alone:
         return
     if command == "prepare":
         assert named.get("data.path", "log.csv") in LOGS, f"no small log for {words}"

@@ -21,11 +21,12 @@ class _BarsAlone(Display):
         pass
 
 
-def evaluate_sweep(config: Config, folder: Path, *, is_anew: bool) -> None:
+def evaluate_sweep(config: Config, *, is_anew: bool) -> None:
     """Evaluate the finished runs that have no evaluation of their best step; all if ``is_anew``.
 
     Raises ``RuntimeError`` where some runs could not be evaluated, after the others were.
     """
+    folder = Path(config.run or "")
     display, sweep = Display(), SweepFolder.read(folder)
     for name in ("users", "against"):
         require(

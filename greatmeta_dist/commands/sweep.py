@@ -9,7 +9,6 @@ from greatmeta_dist.display import Display
 from greatmeta_dist.errors import require
 from greatmeta_dist.launch.cluster_of_sweep import shared_cluster
 from greatmeta_dist.options.checks import verbatim
-from greatmeta_dist.storage.objects import is_url
 from greatmeta_dist.sweep.board import Board
 from greatmeta_dist.sweep.folder import SweepFolder
 from greatmeta_dist.sweep.plan import Plan, plan_sweep
@@ -27,9 +26,10 @@ def train_sweep(words: list[str], display: Display | None = None) -> None:
     some failed; ``KeyboardInterrupt`` where it was stopped.
     """
     display = display or Display()
-    run = verbatim("run", dict(word.split("=", 1) for word in words)["run"]) or ""
-    require(not is_url(run), f"run={run} is a URL, and a sweep's folder must be on disk; name one")
-    folder = SweepFolder.read(Path(run))
+    run = dict(word.split("=", 1) for word in words)["run"]
+    path = verbatim("run", run) or ""
+    require("://" not in path, f"run={path} is a URL; a sweep's folder is on a disk: name a path")
+    folder = SweepFolder.read(Path(path))
     plan = plan_sweep(folder, words)
     with folder.held(), _room(plan, display) as (room, address, gpus_per_worker):
         plan.folder.write()

@@ -106,9 +106,9 @@ class SweepFolder:
         return self.path / job.name
 
 
-def is_sweep(path: Path) -> bool:
-    """Whether a folder is a sweep's."""
-    return (path / SWEEP).exists()
+def is_sweep(path: str | Path) -> bool:
+    """Whether a folder is a sweep's. None on an object store is."""
+    return "://" not in str(path) and Path(path, SWEEP).exists()
 
 
 def training_key(config: Config) -> str:

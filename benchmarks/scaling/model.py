@@ -69,7 +69,10 @@ def predict(size: int, step: Step, gbit: float, latency_us: float) -> dict[str, 
     fast_s = 2 * 2 * (hops * latency + remote * bytes_of_a / bandwidth)
     fast_s += latency if is_pair else 0  # ḡ's rows there and back
     step_s = step.compute_s + row_s + statistics_s + tree_s + broadcast_s
-    sent = row_bytes + remote * (4 if is_pair else 5) * bytes_of_a + statistics_bytes
+    # Of A: ḡ's slices out and back, the update's slices, a summed slice to the coordinator, and
+    # the broadcast; two workers send the update whole.
+    times_a = 4 if is_pair else 4 + 1 / size
+    sent = row_bytes + remote * times_a * bytes_of_a + statistics_bytes
     return {
         "workers": size,
         "users_per_s": size * step.users / step_s,

@@ -27,7 +27,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks.environment import write_result
 from benchmarks.prepare.logs import write_log
-from benchmarks.scaling.model import Step, bytes_per_row, predict
+from benchmarks.scaling.model import FLOAT_BYTES, Step, bytes_per_row, predict
 from benchmarks.untrained import untrained_model
 from greatmeta_dist.batching.lanes import Lanes
 from greatmeta_dist.config import ModelConfig
@@ -84,7 +84,7 @@ def measure_all(options: argparse.Namespace) -> dict[str, Any]:
         "rows": manifest.num_rows,
         "store_mib": sum(p.stat().st_size for p in store.folder.rglob("*") if p.is_file()) / MIB,
         "runs": runs,
-        "predicted": predicted(runs, shapes, manifest.num_rows),
+        "predicted": predicted(runs, shapes, store),
         "model": large(runs, shapes, options),
     }
 
@@ -120,7 +120,8 @@ def train(store: Store, options: argparse.Namespace, size: int) -> dict[str, flo
     return {
         "users_per_s": first["perf/users_per_s"],
         "processors": first["system/processors"],
-        "mib_a_worker": first["system/memory_mib/all"] / size,
+        # Of the resumed run: the first one may have fitted priors in one of its processes.
+        "mib_a_worker": _scalars(run)["system/memory_mib/all"] / size,
         "bytes_a_step": sent,
         "checkpoint_mib": sum(path.stat().st_size for path in files) / MIB,
         "checkpoint_waits_s": first["perf/seconds_for_snapshot"],
@@ -151,21 +152,27 @@ def step_of(store: Store, options: argparse.Namespace, size: int) -> Step:
 
 
 def predicted(
-    runs: dict[int, dict[str, float]], shapes: dict[int, Step], num_rows: int
+    runs: dict[int, dict[str, float]], shapes: dict[int, Step], store: Store
 ) -> dict[int, dict[str, float]]:
     """What the smallest group says of each: rates for the processors that each group had."""
     smallest = min(runs)
     base = runs[smallest]
     per_processor = base["users_per_s"] / base["processors"]
-    table_mib = num_rows * bytes_per_row(ModelConfig().embedding_dim) / MIB
-    fixed_mib = base["mib_a_worker"] - table_mib / smallest
+    # Rows with their optimizer state; each training user's averages of the factors, and a counter.
+    manifest, averages = store.manifest, FLOAT_BYTES * (shapes[smallest].columns - 2 + 1)
+    shared_mib = manifest.num_rows * bytes_per_row(ModelConfig().embedding_dim) / MIB
+    shared_mib += manifest.splits["train"] * averages / MIB
+    fixed_mib = base["mib_a_worker"] - shared_mib / smallest
     written = base["checkpoint_mib"] / base["checkpoint_written_s"]
     predictions = {}
     for size, run in runs.items():
-        sent = size * _sent(size, shapes[size]) if size > 1 else 0.0
+        step = shapes[size]
+        sent = size * _sent(size, step) if size > 1 else 0.0
+        # A worker's counters have a broadcast once, however many it reaches.
+        sent -= max(size - 2, 0) * FLOAT_BYTES * step.parameters_of_a
         predictions[size] = {
             "users_per_s": per_processor * run["processors"],
-            "mib_a_worker": fixed_mib + table_mib / size,
+            "mib_a_worker": fixed_mib + shared_mib / size,
             "bytes_a_step": sent,
             "checkpoint_written_s": run["checkpoint_mib"] / written,
             "resumed_after_s": base["resumed_after_s"] * max(1.0, size / _cores()),

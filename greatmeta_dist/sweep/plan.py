@@ -10,6 +10,7 @@ from greatmeta_dist.options.checks import verbatim
 from greatmeta_dist.options.compose import compose_config, compose_job, with_changes
 from greatmeta_dist.options.names import VERBATIM
 from greatmeta_dist.options.sweep_words import SweepWords, job_name
+from greatmeta_dist.storage.local_copy import absolute
 from greatmeta_dist.sweep.folder import Job, SweepFolder
 from greatmeta_dist.training.run_config import saved_config
 from greatmeta_dist.training.run_folder import checked_config
@@ -154,9 +155,7 @@ def _whole(word: str) -> tuple[str, str]:
     if key not in VERBATIM:
         return key, text
     path = verbatim(key, text)
-    if path is None or "://" in path:
-        return key, path or "null"
-    return key, str(Path(path).resolve())
+    return key, "null" if path is None else absolute(path)
 
 
 def _text(number: float, is_whole: bool) -> str:

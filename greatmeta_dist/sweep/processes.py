@@ -89,7 +89,7 @@ def run_side_by_side(source: Source, room: Room, board: Board, *, address: str |
         for one in running:
             with suppress(ProcessLookupError):
                 os.killpg(one.process.pid, signal.SIGKILL)
-            one.process.wait()
+            _close(one)
 
 
 def _start(task: Task, room: Room, address: str | None) -> _Process:
@@ -121,12 +121,18 @@ def _collect(running: list[_Process], source: Source, room: Room, board: Board) 
     for one in [p for p in running if p.process.poll() is not None]:
         running.remove(one)
         room.leave(one.task.need, one.gpus)
-        if one.process.stdin is not None:
-            with suppress(BrokenPipeError):
-                one.process.stdin.close()
+        _close(one)
         _write_end(one)
         source.ended(one.task)
     board.show({one.task.job.name: last_line(one.task.run) for one in running})
+
+
+def _close(one: _Process) -> None:
+    """Wait for a process that has ended, and close the pipe to it."""
+    one.process.wait()
+    if one.process.stdin is not None:
+        with suppress(BrokenPipeError):
+            one.process.stdin.close()
 
 
 def _write_end(one: _Process) -> None:

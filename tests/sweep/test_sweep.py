@@ -61,6 +61,7 @@ def hyperparameters(run: Path) -> set[str]:
     raise AssertionError(f"no hyperparameters in {run}")
 
 
+@pytest.mark.timeout(900)  # seven processes, which other work may slow
 def test_a_sweep_stops_goes_on_survives_failures_and_takes_more_values(
     capsys, monkeypatch, store, tmp_path
 ):

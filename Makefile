@@ -15,7 +15,7 @@ install: .venv/installed
 
 train: install
 	$(BIN)/greatmeta prepare data=synthetic store=$(STORE)
-	$(BIN)/greatmeta train store=$(STORE) run=$(RUN) cluster=ray cluster.workers=2
+	$(BIN)/greatmeta train store=$(STORE) run=$(RUN) cluster=ray 'cluster.workers=[1,2]'
 	$(BIN)/greatmeta evaluate run=$(RUN)
 
 # Tests that start groups of workers take as long as all the others: both run at once.

@@ -1,6 +1,7 @@
 """Kills at random moments: does every training end with the bits of an undisturbed one?
 
-``python -m benchmarks.chaos --work DIR [--kills 24] [--seed 0] [--kinds KIND …] [--json FILE]``.
+``python -m benchmarks.chaos --work DIR [--at URL] [--kills 24] [--seed 0] [--kinds KIND …] [--json
+FILE]``. With ``--at`` store and runs are on an object store.
 Real processes are ended by SIGKILL, with and without Ray: a worker, the worker that holds the
 coordinator, and the driver while a checkpoint is being written. On Ray also a raylet with all that
 it started, of a cluster of three nodes on this machine; the training must then go on with half the
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
+from greatmeta_dist.training.run_copy import folder_to_train
 
 KINDS = (
     "worker",
@@ -56,7 +58,7 @@ def digest(run: Path) -> str:
     return digest_so_far.hexdigest()
 
 
-def command(store: Path, run: Path, *options: str) -> list[str]:
+def command(store: str, run: str, *options: str) -> list[str]:
     """The training that is disturbed."""
     return [
         sys.executable,
@@ -81,7 +83,12 @@ class Training:
 
     words: list[str]
     run: Path
+    """Its folder; of a run on an object store this machine's copy."""
     log: Path
+
+    @classmethod
+    def of(cls, store: str, run: str, log: Path, *options: str) -> "Training":
+        return cls(command(store, run, *options), folder_to_train(run), log)
 
     def start(self) -> None:
         # Ray Train waits so long for a node that is gone before it takes what is left.
@@ -169,13 +176,14 @@ class Nodes:
     It takes a node for dead after some five seconds, not after Ray's thirty.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 2) -> None:
         from ray.cluster_utils import Cluster
 
         self._cluster = Cluster(
             initialize_head=True,
             head_node_args={
                 "num_cpus": 0,
+                "include_dashboard": False,
                 "object_store_memory": 100 << 20,
                 "_system_config": {
                     "health_check_initial_delay_ms": 1000,
@@ -186,15 +194,15 @@ class Nodes:
             },
         )
         self._nodes: list[Any] = []
-        self.fill()
+        self.fill(number)
 
     @property
     def address(self) -> str:
         return str(self._cluster.address)
 
-    def fill(self) -> None:
-        """Add nodes until there are two."""
-        while len(self._nodes) < 2:
+    def fill(self, number: int = 2) -> None:
+        """Add nodes until there are so many."""
+        while len(self._nodes) < number:
             node = self._cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
             self._nodes.append(node)
 
@@ -205,9 +213,9 @@ class Nodes:
         """
         for node in self._nodes:
             (raylet,) = node.all_processes["raylet"]
-            descendants = _descendants(raylet.process.pid)
-            if not any("Mailbox" in title for title in descendants.values()):
-                for pid in (raylet.process.pid, *descendants):
+            started = descendants(raylet.process.pid)
+            if not any("Mailbox" in title for title in started.values()):
+                for pid in (raylet.process.pid, *started):
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
                 self._nodes.remove(node)
@@ -218,7 +226,7 @@ class Nodes:
         self._cluster.shutdown()
 
 
-def _descendants(root: int) -> dict[int, str]:
+def descendants(root: int) -> dict[int, str]:
     """Processes that a process started, directly or not, with their command lines."""
     parent, title = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
@@ -227,12 +235,12 @@ def _descendants(root: int) -> dict[int, str]:
                 (folder / "stat").read_text().rpartition(")")[2].split()[1]
             )
             title[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
-    descendants: dict[int, str] = {}
+    found: dict[int, str] = {}
     level = {root}
     while level:
         level = {pid for pid, above in parent.items() if above in level and pid in title}
-        descendants |= {pid: title[pid] for pid in level}
-    return descendants
+        found |= {pid: title[pid] for pid in level}
+    return found
 
 
 @contextmanager
@@ -248,35 +256,61 @@ def cluster(kinds: list[str]) -> Iterator[Nodes | None]:
         nodes.close()
 
 
-def undisturbed(store: Path, run: Path) -> tuple[str, float]:
-    """The digest of a training that nobody disturbs, and the seconds it takes."""
-    training = Training(command(store, run, "cluster.workers=2"), run, run.with_suffix(".log"))
-    training.start()
-    training.wait(training.workers)
-    start = time.monotonic()
-    if training.end():
-        raise RuntimeError(training.log.read_text()[-2000:])
-    return digest(run), time.monotonic() - start
+@dataclass(frozen=True)
+class Undisturbed:
+    """A training that nobody disturbed."""
+
+    store: str
+    options: tuple[str, ...]
+    """Those of all trainings that are compared with it."""
+    digest: str
+    seconds: float
+
+    @classmethod
+    def of(cls, root: str, log: Path, *options: str) -> "Undisturbed":
+        """Prepare a store below ``root``, a folder or a URL, and train on it."""
+        store = f"{root}/store"
+        prepare(DataConfig(users=400, items=200, mean_interactions=30), store)
+        training = Training.of(store, f"{root}/undisturbed", log, *options, "cluster.workers=2")
+        training.start()
+        training.wait(training.workers)
+        start = time.monotonic()
+        if training.end():
+            raise RuntimeError(training.log.read_text()[-2000:])
+        return cls(store, options, digest(training.run), time.monotonic() - start)
 
 
-def disturb(work: Path, kinds: list[str], seed: int, tell: Callable[[str], None]) -> list[Result]:
-    """One training for each of the kinds, each killed once; ``tell`` is given a line for each."""
-    store = work / "store"
-    prepare(DataConfig(users=400, items=200, mean_interactions=30), store)
-    expected, duration = undisturbed(store, work / "undisturbed")
+def disturb(
+    reference: Undisturbed,
+    work: Path,
+    kinds: list[str],
+    seed: int,
+    tell: Callable[[str], None],
+    *,
+    at: str | None = None,
+    nodes: Nodes | None = None,
+) -> list[Result]:
+    """One training for each of the kinds, each killed once; ``tell`` is given a line for each.
+
+    Logs are in ``work``, and so are the runs, where they are not below the URL ``at``. Where Ray is
+    needed it is ``nodes``, or a cluster of its own.
+    """
+    root = at or str(work)
     rng = random.Random(seed)
     results = []
-    with cluster(kinds) as nodes:
+    with cluster(kinds) if nodes is None else nullcontext(nodes) as nodes:
         for number, kind in enumerate(kinds):
             options = ["cluster.workers=2"]
             if nodes is not None and kind.startswith("ray"):
                 nodes.fill()
                 options = ["cluster=ray", f"cluster.address={nodes.address}"]
                 options.append("cluster.workers=" + ("[1,2]" if kind == "raylet" else "2"))
-            run = work / f"kill-{number}"
-            training = Training(command(store, run, *options), run, work / f"kill-{number}.log")
-            result = kill(training, kind, rng, duration, nodes)
-            result = replace(result, is_same=digest(run) == expected)
+            log = work / f"kill-{number}.log"
+            training = Training.of(
+                reference.store, f"{root}/kill-{number}", log, *reference.options, *options
+            )
+            result = kill(training, kind, rng, reference.seconds, nodes)
+            result = replace(result, is_same=digest(training.run) == reference.digest)
             results.append(result)
             tell(
                 f"{number + 1:3}  {kind:16} after {result.after_s:5.1f} s, step {result.at_step:4}"
@@ -289,6 +323,7 @@ def disturb(work: Path, kinds: list[str], seed: int, tell: Callable[[str], None]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="a new folder; runs go here")
+    parser.add_argument("--at", help="URL of a folder for the store and the runs")
     parser.add_argument("--kills", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
@@ -296,7 +331,10 @@ def main() -> None:
     options = parser.parse_args()
     options.work.mkdir(parents=True)
     kinds = [options.kinds[k % len(options.kinds)] for k in range(options.kills)]
-    results = disturb(options.work, kinds, options.seed, Display().say)
+    log = options.work / "undisturbed.log"
+    reference = Undisturbed.of(options.at or str(options.work), log)
+    say = Display().say
+    results = disturb(reference, options.work, kinds, options.seed, say, at=options.at)
     same = sum(r.is_same for r in results)
     print(f"{same} of {len(results)} trainings ended with the bits of the undisturbed one")
     write_result(options.json, options, {"kills": [asdict(r) for r in results]})

@@ -3,11 +3,12 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 
-def main() -> int:
-    """The command line's exit code."""
+def main(run: Callable[[], int] | None = None) -> int:
+    """The exit code of the command line, or of what else is to run."""
     # SIGTERM ends a command as Ctrl-C does: what is unfinished is cleaned up, and it is said.
     signal.signal(signal.SIGTERM, _interrupt)
     # A terminal that cannot show a character shows "?" in its place.
@@ -15,12 +16,12 @@ def main() -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
-        from greatmeta_dist.cli import main as run
+        from greatmeta_dist.cli import main as run_words
     except KeyboardInterrupt:
         print("greatmeta: interrupted", file=sys.stderr)
         return 1
     try:
-        code = run()
+        code = (run or run_words)()
     except SystemExit as ended:  # of a process that torchrun started, and that is not the first
         code = int(ended.code or 0)
     distributed = sys.modules.get("torch.distributed")

@@ -19,6 +19,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from greatmeta_dist.storage.local_copy import shown
+
 MIN_WIDTH = 100
 """Columns of text that a table of results needs."""
 SECONDS_BETWEEN_LINES = 5.0
@@ -44,7 +46,11 @@ class Display:
             self.console = Console(width=MIN_WIDTH)
 
     def say(self, text: str) -> None:
-        """Print one plain line."""
+        """Print one plain line; folders on object stores by their URLs."""
+        self.say_as_is(shown(text))
+
+    def say_as_is(self, text: str) -> None:
+        """Print one plain line, with the paths that this machine has."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager

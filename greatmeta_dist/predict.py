@@ -33,9 +33,11 @@ from greatmeta_dist.recommend.new_item_evidence import NewItemEvidence, added_it
 from greatmeta_dist.recommend.new_items import FeaturesByItem
 from greatmeta_dist.recommend.new_users import NewUsers
 from greatmeta_dist.recommend.ranker import Ranker
+from greatmeta_dist.storage.local_copy import address, local_folder
 from greatmeta_dist.training.build import Model, build_model
 from greatmeta_dist.training.run_config import saved_config
-from greatmeta_dist.training.run_folder import require_same_store
+from greatmeta_dist.training.run_copy import folder_to_read
+from greatmeta_dist.training.run_folder import SWEEP, require_same_store
 from greatmeta_dist.training.saved_model import SavedModel
 
 FOR_PREDICTIONS: checkpoint.Wanted = {"rows": None}
@@ -67,7 +69,12 @@ class Predictor:
         damaged checkpoint. Raises ``InputError`` where the folder holds no run, a run of another
         version, or no checkpoint.
         """
-        run = Path(run)
+        run = folder_to_read(run)
+        require(
+            not (run / SWEEP).exists(),
+            f"{run} is the folder of a sweep; name one of its runs, of which {run}/summary.csv "
+            "marks the best",
+        )
         config = saved_config(run)
         require(
             config is not None,
@@ -99,10 +106,11 @@ class Predictor:
         Polars, pandas) with columns of users, items and ratings under usual names. Ids are as in
         the log.
 
-        ``user_features`` are ``{feature: value}``, or ``{user: {feature: value}}`` for many. Items
-        that the user knows are left out with ``exclude_seen``. ``candidates`` are the only items
-        that may be recommended. Fewer items than k give fewer rows. With ``explain`` each has the
-        so many things in words, ``why``, that moved its score most.
+        ``user_features`` are ``{feature: value}``; of many users ``{user: {feature: value}}``, or a
+        frame with a column of users and one for each feature. Items that the user knows are left
+        out with ``exclude_seen``. ``candidates`` are the only items that may be recommended. Fewer
+        items than k give fewer rows. With ``explain`` each has the so many things in words,
+        ``why``, that moved its score most.
 
         Returns ``Recommendation`` tuples ``(item, score)`` for one user, a dictionary of such lists
         for many, and a frame of ``user``, ``rank``, ``item``, ``score`` for a frame. A score is a
@@ -229,7 +237,7 @@ class Predictor:
         path = folder or self.config.store
         require(path is not None, f"{self.run}/config.yaml names no store; add store=DIR")
         assert path is not None
-        store = Store(Path(path))
+        store = Store(local_folder(path))
         require_same_store(self.store_identity, store, self.run)
         store.check()
         return store
@@ -249,7 +257,7 @@ class RunModel:
     @classmethod
     def of(cls, predictor: Predictor) -> "RunModel":
         """Of a predictor that this process has loaded, and need not load again."""
-        model = cls(str(predictor.run.resolve()), predictor.step, predictor.blend_weight)
+        model = cls(address(predictor.run), predictor.step, predictor.blend_weight)
         keep(model, predictor)
         return model
 

@@ -16,7 +16,9 @@ from shown_logs import LOGS, USERS
 
 from greatmeta_dist.cli import main
 from greatmeta_dist.options.checks import check_words
-from greatmeta_dist.options.compose import compose_config, sweep
+from greatmeta_dist.options.compose import compose_config, compose_job
+from greatmeta_dist.options.job_words import jobs_words, submitted_words
+from greatmeta_dist.options.sweep_words import SweepWords
 
 SMALL_DATA = ["data.users=300"]
 """Added to ``prepare data=synthetic``."""
@@ -30,9 +32,15 @@ SMALL_TRAINING = [
 """Added to every training that starts."""
 SMALL_CODE = {r"\bsteps=\d+": "steps=4", r"\bvalid_every=\d+": "valid_every=2"}
 """What is replaced in Python code."""
-ONLY_CHECKED = ("cluster=ray", "cluster.address=", "cluster.workers=")
-"""Options of commands that are not run here: ``tests/launch`` starts groups and services."""
-OTHER_PROGRAMS = ("cd", "curl", "git", "ray", "serve", "kubectl")
+ONLY_CHECKED = (
+    "cluster=ray", "cluster.address=", "cluster.workers=", "run=s3://", "store=s3://",
+    "sweep.budget=",
+)  # fmt: skip
+"""Options of commands that are not run here: ``tests/launch`` starts groups and services,
+``tests/storage`` a server of objects, and ``tests/sweep`` searches."""
+NOT_RUN = ("serve", "submit", "jobs")
+"""Commands that are checked alone, for the same reason."""
+OTHER_PROGRAMS = ("cd", "curl", "export", "git", "kill", "ray", "serve", "kubectl")
 """Programs of others that documents may show."""
 STORES = {
     "stores/first": "data=synthetic",
@@ -69,7 +77,7 @@ class Reader:
 
 def run_command(words: list[str]) -> None:
     """Run one shell command in small, or check it."""
-    program, *rest = words
+    program, *rest = in_folder(words, Path.cwd())
     if re.fullmatch(r"\w+=.*", program):
         return run_command(rest)
     program = program.removeprefix(".venv/bin/")
@@ -93,6 +101,11 @@ def run_command(words: list[str]) -> None:
         assert program in OTHER_PROGRAMS, f"no way to check {program}"
 
 
+def in_folder(words: list[str], folder: Path) -> list[str]:
+    """The words as a shell in a folder would understand them."""
+    return [word.replace("$PWD", str(folder)) for word in words]
+
+
 def _run_ours(words: list[str]) -> None:
     """Run ``greatmeta`` in small, in folders that suit."""
     command, *options = words or ["--help"]
@@ -101,7 +114,9 @@ def _run_ours(words: list[str]) -> None:
         return
     check_options(command, options)
     named = dict(word.split("=", 1) for word in options if "=" in word)
-    if command == "serve" or any(word.startswith(ONLY_CHECKED) for word in options):
+    goes_on = command == "train" and "-m" in options and "store" not in named
+    is_checked_alone = any(word.startswith(ONLY_CHECKED) for word in options)
+    if command in NOT_RUN or goes_on or is_checked_alone:
         return
     if command == "prepare":
         assert named.get("data.path", "log.csv") in LOGS, f"no small log for {words}"
@@ -114,7 +129,7 @@ def _run_ours(words: list[str]) -> None:
     elif command == "train" and "store" in named:
         _have_store(named["store"])
         shutil.rmtree(named["run"], ignore_errors=True)
-        options += SMALL_TRAINING
+        options = (_first_job(options) if "-m" in options else options) + SMALL_TRAINING
     elif command == "train":  # goes on with a run
         _have_run(named["run"])
         options = ["train.steps=6" if w.startswith("train.steps=") else w for w in options]
@@ -131,11 +146,31 @@ def _run_ours(words: list[str]) -> None:
 
 def check_options(command: str, options: list[str]) -> None:
     """Check that a command takes such options; raises ``InputError``."""
+    if command == "submit":
+        own, inner, inner_words = submitted_words(options)
+        check_options(inner, inner_words)
+        options = own
+    if command == "jobs":
+        *_, options = jobs_words(options)
     words = [word for word in options if word not in ("-m", "--multirun")]
     is_sweep = len(words) < len(options)
     check_words(command, words, is_sweep=is_sweep)
-    for job in sweep(words) if is_sweep else [words]:
-        compose_config(job)
+    if not is_sweep:
+        compose_config(words)
+        return
+    own = [word for word in words if word.startswith("sweep.")]
+    is_search = compose_config(own).sweep.budget is not None
+    parsed = SweepWords.parse([w for w in words if w not in own], is_search=is_search)
+    assert is_search or not parsed.ranges
+    for values in parsed.combinations():
+        compose_job(parsed.words(values))
+
+
+def _first_job(options: list[str]) -> list[str]:
+    """The words of a sweep with the first value alone of each option."""
+    parsed = SweepWords.parse([word for word in options if word != "-m"], is_search=False)
+    first = {key: f"choice({texts[0]})" for key, texts in parsed.values.items()}
+    return ["-m", *parsed.words(first)]
 
 
 def _run_python(words: list[str]) -> None:

@@ -132,15 +132,6 @@ def test_preparing_twice_says_so(capsys, store):
     assert "data.users" in err
 
 
-def test_sweep_numbers_its_runs(capsys, store, tmp_path):
-    code, _, _ = run(
-        capsys, "train", "-m", f"store={store}", f"run={tmp_path}/s", *TINY, "train.seed=0,1"
-    )
-    assert code == 0
-    found = [json.loads((tmp_path / "s" / k / "metrics.json").read_text()) for k in ("0", "1")]
-    assert found[0]["best"] != found[1]["best"]
-
-
 def test_published_form_trains_from_its_preset(capsys, tmp_path):
     log = write_log(tmp_path, num_users=40, num_items=60)
     folder = tmp_path / "x"
@@ -371,17 +362,6 @@ def test_two_writers_of_a_folder_are_one_too_many(capsys, store, tmp_path):
         code, _, err = run(capsys, "train", f"run={tmp_path}/run", "train.steps=9")
     assert code == 2
     assert "another training writes" in err
-
-
-def test_a_sweep_goes_on_after_a_job_that_fails(capsys, store, tmp_path):
-    (tmp_path / "s" / "0").mkdir(parents=True)
-    (tmp_path / "s" / "0" / "other").touch()
-    words = [f"store={store}", f"run={tmp_path}/s", *TINY, "train.seed=0,1"]
-    assert main(["train", "-m", *words]) == 1
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith(f"greatmeta: sweep 0: run={tmp_path}/s/0 exists and is no run")
-    assert lines[-1] == "greatmeta: 1 of 2 jobs of the sweep failed: 0"
-    assert (tmp_path / "s" / "1" / "metrics.json").exists()
 
 
 @pytest.mark.parametrize(

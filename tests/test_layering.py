@@ -16,6 +16,7 @@ LEVELS = {
     "signals": 2,
     "meta": 2,
     "priors": 3,
+    "storage": 3,
     "data": 4,
     "batching": 5,
     "engine": 6,
@@ -27,9 +28,11 @@ LEVELS = {
     "export": 10,
     "predict": 10,
     "launch": 11,
-    "commands": 12,
-    "cli": 13,
-    "__main__": 14,
+    "sweep": 12,
+    "commands": 13,
+    "cli": 14,
+    "__main__": 15,
+    "submitted": 16,
 }
 """A module may import modules of its own folder or of a lower level."""
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -245,10 +245,12 @@ def test_arguments_of_another_type_are_one_line(trained):
     predictor = Predictor.load(trained)
     with pytest.raises(InputError, match="exclude_seen is 'no'; expected True or False"):
         predictor.recommend({"i1": 4.0}, exclude_seen="no")  # type: ignore[arg-type]
-    features = pl.DataFrame({"user": ["ann"], "age": [31]})
-    with pytest.raises(InputError, match=r"user_features are shape: .*expected {user") as caught:
-        predictor.recommend({"ann": {"i1": 4.0}}, user_features=features)
+    with pytest.raises(InputError, match=r"user_features are 31; .*expected {user") as caught:
+        predictor.recommend({"ann": {"i1": 4.0}}, user_features=31)
     assert "\n" not in str(caught.value)
+    clicks = pl.DataFrame({"item": ["i1", "i2"], "rating": [True, False]})
+    with pytest.raises(InputError, match="column rating of the frame holds Booleans"):
+        predictor.recommend(clicks)
 
 
 def test_a_warning_of_unknown_items_names_the_callers_line(trained):
@@ -314,6 +316,7 @@ def test_features_of_users_are_told_by_their_values(tmp_path):
     many = predictor.recommend({"a": {"i1": 5.0}}, user_features={"a": {"age": 21.0}})
     alone = predictor.recommend({"i1": 5.0}, user_features={"age": 21.0})
     assert [item for item, _ in many["a"]] == [item for item, _ in alone]
+    _check_frames_of_features(predictor)
     for features, message in (
         ({"height": 2}, "no user feature is called height; this run has age, country"),
         ({"age": "old"}, "age is 'old'; expected a finite number"),
@@ -321,6 +324,23 @@ def test_features_of_users_are_told_by_their_values(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             predictor.recommend({"i1": 5.0}, user_features=features)
+
+
+def _check_frames_of_features(predictor: Predictor) -> None:
+    """Users' features in a frame count as in plain types."""
+    known = {7: {"i1": 5.0}, "b": {"i1": 5.0}, "c": {"i1": 5.0}}
+    plain = {7: {"age": 21.0, "country": "c1"}, "b": {"age": 40.0}}
+    expected = predictor.score(known, ["i2", "i3"], user_features=plain)
+    columns = {"userId": ["b", "7"], "age": [40.0, 21.0], "country": [None, "c1"]}
+    for frame in (pl.DataFrame(columns), pl.DataFrame(columns).lazy(), pa.table(columns)):
+        scores = predictor.score(known, ["i2", "i3"], user_features=frame)
+        assert (scores == expected).all()
+    assert expected[2, 0] != expected[0, 0]
+    twice = pl.DataFrame({"user": ["b", "b"], "age": [40.0, 41.0]})
+    with pytest.raises(InputError, match="user_features name b more than once"):
+        predictor.score(known, ["i2"], user_features=twice)
+    with pytest.raises(InputError, match=r"of one user without a name; give \{feature: value\}"):
+        predictor.score({"i1": 5.0}, ["i2"], user_features=twice)
 
 
 def test_threads_share_a_predictor(trained):

@@ -42,6 +42,10 @@ ANSWERED_AT_ONCE = [
     (["recommend", "--help"], 0),
     (["recommend", "run=a", "users=b"], 2),
     (["evaluate", "-m", "run=a,b"], 2),
+    (["submit", "--help"], 0),
+    (["submit", "train", "run=a"], 2),
+    (["submit", "--", "train", "run=/a", "store=/b", "train.stepz=3"], 2),
+    (["jobs", "stop"], 2),
 ]
 MAX_RATIO = 20
 """Processor time of a start over that of an empty program; importing torch alone takes 50 times."""

@@ -21,6 +21,8 @@ from greatmeta_dist.evaluation.scoring import Scorer
 from greatmeta_dist.files import write_json_atomically
 from greatmeta_dist.predict import Predictor
 from greatmeta_dist.recommend.new_users import with_unknown_item
+from greatmeta_dist.storage.local_copy import absolute, local_folder
+from greatmeta_dist.training.run_copy import write_back
 
 OTHER = "other"
 """What files are called that are of another store or log than the run's own."""
@@ -41,7 +43,7 @@ class _Asked:
 
     @classmethod
     def of(
-        cls, run: Path, store: Path | None, display: Display, *, may_be_other: bool, is_log: bool
+        cls, run: str, store: str | None, display: Display, *, may_be_other: bool, is_log: bool
     ) -> "_Asked":
         """Load a run and open its store, or another one.
 
@@ -51,7 +53,7 @@ class _Asked:
         predictor = Predictor.load(run, warn=display.say)
         if store is None:
             return cls(predictor, predictor.scorer, predictor.open_store())
-        opened = Store(store)
+        opened = Store(local_folder(store))
         opened.check()
         if opened.identity == predictor.store_identity:
             return cls(predictor, predictor.scorer, opened)
@@ -108,11 +110,10 @@ def evaluate_run(
     ``evaluation.json`` holds. Raises ``InputError`` where a run or the store cannot be read, or
     where the store holds no scenario.
     """
-    store = Path(store) if store is not None else None
     return _evaluate(
-        Path(run),
-        store=store,
-        against=Path(against) if against is not None else None,
+        str(run),
+        store=str(store) if store is not None else None,
+        against=str(against) if against is not None else None,
         options=options or EvaluateConfig(),
         display=display or Display(),
     )
@@ -123,9 +124,9 @@ def evaluate_config(config: Config, typed: Collection[str]) -> dict[str, Any]:
     display = Display()
     with _store_of(config, typed, display) as store:
         return _evaluate(
-            Path(config.run or ""),
+            config.run or "",
             store=store,
-            against=Path(config.against) if config.against else None,
+            against=config.against or None,
             options=config.evaluate,
             display=display,
             is_log=config.users is not None,
@@ -133,25 +134,25 @@ def evaluate_config(config: Config, typed: Collection[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def _store_of(config: Config, typed: Collection[str], display: Display) -> Iterator[Path | None]:
+def _store_of(config: Config, typed: Collection[str], display: Display) -> Iterator[str | None]:
     """The store to evaluate on, None for the run's own; a log is prepared, for the block alone."""
     if config.users is None:
         require(not typed, f"data.{min(typed, default='')} is set without users=LOG; name the log")
-        yield Path(config.store) if config.store else None
+        yield config.store or None
         return
     require(not config.store, "store=DIR and users=LOG are both set; evaluate on one of the two")
     catalogue = Predictor.load(config.run or "", warn=display.say).catalogue
     with TemporaryDirectory(prefix="greatmeta-evaluate-") as folder:
         store, recipe = Path(folder) / "store", catalogue.manifest.recipe
         prepare_log(config.users, store, config.data, typed, recipe, display)
-        yield store
+        yield str(store)
 
 
 def _evaluate(
-    run: Path,
+    run: str,
     *,
-    store: Path | None,
-    against: Path | None,
+    store: str | None,
+    against: str | None,
     options: EvaluateConfig,
     display: Display,
     is_log: bool = False,
@@ -160,7 +161,7 @@ def _evaluate(
     asked = _Asked.of(run, store, display, may_be_other=may_be_other, is_log=is_log)
     other = None
     if against is not None:
-        require(against.resolve() != run.resolve(), f"against={against} is the run itself")
+        require(absolute(against) != absolute(run), f"against={against} is the run itself")
         other = _Asked.of(against, store, display, may_be_other=may_be_other, is_log=is_log)
         require(
             store is not None or other.store.identity == asked.store.identity,
@@ -170,8 +171,7 @@ def _evaluate(
     found = asked.evaluate(options, display)
     evaluation = _header(asked) | found.summary
     prefix = f"{OTHER}-" if asked.is_other else ""
-    path = run / f"{prefix}evaluation.json"
-    write_json_atomically(path, evaluation)
+    path = _write(asked.predictor.run, f"{prefix}evaluation.json", evaluation)
     display.results(evaluation)
     for line in _unknown_lines(evaluation):
         display.say(line)
@@ -186,11 +186,17 @@ def _evaluate(
             "steps": [asked.predictor.step, other.predictor.step],
             "scenarios": compare(found, other.evaluate(options, display)),
         }
-        path = run / f"{prefix}comparison.json"
-        write_json_atomically(path, comparison)
+        path = _write(asked.predictor.run, f"{prefix}comparison.json", comparison)
         display.comparison(comparison)
         display.say(f"written to {path}")
     return evaluation
+
+
+def _write(run: Path, name: str, content: dict[str, Any]) -> Path:
+    """Write a file of a run; where it is."""
+    write_json_atomically(run / name, content)
+    write_back(run, name)
+    return run / name
 
 
 def _header(asked: _Asked) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from greatmeta_dist.launch.units import model_unit_runner, unit_runner
 from greatmeta_dist.predict import Predictor, RunModel
 from greatmeta_dist.recommend.batch import recommend_to_files, rejects_path
 from greatmeta_dist.recommend.batch_request import Request, Summary, TrainedModel
+from greatmeta_dist.storage.output import made_at
 
 LABEL_WIDTH = 10
 
@@ -26,9 +27,25 @@ def recommend_users(
     display, start = display or Display(), time.monotonic()
     assert config.users is not None
     assert config.out is not None
+    taken = f"another recommend is writing {config.out}"
+    with made_at(config.out, taken=taken) as out:
+        summary = _recommend(config, out, typed, display)
+    if not summary.is_new:
+        display.say(f"{config.out} already holds the recommendations of the same files and run")
+        return summary
+    display.say(
+        f"{summary.rows:,} recommendations to {summary.counts.users:,} users are in {config.out} "
+        f"after {time.monotonic() - start:.1f} s; {summary.users_per_second:,.0f} users/s"
+    )
+    return summary
+
+
+def _recommend(config: Config, out: Path, typed: Collection[str], display: Display) -> Summary:
+    """Write them to ``out``, and say what the users' files were like."""
+    assert config.users is not None
     request = Request(
         config.users,
-        Path(config.out),
+        out,
         config.k,
         config.exclude_seen,
         config.candidates,
@@ -54,17 +71,11 @@ def recommend_users(
             typed=typed,
             progress=progress,
             run_units=run_units,
-            run_model_units=model_unit_runner(config.cluster),
+            run_model_units=model_unit_runner(config.cluster, display),
         )
-    if not summary.is_new:
-        display.say(f"{request.out} already holds the recommendations of the same files and run")
-        return summary
-    for line in _lines(summary, request):
-        display.say(line)
-    display.say(
-        f"{summary.rows:,} recommendations to {summary.counts.users:,} users are in {request.out} "
-        f"after {time.monotonic() - start:.1f} s; {summary.users_per_second:,.0f} users/s"
-    )
+    if summary.is_new:
+        for line in _lines(summary, request):
+            display.say(line)
     return summary
 
 

@@ -2,7 +2,6 @@
 
 import socket
 from importlib.util import find_spec
-from pathlib import Path
 
 from greatmeta_dist.config import Config
 from greatmeta_dist.display import Display
@@ -23,7 +22,7 @@ def serve_run(config: Config) -> None:
     _require_free(config.serve.host, config.serve.port)
     from greatmeta_dist.launch.serve_here import serve_here
 
-    serve_here(Path(config.run or ""), config.serve, Display())
+    serve_here(config.run or "", config.serve, Display())
 
 
 def _require_free(host: str, port: int) -> None:

@@ -7,13 +7,15 @@ supplies values. The string below a field is its help text.
 import os
 from dataclasses import dataclass, field
 
-from greatmeta_dist.config.checks import at_least, require_utf8
+from greatmeta_dist.config.checks import at_least, require_no_half_url, require_utf8
 from greatmeta_dist.config.cluster import ClusterConfig
 from greatmeta_dist.config.data import ColumnsConfig, DataConfig
 from greatmeta_dist.config.evaluation import EvaluateConfig
 from greatmeta_dist.config.model import InnerConfig, ModelConfig
 from greatmeta_dist.config.priors import PriorsConfig
 from greatmeta_dist.config.serving import ServeConfig
+from greatmeta_dist.config.submitting import SubmitConfig
+from greatmeta_dist.config.sweep import SweepConfig
 from greatmeta_dist.config.training import SchedulerConfig, TrainConfig
 from greatmeta_dist.errors import require
 
@@ -28,6 +30,8 @@ __all__ = [
     "PriorsConfig",
     "SchedulerConfig",
     "ServeConfig",
+    "SubmitConfig",
+    "SweepConfig",
     "TrainConfig",
 ]
 
@@ -43,12 +47,14 @@ class Config:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
+    submit: SubmitConfig = field(default_factory=SubmitConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     store: str | None = None
-    """Folder of the prepared data."""
+    """Folder of the prepared data: a path, or a URL such as s3://bucket/folder."""
     run: str | None = None
-    """Folder of the training."""
+    """Folder of the training: a path, or a URL."""
     users: str | None = None
     """What is known of the users to recommend for: a log, or a list of users. Its ending tells its
     format; ``data=<preset>`` says another one. ``evaluate``: a log of other users to score, read
@@ -57,7 +63,7 @@ class Config:
     """Folder of another training. ``run`` is tested against it, user by user, on the same users."""
     out: str | None = None
     """Where to write. A name that ends in .parquet is one file; any other is a folder of them. Of
-    an export, a folder."""
+    an export, a folder. A path, or a URL."""
     k: int = 10
     """Items for each user. A user gets fewer where fewer are left."""
     exclude_seen: bool = True
@@ -91,3 +97,5 @@ class Config:
             if path is not None:
                 require_utf8(name, path)
                 setattr(self, name, os.path.expanduser(path))
+        for name in ("store", "run", "out", "against"):
+            require_no_half_url(name, getattr(self, name))

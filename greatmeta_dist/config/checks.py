@@ -1,5 +1,6 @@
 """Checks of single options, with the option's name in the message."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import Field, field, fields
 from typing import Any, get_args
@@ -73,3 +74,14 @@ def require_utf8(name: str, path: str) -> None:
     """Raise ``InputError`` where a path is not of UTF-8, which no library here can open."""
     shown = path.encode("utf-8", "backslashreplace").decode()
     require(shown == path, f"{name} is {shown}, whose name is not valid UTF-8; rename it")
+
+
+def require_no_half_url(name: str, path: str | None) -> None:
+    """Raise ``InputError`` for a URL without its slashes, which would be a folder of that name."""
+    found = re.match(r"(s3|gs|gcs|az|abfs|abfss):(?!//)/?(.*)", path or "")
+    require(
+        found is None,
+        f"{name}={path} is neither a path nor a URL; write {found[1]}://{found[2]}"
+        if found
+        else "",
+    )

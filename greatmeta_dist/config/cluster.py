@@ -19,10 +19,18 @@ class ClusterConfig:
     process alone, or one Ray worker. ``prepare``: parts of the log that are worked on at a time;
     null is one for each processor, here at most four, since each is in memory."""
     address: str | None = None
-    """ray: address of a running cluster to join. ``auto`` is the one of this machine. null starts
-    a cluster here, which ends with the command."""
+    """ray: address of a running cluster to join, HOST:PORT. ``auto`` is the one of this machine.
+    null starts a cluster here, which ends with the command; in a submitted job it is the job's own
+    cluster. ``submit`` and ``jobs``: where the cluster's Jobs API is, http://HOST:8265; null is
+    what RAY_API_SERVER_ADDRESS says."""
     gpus_per_worker: float | None = None
     """ray: GPUs of each worker. null is 1 where the cluster has GPUs, and 0 elsewhere."""
+    wait_s: float = 600.0
+    """ray: seconds to wait where the cluster lacks what is asked for, or others hold it. Then the
+    command ends."""
+    growth_interval_s: float = 60.0
+    """ray, for a range of workers: seconds for which a group trains at least before it makes way
+    for a larger one. Each change costs what the start of the workers takes."""
     reduction: str = choice("tree", ("tree", "fast"))
     """How workers add their gradients. ``tree``: in a fixed order, so that any number of workers
     gives the same bits. ``fast``: by a plain all-reduce, which does not promise this."""
@@ -35,6 +43,8 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         check_choices("cluster", self)
+        at_least("cluster.wait_s", self.wait_s, 0)
+        at_least("cluster.growth_interval_s", self.growth_interval_s, 0)
         at_least("cluster.threads", self.threads, 1)
         in_range("cluster.threads", self.threads, 1, 4096)
         if self.gpus_per_worker is not None:
@@ -68,3 +78,10 @@ class ClusterConfig:
         if self.workers is None:
             return 1
         return int(self.workers if isinstance(self.workers, int) else self.workers[-1])
+
+    @property
+    def fewest_workers(self) -> int:
+        """The smallest group that may train."""
+        return (
+            int(self.workers[0]) if isinstance(self.workers, (list, tuple)) else self.most_workers
+        )

@@ -5,7 +5,13 @@ import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from greatmeta_dist.config.checks import at_least, check_choices, choice, in_range, require_utf8
+from greatmeta_dist.config.checks import (
+    at_least,
+    check_choices,
+    choice,
+    in_range,
+    require_utf8,
+)
 from greatmeta_dist.errors import require
 from greatmeta_dist.extensions import SOURCES
 

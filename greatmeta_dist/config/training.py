@@ -2,7 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from greatmeta_dist.config.checks import at_least, check_choices, choice, in_range
+from greatmeta_dist.config.checks import (
+    at_least,
+    check_choices,
+    choice,
+    in_range,
+)
 from greatmeta_dist.errors import require
 from greatmeta_dist.extensions import WEIGHTINGS
 

@@ -21,6 +21,12 @@ def map_arrow(path: Path) -> pa.RecordBatch:
         return reader.get_batch(0)
 
 
+def num_rows(file: pa.NativeFile) -> int:
+    """Rows of the single record batch of a file, of which no more than its first column is read."""
+    options = pa.ipc.IpcReadOptions(included_fields=[0])
+    return pa.ipc.open_file(file, options=options).get_batch(0).num_rows
+
+
 def list_array(ragged: Ragged, kind: pa.DataType) -> pa.Array:
     """A ragged array as a list column of that value type."""
     return pa.LargeListArray.from_arrays(

@@ -5,7 +5,7 @@ checks. A row that has a user and nothing else asks for a user of whom nothing i
 file without a column of items, which is a list of users.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def _with_run_options(
         "data.columns.rating is null, and this run predicts ratings; name the column",
     )
     names = [*OF_TASKS, *(name for name in OF_ROWS if name not in typed)]
-    source = config.source if {"data", "source"} & {*typed} else _source_of(users, recipe["source"])
+    source = config.source if {"data", "source"} & {*typed} else source_of(users, recipe["source"])
     if source == recipe["source"] and "data" not in typed:
         names += [name for name in OF_FILES if name not in typed]
     options: dict[str, Any] = {name: recipe[name] for name in names}
@@ -124,7 +124,7 @@ def _has_plain_ratings(config: DataConfig) -> bool:
     return not (config.is_click or config.events or config.repeats_rule in MERGING)
 
 
-def _source_of(users: str, of_run: str) -> str:
+def source_of(users: str, of_run: str) -> str:
     """The form of the files at a path, told by their names, or else that of the run's own log."""
     root = Path(users)
     default = of_run if of_run != "synthetic" else "csv"
@@ -148,11 +148,8 @@ def _with_columns(config: DataConfig, manifest: Manifest, work: Path) -> tuple[D
         return _of_list(replace(config, has_header=False), "1"), True
     reader, log = Reader(config, work), Files.at(config.path, config.source)
     available = reader.columns(log)
-    typed, in_run = asdict(config.columns), manifest.recipe["columns"]
-    columns = {
-        role: in_run[role] if name == AUTO and in_run[role] in (None, *available) else name
-        for role, name in typed.items()
-    }
+    typed = asdict(config.columns)
+    columns = columns_as_in(manifest.recipe["columns"], typed, available)
     if typed["event"] == AUTO and not config.events:
         columns["event"] = AUTO
     config = _with_features(config, manifest, work)
@@ -162,6 +159,19 @@ def _with_columns(config: DataConfig, manifest: Manifest, work: Path) -> tuple[D
     if is_list and user in available and columns["rating"] in (None, AUTO):
         return _of_list(config, user), True
     return replace(config, columns=ColumnsConfig(**columns)), False
+
+
+def columns_as_in(
+    in_run: Mapping[str, Any], typed: Mapping[str, Any], available: Collection[str]
+) -> dict[str, Any]:
+    """By role the column of a file: as it was typed, or called as in the run's log.
+
+    It stays ``auto``, to be found by its usual names, where the file has no column of that name.
+    """
+    return {
+        role: in_run[role] if name == AUTO and in_run[role] in (None, *available) else name
+        for role, name in typed.items()
+    }
 
 
 def _of_list(config: DataConfig, user: str) -> DataConfig:

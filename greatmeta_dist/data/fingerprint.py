@@ -15,6 +15,7 @@ from greatmeta_dist.data.store import Store
 from greatmeta_dist.data.units import Result
 from greatmeta_dist.errors import require
 from greatmeta_dist.files import sha256
+from greatmeta_dist.storage.local_copy import local_folder
 
 HASH = "hash the files"
 UNIT_BYTES = 1 << 28
@@ -80,8 +81,9 @@ def work_key(config: DataConfig, store: Path) -> str:
         for path in files_in(name)
         if not path.resolve().is_relative_to(store.resolve())
     ]
-    if config.from_store is not None and (Path(config.from_store) / MANIFEST).exists():
-        status = (Path(config.from_store) / MANIFEST).stat()
+    earlier = local_folder(config.from_store) / MANIFEST if config.from_store is not None else None
+    if earlier is not None and earlier.exists():
+        status = earlier.stat()
         files.append([config.from_store, status.st_size, status.st_mtime_ns])
     content = [version("greatmeta_dist"), FORMAT_VERSION, asdict(config), files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

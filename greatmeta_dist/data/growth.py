@@ -18,6 +18,7 @@ from greatmeta_dist.data.sources import Kind, Source, Table
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.data.vocabulary import Vocabulary, read_vocabularies
 from greatmeta_dist.errors import require
+from greatmeta_dist.storage.local_copy import LocalCopy, address, local_folder
 
 OF_FILES = (
     "source", "path", "from_store", "split", "columns", "separator", "encoding", "has_header",
@@ -43,9 +44,9 @@ class EarlierStore:
 
         Raises ``InputError`` where it is no whole store, keeps no log, or is ``store`` itself.
         """
-        folder = Path(path)
+        folder = _folder_of(path)
         require(
-            folder.resolve() != store.resolve(),
+            address(folder) != address(store),
             f"data.from={path} is store={store} itself; a store grows into another folder",
         )
         _require_store(folder)
@@ -149,7 +150,7 @@ def with_earlier_options(config: DataConfig, typed: Collection[str]) -> DataConf
     Raises ``InputError`` where ``data.from`` is no store.
     """
     assert config.from_store is not None
-    folder = Path(config.from_store)
+    folder = _folder_of(config.from_store)
     _require_store(folder)
     recipe = read_manifest(folder).recipe
     taken = {
@@ -158,6 +159,16 @@ def with_earlier_options(config: DataConfig, typed: Collection[str]) -> DataConf
         if name not in OF_FILES and name in recipe and name not in typed
     }
     return replace(config, **taken)
+
+
+def _folder_of(path: str) -> Path:
+    """The folder of ``data.from``; of one on an object store a copy, with the log that it keeps."""
+    folder = local_folder(path)
+    copy = LocalCopy.of(folder)
+    if copy is not None:
+        copy.origin.require_reachable()
+        copy.pull(lambda name: name == MANIFEST or name.startswith(f"{LOG}/"))
+    return folder
 
 
 def _require_store(folder: Path) -> None:

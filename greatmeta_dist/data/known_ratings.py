@@ -194,6 +194,11 @@ def _of_frame(frame: Any) -> KnownRatings:
     columns = {role: name for role, name in names.items() if name is not None}
     for name in columns.values():
         _require_plain(table, name)
+    is_truth = "rating" in columns and table.schema[columns["rating"]] == pl.Boolean
+    require(
+        not is_truth,
+        f"column {columns.get('rating')} of the frame holds Booleans; expected ratings as numbers",
+    )
     _warn_of_one_user(table.columns, columns)
     values = {
         role: (number_value if role == "rating" else id_value)(name, table.schema[name])

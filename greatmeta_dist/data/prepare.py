@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.fingerprint import work_key
+from greatmeta_dist.data.kept_log import LOG
 from greatmeta_dist.data.manifest import MANIFEST, WORK, read_manifest
 from greatmeta_dist.data.phases import Phases, Progress, polars_message
 from greatmeta_dist.data.preparation import FOLDERS, Preparation
@@ -22,8 +23,13 @@ from greatmeta_dist.data.store import ITEMS
 from greatmeta_dist.data.units import RunUnits
 from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.files import locked
+from greatmeta_dist.storage.local_copy import is_visible
+from greatmeta_dist.storage.objects import ObjectFolder, is_url
+from greatmeta_dist.storage.output import made_at
 
 LOCK = ".lock"
+KNOWN_BY = (MANIFEST, "report.json")
+"""The files of a store from which it is seen that it is made."""
 
 
 def prepare(
@@ -40,7 +46,31 @@ def prepare(
     too many rejected rows (which are then in ``rejects.parquet``), for a store made otherwise, and
     for a folder of other things.
     """
-    store = Path(store)
+    with made_store(store) as folder:
+        return prepare_here(config, folder, progress, run_units=run_units)
+
+
+@contextmanager
+def made_store(store: str | Path) -> Iterator[Path]:
+    """The folder to prepare a store in, which may be on an object store.
+
+    Raises ``InputError`` where it holds other things.
+    """
+    if is_url(store):
+        _require_own_objects(ObjectFolder(str(store).rstrip("/")))
+    taken = f"another prepare is writing {store}"
+    with made_at(store, taken=taken, last=MANIFEST, starts_with=KNOWN_BY.__contains__) as folder:
+        yield folder
+
+
+def prepare_here(
+    config: DataConfig,
+    store: Path,
+    progress: Progress = lambda phase, share: None,
+    *,
+    run_units: RunUnits | None = None,
+) -> Report:
+    """The same, into a folder on disk."""
     require(
         not store.exists() or _is_own(store),
         f"store={store} exists and is no store; choose an empty or new folder",
@@ -91,6 +121,17 @@ def _is_own(folder: Path) -> bool:
         return True
     names = {p.name for p in folder.iterdir()}
     return WORK in names or names <= {LOCK, REJECTS}
+
+
+def _require_own_objects(folder: ObjectFolder) -> None:
+    """Raise ``InputError`` where an object store's folder has more than an unfinished store."""
+    folder.require_reachable()
+    names = folder.files()
+    others = {name.split("/")[0] for name in names if is_visible(name)}
+    require(
+        MANIFEST in names or others <= {*FOLDERS, LOG, ITEMS, REJECTS, "report.json"},
+        f"store={folder.url} exists and is no store; choose an empty or new folder",
+    )
 
 
 def _delete_unfinished(store: Path) -> None:

@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from greatmeta_dist.data.arrow import join_batches, map_arrow, ragged_of
+from greatmeta_dist.data.arrow import join_batches, map_arrow, num_rows, ragged_of
 from greatmeta_dist.data.manifest import (
     ITEM_ID,
+    MANIFEST,
     Field,
     read_manifest,
     write_manifest,
@@ -31,6 +32,7 @@ from greatmeta_dist.errors import require
 from greatmeta_dist.files import sha256
 from greatmeta_dist.priors.base import ItemFeature, TrainingRows, UserRows
 from greatmeta_dist.ragged import Ragged, join_lists
+from greatmeta_dist.storage.local_copy import LocalCopy
 
 ITEMS = "items.arrow"
 
@@ -65,17 +67,22 @@ class Store:
 
         Files are checked against their checksums when they are first read, or all by ``check``.
         """
-        self.folder = folder
+        self.folder, self._copy = folder, LocalCopy.of(folder)
+        objects = self._copy.pull(MANIFEST.__eq__) if self._copy is not None else None
         self.manifest = read_manifest(folder)
         self._checked: set[str] = set()
         for name in self.manifest.checksums:
-            self._require(name, (folder / name).is_file(), "is missing")
+            is_there = (folder / name).is_file() if objects is None else name in objects
+            self._require(name, is_there, "is missing")
 
     def check(self, rank: int = 0, size: int = 1) -> None:
         """Check every ``size``-th file now; raises ``InputError`` where one has changed.
 
-        The log that the store keeps is checked where it is used.
+        The log that the store keeps is checked where it is used; so is all that is on an object
+        store, because a check reads it, and a worker needs no more than its own shards.
         """
+        if self._copy is not None:
+            return
         names = [name for name in self.manifest.checksums if not name.startswith("log/")]
         for name in names[rank::size]:
             self.path(name)
@@ -136,10 +143,18 @@ class Store:
         """Training users of each shard, by its unchecked header: all workers ask for all."""
         names = [shard_name("train", k) for k in range(self.manifest.shards["train"])]
         try:
+            if self._copy is not None:
+                return [self._num_rows(self._copy, name) for name in names]
             return [map_arrow(self.folder / name).num_rows for name in names]
         except (pa.ArrowInvalid, OSError):
             self.check()
             raise
+
+    @staticmethod
+    def _num_rows(copy: LocalCopy, name: str) -> int:
+        """Rows of a shard on an object store, of which little is read."""
+        with copy.origin.open(name) as file:
+            return num_rows(file)
 
     def split(self, split: str, feature_spec: FeatureSpec) -> UserTasks:
         """All tasks of a split."""
@@ -205,10 +220,16 @@ class Store:
             yield UserRows(item, rating.values.astype(np.float64))
 
     def path(self, name: str) -> Path:
-        """One of the files, known to be as it was written."""
+        """One of the files, known to be as it was written.
+
+        From an object store it is fetched once, into this machine's copy.
+        """
         path = self.folder / name
         if name not in self._checked:
-            is_whole = path.is_file() and sha256(path) == self.manifest.checksums[name]
+            expected = self.manifest.checksums[name]
+            is_whole = path.is_file() and sha256(path) == expected
+            if not is_whole and self._copy is not None:
+                is_whole = self._copy.fetch(name) == expected
             self._require(name, is_whole, "does not match its checksum")
             self._checked.add(name)
         return path
@@ -231,7 +252,7 @@ def write_catalogue(store: Store, folder: Path) -> None:
     names = [n for n in store.manifest.checksums if n == ITEMS or n.startswith("vocab/")]
     (folder / "vocab").mkdir()
     for name in names:
-        shutil.copyfile(store.folder / name, folder / name)
+        shutil.copyfile(store.path(name), folder / name)
     checksums = {name: store.manifest.checksums[name] for name in names}
     manifest = replace(store.manifest, splits={}, shards={}, checksums=checksums)
     write_manifest(folder, manifest)

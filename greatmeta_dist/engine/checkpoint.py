@@ -13,12 +13,12 @@ A checkpoint is a folder ``step-<n>``:
 A checkpoint whose manifest is missing, or whose files do not match it, is damaged: loading skips it
 for the one before. Nothing is ever unpickled, so a checkpoint from elsewhere cannot run code.
 
-``checkpoint_writer.py`` writes them.
+``checkpoint_writer.py`` writes them, and ``checkpoint_objects.py`` has them on object stores.
 """
 
 import itertools
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as parse
 from torch import Tensor
 
+from greatmeta_dist.engine import checkpoint_objects as objects
 from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.errors import require
 from greatmeta_dist.files import sha256
@@ -35,10 +36,8 @@ from greatmeta_dist.files import sha256
 FOLDER = "checkpoints"
 """Of a run."""
 FORMAT_VERSION = 2
-MANIFEST, STATE, DENSE = "manifest.json", "state.json", "dense.safetensors"
-
-Wanted = Mapping[str, range | None]
-"""Tables to read, by name: which of their entries, as far as there are so many, or None for all."""
+MANIFEST, STATE, DENSE = objects.MANIFEST, "state.json", "dense.safetensors"
+Wanted = objects.Wanted
 
 
 @dataclass(frozen=True)
@@ -88,10 +87,14 @@ def steps(folder: Path) -> list[int]:
 
     Raises ``PermissionError`` where the folder may not be read.
     """
-    # Path.glob would give nothing for a folder that may not be read.
-    paths = folder.iterdir() if folder.is_dir() else ()
-    names = (p.name.removeprefix("step-") for p in paths if p.name.startswith("step-"))
-    return sorted(int(name) for name in names if name.isdigit())
+    copy = objects.copy_of(folder)
+    if copy is not None:
+        names = objects.committed(copy, folder)
+    else:
+        # Path.glob would give nothing for a folder that may not be read.
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    numbers = (name.removeprefix("step-") for name in names if name.startswith("step-"))
+    return sorted(int(number) for number in numbers if number.isdigit())
 
 
 def load(
@@ -111,8 +114,12 @@ def load(
     path = folder / folder_name(step)
     checkpoint, version = None, FORMAT_VERSION
     try:
-        hashes = json.loads((path / MANIFEST).read_text())
-        files_to_check = sorted(hashes)[communicator.rank :: communicator.size]
+        copy = objects.copy_of(folder)
+        if copy is not None:  # what is fetched is checked
+            hashes, files_to_check = objects.fetch(copy, path, wanted), []
+        else:
+            hashes = json.loads((path / MANIFEST).read_text())
+            files_to_check = sorted(hashes)[communicator.rank :: communicator.size]
         if all(sha256(path / name) == hashes[name] for name in files_to_check):
             if not {DENSE, STATE} <= set(hashes):
                 raise ValueError("the manifest does not list every file")
@@ -139,6 +146,8 @@ def load_latest(
     A training may write the folder meanwhile: a checkpoint that it deletes is not damaged.
     """
     communicator = communicator or Communicator()
+    if objects.copy_of(folder) is not None:
+        objects.forget_all_but(folder, map(folder_name, steps(folder)))
     tried: set[int] = set()
     skipped: list[int] = []
     # Listed anew each time, because a training deletes checkpoints only where newer ones are.
@@ -148,9 +157,16 @@ def load_latest(
         if checkpoint is not None:
             return checkpoint, skipped
         tried.add(step)
-        if communicator.broadcast_object((folder / folder_name(step)).exists()):
+        if communicator.broadcast_object(_is_there(folder, step)):
             skipped.append(step)
     return None, skipped
+
+
+def _is_there(folder: Path, step: int) -> bool:
+    """Whether there is still a checkpoint of a step, whole or damaged."""
+    if objects.copy_of(folder) is None:
+        return (folder / folder_name(step)).exists()
+    return step in steps(folder)
 
 
 def newest_state(folder: Path) -> dict[str, Any] | None:
@@ -160,6 +176,9 @@ def newest_state(folder: Path) -> dict[str, Any] | None:
     """
     for step in reversed(steps(folder)):
         with suppress(OSError, ValueError):
+            copy = objects.copy_of(folder)
+            if copy is not None:
+                objects.fetch(copy, folder / folder_name(step), {})
             state = json.loads((folder / folder_name(step) / STATE).read_text())
             if isinstance(state, dict) and "store" in state:
                 return state
@@ -172,9 +191,12 @@ def read_parts(
     """A table of a checkpoint that ``load`` found whole, in parts: the number of the first entry,
     and entries as ``Block.tensors``. So a table need not fit into memory."""
     path, prefix = folder / folder_name(step), f"{table}/"
+    copy = objects.copy_of(folder)
+    names = [p.name for p in path.iterdir()] if copy is None else objects.fetch(copy, path, None)
     dense = parse((path / DENSE).read_bytes())
     scalars = {k.removeprefix(prefix): v for k, v in dense.items() if k.startswith(prefix)}
-    for file in sorted(path.glob(table_file_name(table, 0).replace("0" * 12, "*"))):
+    files = (path / name for name in names if name.startswith(f"{table}-"))
+    for file in sorted(files):
         first = int(file.name.removeprefix(f"{table}-").removesuffix(".safetensors"))
         for start in itertools.count(0, entries_per_part):
             entries = dict(_read_slices(file, start, start + entries_per_part))

@@ -11,8 +11,9 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial as bound
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from greatmeta_dist.engine import checkpoint_objects as objects
 from greatmeta_dist.engine.checkpoint import (
     DENSE,
     FORMAT_VERSION,
@@ -32,11 +34,13 @@ from greatmeta_dist.engine.checkpoint import (
 )
 from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.files import published_folder, sha256, sync, write_json_atomically
+from greatmeta_dist.storage.local_copy import LocalCopy
 
 ENTRIES_PER_FILE = 1 << 20
 NOTE_PATIENCE_S = 1800.0
 """How long rank 0 waits for the other workers' files."""
 POLL_S = 0.01
+OBJECT_POLL_S = 0.1
 
 Hashes = dict[str, str]
 """The SHA-256 of files, by name."""
@@ -55,26 +59,47 @@ class _Snapshot:
 class CheckpointWriter:
     """Writes checkpoints in the background, one at a time; all workers use it together."""
 
-    def __init__(self, folder: Path, communicator: Communicator, *, token: str, keep: int):
+    def __init__(
+        self,
+        folder: Path,
+        communicator: Communicator,
+        *,
+        token: str,
+        keep: int,
+        on_commit: Callable[[], None],
+    ):
         """``open`` makes a writer; ``token`` is a part of unfinished folders' names."""
-        self._folder, self._communicator = folder, communicator
+        self._folder, self._communicator, self._on_commit = folder, communicator, on_commit
         self._token, self._keep = token, keep
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
     @classmethod
-    def open(cls, folder: Path, communicator: Communicator, *, keep: int) -> "CheckpointWriter":
+    def open(
+        cls,
+        folder: Path,
+        communicator: Communicator,
+        *,
+        keep: int,
+        on_commit: Callable[[], None] = lambda: None,
+    ) -> "CheckpointWriter":
         """A writer of checkpoints into ``folder``, of which the ``keep`` newest and the best stay.
 
-        All workers call it together. Deletes what earlier workers left unfinished.
+        All workers call it together. Deletes what earlier workers left unfinished. ``on_commit`` is
+        called on rank 0, in the background, whenever a checkpoint is whole.
         """
         # Workers that were taken for dead may still be writing, so each start has its own name
         # for what is unfinished.
         token = communicator.broadcast_object(secrets.token_hex(4))
-        if communicator.is_first:
+        copy = objects.copy_of(folder)
+        if communicator.is_first and copy is not None:
+            objects.begin(copy, folder, token)
+        # Of a run on an object store each machine has unfinished folders of its own.
+        if communicator.is_first or copy is not None:
             for unfinished in folder.glob(".partial-*"):
-                shutil.rmtree(unfinished, ignore_errors=True)
-        return cls(folder, communicator, token=token, keep=keep)
+                if token not in unfinished.name:
+                    shutil.rmtree(unfinished, ignore_errors=True)
+        return cls(folder, communicator, token=token, keep=keep, on_commit=on_commit)
 
     def save(
         self,
@@ -135,9 +160,12 @@ class CheckpointWriter:
         """Write this worker's part; on rank 0 also complete the checkpoint and delete old ones."""
         target = self._folder / folder_name(snapshot.step)
         partial = self._folder / f".partial-{self._token}-{target.name}"
-        rank = self._communicator.rank
+        rank, copy = self._communicator.rank, objects.copy_of(self._folder)
         try:
-            if self._communicator.is_first:
+            if copy is not None:
+                partial = partial.with_name(f"{partial.name}-{rank}")  # other workers have theirs
+                self._upload(copy, partial, f"{self._folder.name}/{target.name}", snapshot)
+            elif self._communicator.is_first:
                 with published_folder(target, partial=partial):
                     self._complete(partial, snapshot)
             else:
@@ -148,17 +176,35 @@ class CheckpointWriter:
             shutil.rmtree(partial, ignore_errors=True)
             raise RuntimeError(
                 f"cannot write the checkpoint {target}: {getattr(error, 'strerror', '') or error}; "
-                "free the disk and run the same command again"
+                f"{'free the disk' if copy is None else 'mend that'} and run the same command again"
             ) from error
         if self._communicator.is_first:
             prune(self._folder, up_to=snapshot.step, keep=self._keep, best=best)
+            self._on_commit()
+
+    def _upload(self, copy: LocalCopy, partial: Path, name: str, snapshot: _Snapshot) -> None:
+        """Write this worker's part to an object store; on rank 0 also commit the checkpoint."""
+        partial.mkdir(parents=True, exist_ok=True)
+        hashes = _write_blocks(partial, snapshot.blocks)
+        if self._communicator.is_first:
+            hashes |= _write_dense(partial, snapshot)
+        objects.upload(copy, partial, name, self._token)
+        shutil.rmtree(partial)
+        if not self._communicator.is_first:
+            note = _note_name(self._communicator.rank)
+            objects.note(copy, name, self._token, note, hashes)
+            return
+        for rank in range(1, self._communicator.size):
+            take = bound(objects.take_note, copy, name, self._token, _note_name(rank))
+            hashes |= _await_note(take, poll_s=OBJECT_POLL_S)
+        objects.commit(copy, name, self._token, hashes)
 
     def _complete(self, partial: Path, snapshot: _Snapshot) -> None:
         """Write rank 0's part, and the manifest once all other workers have written theirs."""
         hashes = _write_blocks(partial, snapshot.blocks)
         hashes |= _write_dense(partial, snapshot)
         for rank in range(1, self._communicator.size):
-            hashes |= _take_note(partial / _note_name(rank))
+            hashes |= _await_note(bound(_take_note, partial / _note_name(rank)))
         write_json_atomically(partial / MANIFEST, hashes)
 
 
@@ -208,15 +254,22 @@ def _note_name(rank: int) -> str:
     return f"part-{rank:05d}.json"
 
 
-def _take_note(path: Path) -> Hashes:
-    """Wait for another worker's note, and delete it; raises ``OSError`` if none comes."""
-    deadline = time.monotonic() + NOTE_PATIENCE_S
-    while not path.exists():
-        if time.monotonic() > deadline:
-            raise OSError(f"another worker's blocks did not come ({path.name})")
-        time.sleep(POLL_S)
+def _take_note(path: Path) -> Hashes | None:
+    """Another worker's note, which is deleted; None before it is there."""
+    if not path.exists():
+        return None
     hashes: Hashes = json.loads(path.read_text())
     path.unlink()
+    return hashes
+
+
+def _await_note(take: Callable[[], Hashes | None], *, poll_s: float = POLL_S) -> Hashes:
+    """Wait for another worker's note; raises ``OSError`` if none comes."""
+    deadline = time.monotonic() + NOTE_PATIENCE_S
+    while (hashes := take()) is None:
+        if time.monotonic() > deadline:
+            raise OSError("another worker's blocks did not come")
+        time.sleep(poll_s)
     return hashes
 
 
@@ -226,6 +279,9 @@ def prune(folder: Path, *, up_to: int, keep: int, best: int | None) -> None:
     Checkpoints of later steps stay and do not count as the newest: they were found damaged when
     training went back behind them, and must not push out those that it went back to.
     """
+    copy = objects.copy_of(folder)
     for step in [s for s in steps(folder) if s <= up_to][:-keep]:
+        if step != best and copy is not None:
+            objects.delete(copy, f"{folder.name}/{folder_name(step)}")
         if step != best:
             shutil.rmtree(folder / folder_name(step), ignore_errors=True)

@@ -45,7 +45,7 @@ def compare(exported: ExportedModel, scorer: Scorer, catalogue: Store) -> Agreem
     differences: list[float] = []
     num_scores = 0
     for known, features, asked in _cases(new_users):
-        tasks = new_users.tasks(known, {None: features})
+        tasks = new_users.tasks(known, [features])
         expected = scorer.predict(tasks.asking(asked[None]))["adapted"]
         support, label = tasks.support_item.values, tasks.support_label.values
         scores = exported.scores(

@@ -124,7 +124,7 @@ class ExportedModel:
         nothing is known. Items that the user knows are left out with ``exclude_seen``.
         ``candidates`` are the only items that may be recommended. Fewer items give fewer rows.
         """
-        if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        if not isinstance(k, numbers.Integral) or isinstance(k, bool) or k < 1:
             raise ValueError(f"k is {k!r}; expected a whole number from 1 on")
         known, ratings, has_text = self._known(interactions)
         asked: Iterable[int] = range(len(self.items))

@@ -24,6 +24,7 @@ from greatmeta_dist.config import Config
 from greatmeta_dist.display import Display, Silent
 from greatmeta_dist.engine.communicator import START_PATIENCE, DistributedCommunicator, PeerLost
 from greatmeta_dist.errors import require
+from greatmeta_dist.launch.access import prepare_to_join
 from greatmeta_dist.launch.restart import Outcome, RestartPolicy, attempt
 from greatmeta_dist.launch.torchrun import train_as_member
 from greatmeta_dist.launch.units import no_ray
@@ -31,10 +32,13 @@ from greatmeta_dist.signals import noted_stop_signals
 from greatmeta_dist.training.device import local_device
 from greatmeta_dist.training.history import History
 from greatmeta_dist.training.loop import train
+from greatmeta_dist.training.run_copy import folder_to_train
 from greatmeta_dist.training.run_folder import open_run
 
 GRACE_S = 10.0
 """How long the other workers may take to notice that one died, before they are ended."""
+START_METHOD = "spawn"
+"""How processes start: each from nothing, since a copy of one that used a GPU cannot use it."""
 SEVERITY = ("failed", "bad input", "interrupted", "done")
 """Kinds of outcomes, the one that counts most first."""
 
@@ -46,7 +50,7 @@ def launch(config: Config, run: str | Path, display: Display | None = None) -> d
     options or the store do not allow it, ``RuntimeError`` where the training failed, and
     ``KeyboardInterrupt`` where it was stopped, after a checkpoint.
     """
-    run, display = Path(run), display or Display()
+    run, display = folder_to_train(run), display or Display()
     started = os.environ.get("WORLD_SIZE", "1")
     require(
         started.isdecimal() and int(started) >= 1,
@@ -69,6 +73,7 @@ def launch(config: Config, run: str | Path, display: Display | None = None) -> d
 
 
 def _train_on_ray(config: Config, run: Path, display: Display) -> dict[str, Any]:
+    prepare_to_join(config.cluster)  # before Ray is imported
     try:
         from greatmeta_dist.launch.ray import train_on_ray
     except ModuleNotFoundError as error:
@@ -132,7 +137,7 @@ def _start_worker(
     rank: int, rendezvous: Path, config: Config, run: Path
 ) -> tuple[BaseProcess, Connection]:
     """Start one worker; its process, and the pipe that its outcome comes through."""
-    context = multiprocessing.get_context("spawn")
+    context: Any = multiprocessing.get_context(START_METHOD)
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
         target=_run_worker, args=(rank, rendezvous, config, run, sender), name=f"worker {rank}"

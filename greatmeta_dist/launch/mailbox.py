@@ -4,6 +4,7 @@ The *mailbox* is an actor on the driver's node. Workers post what is to be shown
 training ended. The driver shows it, and asks there for a stop.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from greatmeta_dist.display import Bar, Display
 from greatmeta_dist.launch.restart import Outcome, RestartPolicy
+from greatmeta_dist.training.regroup import Regroup
 
 Message = tuple[Any, ...]
 """``say`` and a text; ``bar``, label, total, unit and done; ``update``, done and detail; ``end``.
@@ -26,14 +28,21 @@ class Mailbox:
         self._messages: list[Message] = []
         self._outcome: Outcome | None = None
         self._is_stopped = False
+        self._regroup: Regroup | None = None
+        self._last_call = time.monotonic()
+        """When a worker last wrote or asked."""
 
     def start(self) -> Outcome | None:
         """Called by the first worker before it trains; an outcome where it should not."""
-        self._outcome = self._outcome or self._policy.check()
+        self._last_call = time.monotonic()
+        is_excused = self._regroup is not None
+        self._regroup = None
+        self._outcome = self._outcome or self._policy.check(is_excused=is_excused)
         return self._outcome
 
     def post(self, *message: Any) -> None:
         """Leave something to show."""
+        self._last_call = time.monotonic()
         self._messages.append(message)
 
     def drain(self) -> list[Message]:
@@ -54,9 +63,18 @@ class Mailbox:
         """Ask all workers to stop after the next step."""
         self._is_stopped = True
 
-    def is_stopped(self) -> bool:
-        """Whether the driver has asked for a stop."""
-        return self._is_stopped
+    def regroup(self, regroup: Regroup) -> None:
+        """Ask all workers to make way for another group after the next step."""
+        self._regroup = regroup
+
+    def requests(self) -> tuple[bool, Regroup | None]:
+        """Whether to stop, and whether to make way; workers that train ask every moment."""
+        self._last_call = time.monotonic()
+        return self._is_stopped, self._regroup
+
+    def idle_s(self) -> float:
+        """Seconds for which no worker has written or asked: long where there are no workers."""
+        return time.monotonic() - self._last_call
 
 
 class PostingDisplay(Display):

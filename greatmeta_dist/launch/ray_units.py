@@ -14,7 +14,8 @@ from greatmeta_dist.config import ClusterConfig
 from greatmeta_dist.data.units import HEARTBEAT_S, Result, RunUnits, UnitFunction
 from greatmeta_dist.display import Display
 from greatmeta_dist.errors import InputError
-from greatmeta_dist.launch.ray_cluster import connected, gpus_per_worker, ray, require_answer
+from greatmeta_dist.launch.ray_cluster import connected, gpus_per_worker, ray
+from greatmeta_dist.launch.waiting import Need, Waiting, require_possible
 
 MAX_RETRIES = 5
 """A unit that ends its worker so many times is not run again."""
@@ -34,25 +35,33 @@ class _Outcome:
 @contextmanager
 def units_on_ray(cluster: ClusterConfig, display: Display) -> Iterator[RunUnits]:
     """Units run as Ray tasks of one CPU each; ``cluster.workers`` at a time, or all CPUs' worth."""
-    require_answer(cluster.address)
     with connected(cluster, display):
-        yield _runner(_limit(cluster))
+        yield _runner(_limit(cluster), _waiting(cluster, 0.0, display))
 
 
-def gpu_units(cluster: ClusterConfig) -> RunUnits | None:
+def gpu_units(cluster: ClusterConfig, display: Display) -> RunUnits | None:
     """Units run as Ray tasks with GPUs of their own; None where the cluster has none.
 
     ``cluster.gpus_per_worker`` says how many each takes. Called where Ray is connected.
     """
     num_gpus = gpus_per_worker(cluster)
-    return _runner(_limit(cluster), num_gpus) if num_gpus else None
+    if not num_gpus:
+        return None
+    return _runner(_limit(cluster), _waiting(cluster, num_gpus, display), num_gpus)
+
+
+def _waiting(cluster: ClusterConfig, num_gpus: float, display: Display) -> Waiting:
+    """How long to wait for room for one unit; raises ``InputError`` where it will never come."""
+    need = Need(1, {"CPU": 1.0} | ({"GPU": num_gpus} if num_gpus else {}))
+    require_possible(need)
+    return Waiting(need, cluster.wait_s, display)
 
 
 def _limit(cluster: ClusterConfig) -> int | None:
     return cluster.most_workers if cluster.workers is not None else None
 
 
-def _runner(limit: int | None, num_gpus: float = 0.0) -> RunUnits:
+def _runner(limit: int | None, waiting: Waiting, num_gpus: float = 0.0) -> RunUnits:
     def run(function: UnitFunction, units: Sequence[tuple[int, Any]]) -> Iterator[Any]:
         # The function is sent once, and a worker keeps it: it may hold thousands of files' names.
         shared = [ray.put(function)]
@@ -63,17 +72,18 @@ def _runner(limit: int | None, num_gpus: float = 0.0) -> RunUnits:
             scheduling_strategy="SPREAD",
         )
         folder = os.getcwd()
-        waiting = iter(units)
+        coming = iter(units)
         running: dict[Any, int] = {}
         try:
             while True:
                 room = (limit or _cpus() * TASKS_PER_CPU) - len(running)
-                for number, unit in islice(waiting, max(room, 0)):
+                for number, unit in islice(coming, max(room, 0)):
                     running[task.remote(shared, folder, number, unit)] = number
                 if not running:
                     return
                 ended, _ = ray.wait(list(running), num_returns=1, timeout=HEARTBEAT_S)
                 if not ended:
+                    waiting.look()
                     yield None
                 for reference in ended:
                     yield running.pop(reference), _result(reference)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.communicator import PeerLost
 from greatmeta_dist.errors import InputError
+from greatmeta_dist.training.regroup import Regrouping
 
 MAX_FRUITLESS_STARTS = 5
 """A group that died so many times without a new checkpoint is not started again."""
@@ -37,7 +38,7 @@ class Outcome:
 def attempt(train_here: Callable[[], dict[str, Any]]) -> Outcome:
     """Run a worker's training; how it ended.
 
-    Lets ``PeerLost`` pass, after which the group starts again.
+    Lets ``PeerLost`` and ``Regrouping`` pass, after which the group starts again.
     """
     try:
         return Outcome("done", train_here())
@@ -45,7 +46,7 @@ def attempt(train_here: Callable[[], dict[str, Any]]) -> Outcome:
         return Outcome("interrupted")
     except InputError as error:
         return Outcome("bad input", message=str(error))
-    except PeerLost:
+    except (PeerLost, Regrouping):
         raise
     except Exception as error:
         if not isinstance(error, RuntimeError):
@@ -61,10 +62,15 @@ class RestartPolicy:
         self._step, self._num_starts = -1, 0
         """The newest checkpoint's step, and the starts since it is the newest one."""
 
-    def check(self) -> Outcome | None:
-        """Called before each start; an outcome where another start would be in vain."""
+    def check(self, *, is_excused: bool = False) -> Outcome | None:
+        """Called before each start; an outcome where another start would be in vain.
+
+        A start is excused, and counts for nothing, where the workers did not die of themselves.
+        """
         step = max(checkpoint.steps(self._folder), default=0)
-        self._num_starts = self._num_starts + 1 if step == self._step else 1
+        if step != self._step:
+            self._num_starts = 0
+        self._num_starts += not is_excused
         self._step = step
         if self._num_starts <= MAX_FRUITLESS_STARTS:
             return None

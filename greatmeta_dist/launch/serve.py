@@ -6,7 +6,6 @@ Each replica holds a run. Requests that wait together are answered together.
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 # Before Ray, which reads its settings when it is imported.
@@ -32,6 +31,7 @@ from greatmeta_dist.launch.serve_http import (
 from greatmeta_dist.predict import Predictor
 from greatmeta_dist.recommend.questions import Answer, Question, answers, ask_best, ask_scores
 from greatmeta_dist.recommend.ranker import Ranker
+from greatmeta_dist.storage.local_copy import absolute, shown
 
 SHUTDOWN_S = 20.0
 """How long a replica that is stopped goes on with requests under way, at most."""
@@ -49,7 +49,7 @@ class Served:
 def load_run(run: str) -> Served:
     """A run, with its catalogue looked at. Raises ``InputError``."""
     predictor = Predictor.load(run)
-    return Served(predictor.ranker, str(predictor.run), predictor.step)
+    return Served(predictor.ranker, shown(str(predictor.run)), predictor.step)
 
 
 def application(args: dict[str, Any]) -> serve.Application:
@@ -64,7 +64,7 @@ def application(args: dict[str, Any]) -> serve.Application:
     run = args.get("run")
     require(isinstance(run, str), "args names no run; add run: DIR")
     config = ServeConfig(**{name: value for name, value in args.items() if name != "run"})
-    return bound(config, partial(load_run, str(Path(str(run)).absolute())))
+    return bound(config, partial(load_run, absolute(str(run))))
 
 
 def _web() -> FastAPI:

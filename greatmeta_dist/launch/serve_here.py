@@ -26,6 +26,7 @@ from greatmeta_dist.display import Display
 from greatmeta_dist.launch.serve import bound, load_run
 from greatmeta_dist.predict import Predictor
 from greatmeta_dist.signals import noted_stop_signals
+from greatmeta_dist.storage.local_copy import absolute
 
 NAME = "greatmeta"
 """Of the application."""
@@ -33,7 +34,7 @@ LOOK_S = 0.2
 """How often it is looked whether the service shall stop."""
 
 
-def serve_here(run: Path, config: ServeConfig, display: Display) -> None:
+def serve_here(run: str | Path, config: ServeConfig, display: Display) -> None:
     """Serve a run until Ctrl-C or SIGTERM; requests under way are finished then.
 
     Raises ``InputError`` where the run cannot be loaded.
@@ -52,7 +53,7 @@ def serve_here(run: Path, config: ServeConfig, display: Display) -> None:
     with noted_stop_signals(stop_at_once) as stop, connected(cluster, display):
         with _errors_in_one_line():
             start(config)
-            serve.run(bound(config, partial(load_run, str(run.absolute()))), name=NAME)
+            serve.run(bound(config, partial(load_run, absolute(run))), name=NAME)
         is_up = True
         display.say(
             f"serving {run}, step {step}, at {address(config)}; stop with Ctrl-C. "

@@ -7,6 +7,7 @@ from greatmeta_dist.config import ClusterConfig
 from greatmeta_dist.data.units import RunUnits, run_in_threads
 from greatmeta_dist.display import Display
 from greatmeta_dist.errors import InputError
+from greatmeta_dist.launch.access import prepare_to_join
 
 
 @contextmanager
@@ -18,6 +19,7 @@ def unit_runner(cluster: ClusterConfig, display: Display) -> Iterator[RunUnits]:
     if cluster.kind == "local":
         yield run_in_threads(None if cluster.workers is None else cluster.most_workers)
         return
+    prepare_to_join(cluster)  # before Ray is imported
     try:
         from greatmeta_dist.launch.ray_units import units_on_ray
     except ModuleNotFoundError as error:
@@ -26,7 +28,7 @@ def unit_runner(cluster: ClusterConfig, display: Display) -> Iterator[RunUnits]:
         yield run_units
 
 
-def model_unit_runner(cluster: ClusterConfig) -> RunUnits | None:
+def model_unit_runner(cluster: ClusterConfig, display: Display) -> RunUnits | None:
     """Runs units that compute with a model: on GPUs, where the cluster has some.
 
     None is whoever ``unit_runner`` gave, inside of whose block this is called.
@@ -35,7 +37,7 @@ def model_unit_runner(cluster: ClusterConfig) -> RunUnits | None:
         return None
     from greatmeta_dist.launch.ray_units import gpu_units
 
-    return gpu_units(cluster)
+    return gpu_units(cluster, display)
 
 
 def no_ray(error: ModuleNotFoundError) -> InputError:

@@ -29,6 +29,8 @@ from greatmeta_dist.options.names import (
     presets,
 )
 
+OF_A_JOB, PACKAGES = "RAY_JOB_CONFIG_JSON_ENV_VAR", "working_dir_files"
+"""What Ray sets in a job's environment, and the folder of what was uploaded with jobs."""
 PLAIN = re.compile(r"[\w.+-]+")
 """Values that mean themselves; lists, quotes and references are left to Hydra."""
 TRUTHS = ("true", "false", "yes", "no", "on", "off", "y", "n", "1", "0")
@@ -54,13 +56,23 @@ def check_words(command: str, words: list[str], *, is_sweep: bool = False) -> No
         else:
             option = _known_option(command, key, value)
             if option.name not in (*VERBATIM, *MAPPINGS):
-                for single in value.split(",") if is_sweep else [value]:
+                for single in _single_values(value) if is_sweep else [value]:
                     _check_value(option, single, command)
+    if not is_sweep:
+        own = next((word for word in words if word.startswith("sweep.")), "")
+        require(not own, f"{own} is an option of a sweep, which takes -m: greatmeta {command} -m …")
 
 
-def check_folders(command: str, words: list[str]) -> None:
-    """Check that the folders a command cannot do without are named; raises ``InputError``."""
+def check_folders(
+    command: str, words: list[str], *, is_sweep: bool = False, is_elsewhere: bool = False
+) -> None:
+    """Check that the folders a command cannot do without are named; raises ``InputError``.
+
+    With ``is_elsewhere`` the command will run on other machines, and nothing is looked up here.
+    """
     values = dict(word.split("=", 1) for word in words)
+    for name in ("run", "store", "out"):
+        _require_lasting(name, _folder(values, name))
     run, store = (_folder(values, name) for name in ("run", "store"))
     if not COMMANDS[command].folders:
         return
@@ -78,12 +90,49 @@ def check_folders(command: str, words: list[str]) -> None:
             ("out", "where to write"),
         ):
             require(_folder(values, name) is not None, f"{name}=FILE is not set; name {what}")
-    if command == "train" and store is None:
+    if command == "train" and store is None and not is_elsewhere:
+        known, kind = ("sweep.json", "sweep") if is_sweep else ("config.yaml", "run")
         require(
-            Path(run or "", "config.yaml").exists(),
-            f"store=DIR is not set, and {run} is no run to go on with; name the folder that "
+            "://" in (run or "") or Path(run or "", known).exists(),
+            f"store=DIR is not set, and {run} is no {kind} to go on with; name the folder that "
             "prepare made",
         )
+
+
+def require_whole_paths(words: list[str]) -> None:
+    """Check that every path is a whole one: a job starts in a folder that nobody knows.
+
+    Raises ``InputError``.
+    """
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in VERBATIM or key.endswith("separator"):
+            continue
+        path = verbatim(key, value)
+        require(
+            path is None or "://" in path or os.path.isabs(path),
+            f"{key}={path} is a relative path, and a job starts elsewhere; name its whole path, in "
+            f"a folder that all nodes of the cluster see, such as {key}=/shared/{path}",
+        )
+
+
+def _require_lasting(name: str, path: str | None) -> None:
+    """Raise ``InputError`` where a folder would be deleted with the job that this command is.
+
+    Ray unpacks what was uploaded with a job into a folder of its own, in which the job starts.
+    """
+    is_lost = (
+        path is not None
+        and OF_A_JOB in os.environ
+        and "://" not in path
+        and not os.path.isabs(path)
+        and PACKAGES in Path.cwd().parts
+    )
+    require(
+        not is_lost,
+        f"{name}={path} is a relative path, and this job starts in a folder that Ray deletes; name "
+        f"its whole path, in a folder that all nodes see, such as {name}=/shared/{path}",
+    )
 
 
 def verbatim(key: str, value: str) -> str | None:
@@ -99,6 +148,18 @@ def verbatim(key: str, value: str) -> str | None:
     require_utf8(key, value)
     # Shells leave a ~ as it is after key=.
     return None if value == "null" else os.path.expanduser(value.removeprefix("file://"))
+
+
+def _single_values(text: str) -> list[str]:
+    """The values of a comma list; commas in brackets are inside of a value."""
+    values, depth = [""], 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            values.append("")
+        else:
+            values[-1] += character
+    return values
 
 
 def _folder(values: dict[str, str], name: str) -> str | None:

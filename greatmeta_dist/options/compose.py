@@ -1,14 +1,15 @@
-"""Command-line words → a checked config, by way of Hydra: the only file that knows Hydra.
+"""Command-line words → a checked config, by way of Hydra, which ``sweep_words`` alone knows, too.
 
 Words have passed ``checks`` before; what is wrong here is in their values.
 """
 
-import itertools
 import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import cache
+from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_module
@@ -31,12 +32,12 @@ def compose_config(words: list[str]) -> Config:
     Paths, separators and column mappings are taken as they stand, outside Hydra's grammar: they
     may hold ``=``, commas, brackets and letters of any script.
     """
-    plain = [word for word in words if not _is_outside_grammar(word)]
+    plain = [word for word in words if not is_outside_grammar(word)]
     try:
         with _hydra_context():
             composed = compose("config", plain)
         for word in words:
-            if _is_outside_grammar(word):
+            if is_outside_grammar(word):
                 _update(composed, *word.split("=", 1))
         return OmegaConf.to_object(composed)  # type: ignore[return-value]
     except InputError:
@@ -44,8 +45,8 @@ def compose_config(words: list[str]) -> Config:
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ or error
         # Both often say the same; repeated lines are dropped.
-        message = " ".join(dict.fromkeys((_first_line(error), _first_line(cause))))
-        raise InputError(message + _remedy(message, plain)) from error
+        message = " ".join(dict.fromkeys((first_line(error), first_line(cause))))
+        raise InputError(message + remedy(message, plain)) from error
 
 
 def with_changes(saved: Config, config: Config, words: list[str]) -> Config:
@@ -62,25 +63,42 @@ def with_changes(saved: Config, config: Config, words: list[str]) -> Config:
     return OmegaConf.to_object(merged)  # type: ignore[return-value]
 
 
-def sweep(words: list[str]) -> list[list[str]]:
-    """The words of each job: every combination of comma lists.
+def compose_job(words: list[str]) -> Config:
+    """The config of one of many similar commands, as ``compose_config`` gives it.
 
-    Each job's run folder is numbered below ``run``. Raises ``InputError`` in one line.
+    Hydra takes half a second for one. So it composes once for all that have the same presets and
+    paths; single options are set in the sections that they belong to.
     """
-    parser = OverridesParser.create()
-    choices = []
-    for word in words:
-        try:
-            override = None if _is_outside_grammar(word) else parser.parse_override(word)
-        except HydraException as error:
-            raise InputError(_first_line(error) + _remedy("", [word])) from error
-        if override is None or not override.is_sweep_override():
-            choices.append([word])
-        else:
-            values = override.sweep_string_iterator()
-            choices.append([f"{override.get_key_element()}={value}" for value in values])
-    jobs = itertools.product(*choices)
-    return [[_numbered(word, k) for word in job] for k, job in enumerate(jobs)]
+    base = tuple(word for word in words if not _is_plain(word))
+    return _with_words(_composed(base), [word for word in words if _is_plain(word)])
+
+
+@cache
+def _composed(words: tuple[str, ...]) -> Config:
+    return compose_config(list(words))
+
+
+def _is_plain(word: str) -> bool:
+    """Whether a word sets one option of a section, and no preset."""
+    return "." in _key(word) and not is_outside_grammar(word)
+
+
+def _with_words(config: Config, words: list[str]) -> Config:
+    """A config with single options of sections set; raises ``InputError`` in one line."""
+    sections: dict[str, DictConfig] = {}
+    try:
+        for word in words:
+            section, _, rest = _path(_key(word)).partition(".")
+            if section not in sections:
+                sections[section] = OmegaConf.structured(getattr(config, section))
+            value = OverridesParser.create().parse_override(word).value()
+            OmegaConf.update(sections[section], rest, value)
+        changed: dict[str, Any] = {k: OmegaConf.to_object(v) for k, v in sections.items()}
+        return replace(config, **changed)
+    except (HydraException, OmegaConfBaseException):
+        # Hydra's own message names the option.
+        compose_config(words)
+        raise
 
 
 @contextmanager
@@ -91,13 +109,7 @@ def _hydra_context() -> Iterator[None]:
         yield
 
 
-def _numbered(word: str, number: int) -> str:
-    """``run=DIR`` as ``run=DIR/number``; other words as they are."""
-    key, value = word.split("=", 1)
-    return f"run={verbatim(key, value)}/{number}" if key == "run" else word
-
-
-def _is_outside_grammar(word: str) -> bool:
+def is_outside_grammar(word: str) -> bool:
     """Whether a word's value is taken as it stands."""
     key = _key(word)
     return key in VERBATIM or ".".join(key.split(".")[:2]) in MAPPINGS
@@ -169,7 +181,7 @@ def _is_number(text: str | None) -> bool:
         return False
 
 
-def _remedy(message: str, words: list[str]) -> str:
+def remedy(message: str, words: list[str]) -> str:
     """What to do where Hydra only says what it does not like."""
     if "not a ListConfig" in message:
         return "; a list is written [64,64]"
@@ -184,6 +196,6 @@ def _remedy(message: str, words: list[str]) -> str:
     return ""
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

@@ -30,12 +30,14 @@ EXAMPLES = {
         greatmeta train store=stores/ml-100k run=runs/a experiment=ml-100k
         greatmeta train run=runs/a                      # resume it, or go on:
         greatmeta train run=runs/a train.steps=4000
-        greatmeta train -m store=stores/ml-100k run=runs/sweep inner.learning_rate=0.02,0.05""",
+        greatmeta train -m store=stores/ml-100k run=runs/sweep inner.learning_rate=0.02,0.05
+        greatmeta train -m run=runs/sweep train.seed=1,2  # the same with more values""",
     "evaluate": """
         greatmeta evaluate run=runs/a
         greatmeta evaluate run=runs/a store=elsewhere/ml-100k
         greatmeta evaluate run=runs/a users=new.csv data=csv
-        greatmeta evaluate run=runs/a against=runs/b""",
+        greatmeta evaluate run=runs/a against=runs/b
+        greatmeta evaluate run=runs/sweep               # every run of a sweep""",
     "export": """
         greatmeta export run=runs/a out=exported/a""",
     "recommend": r"""
@@ -46,6 +48,15 @@ EXAMPLES = {
     "serve": """
         greatmeta serve run=runs/a
         greatmeta serve run=runs/a serve.port=9000 serve.replicas=4""",
+    "submit": r"""
+        greatmeta submit cluster.address=http://127.0.0.1:8265 -- \
+            train store=/shared/stores/a run=/shared/runs/a cluster.workers=2
+        greatmeta submit cluster.address=http://127.0.0.1:8265 --detach -- \
+            evaluate run=/shared/runs/a""",
+    "jobs": """
+        greatmeta jobs cluster.address=http://127.0.0.1:8265
+        greatmeta jobs follow train-a-1f2e3d4c-1 cluster.address=http://127.0.0.1:8265
+        greatmeta jobs stop train-a-1f2e3d4c-1 cluster.address=http://127.0.0.1:8265""",
 }
 TYPES: dict[Any, str] = {
     bool: "true or false",

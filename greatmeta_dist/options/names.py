@@ -8,7 +8,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
 
-from greatmeta_dist.config import ColumnsConfig, Config
+from greatmeta_dist.config import ClusterConfig, ColumnsConfig, Config
 from greatmeta_dist.config.checks import choices_of, typed_name
 
 CONFIGS = "greatmeta_dist.configs"
@@ -33,6 +33,8 @@ VERBATIM = (
     "data.separator",
     "data.list_separator",
     "train.from",
+    "submit.wheel",
+    "submit.python",
 )
 """Options whose values are taken as they stand: paths may hold ``=``, commas and brackets."""
 MAPPINGS = ("data.columns", "data.events", "data.user_features", "data.item_features")
@@ -61,7 +63,11 @@ class Command:
     @property
     def groups(self) -> tuple[str, ...]:
         """Groups whose presets it takes."""
-        groups = [name for name in self.sections if name in presets()]
+        groups = [
+            name
+            for name in self.sections
+            if name in presets() and f"{name}.kind" not in self.not_read
+        ]
         return (*groups, EXPERIMENT) if groups else ()
 
 
@@ -84,6 +90,11 @@ OF_PREPARATION = (
 """Options of ``data`` that say how tasks for a training are made. What a run needs of them it
 knows."""
 
+OF_WORKERS = tuple(
+    f"cluster.{f.name}" for f in fields(ClusterConfig) if f.name not in ("address", "wait_s")
+)
+"""Options of ``cluster`` that say nothing of how a cluster is reached."""
+
 COMMANDS = {
     "inspect": Command(
         "first rows of logs → columns and rejects: inspect data=<preset> data.path=<files>",
@@ -100,7 +111,7 @@ COMMANDS = {
     "train": Command(
         "store → run: train store=DIR run=DIR [experiment=…]",
         ("store", "run"),
-        tuple(name for name in SECTIONS if name not in ("data", "evaluate", "serve")),
+        tuple(name for name in SECTIONS if name not in ("data", "evaluate", "serve", "submit")),
     ),
     "evaluate": Command(
         "run → table and evaluation.json: evaluate run=DIR [against=RUN]",
@@ -124,6 +135,18 @@ COMMANDS = {
     ),
     "serve": Command(
         "run → recommendations over HTTP: serve run=DIR [serve.port=8000]", ("run",), ("serve",)
+    ),
+    "submit": Command(
+        "command → job of a cluster, followed: submit cluster.address=URL -- train …",
+        (),
+        ("submit", "cluster"),
+        not_read=OF_WORKERS,
+    ),
+    "jobs": Command(
+        "jobs of a cluster: jobs [list|follow ID|stop ID] cluster.address=URL",
+        (),
+        ("cluster",),
+        not_read=OF_WORKERS,
     ),
 }
 

@@ -91,16 +91,15 @@ class NewUsers:
         return np.array([self.index_of.get(token, unknown) for token in tokens], np.int64)
 
     def tasks(
-        self, known: KnownRatings, features: Mapping[Any, UserFeatures] | None = None
+        self, known: KnownRatings, features: Sequence[UserFeatures] | None = None
     ) -> TaskTable:
-        """Tasks that ask for nothing: users' known ratings, and their features by user."""
+        """Tasks that ask for nothing: users' known ratings, and each user's features."""
         num_users = len(known.users)
         items = self.indices(known.item).astype(np.int32)
         label = self.labels(known).astype(np.float32)
         none = Ragged(np.empty(0, np.int32), np.zeros(num_users + 1, np.int64))
-        of_user = [(features or {}).get(user, {}) for user in known.users]
         return TaskTable(
-            self._features(of_user),
+            self._features(features or [{}] * num_users),
             Ragged(items, known.offsets),
             Ragged(label, known.offsets),
             none,

@@ -15,6 +15,7 @@ from greatmeta_dist.errors import require
 from greatmeta_dist.ragged import Ints, Ragged, concatenate, offsets_of
 from greatmeta_dist.recommend.catalogue_scorer import TopItems
 from greatmeta_dist.recommend.ranker import Ranker, Recommendation, check_k, tokens_of
+from greatmeta_dist.recommend.user_features import features_of
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,11 @@ def _about(ranker: Ranker, interactions: Any, user_features: Any) -> Question:
     known = known_ratings(interactions)
     require(known.is_one_user, "the interactions are of many users; ask about one at a time")
     _, unknown = _known(ranker, known.item)
-    return Question(ranker.tasks(known, user_features), known.has_text_ids, unknown)
+    return Question(
+        ranker.new_users.tasks(known, features_of(user_features, known)),
+        known.has_text_ids,
+        unknown,
+    )
 
 
 def _known(ranker: Ranker, tokens: list[str]) -> tuple[Ints, list[str]]:

@@ -1,7 +1,7 @@
 """Recommendations and scores for users as callers have them: plain types and frames, raw ids."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -17,7 +17,8 @@ from greatmeta_dist.evaluation.scoring import Scorer
 from greatmeta_dist.recommend.catalogue_scorer import CatalogueScorer, TopItems
 from greatmeta_dist.recommend.explain import ExplainedUser, Explainer
 from greatmeta_dist.recommend.explanation import Explanation
-from greatmeta_dist.recommend.new_users import NewUsers, with_unknown_item
+from greatmeta_dist.recommend.new_users import NewUsers, UserFeatures, with_unknown_item
+from greatmeta_dist.recommend.user_features import features_of
 
 RECOMMENDATION = ("item", "score")
 """Columns of a recommendation."""
@@ -92,7 +93,8 @@ class Ranker:
             f"exclude_seen is {shown(exclude_seen)}; expected True or False",
         )
         known = known_ratings(interactions)
-        tasks = self._tasks(known, user_features)
+        features = features_of(user_features, known)
+        tasks = self._tasks(known, features)
         of_catalogue = self.of_catalogue
         if candidates is not None:
             tokens = tokens_of(candidates, "candidates")
@@ -107,7 +109,7 @@ class Ranker:
             return _as_asked(known, lists, RECOMMENDATION)
         explained: list[Sequence[ExplainedRecommendation]] = []
         for number, (best, named) in enumerate(zip(top, lists, strict=True)):
-            user = self._explained_user(known, tasks, number, user_features)
+            user = self._explained_user(known, tasks, number, features[number])
             rows = zip(best.item.tolist(), named, strict=True)
             whys = [user.explain(index, one.item).reasons(int(explain)) for index, one in rows]
             pairs = zip(named, whys, strict=True)
@@ -121,9 +123,10 @@ class Ranker:
             known.is_one_user and len(known.users) == 1,
             "a score is explained for one user; give {item: rating}, pairs (item, rating) or items",
         )
-        tasks = self._tasks(known, user_features)
+        features = features_of(user_features, known)
+        tasks = self._tasks(known, features)
         index = self._indices([token_of(item)], "items")
-        user = self._explained_user(known, tasks, 0, user_features)
+        user = self._explained_user(known, tasks, 0, features[0])
         return user.explain(int(index[0]), item)
 
     def score(
@@ -131,7 +134,7 @@ class Ranker:
     ) -> NDArray[np.float64]:
         """As ``Predictor.score``."""
         known = known_ratings(interactions)
-        tasks = self._tasks(known, user_features)
+        tasks = self._tasks(known, features_of(user_features, known))
         asked = self._indices(tokens_of(items, "items"), "items")
         of_all = np.tile(asked, (len(tasks), 1))
         if not of_all.size:
@@ -144,26 +147,21 @@ class Ranker:
         return Explainer(self.scorer, self.new_users)
 
     def _explained_user(
-        self, known: KnownRatings, tasks: TaskTable, number: int, user_features: Any
+        self, known: KnownRatings, tasks: TaskTable, number: int, features: UserFeatures
     ) -> ExplainedUser:
         """One of the users, whose items and features are called as the caller called them."""
         items = known.item[slice(*known.offsets[number : number + 2])]
-        features = user_features or {}
-        if not known.is_one_user:
-            features = features.get(known.users[number], {})
         return self.explainer.of_user(
             tasks.take(np.array([number])),
             items=self._ids(items, known.has_text_ids),
             features=features,
         )
 
-    def _tasks(self, known: KnownRatings, user_features: Any) -> TaskTable:
+    def _tasks(self, known: KnownRatings, features: Sequence[UserFeatures]) -> TaskTable:
         """The users as tasks; warns of items and values that training did not have."""
         self._indices(known.item, "interactions", stacklevel=5)
-        tasks = self.tasks(known, user_features)
-        features = user_features or {}
-        of_users = [features] if known.is_one_user else features.values()
-        unknown = self.new_users.unknown_values(of_users)
+        tasks = self.new_users.tasks(known, features)
+        unknown = self.new_users.unknown_values(features)
         if unknown:
             warnings.warn(
                 f"{len(unknown)} values of user features count as unknown: training did not have "
@@ -171,18 +169,6 @@ class Ranker:
                 stacklevel=4,
             )
         return tasks
-
-    def tasks(self, known: KnownRatings, user_features: Any) -> TaskTable:
-        """The users as tasks. Raises ``InputError``."""
-        by_user = {} if user_features is None else user_features
-        if isinstance(by_user, Mapping) and len(by_user) and known.is_one_user:
-            by_user = {known.users[0]: by_user}
-        is_good = isinstance(by_user, Mapping) and all(
-            isinstance(features, Mapping) for features in by_user.values()
-        )
-        form = "{feature: value}" if known.is_one_user else "{user: {feature: value}}"
-        require(is_good, f"user_features are {shown(user_features)}; expected {form}")
-        return self.new_users.tasks(known, by_user)
 
     def _indices(
         self, tokens: Sequence[str], what: str, *, stacklevel: int = 4

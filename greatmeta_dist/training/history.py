@@ -17,7 +17,17 @@ MAX_SHOWN = 40
 MAX_SHOWN_CHECKPOINTS = 5
 
 Kind = Literal[
-    "start", "resume", "restart", "checkpoint", "damage", "death", "stop", "failure", "done"
+    "start",
+    "resume",
+    "restart",
+    "checkpoint",
+    "damage",
+    "death",
+    "preemption",
+    "growth",
+    "stop",
+    "failure",
+    "done",
 ]
 STARTS, ENDS = ("start", "resume", "restart"), ("stop", "failure", "done")
 """Kinds of events with which a training begins, and with which it ends."""
@@ -68,8 +78,8 @@ class History:
     def kind_of_start(self, step: int) -> Kind:
         """What a training is that begins after a step.
 
-        It is a restart where the one before did not say that it ended: it was killed, or lost a
-        worker.
+        It is a restart where the one before did not say that it ended: it was killed, lost a
+        worker, or made way for another group.
         """
         kinds = [event.kind for event in self.events() if event.kind in (*STARTS, *ENDS)]
         if kinds and kinds[-1] in STARTS:

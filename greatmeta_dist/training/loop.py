@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from greatmeta_dist.batching.lanes import Lanes
 from greatmeta_dist.batching.loader import Loader, with_following
@@ -19,13 +19,16 @@ from greatmeta_dist.engine.communicator import Communicator, PeerLost
 from greatmeta_dist.engine.worker import Worker
 from greatmeta_dist.files import locked, write_json_atomically
 from greatmeta_dist.signals import StopRequest, noted_stop_signals
+from greatmeta_dist.storage.local_copy import local_folder
 from greatmeta_dist.training.build import Model, build_model
 from greatmeta_dist.training.device import rare_garbage_collection
 from greatmeta_dist.training.earlier_run import EarlierRun
 from greatmeta_dist.training.history import History
 from greatmeta_dist.training.nonfinite import NonfiniteUsers
 from greatmeta_dist.training.records import StepRecorder, open_tracker
+from greatmeta_dist.training.regroup import Regroup, Regrouping, Requests
 from greatmeta_dist.training.run_checkpoints import RunCheckpoints
+from greatmeta_dist.training.run_copy import fetch_start, folder_to_read, write_back_records
 from greatmeta_dist.training.run_folder import open_run, require_same_store, write_workers
 from greatmeta_dist.training.run_status import RUNNING, STATUS_TAG
 from greatmeta_dist.training.saved_model import SavedModel
@@ -45,16 +48,19 @@ def train(
     *,
     communicator: Communicator | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
+    regroup: Callable[[], Regroup | None] = lambda: None,
 ) -> dict[str, Any]:
     """Train to ``config.train.steps``, resuming the run if it exists; what ``metrics.json`` holds.
 
     In a group (``communicator``) all workers call it, while one process holds ``open_run``. A first
     Ctrl-C or SIGTERM, or ``is_stopped`` in any worker, stops after the step that follows, with a
-    checkpoint and a blend weight, and raises ``KeyboardInterrupt``.
+    checkpoint and a blend weight, and raises ``KeyboardInterrupt``. ``regroup`` in any worker ends
+    it there too, with the checkpoint alone, and raises ``Regrouping``.
     """
+    requests = Requests(is_stopped, regroup)
     if communicator is None:
         with open_run(config, run, display) as config:
-            return Training.open(config, run, display, Communicator()).run(is_stopped)
+            return Training.open(config, run, display, Communicator()).run(requests)
     # Rank 0 of an earlier group, which was taken for dead, may still be writing.
     taken = f"a worker of an earlier training still writes {run}"
     with (
@@ -62,7 +68,7 @@ def train(
         if communicator.is_first
         else nullcontext()
     ):
-        return Training.open(config, run, display, communicator).run(is_stopped)
+        return Training.open(config, run, display, communicator).run(requests)
 
 
 @dataclass
@@ -79,6 +85,8 @@ class Training:
     checkpoints: RunCheckpoints
     is_interrupted: bool = False
     """Whether any worker was asked to stop while it trained."""
+    regroup: Regroup | None = None
+    """Why another group goes on, where one does."""
 
     @classmethod
     def open(
@@ -88,8 +96,9 @@ class Training:
 
         Raises ``InputError`` where the store is damaged, or not the one that the run was made for.
         """
-        store = Store(Path(config.store or ""))
+        store = Store(local_folder(config.store or ""))
         store.check(communicator.rank, communicator.size)
+        fetch_start(run, is_first=communicator.is_first)
         saved = SavedModel.open(run)
         require_same_store(saved.store_identity, store, run)
         saved.catalogue()  # a run that cannot predict is not worth its training
@@ -134,21 +143,23 @@ class Training:
                 )
                 return
 
-    def run(self, is_stopped: Callable[[], bool]) -> dict[str, Any]:
+    def run(self, requests: Requests) -> dict[str, Any]:
         """Resume, train, and leave the run ready to predict; what ``metrics.json`` holds."""
         communicator = self.worker.communicator
         write_workers(self.run_folder, communicator, self.worker.device)
         step = self.checkpoints.resume(self.display)
         is_new, step = step is None, step or 0
         if is_new and self.config.train.from_run is not None:
-            earlier = EarlierRun.open(Path(self.config.train.from_run))
+            earlier = EarlierRun.open(folder_to_read(self.config.train.from_run))
             self.checkpoints.start_from(earlier, self.config)
         if step < self.config.train.steps:
             self._say_start()
             self._check_batches(step)
             communicator.use_short_timeout()
-            step = self._train(step, is_stopped, is_new=is_new)
+            step = self._train(step, requests, is_new=is_new)
             communicator.use_long_timeout()
+            if self.regroup is not None:
+                self._make_way(self.regroup)
         else:
             self.display.say(
                 f"{self.run_folder} is already at step {step}; raise train.steps to go on"
@@ -159,13 +170,15 @@ class Training:
         metrics = {"step": step, "valid": latest, "best": best}
         if communicator.is_first and is_done:
             write_json_atomically(self.run_folder / "metrics.json", metrics)
+        if communicator.is_first:
+            write_back_records(self.run_folder)
         if self.is_interrupted:
             if is_done:
                 self.display.say(f"stopped in the last step: {self.run_folder} is complete")
             raise KeyboardInterrupt
         return metrics
 
-    def _train(self, start: int, is_stopped: Callable[[], bool], *, is_new: bool) -> int:
+    def _train(self, start: int, requests: Requests, *, is_new: bool) -> int:
         """Train from step ``start`` on, until all steps are done or a stop; the last step done.
 
         A new run that goes on from another is scored, and saved, before its first step: that may be
@@ -185,7 +198,7 @@ class Training:
                 self.validation.run(start, tracker)
                 self._save(start, tracker)
             try:
-                step = self._take_steps(start, batches, tracker, bar, stop, is_stopped)
+                step = self._take_steps(start, batches, tracker, bar, stop, requests)
             except PeerLost as error:
                 # At a step that the next training does not take anew, or it would be dropped.
                 last = History(self.run_folder).last_step
@@ -193,9 +206,24 @@ class Training:
                 raise
             self.checkpoints.writer.wait()
             # A stop may have come in or after the last step, of which no step has told the others.
-            is_stopping = stop.is_received or is_stopped() or self.worker.is_stopping
-            self.is_interrupted = not self.worker.communicator.all_true(not is_stopping)
+            is_ending, communicator = self.worker.is_stopping, self.worker.communicator
+            regroup = requests.agreed_regroup(communicator) if is_ending else None
+            is_stopping = stop.is_received or requests.is_stopped()
+            is_stopping = is_stopping or (is_ending and regroup is None)
+            self.is_interrupted = not communicator.all_true(not is_stopping)
+            if regroup is not None and step < steps and not self.is_interrupted:
+                tracker.write_event(step, regroup.kind, regroup.reason)
+                self.display.say(f"{regroup.reason}: another group goes on after step {step}")
+                self.regroup = regroup
         return step
+
+    def _make_way(self, regroup: Regroup) -> NoReturn:
+        """Leave what remains to another group, which goes on from this step's checkpoint."""
+        communicator = self.worker.communicator
+        if communicator.is_first:
+            write_back_records(self.run_folder)
+        communicator.all_true(True)  # once one worker ends, the others are soon killed
+        raise Regrouping(regroup.reason)
 
     def _take_steps(
         self,
@@ -204,7 +232,7 @@ class Training:
         tracker: Tracker,
         bar: Bar,
         stop: StopRequest,
-        is_stopped: Callable[[], bool],
+        requests: Requests,
     ) -> int:
         """Every step is one call of the meta step; what else is due comes between steps."""
         options, worker, step = self.config.train, self.worker, start
@@ -217,7 +245,7 @@ class Training:
                 report = worker.step(
                     tasks.batch,
                     following.batch if following else None,
-                    is_stopping=stop.is_received or is_stopped(),
+                    is_stopping=stop.is_received or requests.any(),
                 )
             nonfinite.collect(report.is_finite if report else None, tasks.user)
             self.checkpoints.writer.check()

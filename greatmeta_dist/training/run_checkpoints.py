@@ -16,6 +16,7 @@ from greatmeta_dist.engine.checkpoint_writer import CheckpointWriter
 from greatmeta_dist.engine.worker import Worker
 from greatmeta_dist.training.earlier_run import EarlierRun
 from greatmeta_dist.training.history import History
+from greatmeta_dist.training.run_copy import write_back_records
 from greatmeta_dist.training.run_folder import require_same_store
 from greatmeta_dist.training.validation import Validation
 
@@ -35,7 +36,12 @@ class RunCheckpoints:
         cls, run: Path, store: Store, worker: Worker, validation: Validation, *, keep: int
     ) -> "RunCheckpoints":
         """The checkpoints of a run; deletes what earlier workers left unfinished."""
-        writer = CheckpointWriter.open(run / checkpoint.FOLDER, worker.communicator, keep=keep)
+        writer = CheckpointWriter.open(
+            run / checkpoint.FOLDER,
+            worker.communicator,
+            keep=keep,
+            on_commit=lambda: write_back_records(run),
+        )
         return cls(run, store, worker, validation, writer)
 
     def save(self, step: int) -> None:

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from greatmeta_dist.config import Config
 from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.files import write_text_atomically
+from greatmeta_dist.storage.local_copy import LocalCopy, absolute
 
 CONFIG = "config.yaml"
 
@@ -16,10 +17,11 @@ CONFIG = "config.yaml"
 def saved_config(run: Path) -> Config | None:
     """The config a run was started with; None where there is no run."""
     path = run / CONFIG
-    if not path.exists():
+    content = _read_now(run)
+    if content is None:
         return None
     try:
-        saved = OmegaConf.create(path.read_text())
+        saved = OmegaConf.create(content.decode())
         merged = OmegaConf.merge(OmegaConf.structured(Config), saved)
         missing = _missing_keys(_settings(Config()), OmegaConf.to_container(saved))
         # Defaults in place of what is missing would be another model.
@@ -35,23 +37,31 @@ def saved_config(run: Path) -> Config | None:
 def write_config(run: Path, config: Config, *, note: str | None) -> None:
     """Write a run's config, below a ``note`` of one line if one is given."""
     settings = _settings(config)
-    settings["store"] = str(Path(config.store or "").resolve())
+    settings["store"] = absolute(config.store or "")
     comment = f"# {note}\n" if note else ""
     write_text_atomically(run / CONFIG, comment + OmegaConf.to_yaml(OmegaConf.create(settings)))
 
 
 def saved_note(run: Path) -> str | None:
     """The note that a run's config was written with; None where there is none."""
-    path = run / CONFIG
-    first = path.read_text().partition("\n")[0] if path.exists() else ""
+    first = (_read_now(run) or b"").decode().partition("\n")[0]
     return first.removeprefix("# ") if first.startswith("# ") else None
+
+
+def _read_now(run: Path) -> bytes | None:
+    """A run's config as it is now: of a run on an object store, there."""
+    copy = LocalCopy.of(run)
+    try:
+        return copy.origin.read(CONFIG) if copy else (run / CONFIG).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _settings(config: Config) -> dict[str, Any]:
     """What a run keeps of its config: how it was trained, and on which store."""
     settings = asdict(config)
     sections = [name for name, value in settings.items() if isinstance(value, dict)]
-    others = ("data", "evaluate", "serve")
+    others = ("data", "sweep", "evaluate", "serve", "submit")
     kept = ("store", "run", *(name for name in sections if name not in others))
     return {name: value for name, value in settings.items() if name in kept}
 

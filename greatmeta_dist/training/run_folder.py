@@ -22,8 +22,10 @@ from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.files import locked, write_json_atomically
+from greatmeta_dist.storage.local_copy import absolute, address, local_folder
 from greatmeta_dist.training.earlier_run import EarlierRun
 from greatmeta_dist.training.run_config import saved_config, saved_note, write_config
+from greatmeta_dist.training.run_copy import folder_to_read, held_copy, write_back_start
 from greatmeta_dist.training.run_status import recorded_end
 from greatmeta_dist.training.saved_model import MODEL, SavedModel, write_model
 
@@ -31,7 +33,11 @@ MAY_CHANGE = ("steps", "checkpoint_every", "keep_checkpoints", "log_every")
 """Options of ``train`` that a resumed run may set anew."""
 CLUSTER_KEEPS = ("precision", "reduction")
 """Options of ``cluster`` that it may not, because they change bits."""
-UNFINISHED = (".lock", "config.yaml.partial", MODEL, f".partial-{MODEL}")
+SWEEP = "sweep.json"
+"""What makes a folder a sweep's: its options, and its jobs."""
+LOG = "train.log"
+"""What a training of a sweep prints."""
+UNFINISHED = (".lock", LOG, "config.yaml.partial", MODEL, f".partial-{MODEL}")
 """What may be in a folder whose first training ended before it wrote its config."""
 
 
@@ -40,22 +46,17 @@ def open_run(config: Config, run: Path, display: Display) -> Iterator[Config]:
     """Hold a run's folder while in the block, with its config and its model folder written.
 
     Gives the config with ``train.lanes`` decided. Priors that nobody has fitted yet are fitted
-    first, which can take minutes. Raises ``InputError`` where the folder, the store or the options
-    do not allow the training; then nothing was written.
+    first, which can take minutes. Raises ``InputError`` as ``checked_config`` does.
     """
-    require(config.store is not None, "store=DIR is not set; name the folder that prepare made")
-    store = Store(Path(config.store or ""))
-    earlier = str(Path(config.train.from_run).resolve()) if config.train.from_run else None
-    require(
-        earlier != str(run.resolve()),
-        f"train.from={run} is the run itself; name another run=DIR to train",
-    )
-    lanes = _decide_lanes(config, run, store)
-    config = replace(config, train=replace(config.train, lanes=lanes, from_run=earlier))
-    _require_resumable(run, config, store)
-    checked_lane_sizes(
-        store, config.train.lanes, config.train.users_per_batch, config.cluster.most_workers
-    )
+    with held_copy(run, display), _open_here(config, run, display) as config:
+        yield config
+
+
+@contextmanager
+def _open_here(config: Config, run: Path, display: Display) -> Iterator[Config]:
+    """The same for a folder on disk."""
+    config = checked_config(config, run)
+    store = Store(local_folder(config.store or ""))
     note = saved_note(run)
     is_new = not checkpoint.steps(run / checkpoint.FOLDER)
     if is_new:
@@ -66,10 +67,32 @@ def open_run(config: Config, run: Path, display: Display) -> Iterator[Config]:
         if is_new:
             write_model(run, store, config.priors, display)
         write_config(run, config, note=note)
+        write_back_start(run)
         if is_new and note:
             display.say(note)
         with recorded_end(run, steps=config.train.steps):
             yield config
+
+
+def checked_config(config: Config, run: Path) -> Config:
+    """The config of a training that may be, with ``train.lanes`` decided; nothing is written.
+
+    Raises ``InputError`` where the folder, the store or the options do not allow it.
+    """
+    require(config.store is not None, "store=DIR is not set; name the folder that prepare made")
+    store = Store(local_folder(config.store or ""))
+    earlier = absolute(config.train.from_run) if config.train.from_run else None
+    require(
+        earlier != address(run),
+        f"train.from={run} is the run itself; name another run=DIR to train",
+    )
+    lanes = _decide_lanes(config, run, store)
+    config = replace(config, train=replace(config.train, lanes=lanes, from_run=earlier))
+    _require_resumable(run, config, store)
+    checked_lane_sizes(
+        store, config.train.lanes, config.train.users_per_batch, config.cluster.most_workers
+    )
+    return config
 
 
 def require_same_store(identity: str, store: Store, run: Path) -> None:
@@ -114,7 +137,7 @@ def _describe_start(config: Config, store: Store) -> str | None:
     """
     if config.train.from_run is None:
         return None
-    earlier = EarlierRun.open(Path(config.train.from_run))
+    earlier = EarlierRun.open(folder_to_read(config.train.from_run))
     earlier.require_fits(config, store)
     return earlier.describe(config, store)
 
@@ -139,6 +162,11 @@ def _require_resumable(run: Path, config: Config, store: Store) -> None:
     """
     before = saved_config(run)
     if before is None:
+        require(
+            not (run / SWEEP).exists(),
+            f"run={run} is the folder of a sweep; go on with it by greatmeta train -m run={run}, "
+            "or choose another folder",
+        )
         require(
             not run.exists() or (run.is_dir() and all(p.name in UNFINISHED for p in run.iterdir())),
             f"run={run} exists and is no run; choose an empty or new folder",

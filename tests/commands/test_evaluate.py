@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 from logs import csv_config, write_log
 from small_training import prepare_store, small
@@ -147,6 +148,27 @@ def test_a_log_of_other_users_is_read_as_the_runs_own_and_all_are_asked(folder, 
     assert list(found["scenarios"]) == ["user_cold"]
     assert found["scenarios"]["user_cold"]["users"] == 25
     assert found["other"]["path"] == str(log)
+
+
+def test_a_log_of_another_form_has_the_runs_columns_or_usual_ones(folder, tmp_path):
+    log = pl.read_csv(write_log(tmp_path, num_users=25, seed=3))
+    usual = {"user": "userId", "item": "movieId", "rating": "stars"}
+    results = []
+    for name, columns in (("same", {}), ("usual", usual)):
+        path = tmp_path / f"{name}.parquet"
+        log.rename({old: new for old, new in columns.items() if old in log.columns}).write_parquet(
+            path
+        )
+        assert main(["evaluate", f"run={folder}/b", f"users={path}"]) == 0
+        results.append(evaluated(folder / "b", "other-evaluation")["scenarios"])
+    assert results[0] == results[1]
+    assert results[0]["user_cold"]["users"] == 25
+    renamed = log.rename({log.columns[0]: "who"})
+    renamed.write_csv(tmp_path / "odd.csv")
+    words = ["evaluate", f"run={folder}/b", f"users={tmp_path}/odd.csv"]
+    assert main(words) == 2
+    assert main([*words, "data.columns.user=who"]) == 0
+    assert evaluated(folder / "b", "other-evaluation")["scenarios"] == results[0]
 
 
 @pytest.mark.parametrize(

@@ -169,8 +169,8 @@ def test_raw_ids_and_features_are_understood_as_the_run_understands_them(
     assert model.recommend(known, candidates=[]) == []
     assert model.score(known, []) == []
     for options in ({}, {"candidates": ["i3", "i9", "i11"]}, {"exclude_seen": False}):
-        ours = model.recommend(known, 7, user_features=features, **options)
-        theirs = predictor.recommend(known, 7, user_features=features, **options)
+        ours = model.recommend(known, np.int64(7), user_features=features, **options)
+        theirs = predictor.recommend(known, np.int64(7), user_features=features, **options)
         assert [one.score for one in ours] == pytest.approx([s for _, s in theirs], abs=1e-5)
         assert {one.item for one in ours} == {item for item, _ in theirs}
 

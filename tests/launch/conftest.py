@@ -1,9 +1,10 @@
-"""A store that is hard to share out."""
+"""A store that is hard to share out, and a training to compare disturbed ones with."""
 
 from pathlib import Path
 
 import pytest
 
+from benchmarks.chaos import Undisturbed
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.prepare import prepare
 
@@ -31,3 +32,10 @@ def uneven(tmp_path_factory) -> Path:
     )
     prepare(config, folder / "store")
     return folder / "store"
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory) -> Undisturbed:
+    """Half as long as the benchmark's, with six checkpoints."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return Undisturbed.of(str(folder), folder / "log", "train.steps=120")

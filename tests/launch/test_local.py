@@ -71,9 +71,9 @@ def test_full_disk_fails_with_a_message_and_leaves_the_last_checkpoint(uneven, t
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_killed_processes_change_nothing(tmp_path):
+def test_killed_processes_change_nothing(undisturbed, tmp_path):
     kinds = ["worker", "coordinator", "driver"]
-    results = disturb(tmp_path, kinds, seed=1, tell=print)
+    results = disturb(undisturbed, tmp_path, kinds, seed=1, tell=print)
     assert [r.kind for r in results if r.is_same] == kinds
     for number, kind in enumerate(kinds):
         run = tmp_path / f"kill-{number}"

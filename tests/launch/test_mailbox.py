@@ -8,6 +8,7 @@ from small_training import Lines
 
 from greatmeta_dist.launch.mailbox import Mailbox, PostingDisplay, shown_messages
 from greatmeta_dist.launch.restart import MAX_FRUITLESS_STARTS, Outcome
+from greatmeta_dist.training.regroup import Regroup
 
 
 class Screen(Lines):
@@ -70,6 +71,15 @@ def test_a_group_is_not_started_without_end(mailbox):
 
 
 def test_a_stop_stays(mailbox):
-    assert not mailbox.is_stopped()
+    assert not mailbox.requests()[0]
     mailbox.stop()
-    assert mailbox.is_stopped()
+    assert mailbox.requests()[0]
+
+
+def test_a_group_is_asked_to_make_way_once_and_that_is_no_failure(mailbox):
+    regroup = Regroup("preemption", "its node goes")
+    for _ in range(2 * MAX_FRUITLESS_STARTS):
+        mailbox.regroup(regroup)
+        assert mailbox.requests() == (False, regroup)
+        assert mailbox.start() is None
+        assert mailbox.requests() == (False, None)

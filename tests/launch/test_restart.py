@@ -5,6 +5,7 @@ import pytest
 from greatmeta_dist.engine.communicator import PeerLost
 from greatmeta_dist.errors import InputError
 from greatmeta_dist.launch.restart import MAX_FRUITLESS_STARTS, Outcome, RestartPolicy, attempt
+from greatmeta_dist.training.regroup import Regrouping
 
 
 def raising(error: BaseException):
@@ -27,9 +28,19 @@ def test_an_unforeseen_error_is_shown_whole_and_fails(capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_lost_peer_is_no_outcome():
-    with pytest.raises(PeerLost):
-        attempt(raising(PeerLost("gone")))
+@pytest.mark.parametrize("error", [PeerLost("gone"), Regrouping("its node goes")])
+def test_what_another_group_follows_is_no_outcome(error):
+    with pytest.raises(type(error)):
+        attempt(raising(error))
+
+
+def test_a_group_that_made_way_is_excused(tmp_path):
+    policy = RestartPolicy(tmp_path)
+    for _ in range(MAX_FRUITLESS_STARTS):
+        assert policy.check() is None
+        assert policy.check(is_excused=True) is None
+    assert policy.check(is_excused=True) is None
+    assert policy.check() is not None
 
 
 def test_a_group_that_gets_no_further_is_started_so_many_times(tmp_path):

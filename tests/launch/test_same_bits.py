@@ -1,5 +1,6 @@
 """Any number of workers gives the same bits."""
 
+import multiprocessing
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from greatmeta_dist.data.store import FeatureSpec, Store
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.embeddings import block_size
+from greatmeta_dist.launch import local
 from greatmeta_dist.launch.local import launch
 from greatmeta_dist.meta.factor_averages import VISITS_KEPT
 from greatmeta_dist.options.compose import compose_config
@@ -33,6 +35,16 @@ from greatmeta_dist.training.run_config import saved_config
 from greatmeta_dist.training.saved_model import SavedModel
 
 SIDES = ("support_item", "query_item")
+
+
+@pytest.fixture(autouse=True)
+def quick_start(monkeypatch):
+    """Workers are copies of a process that has imported all: the bits do not depend on it.
+
+    Some seventy workers start here, and imports would take most of the time.
+    """
+    multiprocessing.set_forkserver_preload(["greatmeta_dist.launch.local"])
+    monkeypatch.setattr(local, "START_METHOD", "forkserver")
 
 
 def test_same_bits_with_1_2_4_and_8_workers_on_uneven_users(uneven, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from greatmeta_dist.config import Config, DataConfig
 from greatmeta_dist.errors import InputError
 from greatmeta_dist.options.checks import check_words
-from greatmeta_dist.options.compose import compose_config, sweep, with_changes
+from greatmeta_dist.options.compose import compose_config, with_changes
 from greatmeta_dist.options.names import presets
 
 
@@ -34,17 +34,6 @@ def test_an_experiment_replaces_a_run_s_config_but_for_its_store():
     words = ["experiment=ml-100k"]
     config = compose_config(words)
     assert with_changes(saved, config, words) == replace(config, store="a")
-
-
-def test_a_sweep_takes_every_combination_and_numbers_the_runs():
-    jobs = sweep(["run=r", "train.seed=0,1", "model=paper,default", "store=a,b"])
-    assert len(jobs) == 4
-    assert jobs[1] == ["run=r/1", "train.seed=0", "model=default", "store=a,b"]
-
-
-def test_a_sweep_over_words_that_hydra_cannot_read_is_said_in_one_line():
-    with pytest.raises(InputError, match=r"in model\.hidden=\[64; check its brackets"):
-        sweep(["run=r", "model.hidden=[64"])
 
 
 @pytest.mark.parametrize(
@@ -99,3 +88,10 @@ def test_an_option_named_like_a_word_of_python_is_typed_by_its_name():
     assert config.data.from_store == "stores/a=b"
     assert config.train.from_run == "runs/a"
     assert with_changes(Config(), config, words[1:]).train.from_run == "runs/a"
+
+
+@pytest.mark.parametrize("key", ["store", "run", "out", "against"])
+@pytest.mark.parametrize("path", ["s3:/bucket/a", "s3:bucket/a"])
+def test_a_url_without_its_slashes_is_no_folder_of_that_name(key, path):
+    with pytest.raises(InputError, match=rf"^{key}={path} is neither .*; write s3://bucket/a$"):
+        compose_config([f"{key}={path}"])

@@ -16,9 +16,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from greatmeta_dist.config import InnerConfig, SchedulerConfig
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
+from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.predict import Predictor
 from greatmeta_dist.training import loop
+from greatmeta_dist.training.history import History
 from greatmeta_dist.training.loop import train
+from greatmeta_dist.training.regroup import Regroup, Regrouping
+from greatmeta_dist.training.run_folder import open_run
 from greatmeta_dist.training.saved_model import SavedModel
 
 
@@ -143,6 +147,36 @@ def test_a_stop_in_the_last_step_is_still_a_stop(tmp_path, store):
     with pytest.raises(KeyboardInterrupt):
         train(small(store), tmp_path / "run", Display(), is_stopped=is_stopped)
     assert train(small(store), tmp_path / "run", Display())["step"] == 12
+
+
+def test_a_group_that_makes_way_leaves_a_checkpoint_and_says_why(tmp_path, store):
+    run, calls = tmp_path / "run", []
+
+    def regroup() -> Regroup | None:
+        calls.append(len(calls))
+        return Regroup("preemption", "node a is to be taken away") if len(calls) >= 7 else None
+
+    with open_run(small(store), run, Display()) as config:
+        with pytest.raises(Regrouping, match="node a is to be taken away"):
+            train(config, run, Display(), communicator=Communicator(), regroup=regroup)
+        assert checkpoint.steps(run / "checkpoints")[-1] == 7
+        train(config, run, Display(), communicator=Communicator())
+    train(small(store), tmp_path / "undisturbed", Display())
+    assert_same(final_state(run), final_state(tmp_path / "undisturbed"))
+    events = [(e.kind, e.step) for e in History(run).events() if e.kind != "checkpoint"]
+    assert events == [("start", 0), ("preemption", 7), ("restart", 7), ("done", 12)]
+
+
+def test_a_stop_counts_more_and_in_the_last_step_nobody_makes_way(tmp_path, store):
+    regroup = Regroup("growth", "there is room")
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            small(store), tmp_path / "run", Display(),
+            is_stopped=lambda: True, regroup=lambda: regroup,
+        )  # fmt: skip
+    (step,) = checkpoint.steps(tmp_path / "run" / "checkpoints")
+    last = small(store, steps=step + 1)
+    assert train(last, tmp_path / "run", Display(), regroup=lambda: regroup)["step"] == step + 1
 
 
 def test_where_no_group_is_more_difficult_training_is_as_with_uniform_weights(

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from small_training import Lines, prepare_store, small
 
-from greatmeta_dist.cli import main
 from greatmeta_dist.config import PriorsConfig
 from greatmeta_dist.display import Display
 from greatmeta_dist.predict import Predictor
@@ -79,14 +78,6 @@ def files(folder: Path) -> dict[str, bytes]:
 def partial(*folders: Path) -> list[Path]:
     """What is unfinished in the folders."""
     return [p for folder in folders for p in folder.rglob(".partial*")]
-
-
-def test_a_sweep_fits_once(tmp_path, fresh, fits):
-    words = ["train", "-m", f"store={fresh}", f"run={tmp_path}/sweep", *TINY, "train.seed=0,1,2"]
-    assert main(words) == 0
-    assert len(fits) == 1
-    priors = [files(tmp_path / "sweep" / k / "model" / "priors") for k in "012"]
-    assert priors[0] == priors[1] == priors[2]
 
 
 def test_other_options_of_the_model_do_not_fit_again_and_other_options_of_priors_do(

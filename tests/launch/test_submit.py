@@ -1,0 +1,269 @@
+"""Commands run as jobs of a real Ray cluster, and each way in which they cannot is one line.
+
+The jobs are those of the README's section on clusters; more claims are read off them.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from documents import Document
+from ray_head import NUM_NODES, Head, ray_head
+from reader import in_folder
+from small_training import prepare_store
+
+from benchmarks.chaos import digest
+from greatmeta_dist.cli import main
+from greatmeta_dist.commands import jobs as jobs_command
+from greatmeta_dist.display import Silent
+from greatmeta_dist.launch.local import launch
+from greatmeta_dist.options.compose import compose_config
+
+# Of what Ray's client calls in aiohttp.
+pytestmark = pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning")
+
+SMALL = ("train.users_per_batch=8", "train.steps=400", "train.checkpoint_every=20")
+START_S = 240.0
+"""How long a job may take until it trains."""
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    with ray_head() as head:
+        yield head
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def line(self) -> str:
+        """The only line of its error."""
+        (line,) = self.err.splitlines()
+        assert line.startswith("greatmeta: ")
+        assert "Traceback" not in self.out
+        return line
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(head, monkeypatch, capsys) -> Run:
+    """Runs a command of greatmeta as somebody does whom the cluster lets in."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", head.token)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", head.dashboard)
+
+    def run(*words: str) -> Done:
+        code = main(list(words))
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
+def wait_for(is_there: Callable[[], object]) -> None:
+    deadline = time.monotonic() + START_S
+    while not is_there():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def readme_commands(folder: Path) -> list[list[str]]:
+    """The commands of the README's section on clusters, as typed in a folder."""
+    text = Document("README.md").text
+    start = text[: text.index("## On a cluster")].count("\n")
+    block = next(b for b in Document("README.md").blocks("sh") if b.line > start)
+    commands = [in_folder(words, folder) for words in block.commands()]
+    return [[*words, *SMALL] if "train" in words else words for words in commands]
+
+
+@pytest.mark.timeout(900)
+def test_the_readme_s_commands_train_through_a_dead_node_evaluate_and_recommend(
+    head, run, tmp_path, monkeypatch
+):
+    start, jobs, kill, watch, evaluate, recommend = readme_commands(tmp_path)
+    store = prepare_store(tmp_path)
+    (tmp_path / "stores").mkdir()
+    store.rename(tmp_path / "stores/first")
+    (tmp_path / "log.csv").rename(tmp_path / "new-users.csv")
+    folder = tmp_path / "runs/job"
+
+    started = run(*start[1:])
+    assert started.code == 0, started
+    assert "KiB" in started.out
+    assert f"{1 + NUM_NODES} nodes see store and run" in started.out
+    other = run(*start[1:], "train.seed=7")
+    assert other.code == 2
+    assert "is at work on" in other.line
+    (listed,) = run(*jobs[1:]).out.splitlines()
+    assert "RUNNING" in listed
+    assert str(folder) in listed
+
+    assert kill == ["kill", "$node"]
+    wait_for(lambda: list(folder.glob("checkpoints/*/manifest.json")))
+    head.kill_a_node_with_a_worker()
+
+    def write_and_interrupt(text: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:  # Ctrl-C as soon as the job's output comes
+        patch.setattr(jobs_command, "_write", write_and_interrupt)
+        left = run(*watch[1:])
+    assert left.code == 1
+    assert "goes on; follow it again: greatmeta jobs follow" in left.out
+
+    watched = run(*watch[1:])
+    assert watched.code == 0, watched
+    assert "is at work on that already; following it" in watched.out
+    assert "is at step 400" in watched.out
+    assert "restart" in watched.out
+    assert not (folder / ".ray").exists()
+    words = [word for word in start if "=" in word and not word.startswith(("run=", "cluster."))]
+    launch(compose_config([*words, "cluster.workers=1"]), tmp_path / "alone", Silent())
+    assert digest(folder) == digest(tmp_path / "alone")
+
+    evaluated = run(*evaluate[1:])
+    assert evaluated.code == 0, evaluated
+    assert json.loads((folder / "evaluation.json").read_text())["scenarios"]
+    recommended = run(*recommend[1:])
+    assert recommended.code == 0, recommended
+    assert (tmp_path / "lists.parquet").stat().st_size > 0
+    listed = run(*jobs[1:]).out.splitlines()
+    assert [line.split("-")[0] for line in listed] == ["train", "evaluate", "recommend"]
+    assert all("SUCCEEDED" in line for line in listed)
+
+
+@pytest.mark.parametrize(
+    "more, reason",
+    [
+        (("cluster.gpus_per_worker=1",), "1 worker needs 1 GPU, and it has 0"),
+        (("store=/nowhere/store",), "store=/nowhere/store/manifest.json is not seen by node"),
+    ],
+)
+def test_a_job_that_can_never_run_ends_with_code_2_and_says_why(
+    run, uneven, tmp_path, more, reason
+):
+    words = {"store": f"store={uneven}"} | {word.partition("=")[0]: word for word in more}
+    done = run("submit", "--", "train", f"run={tmp_path / 'run'}", *words.values(), *SMALL)
+    assert done.code == 2
+    assert reason in done.out.splitlines()[-1]
+    assert done.err == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_head_without_the_package_is_one_line(run, uneven, tmp_path):
+    venv.create(tmp_path / "empty")
+    python = f"submit.python={tmp_path / 'empty/bin/python'}"
+    done = run("submit", python, "--", "train", f"store={uneven}", f"run={tmp_path / 'run'}")
+    assert done.code == 1
+    assert "has no greatmeta_dist; install it on its nodes" in done.line
+    assert "No module" not in done.out
+
+
+@pytest.mark.timeout(300)
+def test_a_job_that_is_stopped_ends_with_1_and_says_so(run, uneven, tmp_path):
+    words = ("train", f"store={uneven}", f"run={tmp_path / 'run'}", "train.steps=100000")
+    started = run("submit", "--detach", "--", *words)
+    (job,) = [line.split()[1] for line in started.out.splitlines() if "is submitted" in line]
+    wait_for((tmp_path / "run/tensorboard").exists)
+    assert run("jobs", "stop", job).code == 0
+    done = run("jobs", "follow", job)
+    assert done.code == 1
+    assert f"job {job} was stopped" in done.line
+    assert list((tmp_path / "run/checkpoints").iterdir())
+
+
+@pytest.mark.timeout(300)
+def test_waiting_for_a_cluster_says_for_what_and_ends_at_a_signal(head, uneven, tmp_path):
+    words = [
+        "train", f"store={uneven}", f"run={tmp_path / 'run'}", "cluster=ray",
+        f"cluster.address={head.gcs}", "cluster.workers=8", "train.users_per_batch=8",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "greatmeta_dist", *words],
+        env=head.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        wait = "waiting for the cluster to grow or to be free: 8 workers need 8 CPU, and it has "
+        while wait not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        output = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert output == "greatmeta: interrupted; run the same command again to go on\n"
+
+
+def test_each_way_in_which_a_cluster_does_not_answer_is_one_line(
+    head, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    command = ("--", "train", "store=/shared/store", "run=/shared/run")
+
+    def refused(address: str, *words: str) -> str:
+        assert main(["submit", f"cluster.address={address}", *(words or command)]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        (line,) = printed.err.splitlines()
+        return line
+
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    assert "asks for a token; set RAY_AUTH_TOKEN" in refused(head.dashboard)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    assert "refuses the token in RAY_AUTH_TOKEN" in refused(head.dashboard)
+    assert "is no Jobs API of Ray" in refused(f"http://{head.gcs}")
+    assert "expected http://HOST:PORT" in refused(head.gcs)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        assert "nothing answers at" in refused(f"http://127.0.0.1:{closed.getsockname()[1]}")
+    assert "did you mean train.steps" in refused(head.dashboard, *command, "train.stepz=3")
+    assert "run=runs/a is a relative path" in refused(
+        head.dashboard, "--", "train", "store=/s", "run=runs/a"
+    )
+
+
+def test_a_training_says_in_one_line_that_its_token_is_wrong(
+    head, uneven, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["train", f"store={uneven}", f"run={tmp_path / 'run'}", "cluster=ray"]
+
+    def refused(address: str) -> str:
+        assert main([*words, f"cluster.address={address}"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    assert "asks for a token" in refused(head.gcs)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    assert "refuses the token" in refused(head.gcs)
+    assert "submit this one: greatmeta submit" in refused(head.dashboard)
+    assert "is no Ray cluster" in refused(head.dashboard.removeprefix("http://"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_relative_run_in_a_job_is_refused(tmp_path, monkeypatch, capsys):
+    folder = Path(tmp_path, "working_dir_files", "_ray_pkg_1")
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    assert main(["train", "store=/shared/store", "run=runs/a"]) == 2
+    assert "store" in capsys.readouterr().err
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert main(["train", "store=/shared/store", "run=runs/a"]) == 2
+    assert "this job starts in a folder that Ray deletes" in capsys.readouterr().err

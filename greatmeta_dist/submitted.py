@@ -35,8 +35,8 @@ PATTERN = set("*?[,")
 def run_job() -> None:
     """Check the cluster, then run the command. Raises ``InputError`` where a check fails."""
     spec = read_job_spec(Path.cwd())
-    # Ray may delete that folder while the job runs, where nodes share a machine. In a folder that is
-    # gone torch's libraries do not load. All paths of a job are whole ones.
+    # Ray may delete that folder while the job runs, where nodes share a machine, and torch's
+    # libraries do not load in a folder that is gone. All paths of a job are whole ones.
     os.chdir("/")
     here = greatmeta_dist.__version__
     require(

@@ -18,19 +18,15 @@ train: install
 	$(BIN)/greatmeta train store=$(STORE) run=$(RUN) cluster=ray 'cluster.workers=[1,2]'
 	$(BIN)/greatmeta evaluate run=$(RUN)
 
-# Tests that start groups of workers take as long as all the others, so both run at once. Those of
-# equal bits start no Ray, and keep the two as long as one another.
-SAME_BITS := tests/launch/test_same_bits.py
-
+# Tests that start groups of workers take as long as all the others: both run at once.
 test: install
 	$(MAKE) --jobs=2 test-launch test-others
 
 test-launch:
-	$(BIN)/python -m pytest tests/launch --ignore=$(SAME_BITS)
+	$(BIN)/python -m pytest tests/launch
 
 test-others:
 	$(BIN)/python -m pytest --ignore=tests/launch
-	$(BIN)/python -m pytest $(SAME_BITS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ First it is checked what the cluster has, then the command runs with the config 
 where it was submitted.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ PATTERN = set("*?[,")
 def run_job() -> None:
     """Check the cluster, then run the command. Raises ``InputError`` where a check fails."""
     spec = read_job_spec(Path.cwd())
+    # Ray may delete that folder while the job runs, where nodes share a machine, and torch's
+    # libraries do not load in a folder that is gone. All paths of a job are whole ones.
+    os.chdir("/")
     here = greatmeta_dist.__version__
     require(
         spec.version == here,

@@ -31,8 +31,6 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # A busy machine is slow to start agents, without which a node ends.
     "RAY_agent_register_timeout_ms": "90000",
-    # No workers are started before there is work for them: that would be most of a test's time.
-    "RAY_prestart_worker_first_driver": "0",
     # A node that was killed is missed soon; one that is slow still answers within Ray's 10 s.
     "RAY_health_check_period_ms": "1000",
 }

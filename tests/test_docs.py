@@ -140,7 +140,8 @@ def test_options_and_commands_in_the_text_are_accepted(document):
             is_old = name in RENAMED and document.name in OLD_NAMES
             assert name in options or is_old, f"{document.name}: no option {code}"
             if value and name in options and not set(value) & set("<…"):
-                check_words(owners(name)[0], [name + value])
+                is_sweep = name.startswith("sweep.")
+                check_words(owners(name)[0], [name + value], is_sweep=is_sweep)
 
 
 @each_guide

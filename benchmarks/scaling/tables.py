@@ -1,5 +1,6 @@
 """The results of ``benchmarks.scaling``, printed."""
 
+from collections.abc import Collection
 from typing import Any
 
 from rich.box import SIMPLE
@@ -9,6 +10,19 @@ from rich.table import Table
 from benchmarks.scaling.memory import WIDTH
 from benchmarks.scaling.model import WORTH
 from greatmeta_dist.config import ModelConfig
+
+MODEL_COLUMNS = {
+    "workers": ("workers", "{}"),
+    "users/s": ("users_per_s", "{:.0f}"),
+    "of ideal": ("efficiency", "{:.0%}"),
+    "bytes/user": ("bytes_per_user", "{:.0f}"),
+    "messages": ("messages_ms", "{:.2f} ms"),
+    "sums of A": ("sums_of_A_ms", "{:.2f} ms"),
+    "if fast": ("fast_ms", "{:.2f} ms"),
+    "saves": ("fast_saves", "{:.1%}"),
+    "GiB of rows": ("gib_of_rows", "{:.1f}"),
+}
+"""Of each column a prediction's key and its form."""
 
 
 def show(results: dict[str, Any], options: dict[str, float], console: Console) -> None:
@@ -57,28 +71,26 @@ def _show_checkpoint(saved: dict[str, Any], console: Console) -> None:
     )
 
 
+def model_table(
+    predictions: list[dict[str, float]],
+    *,
+    gbit: float,
+    latency_us: float,
+    without: Collection[str] = (),
+) -> Table:
+    """What the model predicts, a row for each number of workers; not the columns ``without``."""
+    title = f"model: {gbit:g} Gbit/s, {latency_us:g} µs, 10⁹ rows of {ModelConfig().embedding_dim}"
+    columns = {name: form for name, form in MODEL_COLUMNS.items() if name not in without}
+    table = Table(*columns, box=SIMPLE, title=title)
+    for row in predictions:
+        table.add_row(*(form.format(row[key]) for key, form in columns.values()))
+    return table
+
+
 def _show_model(
     predictions: list[dict[str, float]], options: dict[str, float], console: Console
 ) -> None:
-    columns = ("workers", "users/s", "of ideal", "bytes/user", "messages", "sums of A", "if fast",
-               "saves", "GiB of rows")  # fmt: skip
-    title = (
-        f"model: {options['gbit']:g} Gbit/s, {options['latency_us']:g} µs, 10⁹ rows of "
-        f"{ModelConfig().embedding_dim}"
-    )
-    table = Table(*columns, box=SIMPLE, title=title)
-    for row in predictions:
-        table.add_row(
-            f"{row['workers']}",
-            f"{row['users_per_s']:.0f}",
-            f"{row['efficiency']:.0%}",
-            f"{row['bytes_per_user']:.0f}",
-            f"{row['messages_ms']:.2f} ms",
-            f"{row['sums_of_A_ms']:.2f} ms",
-            f"{row['fast_ms']:.2f} ms",
-            f"{row['fast_saves']:.1%}",
-            f"{row['gib_of_rows']:.1f}",
-        )
+    table = model_table(predictions, gbit=options["gbit"], latency_us=options["latency_us"])
     console.print(table)
     worth = [row["workers"] for row in predictions if row["fast_saves"] > WORTH]
     console.print(

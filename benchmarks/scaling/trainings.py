@@ -28,6 +28,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from benchmarks.environment import write_result
 from benchmarks.prepare.logs import write_log
 from benchmarks.scaling.model import FLOAT_BYTES, Step, bytes_per_row, predict
+from benchmarks.scaling.tables import model_table
 from benchmarks.untrained import untrained_model
 from greatmeta_dist.batching.lanes import Lanes
 from greatmeta_dist.config import ModelConfig
@@ -50,6 +51,8 @@ SMALL_PRIORS = (
 MIB = 2**20
 NUM_BATCHES = 2
 """Batches whose distinct rows are counted."""
+OF_FAST = ("sums of A", "if fast", "saves")
+"""Columns of the model that compare ways to sum A, which is not looked at here."""
 
 
 def main() -> None:
@@ -218,18 +221,9 @@ def show(results: dict[str, Any], options: argparse.Namespace, console: Console)
             f"{run['resumed_after_s']:.0f} ({model['resumed_after_s']:.0f})",
         )
     console.print(table)
-    table = Table("workers", "users/s", "of ideal", "bytes/user", "messages", "GiB of rows",
-                  box=SIMPLE, title=f"model: {options.gbit:g} Gbit/s, {options.latency_us:g} µs, "
-                  f"10⁹ rows of {ModelConfig().embedding_dim}")  # fmt: skip
-    for row in results["model"]:
-        table.add_row(
-            f"{row['workers']}",
-            f"{row['users_per_s']:.0f}",
-            f"{row['efficiency']:.0%}",
-            f"{row['bytes_per_user']:.0f}",
-            f"{row['messages_ms']:.2f} ms",
-            f"{row['gib_of_rows']:.1f}",
-        )
+    table = model_table(
+        results["model"], gbit=options.gbit, latency_us=options.latency_us, without=OF_FAST
+    )
     console.print(table)
 
 

@@ -86,7 +86,8 @@ def prepare_to_join(cluster: ClusterConfig) -> None:
 
 def _require_room_here(cluster: ClusterConfig) -> None:
     """Raise ``InputError`` where a Ray of this machine alone can never have what is asked."""
-    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
         return  # that one is used, whatever it is
     workers = cluster.fewest_workers
     needed = {"CPU": workers * cluster.threads, "GPU": workers * (cluster.gpus_per_worker or 0)}

@@ -99,7 +99,10 @@ class Follower:
             pieces = self._api.tail(self._id)
             with suppress(StopAsyncIteration):
                 while not (is_detached and self._log.is_checked):
-                    self._show(await asyncio.wait_for(anext(pieces), QUIET_S))
+                    # Not ``wait_for``, which in Python 3.11 can lose a Ctrl-C as a piece comes.
+                    async with asyncio.timeout(QUIET_S):
+                        piece = await anext(pieces)
+                    self._show(piece)
 
         # Whether that is a lost connection, a job that is silent or its end, its status tells.
         with suppress(aiohttp.ClientError, RuntimeError, OSError):

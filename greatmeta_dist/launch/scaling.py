@@ -47,37 +47,35 @@ def policy_of(scaling_config: ScalingConfig, mailbox: Any) -> ScalingPolicy:
     return kind(scaling_config, mailbox)
 
 
-class FixedPolicy(FixedScalingPolicy):
+class _AsksFirst:
+    """Comes before a policy of Ray Train: asks a group to make way, where that would resize it."""
+
+    def __init__(self, scaling_config: ScalingConfig, mailbox: Any):
+        super().__init__(scaling_config)  # type: ignore[call-arg]
+        self._mailbox = mailbox
+
+    def make_decision_for_running_worker_group(
+        self, worker_group_state: Any, worker_group_status: Any
+    ) -> ScalingDecision:
+        """Called every two seconds."""
+        self._maybe_send_resource_request()  # type: ignore[attr-defined]
+        _ask(self._mailbox, lambda: self._reason(worker_group_state))
+        return NoopDecision()
+
+    def _reason(self, group: Any) -> Regroup | None:
+        """Why the group should make way now, if it should."""
+        return preemption(group)
+
+
+class FixedPolicy(_AsksFirst, FixedScalingPolicy):
     """As many workers as asked for; they leave nodes that are to be taken away."""
 
-    def __init__(self, scaling_config: ScalingConfig, mailbox: Any):
-        super().__init__(scaling_config)
-        self._mailbox = mailbox
 
-    def make_decision_for_running_worker_group(
-        self, worker_group_state: Any, worker_group_status: Any
-    ) -> ScalingDecision:
-        """Called every two seconds."""
-        self._maybe_send_resource_request()
-        _ask(self._mailbox, lambda: preemption(worker_group_state))
-        return NoopDecision()
-
-
-class ElasticPolicy(ElasticScalingPolicy):
+class ElasticPolicy(_AsksFirst, ElasticScalingPolicy):
     """As many workers as there is room for; they also make way for a larger group."""
 
-    def __init__(self, scaling_config: ScalingConfig, mailbox: Any):
-        super().__init__(scaling_config)
-        self._mailbox = mailbox
-
-    def make_decision_for_running_worker_group(
-        self, worker_group_state: Any, worker_group_status: Any
-    ) -> ScalingDecision:
-        """Called every two seconds."""
-        group = worker_group_state
-        self._maybe_send_resource_request()
-        _ask(self._mailbox, lambda: preemption(group) or self._growth(group))
-        return NoopDecision()
+    def _reason(self, group: Any) -> Regroup | None:
+        return super()._reason(group) or self._growth(group)
 
     def _growth(self, group: Any) -> Regroup | None:
         """A larger power of two, where others leave room for it and the group is old enough."""

@@ -27,6 +27,7 @@ from greatmeta_dist.commands import jobs as jobs_command
 from greatmeta_dist.display import Silent
 from greatmeta_dist.launch.local import launch
 from greatmeta_dist.options.compose import compose_config
+from greatmeta_dist.training.history import History
 
 # Of what Ray's client calls in aiohttp.
 pytestmark = pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning")
@@ -130,7 +131,8 @@ def test_the_readme_s_commands_train_through_a_dead_node_evaluate_and_recommend(
     assert watched.code == 0, watched
     assert "is at work on that already; following it" in watched.out
     assert "is at step 400" in watched.out
-    assert "restart" in watched.out
+    assert f"resuming {folder} after step" in watched.out
+    assert "restart" in [event.kind for event in History(folder).events()]
     assert not (folder / ".ray").exists()
     words = [word for word in start if "=" in word and not word.startswith(("run=", "cluster."))]
     launch(compose_config([*words, "cluster.workers=1"]), tmp_path / "alone", Silent())

@@ -53,8 +53,5 @@ def _add_last_two(subtrees: list[tuple[int, list[Tensor]]]) -> None:
 
 def tree_of_lanes(sums: list[Tensor]) -> list[Tensor]:
     """Add sums of a power of two of neighbouring lanes, [L, …] each, along the tree."""
-    while len(sums[0]) > 1:
-        lefts, rights = [s[0::2] for s in sums], [s[1::2] for s in sums]
-        torch._foreach_add_(lefts, rights)
-        sums = lefts
-    return [s[0] for s in sums]
+    by_lane = zip(*(of_lanes.unbind() for of_lanes in sums), strict=True)
+    return tree_sum(list(of_lane) for of_lane in by_lane)

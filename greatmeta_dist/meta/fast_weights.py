@@ -217,16 +217,17 @@ class FastWeights:
         rate: float,
     ) -> DenseDelta:
         if isinstance(before, DenseDelta):
-            (common, weight), bias = before.weight, before.bias
+            weight, bias = before.weight, before.bias
         else:
-            common, weight = self.shared.weight(name, grad.inputs.num_shared)
+            weight = self.shared.weight(name, grad.inputs.num_shared)
             bias = self.shared.bias(name)
-        weight = torch.baddbmm(weight, grad.delta.mT, grad.inputs.rows, alpha=-rate)
+        common = weight.shared
+        rows = torch.baddbmm(weight.rows, grad.delta.mT, grad.inputs.rows, alpha=-rate)
         if common is not None and grad.inputs.shared is not None:
             delta_sum, shared = grad.delta_sum.unsqueeze(2), grad.inputs.shared.unsqueeze(1)
             common = torch.addcmul(common, delta_sum, shared, value=-rate)
         return DenseDelta(
-            LayerWeight(common, weight),
+            LayerWeight(common, rows),
             None if bias is None else torch.add(bias, grad.delta_sum, alpha=-rate),
         )
 

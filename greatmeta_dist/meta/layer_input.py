@@ -10,7 +10,7 @@ widths, k shared columns, which come first among the layer's inputs.
 # of users are ``bmm``: ``@`` reaches it through four views more.
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import cached_property, lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +20,19 @@ FEWEST_ROWS = 16
 """Products of one layer with fewer rows are padded to so many."""
 
 
-class LayerWeight(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class LayerWeight:
     """A layer's weight, or one of each user, cut as its input is."""
 
     shared: Tensor | None
     """[out, k] or [B, out, k]; None if the inputs have none."""
     rows: Tensor
     """[out, in − k] or [B, out, in − k]"""
+
+    @cached_property
+    def transposed_rows(self) -> Tensor:
+        """[in − k, out] or [B, in − k, out]; a view, made once for all inner steps."""
+        return self.rows.mT
 
     @classmethod
     def cut(cls, weight: Tensor, num_shared: int | None) -> "LayerWeight":
@@ -95,13 +101,13 @@ class LayerInput:
             bias = None if bias is None else bias.expand(len(self.rows), -1)
         if weight.rows.ndim == 2:
             if self.shared is None or weight.shared is None:
-                return _shared_product(self.rows, weight.rows.mT, bias)
+                return _shared_product(self.rows, weight.transposed_rows, bias)
             of_user = _shared_product(self.shared, weight.shared.mT, bias).unsqueeze(1)
-            return _shared_product(self.rows, weight.rows.mT).add_(of_user)
+            return _shared_product(self.rows, weight.transposed_rows).add_(of_user)
         common = None if bias is None else bias.unsqueeze(1)  # [B, 1, out]
         if self.shared is not None and weight.shared is not None:
             common = _bmm(self.shared.unsqueeze(1), weight.shared.mT, common)
-        return _bmm(self.rows, weight.rows.mT, common)
+        return _bmm(self.rows, weight.transposed_rows, common)
 
     def gram(self, other: "LayerInput", *, with_ones: bool) -> Tensor:
         """Inner products V V'ᵀ with another input's r' rows: [B, r, r'].
@@ -185,7 +191,14 @@ def row_sums(values: Tensor) -> Tensor:
     A plain sum over the last axis adds in an order that its length decides. A product with ones
     adds one row after the other; with one column of ones it would be a product of vectors.
     """
-    return _shared_product(values, values.new_ones(values.shape[-1], 16))[..., :1]
+    ones = _columns_of_ones(values.shape[-1], values.dtype, values.device)
+    return _shared_product(values, ones)[..., :1]
+
+
+@lru_cache(maxsize=64)
+def _columns_of_ones(num_rows: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[n, 16]"""
+    return torch.ones(num_rows, 16, dtype=dtype, device=device)
 
 
 def all_finite(values: Tensor) -> Tensor:

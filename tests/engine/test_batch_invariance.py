@@ -70,8 +70,9 @@ def test_a_users_dependence_on_its_batch_is_seen(store, monkeypatch):
 
 
 @pytest.mark.parametrize("num_lanes", [1, 8])
-def test_a_step_dispatches_few_operations_whatever_the_number_of_lanes(store, num_lanes):
-    worker, lanes = trained_by(store, f"train.lanes={num_lanes}")
+def test_a_step_dispatches_few_operations_whatever_the_number_of_lanes(tmp_path, num_lanes):
+    prepare(DataConfig(users=500, items=600), tmp_path / "store")
+    worker, lanes = trained_by(Store(tmp_path / "store"), f"train.lanes={num_lanes}")
     count, num_buckets = count_step(worker, lanes)
     assert num_buckets <= 2
     assert count.total <= MAX_OPERATIONS

@@ -9,13 +9,10 @@ its own users/s, without the first steps. Busy loops run before it starts and un
 
 import argparse
 import itertools
-import re
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -30,24 +27,15 @@ from benchmarks.checkout import (
     BEFORE,
     Program,
     check_out,
-    kill_group,
     this_program,
     without_thread_variables,
 )
 from benchmarks.environment import write_result
-from benchmarks.unchanged.compare import read_scalar
+from benchmarks.rates import LOG_EVERY, train_for
 from greatmeta_dist.display import Display
 
 LOADS = (0, 1, 2)
 """Busy loops."""
-LOG_EVERY = 10
-"""Steps between measured rates: half the default, because a training beside busy loops may hardly
-move."""
-WARM_UP_STEPS = 10
-MAX_SECONDS = 60.0
-"""A training is stopped after this long, however few steps it took."""
-STEPS = 1_000_000
-"""More than any training takes before it is stopped."""
 BUSY_LOOP = """
 import os
 parent = os.getppid()
@@ -104,65 +92,13 @@ def measure(programs: list[Program], work: Path, options: argparse.Namespace) ->
         for number, num_loops, program in turns:
             run = work / f"run-{program.name}-{num_loops}-{number}"
             store = work / f"store-{program.name}"
-            rates = train_beside(program, store, run, num_loops, options.seconds)
+            with busy_loops(num_loops):
+                rates = train_for(program, store, run, options.seconds)
             rate, num_steps = statistics.harmonic_mean(rates), len(rates) * LOG_EVERY
             measurements.append(Measurement(program.name, num_loops, number, rate, num_steps))
             detail = f"{program.name} beside {num_loops}: {rate:.0f} users/s"
             bar.update(len(measurements), detail)
     return measurements
-
-
-def train_beside(
-    program: Program, store: Path, run: Path, num_loops: int, seconds: float
-) -> list[float]:
-    """Users/s of a training beside busy loops, one number for every ``LOG_EVERY`` steps.
-
-    Raises ``RuntimeError`` where it ends by itself or never reaches its measured steps.
-    """
-    log = run.with_suffix(".log")
-    words = [f"store={store}", f"run={run}", f"train.steps={STEPS}", f"train.log_every={LOG_EVERY}"]
-    with busy_loops(num_loops):
-        process = program.start("train", *words, log=log)
-        try:
-            wait_until_measured(process, run, log, seconds)
-            process.send_signal(signal.SIGTERM)
-        except BaseException:
-            kill_group(process)
-            raise
-    # It stops after a step, and writes its records, now undisturbed.
-    try:
-        process.wait(MAX_SECONDS)
-    except BaseException:
-        kill_group(process)
-        raise
-    rates = [rate for step, rate in read_scalar(run, "perf/users_per_s") if step > WARM_UP_STEPS]
-    if not rates:
-        raise RuntimeError(f"{program.name} took too few steps: {log.read_text()[-2000:]}")
-    return rates
-
-
-def wait_until_measured(
-    process: subprocess.Popen[bytes], run: Path, log: Path, seconds: float
-) -> None:
-    """Until the training has taken steps for so long, and at least some measured ones."""
-    start: float | None = None
-    while True:
-        if process.poll() is not None:
-            raise RuntimeError(f"the training ended by itself: {log.read_text()[-2000:]}")
-        now = time.monotonic()
-        if start is None and (run / "tensorboard").exists():
-            start = now
-        if start is not None:
-            is_long_enough = now > start + seconds and last_step(log) > WARM_UP_STEPS
-            if is_long_enough or now > start + MAX_SECONDS:
-                return
-        time.sleep(0.1)
-
-
-def last_step(log: Path) -> int:
-    """The last step that a training has printed; it does every few seconds."""
-    steps = re.findall(r"^train: (\d+)/", log.read_text(), re.MULTILINE)
-    return int(steps[-1]) if steps else 0
 
 
 @contextmanager

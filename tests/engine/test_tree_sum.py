@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from greatmeta_dist.engine.tree_sum import tree_sum
+from greatmeta_dist.engine.tree_sum import tree_of_lanes, tree_sum
 
 
 def test_tree_sum_adds_neighbours_first():
@@ -44,3 +44,15 @@ def test_terms_that_are_no_power_of_two_are_all_added_and_few_are_held(num_terms
     (total,) = tree_sum(Term() for _ in range(num_terms))
     assert total.tolist() == [num_terms] * 2
     assert most <= num_terms.bit_length() + 1
+
+
+@pytest.mark.parametrize("groups", [[8], [4, 4], [4, 2, 2], [1, 1, 2, 4], [2, 1, 1, 4]], ids=str)
+def test_groups_of_unequal_sizes_give_the_bits_of_lanes_one_by_one(groups):
+    generator = torch.Generator().manual_seed(1)
+    lanes = torch.randn(8, 50, generator=generator) * 10.0 ** torch.arange(8).view(-1, 1)
+    lanes = lanes[torch.randperm(8, generator=generator)]
+    expected = tree_sum([lane.clone(), -lane] for lane in lanes)
+    sums = [tree_of_lanes([part.clone(), -part]) for part in lanes.split(groups)]
+    total = tree_sum(sums, [size.bit_length() - 1 for size in groups])
+    assert all(torch.equal(*both) for both in zip(total, expected, strict=True))
+    assert not torch.equal(expected[0], lanes.sum(0))

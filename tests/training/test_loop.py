@@ -53,6 +53,17 @@ def test_several_lanes_train_in_one_process(tmp_path, store):
     assert metrics["best"]["rmse"] < 2
 
 
+def test_where_users_depend_on_their_batch_lanes_go_one_after_another_and_it_is_said(
+    tmp_path, store, monkeypatch
+):
+    train(small(store, lanes=4), tmp_path / "together", Display())
+    monkeypatch.setattr(loop.Worker, "is_batch_invariant", lambda *batches: False)
+    lines = Lines()
+    train(small(store, lanes=4), tmp_path / "apart", lines)
+    assert sum("lanes are computed one after another" in line for line in lines.lines) == 1
+    assert_same(final_state(tmp_path / "together"), final_state(tmp_path / "apart"))
+
+
 def test_steps_in_which_nobody_counts_are_recorded(tmp_path, store):
     config = small(store, max_nonfinite_fraction=1.0)
     config = replace(config, inner=InnerConfig(learning_rate=1e30))

@@ -33,17 +33,19 @@ SCHEMA = pa.schema(
 )
 
 
-def write_log(folder: Path, num_rows: int, form: str, shape: str = "plain") -> Path:
+def write_log(
+    folder: Path, num_rows: int, form: str, shape: str = "plain", num_items: int = NUM_ITEMS
+) -> Path:
     """Write a log of form ``parquet`` or ``csv``; what is already there is left as it is.
 
     Returns its file, or its folder of files.
     """
-    name = f"{shape.replace(' ', '-')}-{num_rows}"
+    name = f"{shape.replace(' ', '-')}-{num_rows}-{num_items}"
     path = folder / (name if shape == "small files" else f"{name}.{form}")
     if path.exists():
         return path
     partial = path.with_name(f"partial-{path.name}")
-    chunks = log_chunks(num_rows, shape)
+    chunks = log_chunks(num_rows, shape, num_items)
     if shape == "small files":
         partial.mkdir()
         _write_small_files(partial, chunks, num_rows)
@@ -60,17 +62,19 @@ def write_log(folder: Path, num_rows: int, form: str, shape: str = "plain") -> P
     return partial.rename(path)
 
 
-def log_chunks(num_rows: int, shape: str = "plain") -> Iterator[pa.Table]:
-    """The log's rows."""
-    weight = 1 / np.arange(1, NUM_ITEMS + 1) ** ZIPF_EXPONENT
+def log_chunks(
+    num_rows: int, shape: str = "plain", num_items: int = NUM_ITEMS
+) -> Iterator[pa.Table]:
+    """The log's rows; of many items not all are met."""
+    weight = 1 / np.arange(1, num_items + 1) ** ZIPF_EXPONENT
     cumulated = np.cumsum(weight / weight.sum())
-    item_at = np.random.default_rng([0, 0]).permutation(NUM_ITEMS)
+    item_at = np.random.default_rng([0, 0]).permutation(num_items)
     heavy_share = min(HEAVY_USER_ROWS / num_rows, 0.5) if shape == "heavy user" else 0.0
     for start in range(0, num_rows, CHUNK_ROWS):
         size = min(CHUNK_ROWS, num_rows - start)
         rng = np.random.default_rng([0, 1, start])
         user = rng.integers(0, max(1, num_rows // ROWS_PER_USER), size)
-        item = item_at[np.searchsorted(cumulated, rng.random(size)).clip(max=NUM_ITEMS - 1)]
+        item = item_at[np.searchsorted(cumulated, rng.random(size)).clip(max=num_items - 1)]
         _repeat(rng, user, item)
         rating = (rng.integers(1, 11, size) / 2).astype(np.float32)
         timestamp = 1_500_000_000 + rng.integers(0, 10**8, size)

@@ -1,13 +1,13 @@
 """Real trainings of a large store by several workers, beside what the model predicts for them.
 
-``python -m benchmarks.scaling.trainings --work DIR [--rows 100000000] [--workers 1 4 8]
-[--users 1024] [--steps 5] [--gbit 10] [--latency-us 50] [--json FILE]``. Writes a synthetic log of
-so many rows, 30 a user, prepares it, and trains on it with ``greatmeta train``: ``--steps`` steps
-before a checkpoint, and as many after it. Then each run is resumed for as many steps more. The
-smallest group calibrates the model, which predicts the others: users a second for as many
-processors as the group had (workers may be more than cores, and the machine may be busy), memory
-a worker, bytes a step. Then it predicts 8 to 512 workers and 10⁹ rows, with as many users a worker
-as the largest group that was measured.
+``python -m benchmarks.scaling.trainings --work DIR [--rows 100000000] [--items 100000]
+[--workers 1 4 8] [--users 1024] [--steps 5] [--gbit 10] [--latency-us 50] [--json FILE]``. Writes a
+synthetic log of so many rows, 30 a user, prepares it, and trains on it with ``greatmeta train``:
+``--steps`` steps before a checkpoint, and as many after it. Then each run is resumed for as many
+steps more. The smallest group calibrates the model, which predicts the others: users a second for
+as many processors as the group had (workers may be more than cores, and the machine may be busy),
+memory a worker, bytes a step. Then it predicts 8 to 512 workers and 10⁹ rows, with as many users a
+worker as the largest group that was measured.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.environment import write_result
-from benchmarks.prepare.logs import write_log
+from benchmarks.prepare.logs import NUM_ITEMS, write_log
 from benchmarks.scaling.model import FLOAT_BYTES, Step, bytes_per_row, predict
 from benchmarks.scaling.tables import model_table
 from benchmarks.untrained import untrained_model
@@ -59,6 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="a folder with room for the log")
     parser.add_argument("--rows", type=int, default=100_000_000)
+    parser.add_argument("--items", type=int, default=NUM_ITEMS, help="of the log, at most")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 8])
     parser.add_argument("--users", type=int, default=1024, help="of a step")
     parser.add_argument("--steps", type=int, default=5)
@@ -74,7 +75,7 @@ def main() -> None:
 def measure_all(options: argparse.Namespace) -> dict[str, Any]:
     """Everything that is printed, by name."""
     options.work.mkdir(parents=True, exist_ok=True)
-    store, prepare_s = prepared_store(options.work, options.rows)
+    store, prepare_s = prepared_store(options.work, options.rows, options.items)
     runs: dict[int, dict[str, float]] = {}
     for size in options.workers:
         runs[size] = train(store, options, size)
@@ -92,12 +93,13 @@ def measure_all(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def prepared_store(work: Path, num_rows: int) -> tuple[Store, float | None]:
+def prepared_store(work: Path, num_rows: int, num_items: int) -> tuple[Store, float | None]:
     """The store of a log, and the seconds that preparing it took; None where it was there."""
     folder = work / "store"
     if (folder / "manifest.json").exists():
         return Store(folder), None
-    log, start = write_log(work, num_rows, "parquet"), time.monotonic()
+    log = write_log(work, num_rows, "parquet", num_items=num_items)
+    start = time.monotonic()
     _greatmeta("prepare", "data=parquet", f"data.path={log}", f"store={folder}")
     return Store(folder), time.monotonic() - start
 

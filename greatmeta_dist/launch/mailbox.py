@@ -4,6 +4,7 @@ The *mailbox* is an actor on the driver's node. Workers post what is to be shown
 training ended. The driver shows it, and asks there for a stop.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,8 +30,8 @@ class Mailbox:
         self._outcome: Outcome | None = None
         self._is_stopped = False
         self._regroup: Regroup | None = None
-        self._last_call = time.monotonic()
-        """When a worker last wrote or asked."""
+        self._last_call = -math.inf
+        """When a worker last wrote or asked: never yet."""
 
     def start(self) -> Outcome | None:
         """Called by the first worker before it trains; an outcome where it should not."""

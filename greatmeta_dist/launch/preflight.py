@@ -81,6 +81,8 @@ def _check_nodes(folders: Folders) -> int:
         here = ray.get_runtime_context().get_node_id()
         nodes = {n["NodeID"]: n["NodeManagerAddress"] for n in ray.nodes() if n["Alive"]}
         looks = {node: _look_on(node, folders, marks) for node in nodes}
+        # A look that is under way when the job ends is a line of Ray's own in its log.
+        ray.wait(list(looks.values()), num_returns=len(looks), timeout=NODE_S)
         for node, look in looks.items():
             where = f"node {nodes[node]}" + (", where the job runs" if node == here else "")
             _require_seen(look, where, folders)
@@ -129,7 +131,7 @@ def _unseen(read: dict[str, str], marks: dict[str, str]) -> tuple[str, dict[str,
 
 def _require_seen(look: "ray.ObjectRef", where: str, folders: Folders) -> None:
     try:
-        version, unseen = ray.get(look, timeout=NODE_S)
+        version, unseen = ray.get(look, timeout=0)
     except ray.exceptions.GetTimeoutError:
         require(False, f"{where} did not answer in {NODE_S:g} s; look at it in the dashboard")
     except ray.exceptions.RayError as error:

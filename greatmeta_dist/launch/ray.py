@@ -24,7 +24,7 @@ from greatmeta_dist.engine.communicator import START_PATIENCE, PeerLost, join
 from greatmeta_dist.launch.mailbox import Mailbox, PostingDisplay, shown_messages
 from greatmeta_dist.launch.network import TorchConfigOnRaysNetwork
 from greatmeta_dist.launch.restart import Outcome, attempt
-from greatmeta_dist.launch.scaling import Trainer, policy_of
+from greatmeta_dist.launch.scaling import Trainer, on_this_node, policy_of
 from greatmeta_dist.launch.sigterm import is_terminated
 from greatmeta_dist.launch.waiting import Need, Waiting, needed, require_possible
 from greatmeta_dist.signals import noted_stop_signals
@@ -39,6 +39,8 @@ RAY_FOLDER = ".ray"
 """What Ray Train writes, inside the run's folder; deleted when a training ends."""
 POLL_S = 0.2
 STAND_BY_POLL_S = 1.0
+END_S = 10.0
+"""How long a trainer may take to notice that it was ended."""
 IDLE_S = 5.0
 """Workers that train ask for a stop more often than that; so after it, none train."""
 
@@ -65,10 +67,9 @@ def train_on_ray(config: Config, run: Path, display: Display) -> dict[str, Any]:
 
 
 def _start_mailbox(run: Path) -> Any:
-    """The mailbox's actor, on the driver's node: it lives and ends with the driver."""
-    node = ray.get_runtime_context().get_node_id()
-    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote(run)
+    """The mailbox's actor."""
+    options = {"num_cpus": 0, "scheduling_strategy": on_this_node()}
+    return ray.remote(Mailbox).options(**options).remote(run)
 
 
 def _trainer(config: Config, run: Path, mailbox: Any, need: Need) -> Trainer:
@@ -120,6 +121,7 @@ def _run_trainer(
     with (
         noted_stop_signals(lambda: mailbox.stop.remote()) as stop,
         shown_messages(display) as show,
+        _ended(trainer, thread),
     ):
         thread.start()
         waiting.look()  # what is missing at the start is said at once
@@ -136,6 +138,19 @@ def _run_trainer(
             else:
                 waiting.look()
     return errors[0] if errors else None
+
+
+@contextmanager
+def _ended(trainer: Trainer, thread: threading.Thread) -> Iterator[None]:
+    """Have a trainer's thread end with the block, and the workers with it.
+
+    Else they would go on in a Ray that stays connected, and train once there is room for them.
+    """
+    try:
+        yield
+    finally:
+        trainer.end()
+        thread.join(END_S)
 
 
 def _run_worker(arguments: dict[str, Any]) -> None:

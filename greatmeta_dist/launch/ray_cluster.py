@@ -20,11 +20,16 @@ import ray
 
 from greatmeta_dist.config import ClusterConfig
 from greatmeta_dist.display import Display
+from greatmeta_dist.errors import InputError
 from greatmeta_dist.launch.access import address_to_join, no_answer
 from greatmeta_dist.processors import available_processors
 
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 OBJECT_STORE_BYTES = 200 << 20
 """Of a local Ray; nothing large goes through it."""
+MANY_PROCESSES = "worker processes have been started on node"
+"""Of a warning to whoever has a node with few CPUs and a few trainings, whose actors take none."""
+_show_all = ray._private.worker.print_to_stdstream
 
 
 @contextmanager
@@ -32,33 +37,65 @@ def connected(cluster: ClusterConfig, display: Display) -> Iterator[None]:
     """Connect to ``cluster.address``, or to a local Ray that ends with the block.
 
     In a job, no address means the job's own cluster. Where this process is connected already, that
-    connection is used, and stays. ``prepare_to_join`` was called before Ray was imported.
+    connection is used, and stays. ``prepare_to_join`` was called before Ray was imported. Raises
+    ``InputError`` where a cluster cannot be joined, and ``RuntimeError`` where none can be started.
     """
     if ray.is_initialized():
         yield
         return
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    ray._private.worker.print_to_stdstream = _show
     address = address_to_join(cluster)
     try:
         if address is not None:
-            ray.init(address=address, **common)
+            _join(address)
         else:
             display.say("starting a local Ray")
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-            ray.init(
-                address="local",
-                num_cpus=max(available_processors(), cluster.fewest_workers * cluster.threads),
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-                **common,
-            )
-    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
-        raise no_answer(address, str(error).splitlines()[0]) from error
-    try:
+            _start(cluster)
         yield
     finally:
         ray.shutdown()
+
+
+def _show(data: dict[str, Any], ignore_prefix: bool) -> None:
+    """Show what a cluster reports to all drivers, such as want of memory."""
+    if not any(MANY_PROCESSES in line for line in data["lines"]):
+        _show_all(data, ignore_prefix)
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(address=address, **QUIET)
+    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+        raise no_answer(address, str(error).splitlines()[0]) from error
+    except Exception as error:  # Ray has no kind of its own for what may be wrong
+        raise InputError(
+            f"the Ray cluster at cluster.address={address} cannot be joined from here "
+            f"({_reason(error)}); run the command where one of its nodes is, with the Ray and the "
+            "Python that the cluster has"
+        ) from error
+
+
+def _start(cluster: ClusterConfig) -> None:
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    try:
+        ray.init(
+            address="local",
+            num_cpus=max(available_processors(), cluster.fewest_workers * cluster.threads),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            **QUIET,
+        )
+    except Exception as error:  # Ray has no kind of its own for a start that fails
+        raise RuntimeError(
+            f"Ray did not start on this machine ({_reason(error)}); its logs are in "
+            f"{os.environ.get('RAY_TMPDIR') or '/tmp'}/ray/session_latest/logs; try again where "
+            "the machine is less busy and has disk and memory left, or take cluster=local"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
 def gpus_per_worker(cluster: ClusterConfig) -> float:

@@ -7,11 +7,15 @@ away. Here it asks them for a checkpoint first, and leaves such nodes out.
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from greatmeta_dist.launch.ray_cluster import ray  # isort: split
 
+from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import (
     ElasticScalingPolicy,
     FixedScalingPolicy,
@@ -20,6 +24,7 @@ from ray.train.v2._internal.execution.scaling_policy import (
     ScalingPolicy,
 )
 from ray.train.v2.api.config import ScalingConfig
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from greatmeta_dist.training.regroup import Regroup
 
@@ -29,16 +34,45 @@ ANSWER_S = 5.0
 
 
 class Trainer(TorchTrainer):
-    """Ray Train's trainer, with a policy of ours."""
+    """Ray Train's trainer, with a policy of ours; its group can be ended from another thread."""
 
     def __init__(self, policy: ScalingPolicy, *arguments: Any, **options: Any):
         super().__init__(*arguments, scaling_config=policy.scaling_config, **options)
         self._policy = policy
+        self._controller: Any = None
+        self._is_ended = False
+
+    def end(self) -> None:
+        """End the group, and what would start another one; ``fit`` then raises at once.
+
+        Both live as long as the connection to Ray, which may be another's.
+        """
+        self._is_ended = True
+        if self._controller is not None:
+            with suppress(ray.exceptions.RayError):
+                ray.kill(self._controller)
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
-        return super()._initialize_and_run_controller(  # type: ignore[misc]
-            **options | {"scaling_policy": self._policy}
+        """Do what Ray Train's own does, and keep the controller, which ``end`` needs."""
+        options |= {"scaling_policy": self._policy}
+        variables = {RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: "0"} | get_env_vars_to_propagate()
+        self._controller = (
+            ray.remote(TrainController)
+            .options(
+                num_cpus=0, scheduling_strategy=on_this_node(), runtime_env={"env_vars": variables}
+            )
+            .remote(**options)
         )
+        if self._is_ended:
+            self.end()
+        ray.get(self._controller.run.remote())
+        return ray.get(self._controller.get_result.remote())
+
+
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """Where an actor of the driver's goes: it lives and ends with the driver."""
+    node = ray.get_runtime_context().get_node_id()
+    return NodeAffinitySchedulingStrategy(node, soft=False)
 
 
 def policy_of(scaling_config: ScalingConfig, mailbox: Any) -> ScalingPolicy:

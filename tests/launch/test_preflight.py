@@ -28,6 +28,7 @@ def nodes(monkeypatch):
         nodes=lambda: [*alive, {"NodeID": "4", "NodeManagerAddress": "gone", "Alive": False}],
         get_runtime_context=lambda: here,
         get=lambda look, timeout: look,
+        wait=lambda looks, num_returns, timeout: (looks, []),
         exceptions=SimpleNamespace(GetTimeoutError=TimeoutError, RayError=RuntimeError),
     )
     monkeypatch.setattr(preflight, "ray", ray)

@@ -28,7 +28,9 @@ ANSWER_S = 30.0
 READY_S, RETRY_S = 60.0, 1.0
 NOT_READY = "No available agent"
 """What a head answers that has just started."""
-FROM_ENVIRONMENT = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+FIRST_IN_ENVIRONMENT = "RAY_API_SERVER_ADDRESS"
+"""Ray's client takes the address that it has here, whatever address it is given."""
+FROM_ENVIRONMENT = (FIRST_IN_ENVIRONMENT, "RAY_ADDRESS")
 OF_OURS = "greatmeta_command"
 """The key of a job's metadata that only our jobs have."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -202,7 +204,14 @@ def _client(address: str, headers: dict[str, str]) -> Any:
             # A connection that was cut somewhere on its way never answers.
             return super()._do_request(*arguments, **{"timeout": ANSWER_S, **options})
 
-    return Client(address, headers=headers)
+    before = os.environ.get(FIRST_IN_ENVIRONMENT)
+    os.environ[FIRST_IN_ENVIRONMENT] = address
+    try:
+        return Client(address, headers=headers)
+    finally:
+        del os.environ[FIRST_IN_ENVIRONMENT]
+        if before is not None:
+            os.environ[FIRST_IN_ENVIRONMENT] = before
 
 
 def _job(details: Any) -> Job:

@@ -1,5 +1,10 @@
 """What the Jobs API answers while a head starts, or when it does not want to."""
 
+import json
+import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -48,3 +53,40 @@ def test_a_server_that_fails_to_answer_a_question_is_a_lost_connection():
     api._client.list_jobs = lambda: (_ for _ in ()).throw(RuntimeError("status code 502: tunnel"))
     with pytest.raises(ConnectionLost):
         api.jobs()
+
+
+@pytest.fixture
+def head() -> Iterator[str]:
+    """The address of a server that answers as a cluster without jobs does."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            version = {
+                "version": "4",
+                "ray_version": "2.60.0",
+                "ray_commit": "",
+                "session_name": "",
+            }
+            body = json.dumps(version if self.path == "/api/version" else []).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("name", jobs_api.FROM_ENVIRONMENT)
+def test_a_typed_address_counts_more_than_that_of_the_environment(monkeypatch, head, name):
+    monkeypatch.setenv(name, "http://127.0.0.1:1")
+    environment = dict(os.environ)
+    assert JobsApi(jobs_api.address_of_api(head)).jobs() == []
+    assert dict(os.environ) | {"RAY_USAGE_STATS_ENABLED": "0"} == environment | {
+        "RAY_USAGE_STATS_ENABLED": "0"
+    }

@@ -4,7 +4,7 @@ BIN := .venv/bin
 STORE ?= stores/synthetic
 RUN ?= runs/synthetic
 
-.PHONY: train test test-launch test-others lint format install clean
+.PHONY: train test test-ray test-groups test-others lint format install clean
 
 install: .venv/installed
 
@@ -18,15 +18,22 @@ train: install
 	$(BIN)/greatmeta train store=$(STORE) run=$(RUN) cluster=ray 'cluster.workers=[1,2]'
 	$(BIN)/greatmeta evaluate run=$(RUN)
 
-# Tests that start groups of workers take as long as all the others: both run at once.
-test: install
-	$(MAKE) --jobs=2 test-launch test-others
+# Many tests wait for other processes, so three parts of about the same length run at once.
+ON_RAY := tests/launch tests/storage tests/sweep
+OF_GROUPS := $(addprefix tests/launch/test_,same_bits.py local.py torchrun.py)
+OF_GROUPS += tests/test_docs.py tests/test_ml_100k.py
 
-test-launch:
-	$(BIN)/python -m pytest tests/launch
+test: install
+	$(MAKE) --jobs=3 test-ray test-groups test-others
+
+test-ray:
+	$(BIN)/python -m pytest $(ON_RAY) $(addprefix --ignore=,$(OF_GROUPS))
+
+test-groups:
+	$(BIN)/python -m pytest $(OF_GROUPS)
 
 test-others:
-	$(BIN)/python -m pytest --ignore=tests/launch
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(ON_RAY) $(OF_GROUPS))
 
 lint: install
 	$(BIN)/ruff check .

@@ -88,7 +88,7 @@ class Lane:
 
 @dataclass(frozen=True)
 class StepTasks:
-    """A step's tasks and whose they are: lane by lane, bucket by bucket."""
+    """A step's tasks and whose they are, lane by lane."""
 
     batch: StepBatch
     user: list[str]

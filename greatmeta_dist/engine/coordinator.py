@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from greatmeta_dist.engine.adam import Adam
 from greatmeta_dist.engine.layers import FlatLayers
 from greatmeta_dist.meta.scheduler import Scheduler
 from greatmeta_dist.meta.user_statistics import UserStatistics
@@ -62,11 +63,9 @@ class Coordinator:
         self.averaged_layers = FlatLayers(layers) if ema_decay else layers
         self.weighting = weighting
         self.scheduler = scheduler
-        self.optimizer = torch.optim.Adam(list(layers.values()), lr=outer_rate, fused=True)
+        self.optimizer = Adam(layers.values(), rate=outer_rate)
         self.scheduler_optimizer = (
-            torch.optim.Adam(scheduler.parameters(), lr=scheduler_rate, fused=True)
-            if scheduler
-            else None
+            Adam(scheduler.parameters(), rate=scheduler_rate) if scheduler else None
         )
 
     def compute_weights(self, columns: Tensor) -> Tensor:
@@ -106,7 +105,8 @@ class Coordinator:
         # What all users' gradients have in common moves nothing through a softmax. Taking it out
         # first keeps its rounding error out of φ's tiny gradients.
         common = (first.weights * weight_gradients).sum()
-        self._weights.backward(weight_gradients - common)
+        # A gradient handed to ``backward`` would import SymPy, which takes long; this has its bits.
+        (self._weights * (weight_gradients - common)).sum().backward()
         gradients = [param.grad for param in self.scheduler.parameters() if param.grad is not None]
         torch._foreach_clamp_min_(gradients, -GRADIENT_BOUND)
         torch._foreach_clamp_max_(gradients, GRADIENT_BOUND)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from greatmeta_dist.config import Config, ModelConfig
+from greatmeta_dist.engine.adam import Adam
 from greatmeta_dist.engine.batch_invariance import is_batch_invariant
 from greatmeta_dist.engine.checkpoint import Block
 from greatmeta_dist.engine.communicator import Communicator
@@ -338,11 +339,11 @@ def _make_recommender(options: ModelConfig, facts: StoreFacts) -> Recommender:
 
 
 def _optimizer_state(
-    prefix: str, named: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+    prefix: str, named: Mapping[str, Tensor], optimizer: Adam
 ) -> dict[str, Tensor]:
     """Adam's state under names, e.g. ``theta.output.bias.exp_avg``; empty before the first step."""
     return {
-        f"{prefix}.{name}.{key}": torch.as_tensor(value)
+        f"{prefix}.{name}.{key}": value
         for name, param in named.items()
         for key, value in optimizer.state[param].items()
     }
@@ -351,7 +352,7 @@ def _optimizer_state(
 def _load_optimizer(
     prefix: str,
     named: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizer: Adam,
     state: dict[str, Tensor],
 ) -> None:
     for name, param in named.items():

@@ -20,4 +20,4 @@ def test_optimizer_state_is_loaded_to_where_its_parameters_are():
             assert {name: value.device for name, value in state.items()} == dict.fromkeys(
                 ("step", "exp_avg", "exp_avg_sq"), META
             )
-        assert len(optimizer.state) == len(optimizer.param_groups[0]["params"])
+        assert len(optimizer.state) == len(optimizer.params)

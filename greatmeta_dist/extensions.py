@@ -9,6 +9,8 @@ listing what there is costs nothing. Other packages add theirs by an entry point
     worst_half = "my_package.worst_half:WorstHalf"
 """
 
+import sys
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -52,7 +54,17 @@ class Registry:
 
     def _added(self) -> dict[str, str]:
         """Those of installed packages."""
-        return {e.name: e.value for e in entry_points(group=f"greatmeta_dist.{self._noun}s")}
+        return _entry_points(f"greatmeta_dist.{self._noun}s", tuple(sys.path))
+
+
+@cache
+def _entry_points(group: str, path: tuple[str, ...]) -> dict[str, str]:
+    """Name → target of a group, in the packages on ``path``, which is Python's.
+
+    They are read once: a file of each installed package is opened for it, and a start asks dozens
+    of times.
+    """
+    return {e.name: e.value for e in entry_points(group=group)}
 
 
 WEIGHTINGS = Registry(

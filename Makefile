@@ -18,7 +18,9 @@ train: install
 	$(BIN)/greatmeta train store=$(STORE) run=$(RUN) cluster=ray 'cluster.workers=[1,2]'
 	$(BIN)/greatmeta evaluate run=$(RUN)
 
-# Many tests wait for other processes, so three parts of about the same length run at once.
+# Many tests wait for other processes, so three parts of about the same length run at once. Beside
+# busy processes a second thread waits in a loop for the first and takes more time than it saves.
+test test-ray test-groups test-others: export OMP_NUM_THREADS := 1
 ON_RAY := tests/launch tests/storage tests/sweep
 OF_GROUPS := $(addprefix tests/launch/test_,same_bits.py local.py torchrun.py)
 OF_GROUPS += tests/test_docs.py tests/test_ml_100k.py

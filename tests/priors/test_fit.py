@@ -13,7 +13,7 @@ from fitted import OPTIONS, fit_all, untold
 from logs import csv_config, write_log
 from low_rank import write_low_rank_log
 from stores import CHOICE
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from greatmeta_dist.config import Config, DataConfig, PriorsConfig
 from greatmeta_dist.config.priors import BayesianMFConfig
@@ -250,13 +250,15 @@ def test_threads_are_as_before_once_priors_are_fitted(store):
     num_threads, during = torch.get_num_threads(), []
     torch.set_num_threads(2)
     try:
-        before = threads()
-        fit_priors(
-            store.training_rows(), OPTIONS, lambda *_: during.append(torch.get_num_threads())
-        )
-        assert set(during) == {1}
-        assert torch.get_num_threads() == 2
-        assert threads() | before == threads()
+        with threadpool_limits(2):
+            before = threads()
+            fit_priors(
+                store.training_rows(), OPTIONS, lambda *_: during.append(torch.get_num_threads())
+            )
+            assert set(during) == {1}
+            assert torch.get_num_threads() == 2
+            assert set(before.values()) == {2}
+            assert threads() | before == threads()
     finally:
         torch.set_num_threads(num_threads)
 

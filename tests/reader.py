@@ -20,7 +20,7 @@ from greatmeta_dist.options.compose import compose_config, compose_job
 from greatmeta_dist.options.job_words import jobs_words, submitted_words
 from greatmeta_dist.options.sweep_words import SweepWords
 
-SMALL_DATA = ["data.users=300"]
+SMALL_DATA = ["data.users=200", "data.items=270"]
 """Added to ``prepare data=synthetic``."""
 SMALL_TRAINING = [
     "train.steps=4",

@@ -47,14 +47,15 @@ def model_files(run: Path) -> dict[str, bytes]:
     return files
 
 
-def assert_same_at_every_size(store: Path, folder: Path, *options: str) -> None:
+def assert_same_at_every_size(store: Path, folder: Path, *options: str, steps: int = STEPS) -> None:
     """Train with 1, 2, 4 and 8 workers, each into the folder of its number."""
+    options = (*options, f"train.steps={steps}")
     results = {}
     for workers in (1, 2, 4, 8):
         run = folder / str(workers)
         metrics = launch(config_for(store, workers, *options), run, Display())
         losses = scalars(run)["train/loss"]
-        assert len(losses) == STEPS
+        assert len(losses) == steps
         assert num_workers(run) == workers
         results[workers] = digest(run), losses, metrics["valid"], model_files(run)
     assert all(results[workers] == results[1] for workers in (2, 4, 8))

@@ -11,6 +11,9 @@ from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 
+CHEAP_PRIORS = ("priors.bayesian_mf.num_starts=1", "priors.content.tree_iterations=5")
+"""Words of a command, for claims that hold of any priors."""
+
 
 def prepare_store(folder: Path, *, seed: int = 0) -> Path:
     """A store of 120 users with an item feature, preference groups and all four scenarios.

@@ -1,15 +1,18 @@
 """A store that is hard to share out, and a training to compare disturbed ones with."""
 
+import multiprocessing
 from pathlib import Path
 
 import pytest
+from small_training import CHEAP_PRIORS
 
 from benchmarks.chaos import Undisturbed
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.prepare import prepare
+from greatmeta_dist.launch import local
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def uneven(tmp_path_factory) -> Path:
     """Users of 2 to 60 rows, some without query rows, all of whom know item 0; 13 steps an epoch
     and a few users left over."""
@@ -34,8 +37,20 @@ def uneven(tmp_path_factory) -> Path:
     return folder / "store"
 
 
+@pytest.fixture
+def quick_start(monkeypatch):
+    """Workers are copies of a process that has imported all: the bits do not depend on it.
+
+    Else imports would take most of the time of the seventy workers that start here. PyArrow imports
+    pandas where the first column is read.
+    """
+    multiprocessing.set_forkserver_preload(["greatmeta_dist.launch.local", "pandas"])
+    monkeypatch.setattr(local, "START_METHOD", "forkserver")
+
+
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory) -> Undisturbed:
     """Half as long as the benchmark's, with six checkpoints."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    return Undisturbed.of(str(folder), folder / "log", "train.steps=120")
+    options = ("train.steps=120", "train.valid_every=120", *CHEAP_PRIORS)
+    return Undisturbed.of(str(folder), folder / "log", *options)

@@ -1,6 +1,5 @@
 """Processes of this machine train together, restart together, and say why where they cannot."""
 
-import os
 import resource
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from group_training import config_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.chaos import digest, disturb
+from greatmeta_dist.cli import main
 from greatmeta_dist.config import ClusterConfig
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
@@ -44,28 +44,29 @@ def test_impossible_workers_are_refused(workers):
         ClusterConfig(workers=workers)
 
 
+@pytest.mark.usefixtures("quick_start")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_full_disk_fails_with_a_message_and_leaves_the_last_checkpoint(uneven, tmp_path, workers):
     run = tmp_path / "run"
     words = [
-        sys.executable, "-m", "greatmeta_dist", "train", f"store={uneven}", f"run={run}",
-        "train.users_per_batch=8", f"cluster.workers={workers}", "train.valid_every=1000",
+        "train", f"store={uneven}", f"run={run}", "train.users_per_batch=8",
+        f"cluster.workers={workers}", "train.valid_every=1000",
     ]  # fmt: skip
-    subprocess.run([*words, "train.steps=6"], check=True, capture_output=True)
+    assert main([*words, "train.steps=6"]) == 0
     before = digest(run)
 
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
 
     failed = subprocess.run(
-        [*words, "train.steps=12", "train.log_every=1000"],
-        capture_output=True, text=True, preexec_fn=small_files, env={**os.environ}, timeout=120,
+        [sys.executable, "-m", "greatmeta_dist", *words, "train.steps=12", "train.log_every=1000"],
+        capture_output=True, text=True, preexec_fn=small_files, timeout=120,
     )  # fmt: skip
     assert failed.returncode == 1
     assert "cannot write the checkpoint" in failed.stderr
     assert len(failed.stderr.strip().splitlines()) == 1
     assert digest(run) == before
-    subprocess.run([*words, "train.steps=12"], check=True, capture_output=True)
+    assert main([*words, "train.steps=12"]) == 0
     assert checkpoint.steps(run / "checkpoints")[-1] == 12
 
 

@@ -1,6 +1,5 @@
 """Any number of workers gives the same bits."""
 
-import multiprocessing
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,6 @@ from greatmeta_dist.data.store import FeatureSpec, Store
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.embeddings import block_size
-from greatmeta_dist.launch import local
 from greatmeta_dist.launch.local import launch
 from greatmeta_dist.meta.factor_averages import VISITS_KEPT
 from greatmeta_dist.options.compose import compose_config
@@ -34,17 +32,9 @@ from greatmeta_dist.training.prior_cache import cache_folder
 from greatmeta_dist.training.run_config import saved_config
 from greatmeta_dist.training.saved_model import SavedModel
 
+pytestmark = pytest.mark.usefixtures("quick_start")
+
 SIDES = ("support_item", "query_item")
-
-
-@pytest.fixture(autouse=True)
-def quick_start(monkeypatch):
-    """Workers are copies of a process that has imported all: the bits do not depend on it.
-
-    Some seventy workers start here, and imports would take most of the time.
-    """
-    multiprocessing.set_forkserver_preload(["greatmeta_dist.launch.local"])
-    monkeypatch.setattr(local, "START_METHOD", "forkserver")
 
 
 def test_same_bits_with_1_2_4_and_8_workers_on_uneven_users(uneven, tmp_path):
@@ -63,7 +53,7 @@ def test_same_bits_with_1_2_4_and_8_workers_on_synthetic_data(tmp_path):
     prepare(DataConfig(users=500, items=300), tmp_path / "store")
     store = Store(tmp_path / "store")
     assert "item_id" in [field.name for field in store.fields("item", FeatureSpec(True, False))]
-    assert_same_at_every_size(tmp_path / "store", tmp_path)
+    assert_same_at_every_size(tmp_path / "store", tmp_path, steps=25)
     target_weights = Predictor.load(tmp_path / "1").scorer.collator.target_weights
     assert (target_weights != 1).any()  # the scheduler has something to learn
 
@@ -75,7 +65,7 @@ def test_same_bits_with_1_2_4_and_8_workers_on_ml_100k(ml100k, tmp_path, schedul
         ["data=recbole", f"data.path={ml100k}", f"data.split={ml100k}/split.tsv"]
     )
     prepare(config.data, tmp_path / "store")
-    assert_same_at_every_size(tmp_path / "store", tmp_path, f"scheduler={scheduler}")
+    assert_same_at_every_size(tmp_path / "store", tmp_path, f"scheduler={scheduler}", steps=25)
 
 
 @pytest.mark.parametrize("scheduler", ["mlp", "uniform"])

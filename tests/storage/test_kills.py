@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+from small_training import CHEAP_PRIORS
 
 from benchmarks.chaos import Training, digest
 from greatmeta_dist.cli import main
@@ -16,8 +17,7 @@ SMALL = (
     "train.valid_every=60",
     "model.embedding_dim=4",
     "model.hidden=[8]",
-    "priors.bayesian_mf.num_starts=1",
-    "priors.content.tree_iterations=5",
+    *CHEAP_PRIORS,
 )
 
 

@@ -116,6 +116,10 @@ class Training:
             time.sleep(0.002)
         return value
 
+    def step(self) -> int:
+        """The step of its last checkpoint; 0 before the first."""
+        return max(checkpoint.steps(self.run / "checkpoints"), default=0)
+
     def end(self) -> int:
         """Wait for its end; the exit code."""
         return self.process.wait(PATIENCE_S)
@@ -139,16 +143,23 @@ class Result:
 
 
 def kill(
-    training: Training, kind: str, rng: random.Random, duration: float, nodes: "Nodes | None"
+    training: Training,
+    kind: str,
+    rng: random.Random,
+    reference: "Undisturbed",
+    nodes: "Nodes | None",
 ) -> Result:
     """Start a training, kill at a random moment, and wait for its end.
 
-    ``duration`` is how long an undisturbed one takes, in seconds. ``is_same`` is left False.
+    It is killed in the first half of the time that ``reference`` took, and of its steps: a machine
+    that was busy then may be faster now. ``is_same`` is left False.
     """
     training.start()
     before = training.wait(training.workers)
     start = time.monotonic()
-    time.sleep(rng.uniform(0.05, 0.5) * duration)
+    moment = start + rng.uniform(0.05, 0.5) * reference.seconds
+    while time.monotonic() < moment and 2 * training.step() < reference.steps:
+        time.sleep(0.01)
     if kind.endswith("driver"):
         training.wait(lambda: list((training.run / "checkpoints").glob(".partial-*")))
         os.kill(training.process.pid, signal.SIGKILL)
@@ -161,7 +172,7 @@ def kill(
         victim = before[0 if kind.endswith("coordinator") else 1]["pid"]
         os.kill(victim, signal.SIGSTOP if kind.startswith("silent") else signal.SIGKILL)
     killed = time.monotonic()
-    at_step = max(checkpoint.steps(training.run / "checkpoints"), default=0)
+    at_step = training.step()
     after = training.wait(lambda: (now := training.workers()) != before and now)
     seconds = time.monotonic() - killed
     code = training.end()
@@ -264,6 +275,7 @@ class Undisturbed:
     options: tuple[str, ...]
     """Those of all trainings that are compared with it."""
     digest: str
+    steps: int
     seconds: float
 
     @classmethod
@@ -277,7 +289,8 @@ class Undisturbed:
         start = time.monotonic()
         if training.end():
             raise RuntimeError(training.log.read_text()[-2000:])
-        return cls(store, options, digest(training.run), time.monotonic() - start)
+        seconds = time.monotonic() - start
+        return cls(store, options, digest(training.run), training.step(), seconds)
 
 
 def disturb(
@@ -309,7 +322,7 @@ def disturb(
             training = Training.of(
                 reference.store, f"{root}/kill-{number}", log, *reference.options, *options
             )
-            result = kill(training, kind, rng, reference.seconds, nodes)
+            result = kill(training, kind, rng, reference, nodes)
             result = replace(result, is_same=digest(training.run) == reference.digest)
             results.append(result)
             tell(

@@ -33,6 +33,8 @@ SETTINGS = {
     "RAY_agent_register_timeout_ms": "90000",
     # A node that was killed is missed soon; one that is slow still answers within Ray's 10 s.
     "RAY_health_check_period_ms": "1000",
+    # So long Ray Train waits for a node that is gone before it takes what is left.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "8",
 }
 
 

@@ -21,7 +21,7 @@ from documents import Document
 from proxy import Proxy
 from ray_head import NUM_NODES, Head, ray_head
 from reader import in_folder
-from small_training import prepare_store
+from small_training import CHEAP_PRIORS, prepare_store
 
 from benchmarks.chaos import digest
 from greatmeta_dist.cli import main
@@ -34,7 +34,13 @@ from greatmeta_dist.training.history import History
 # Of what Ray's client calls in aiohttp.
 pytestmark = pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning")
 
-SMALL = ("train.users_per_batch=8", "train.steps=400", "train.checkpoint_every=20")
+SMALL = (
+    "train.users_per_batch=8",
+    "train.steps=400",
+    "train.checkpoint_every=20",
+    "train.valid_every=200",
+    *CHEAP_PRIORS,
+)
 START_S = 240.0
 """How long a job may take until it trains."""
 

@@ -45,7 +45,7 @@ import sys, time
 from datetime import timedelta
 from greatmeta_dist.engine import communicator
 
-communicator.START_PATIENCE = timedelta(seconds=20)
+communicator.START_PATIENCE = timedelta(seconds=12)
 
 from greatmeta_dist.__main__ import main
 from greatmeta_dist.training import prior_cache
@@ -77,7 +77,7 @@ def test_the_other_processes_wait_for_priors_longer_than_their_patience(uneven, 
     shutil.rmtree(cache_folder(uneven), ignore_errors=True)
     words = ["train", f"store={uneven}", f"run={tmp_path / 'run'}"]
     words += ["train.users_per_batch=8", "train.steps=2"]
-    subprocess.run([*TORCHRUN, str(slow_fit), *words, "40"], check=True, timeout=240)
+    subprocess.run([*TORCHRUN, str(slow_fit), *words, "24"], check=True, timeout=240)
     assert num_workers(tmp_path / "run") == 2
     assert Predictor.load(tmp_path / "run", warn=pytest.fail).step == 2
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from group_training import scalars
 from ray_head import SETTINGS, TRIES
+from small_training import CHEAP_PRIORS
 
 from benchmarks.chaos import Nodes, Training, digest, disturb
 from greatmeta_dist.cli import main
@@ -30,8 +31,7 @@ CHEAP = (
     "train.users_per_batch=4",
     "model.embedding_dim=4",
     "model.hidden=[8]",
-    "priors.bayesian_mf.num_starts=1",
-    "priors.content.tree_iterations=5",
+    *CHEAP_PRIORS,
 )
 
 

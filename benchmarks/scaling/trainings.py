@@ -27,7 +27,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks.environment import write_result
 from benchmarks.prepare.logs import NUM_ITEMS, write_log
-from benchmarks.scaling.model import FLOAT_BYTES, Step, bytes_per_row, predict
+from benchmarks.scaling.model import FLOAT_BYTES, Step, bytes_per_row, one_row_layers, predict
 from benchmarks.scaling.tables import model_table
 from benchmarks.untrained import untrained_model
 from greatmeta_dist.batching.lanes import Lanes
@@ -153,6 +153,7 @@ def step_of(store: Store, options: argparse.Namespace, size: int) -> Step:
         rows=sum(rows) / NUM_BATCHES,
         columns=worker.factor_sizes.total + 2,  # and both losses
         parameters_of_a=sum(p.numel() for p in worker.layers.values()),
+        one_row_layers=one_row_layers({name: p.shape for name, p in worker.layers.items()}),
     )
 
 

@@ -43,6 +43,8 @@ class Lane:
         sizes = [shard.num_rows for shard in self.shards]
         self.shard_of_user = np.repeat(np.arange(len(sizes)), sizes)
         self.row_in_shard = np.concatenate([np.arange(n) for n in sizes])
+        self._group = np.full(len(self), -1, np.int32)
+        """[users] the group that each is taken for; −1 before it is first read."""
 
     def __len__(self) -> int:
         return len(self.row_in_shard)
@@ -84,6 +86,15 @@ class Lane:
             position[np.argsort(shard, kind="stable")] = np.arange(len(users))
             joined = joined.take(pa.array(position))
         return store.tasks_of(joined, feature_spec)
+
+    def groups(
+        self, chosen: NDArray[np.int64], users: UserTasks, grouping: UserGrouping
+    ) -> NDArray[np.int32]:
+        """[users] the estimated group of each, which is found once in a training: all rows of a
+        user count, however they are split into support and query."""
+        if (self._group[chosen] < 0).any():
+            self._group[chosen] = grouping.estimated(users, is_training=True)
+        return self._group[chosen]
 
 
 @dataclass(frozen=True)
@@ -184,15 +195,15 @@ class Lanes:
         tasks = users.tasks
         if config.resample_support:
             tasks = resample_support_query(tasks, rng, short_support_rate=config.short_support_rate)
-        group = None
-        if self._collator.target_weights is not None:
-            group = self._grouping.estimated(users, is_training=True)
+        group, is_weighed = users.known_group, self._collator.target_weights is not None
+        if is_weighed or group is None:
+            group = lane.groups(chosen, users, self._grouping)
         num_query = tasks.query_item.lengths
         lane_tasks = _LaneTasks(
             tasks,
             list(users.user),
-            self._grouping.recorded(users, is_training=True),
-            group,
+            group if users.known_group is None else users.known_group,
+            group if is_weighed else None,
             lane.first_user + chosen,
             [FeatureMask(config.feature_mask_rate, rng)] if config.feature_mask_rate else [],
             next((n for n in QUERY_ROWS if num_query.max(initial=0) <= n), None),

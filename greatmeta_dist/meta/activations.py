@@ -15,13 +15,17 @@ class Activation(NamedTuple):
     """(∂L/∂h, z, h) → ∂L/∂z"""
 
 
+_ONE = torch.ones(())
+
+
 def _tanh(z: Tensor) -> Tensor:
     """tanh(z) = 1 − 2σ(−2z): on a CPU torch computes σ ten times as fast as tanh.
 
     The difference is at most 1e-7 in float32.
     """
     if z.is_cpu and z.dtype != torch.bfloat16:
-        return torch.rsub(torch.sigmoid(z * -2), 1, alpha=2)
+        h = (z * -2).sigmoid_()
+        return torch.sub(_ONE, h, alpha=2, out=h)
     return torch.tanh(z)
 
 

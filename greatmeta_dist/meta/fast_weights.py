@@ -20,10 +20,7 @@ from greatmeta_dist.meta.gradients import Layers
 from greatmeta_dist.meta.layer_input import LayerInput, LayerWeight
 from greatmeta_dist.meta.linear_gradients import LinearGradients
 from greatmeta_dist.meta.losses import Loss
-from greatmeta_dist.meta.model import Recommender
-
-ONE_ROW_LAYERS = ("encoder", "film")
-"""They see one row a user, however long the sets are."""
+from greatmeta_dist.meta.model import ONE_ROW_LAYERS, Recommender
 
 
 @dataclass(frozen=True)

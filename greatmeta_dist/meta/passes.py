@@ -9,6 +9,7 @@ Shapes as in ``batch.py``; r rows that a layer sees, h width of a hidden layer.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -64,10 +65,11 @@ def forward(model: Recommender, set_input: SetInput, weights: Weights) -> Pass:
     if model.has_encoder:
         assert set_input.context is not None
         film = apply("film", LayerInput(apply("encoder", set_input.context)))
-        stacked = film.split(model.layers["film"].splits, 2)
-        scales, shifts = list(stacked[0::2]), list(stacked[1::2])
+        splits = model.layers["film"].splits
         if model.is_film_residual:
-            scales = [1 + scale for scale in scales]
+            film = film + _ones_at_scales(splits, film.dtype, film.device)
+        stacked = film.split(splits, 2)
+        scales, shifts = list(stacked[0::2]), list(stacked[1::2])
     linear, modulated, hidden = [], [], []
     value = set_input.x
     for k in range(len(model.hidden)):
@@ -83,6 +85,13 @@ def forward(model: Recommender, set_input: SetInput, weights: Weights) -> Pass:
     if set_input.kernel_input is not None:
         prediction = prediction + apply("kernel", set_input.kernel_input)
     return Pass(set_input, inputs, scales, linear, modulated, hidden, prediction.squeeze(2))
+
+
+@lru_cache(maxsize=16)
+def _ones_at_scales(splits: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[Σ splits] 1 for each entry of γ₁, γ₂, …, and 0 for each of β₁, β₂, …"""
+    ones = [torch.full((n,), float(k % 2 == 0)) for k, n in enumerate(splits)]
+    return torch.cat(ones).to(device, dtype)
 
 
 def backward(

@@ -287,6 +287,8 @@ def joined_inputs(by_bucket: Sequence[LayerInput], batch: TaskBatch) -> LayerInp
 
 def turning_points(model: Recommender, num_steps: int) -> list[int]:
     """Numbers of support rows up to which the delta of some layer is a low-rank one."""
+    if num_steps == 0:
+        return []
     first = next(name for name in model.layers if name not in ONE_ROW_LAYERS)
     return [
         _most_low_rank_rows(

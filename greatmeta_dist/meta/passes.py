@@ -45,7 +45,7 @@ class Pass:
     linear: list[Tensor]
     """[B, n, h] output of each hidden layer, before its modulation."""
     modulated: list[Tensor]
-    """[B, n, h] after it."""
+    """[B, n, h] after it; where the activation's gradient does without, overwritten."""
     hidden: list[Tensor]
     """[B, n, h] after the activation."""
     prediction: Tensor
@@ -77,7 +77,9 @@ def forward(model: Recommender, set_input: SetInput, weights: Weights) -> Pass:
         linear.append(z)
         if scales:
             z = torch.addcmul(shifts[k], scales[k], z)
-        h = activation.forward(z)
+            h = activation.forward_in_place(z)
+        else:
+            h = activation.forward(z)
         modulated.append(z)
         hidden.append(h)
         value = LayerInput(h)
@@ -157,7 +159,7 @@ class _BackwardWalk:
             delta_sum = delta.sum(1)
             if record.scales:
                 d_film = [(delta * record.linear[k]).sum(1), delta_sum, *d_film]
-                delta = delta * record.scales[k]
+                delta = delta.mul_(record.scales[k])
                 delta_sum = delta.sum(1)
             self.keep(name, delta, delta_sum)
             if k > 0:

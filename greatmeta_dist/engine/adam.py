@@ -1,42 +1,41 @@
-"""Adam for a few named tensors, with torch's own arithmetic and without torch's compiler."""
+"""Adam for a few tensors by name, by torch's fused update.
 
-from collections.abc import Iterable
+``torch.optim.Adam`` takes the same steps. But constructing one imports torch's compiler, which
+takes a process 2 s, and every command that loads a model would pay for it.
+"""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from greatmeta_dist.engine.embeddings import BETA_1, BETA_2, EPS
+BETA_1, BETA_2 = 0.9, 0.999
+"""Adam's usual constants."""
 
 
 class Adam:
-    """Moves tensors in place as ``torch.optim.Adam(fused=True)`` does (Kingma and Ba), bit for bit.
+    """The state of Adam (Kingma and Ba) for ``params``, which it moves in place."""
 
-    An optimizer of torch imports torch's compiler when it is made, which takes a second and more of
-    every start. The function that it calls for a step does not.
-    """
-
-    state: dict[Tensor, dict[str, Tensor]]
-    """``step``, ``exp_avg`` and ``exp_avg_sq`` of each tensor; empty before its first gradient."""
-
-    def __init__(self, params: Iterable[Tensor], *, rate: float):
-        self.params = list(params)
-        self.rate = rate
-        self.state = {param: {} for param in self.params}
-
-    def zero_grad(self) -> None:
-        """Forget the gradients."""
-        for param in self.params:
-            param.grad = None
+    def __init__(self, params: Mapping[str, Tensor], rate: float, eps: float = 1e-8):
+        """``rate`` is the learning rate."""
+        self.params, self.rate, self.eps = dict(params), rate, eps
+        self._state = {
+            name: {
+                "step": torch.zeros((), device=param.device),
+                "exp_avg": torch.zeros_like(param, requires_grad=False),
+                "exp_avg_sq": torch.zeros_like(param, requires_grad=False),
+            }
+            for name, param in self.params.items()
+        }
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Move each tensor that has a gradient."""
-        params = [param for param in self.params if param.grad is not None]
-        states = [self._state_of(param) for param in params]
+    def step(self, gradients: Mapping[str, Tensor]) -> None:
+        """One step along the gradients of the tensors that have one."""
+        states = [self._state[name] for name in gradients]
         adam(
-            params,
-            [param.grad for param in params if param.grad is not None],
+            [self.params[name] for name in gradients],
+            list(gradients.values()),
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
@@ -46,17 +45,20 @@ class Adam:
             beta1=BETA_1,
             beta2=BETA_2,
             lr=self.rate,
-            weight_decay=0.0,
-            eps=EPS,
+            weight_decay=0,
+            eps=self.eps,
             maximize=False,
         )
 
-    def _state_of(self, param: Tensor) -> dict[str, Tensor]:
-        """A tensor's state, which starts at zeros."""
-        if not self.state[param]:
-            self.state[param] = {
-                "step": torch.zeros((), dtype=torch.float32, device=param.device),
-                "exp_avg": torch.zeros_like(param),
-                "exp_avg_sq": torch.zeros_like(param),
-            }
-        return self.state[param]
+    def state(self, prefix: str) -> dict[str, Tensor]:
+        """For a checkpoint: tensors by name, e.g. ``theta.output.bias.exp_avg``."""
+        return {
+            f"{prefix}.{name}.{key}": value
+            for name, of_param in self._state.items()
+            for key, value in of_param.items()
+        }
+
+    def load_state(self, prefix: str, state: Mapping[str, Tensor]) -> None:
+        """The inverse of ``state``, in place."""
+        for name, tensor in self.state(prefix).items():
+            tensor.copy_(state[name])

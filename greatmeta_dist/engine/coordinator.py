@@ -10,6 +10,7 @@ from torch import Tensor
 
 from greatmeta_dist.engine.adam import Adam
 from greatmeta_dist.engine.layers import FlatLayers
+from greatmeta_dist.meta.gradients import Layers
 from greatmeta_dist.meta.scheduler import Scheduler
 from greatmeta_dist.meta.user_statistics import UserStatistics
 from greatmeta_dist.meta.weightings.base import UserWeighting
@@ -58,14 +59,15 @@ class Coordinator:
         with 0 they use A.
         """
         self.layers = layers
-        self._gradient: Tensor | None = None
+        self._gradient = FlatLayers(layers)
+        """A's, of the step at hand."""
         self.ema_decay = ema_decay
         self.averaged_layers = FlatLayers(layers) if ema_decay else layers
         self.weighting = weighting
         self.scheduler = scheduler
-        self.optimizer = Adam(layers.values(), rate=outer_rate)
+        self.optimizer = Adam(layers, outer_rate)
         self.scheduler_optimizer = (
-            Adam(scheduler.parameters(), rate=scheduler_rate) if scheduler else None
+            Adam(dict(scheduler.named_parameters()), scheduler_rate) if scheduler else None
         )
 
     def compute_weights(self, columns: Tensor) -> Tensor:
@@ -100,34 +102,33 @@ class Coordinator:
         """One Adam step on φ along ∂L_φ/∂w [B]; the weights [B] under the φ it moved."""
         assert self.scheduler is not None
         assert self.scheduler_optimizer is not None
-        self.scheduler_optimizer.zero_grad()
+        self.scheduler.zero_grad()
         first = self.report
         # What all users' gradients have in common moves nothing through a softmax. Taking it out
         # first keeps its rounding error out of φ's tiny gradients.
         common = (first.weights * weight_gradients).sum()
         # A gradient handed to ``backward`` would import SymPy, which takes long; this has its bits.
         (self._weights * (weight_gradients - common)).sum().backward()
-        gradients = [param.grad for param in self.scheduler.parameters() if param.grad is not None]
-        torch._foreach_clamp_min_(gradients, -GRADIENT_BOUND)
-        torch._foreach_clamp_max_(gradients, GRADIENT_BOUND)
-        self.scheduler_optimizer.step()
+        gradients = {
+            name: param.grad
+            for name, param in self.scheduler_optimizer.params.items()
+            if param.grad is not None
+        }
+        torch._foreach_clamp_min_(list(gradients.values()), -GRADIENT_BOUND)
+        torch._foreach_clamp_max_(list(gradients.values()), GRADIENT_BOUND)
+        self.scheduler_optimizer.step(gradients)
         with torch.no_grad():
             weights = self.weighting.compute_weights(first.user_statistics, self.scheduler)
         self.report = StepReport(first.user_statistics, weights, first.weights)
         return weights
 
-    def step_layers(self, gradient: Tensor) -> None:
-        """One Adam step on A, in place (section 2, step 6). ``average`` comes after it.
-
-        ``gradient`` [N] has the gradients of A's tensors end to end, and perhaps zeros after them.
-        """
-        if self._gradient is None:  # a tensor that the optimizer sees through views, made once
-            self._gradient = torch.empty_like(self.layers.flat)
-            for name, layer_gradient in self.layers.cut(self._gradient).items():
-                self.layers[name].grad = layer_gradient
-        num_entries = len(self.layers.flat)
-        torch.clamp(gradient[:num_entries], -GRADIENT_BOUND, GRADIENT_BOUND, out=self._gradient)
-        self.optimizer.step()
+    def step_layers(self, gradient: Layers) -> None:
+        """One Adam step on A, in place (section 2, step 6). ``average`` comes after it."""
+        torch._foreach_copy_(
+            list(self._gradient.values()), [gradient[name] for name in self._gradient]
+        )
+        self._gradient.flat.clamp_(-GRADIENT_BOUND, GRADIENT_BOUND)
+        self.optimizer.step(self._gradient)
 
     def average(self) -> None:
         """Take A, which has moved, into its running mean, in place."""

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import torch
+from small_training import CHEAP_PRIORS
 
 from greatmeta_dist.engine.adam import Adam
 
@@ -30,15 +31,17 @@ def test_steps_and_state_are_those_of_torch():
     assert all(torch.equal(v, adam.state("x")[k]) for k, v in again.state("x").items())
 
 
-def test_a_training_does_not_import_torch_s_compiler(tmp_path):
+def test_a_training_imports_neither_torch_s_compiler_nor_sympy(tmp_path):
     program = (
         "import sys; from greatmeta_dist import cli\n"
         "words = sys.argv[1:]\n"
         "assert cli.main(['prepare', 'data=synthetic', 'data.users=100', *words[:1]]) == 0\n"
         "options = ['train.steps=2', 'train.users_per_batch=8', 'train.lanes=1']\n"
+        f"options += {CHEAP_PRIORS}\n"
         "assert cli.main(['train', *words, *options]) == 0\n"
         "assert cli.main(['evaluate', *words[1:]]) == 0\n"
         "assert 'torch._dynamo' not in sys.modules\n"
+        "assert 'sympy' not in sys.modules\n"
     )
     words = [f"store={tmp_path / 'store'}", f"run={tmp_path / 'run'}"]
     subprocess.run([sys.executable, "-c", program, *words], check=True, capture_output=True)

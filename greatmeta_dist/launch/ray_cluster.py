@@ -4,6 +4,8 @@ Imported before anything of Ray: Ray reads its settings when it is imported.
 """
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -45,11 +47,12 @@ def connected(cluster: ClusterConfig, display: Display) -> Iterator[None]:
     address = address_to_join(cluster)
     with _fewer_reports():
         try:
-            if address is not None:
-                _join(address)
-            else:
-                display.say("starting a local Ray")
-                _start(cluster)
+            with _sigterm_kept():
+                if address is not None:
+                    _join(address)
+                else:
+                    display.say("starting a local Ray")
+                    _start(cluster)
             yield
         finally:
             ray.shutdown()
@@ -73,6 +76,24 @@ def _fewer_reports() -> Iterator[None]:
         yield
     finally:
         worker.print_to_stdstream = show_all
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Have SIGTERM do after the block what it did before, and in it what Ctrl-C does.
+
+    Ray sets a handler that ends the process with code 15 and says nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _join(address: str) -> None:

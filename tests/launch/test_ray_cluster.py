@@ -1,5 +1,9 @@
 """A Ray that does not start, or cannot be joined, is one line."""
 
+import os
+import signal
+import sys
+
 import pytest
 
 from greatmeta_dist.config import ClusterConfig
@@ -59,3 +63,31 @@ def test_a_node_s_many_processes_are_no_news_and_want_of_memory_is(monkeypatch, 
     (shown,) = capsys.readouterr().out.splitlines()
     assert shown.endswith(" 1 Workers killed")
     assert worker.print_to_stdstream is printer
+
+
+@pytest.mark.parametrize("comes_while", ["joining", "joined"])
+def test_sigterm_does_what_it_did_before_ray_took_it(monkeypatch, comes_while):
+    def terminate() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def init(**options):
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as Ray's own does
+        if comes_while == "joining":
+            terminate()
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    def join() -> None:
+        with connected(ClusterConfig(kind="ray"), Silent()):
+            assert comes_while == "joined"
+            terminate()
+
+    monkeypatch.setattr(ray, "init", init)
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            join()
+        assert signal.getsignal(signal.SIGTERM) is interrupt
+    finally:
+        signal.signal(signal.SIGTERM, before)

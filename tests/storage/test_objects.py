@@ -14,7 +14,7 @@ def test_any_error_of_pyarrow_is_an_os_error_in_one_line(monkeypatch, scheme, ha
 
     folder = ObjectFolder(f"{scheme}://bucket/a")
     monkeypatch.setitem(folder.__dict__, "system", (Failing(), "bucket/a"))
-    with pytest.raises(OSError, match="Unknown error: no token; check .*the bucket") as caught:
+    with pytest.raises(OSError, match=r"Unknown error: no token; check .*the bucket") as caught:
         folder.exists()
     assert ("AWS_ENDPOINT_URL" in str(caught.value)) == has_address
 

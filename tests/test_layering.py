@@ -1,6 +1,7 @@
 """Imports run one way (DESIGN.md section 9)."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -63,6 +64,21 @@ def packages(path: Path) -> set[str]:
 def test_every_folder_and_module_has_a_level():
     units = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in FILES}
     assert units - {"__init__"} == LEVELS.keys()
+
+
+def test_the_house_as_documented_names_every_module():
+    house = (ROOT / "docs" / "DESIGN.md").read_text().partition("greatmeta_dist/\n")[2]
+    house = house.partition("configs/ ")[0]
+    folders = re.split(r"^  (\w+)/", house, flags=re.MULTILINE)
+    words = {"": set(re.findall(r"\w+", house))}
+    words |= {k: set(re.findall(r"\w+", v)) for k, v in zip(*[iter(folders[1:])] * 2, strict=True)}
+    missing = []
+    for path in FILES:
+        *parents, name = path.relative_to(PACKAGE).with_suffix("").parts
+        documented = words.get(parents[0] if parents else "", set())
+        if name != "__init__" and not {name, *parents[1:]} & documented:
+            missing.append(str(path.relative_to(PACKAGE)))
+    assert not missing
 
 
 def test_imports_run_one_way():

@@ -97,7 +97,9 @@ class _Recorder(LaneExchange):
     """Of A, end to end."""
 
     def apply(self, gradients: Iterable[LaneSums]) -> None:
-        self.gradient, _ = self._sum_hosted_lanes(gradients)
+        hosted = self._sum_hosted_lanes(gradients)
+        layers = hosted.layout.layers(hosted.flat, hosted.by_user)
+        self.gradient = torch.cat([layers[name].flatten() for name in self._layers])
 
 
 class _AsTF32(TorchDispatchMode):

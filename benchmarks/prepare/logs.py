@@ -34,18 +34,23 @@ SCHEMA = pa.schema(
 
 
 def write_log(
-    folder: Path, num_rows: int, form: str, shape: str = "plain", num_items: int = NUM_ITEMS
+    folder: Path,
+    num_rows: int,
+    form: str,
+    shape: str = "plain",
+    num_items: int = NUM_ITEMS,
+    exponent: float = ZIPF_EXPONENT,
 ) -> Path:
     """Write a log of form ``parquet`` or ``csv``; what is already there is left as it is.
 
-    Returns its file, or its folder of files.
+    Returns its file, or its folder of files. With an ``exponent`` of 0 all items are alike.
     """
-    name = f"{shape.replace(' ', '-')}-{num_rows}-{num_items}"
+    name = f"{shape.replace(' ', '-')}-{num_rows}-{num_items}-{exponent:g}"
     path = folder / (name if shape == "small files" else f"{name}.{form}")
     if path.exists():
         return path
     partial = path.with_name(f"partial-{path.name}")
-    chunks = log_chunks(num_rows, shape, num_items)
+    chunks = log_chunks(num_rows, shape, num_items, exponent)
     if shape == "small files":
         partial.mkdir()
         _write_small_files(partial, chunks, num_rows)
@@ -63,10 +68,13 @@ def write_log(
 
 
 def log_chunks(
-    num_rows: int, shape: str = "plain", num_items: int = NUM_ITEMS
+    num_rows: int,
+    shape: str = "plain",
+    num_items: int = NUM_ITEMS,
+    exponent: float = ZIPF_EXPONENT,
 ) -> Iterator[pa.Table]:
     """The log's rows; of many items not all are met."""
-    weight = 1 / np.arange(1, num_items + 1) ** ZIPF_EXPONENT
+    weight = 1 / np.arange(1, num_items + 1) ** exponent
     cumulated = np.cumsum(weight / weight.sum())
     item_at = np.random.default_rng([0, 0]).permutation(num_items)
     heavy_share = min(HEAVY_USER_ROWS / num_rows, 0.5) if shape == "heavy user" else 0.0

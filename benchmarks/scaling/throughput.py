@@ -1,5 +1,6 @@
 """Groups of 1 and 2 workers on the same steps, in turns."""
 
+import math
 import statistics
 import time
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from benchmarks.scaling.model import Shapes, one_row_layers
 from benchmarks.scaling.workers import LONE_PAIR, SIZES, Workers, join_group
 from benchmarks.untrained import training_lanes, untrained_model
 from greatmeta_dist.batching.lane_counts import lanes_for_workers
@@ -51,11 +53,12 @@ def measure(data: DataConfig, users: int, rounds: int, folder: Path) -> dict[str
     ]
     # Priors are fitted once, here, so that the workers only read them.
     untrained_model(compose_config(words), Store(store))
-    num_parameters, results = _take_turns(words, rounds, folder)
+    shapes, results = _take_turns(words, rounds, folder)
     return {
         "users_per_batch": users,
         "lanes": lanes,
-        "parameters_of_A": num_parameters,
+        "parameters_of_A": sum(map(math.prod, shapes.values())),
+        "one_row_layers": one_row_layers(shapes),
         **_rates(results, users),
         **_messages(results[2], users),
         "rows_per_worker": {
@@ -65,10 +68,10 @@ def measure(data: DataConfig, users: int, rounds: int, folder: Path) -> dict[str
     }
 
 
-def _take_turns(words: list[str], rounds: int, folder: Path) -> tuple[int, Rounds]:
-    """Numbers of A, and the rounds of all groups; a first round does not count."""
+def _take_turns(words: list[str], rounds: int, folder: Path) -> tuple[Shapes, Rounds]:
+    """Shapes of A's tensors, and the rounds of all groups; a first round does not count."""
     groups = {size: Workers(size, folder, take_rounds, words) for size in (*SIZES, LONE_PAIR)}
-    num_parameters, *_ = [number for group in groups.values() for number in group.receive()]
+    shapes, *_ = [of_one for group in groups.values() for of_one in group.receive()]
     results: Rounds = {size: [] for size in groups}
     for number in range(rounds + 1):
         for size, group in groups.items():
@@ -78,7 +81,7 @@ def _take_turns(words: list[str], rounds: int, folder: Path) -> tuple[int, Round
                 results[size].append(by_worker)
     for group in groups.values():
         group.end()
-    return num_parameters, results
+    return shapes, results
 
 
 def take_rounds(rank: int, size: int, rendezvous: Path, pipe: Connection, words: list[str]) -> None:
@@ -89,7 +92,7 @@ def take_rounds(rank: int, size: int, rendezvous: Path, pipe: Connection, words:
     model = untrained_model(config, store, communicator)
     lanes = training_lanes(config, store, model, communicator)
     number, following = 0, lanes.step(0).batch
-    pipe.send(sum(p.numel() for p in model.worker.layers.values()))
+    pipe.send({name: tuple(p.shape) for name, p in model.worker.layers.items()})
     while pipe.recv():
         communicator.all_true(True)  # all start together
         communicator.traffic.take()

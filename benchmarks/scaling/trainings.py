@@ -1,8 +1,9 @@
 """Real trainings of a large store by several workers, beside what the model predicts for them.
 
 ``python -m benchmarks.scaling.trainings --work DIR [--rows 100000000] [--items 100000]
-[--workers 1 4 8] [--users 1024] [--steps 5] [--gbit 10] [--latency-us 50] [--json FILE]``. Writes a
-synthetic log of so many rows, 30 a user, prepares it, and trains on it with ``greatmeta train``:
+[--exponent 1.2] [--workers 1 4 8] [--users 1024] [--steps 5] [--gbit 10] [--latency-us 50] [--json
+FILE]``. Writes a synthetic log of so many rows, 30 a user, items by Zipf's law with that exponent
+(0: all alike, so that nearly all are met), prepares it, and trains on it with ``greatmeta train``:
 ``--steps`` steps before a checkpoint, and as many after it. Then each run is resumed for as many
 steps more. The smallest group calibrates the model, which predicts the others: users a second for
 as many processors as the group had (workers may be more than cores, and the machine may be busy),
@@ -12,6 +13,7 @@ worker as the largest group that was measured.
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -26,8 +28,8 @@ from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.environment import write_result
-from benchmarks.prepare.logs import NUM_ITEMS, write_log
-from benchmarks.scaling.model import FLOAT_BYTES, Step, bytes_per_row, predict
+from benchmarks.prepare.logs import NUM_ITEMS, ZIPF_EXPONENT, write_log
+from benchmarks.scaling.model import FLOAT_BYTES, Step, bytes_per_row, one_row_layers, predict
 from benchmarks.scaling.tables import model_table
 from benchmarks.untrained import untrained_model
 from greatmeta_dist.batching.lanes import Lanes
@@ -60,6 +62,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="a folder with room for the log")
     parser.add_argument("--rows", type=int, default=100_000_000)
     parser.add_argument("--items", type=int, default=NUM_ITEMS, help="of the log, at most")
+    parser.add_argument("--exponent", type=float, default=ZIPF_EXPONENT)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 8])
     parser.add_argument("--users", type=int, default=1024, help="of a step")
     parser.add_argument("--steps", type=int, default=5)
@@ -75,7 +78,7 @@ def main() -> None:
 def measure_all(options: argparse.Namespace) -> dict[str, Any]:
     """Everything that is printed, by name."""
     options.work.mkdir(parents=True, exist_ok=True)
-    store, prepare_s = prepared_store(options.work, options.rows, options.items)
+    store, prepare_s = prepared_store(options)
     runs: dict[int, dict[str, float]] = {}
     for size in options.workers:
         runs[size] = train(store, options, size)
@@ -93,12 +96,18 @@ def measure_all(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def prepared_store(work: Path, num_rows: int, num_items: int) -> tuple[Store, float | None]:
+def prepared_store(options: argparse.Namespace) -> tuple[Store, float | None]:
     """The store of a log, and the seconds that preparing it took; None where it was there."""
-    folder = work / "store"
+    folder = options.work / "store"
     if (folder / "manifest.json").exists():
         return Store(folder), None
-    log = write_log(work, num_rows, "parquet", num_items=num_items)
+    log = write_log(
+        options.work,
+        options.rows,
+        "parquet",
+        num_items=options.items,
+        exponent=options.exponent,
+    )
     start = time.monotonic()
     _greatmeta("prepare", "data=parquet", f"data.path={log}", f"store={folder}")
     return Store(folder), time.monotonic() - start
@@ -109,7 +118,7 @@ def train(store: Store, options: argparse.Namespace, size: int) -> dict[str, flo
     run, steps = options.work / f"run-{size}", options.steps
     words = _words(store, options, size)
     every = [f"train.{name}_every={steps}" for name in ("checkpoint", "log")]
-    every += [f"train.valid_every={100 * steps}"]
+    every += [f"train.valid_every={100 * steps}", "train.keep_checkpoints=2"]
     _greatmeta("train", f"run={run}", *words, *every, f"train.steps={2 * steps}")
     first = _scalars(run)
     restarted = time.time()
@@ -122,13 +131,15 @@ def train(store: Store, options: argparse.Namespace, size: int) -> dict[str, flo
     begun = next(e.wall_time for e in snapshot if e.step == 2 * steps)
     written = max(path.stat().st_mtime for path in files) - begun
     sent = sum(value for tag, value in first.items() if tag.startswith("perf/bytes/"))
+    checkpoint_mib = sum(path.stat().st_size for path in files) / MIB
+    shutil.rmtree(run / checkpoint.FOLDER)  # of many rows they fill a disk
     return {
         "users_per_s": first["perf/users_per_s"],
         "processors": first["system/processors"],
         # Of the resumed run: the first one may have fitted priors in one of its processes.
         "mib_a_worker": _scalars(run)["system/memory_mib/all"] / size,
         "bytes_a_step": sent,
-        "checkpoint_mib": sum(path.stat().st_size for path in files) / MIB,
+        "checkpoint_mib": checkpoint_mib,
         "checkpoint_waits_s": first["perf/seconds_for_snapshot"],
         "checkpoint_written_s": max(written, 0.0) + first["perf/seconds_for_snapshot"],
         "resumed_after_s": resumed - restarted,
@@ -153,6 +164,7 @@ def step_of(store: Store, options: argparse.Namespace, size: int) -> Step:
         rows=sum(rows) / NUM_BATCHES,
         columns=worker.factor_sizes.total + 2,  # and both losses
         parameters_of_a=sum(p.numel() for p in worker.layers.values()),
+        one_row_layers=one_row_layers({name: p.shape for name, p in worker.layers.items()}),
     )
 
 

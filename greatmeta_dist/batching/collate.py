@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from greatmeta_dist.batching.gradient_plans import SetRows, item_plan, pair_plan, unpool_plan
+from greatmeta_dist.batching.length_buckets import support_buckets
 from greatmeta_dist.batching.target_transform import TargetTransform
 from greatmeta_dist.data.tasks import FeatureMask, Features, Floats, Slots, TaskTable, slot_starts
 from greatmeta_dist.meta.batch import RowSet, SlotTable, SupportBucket, TaskBatch
@@ -39,6 +40,14 @@ class Layout:
         longest = [max(1, int(lengths.max(initial=0))) for lengths in (num_support, num_query)]
         users = np.arange(len(num_support))
         return cls(np.zeros_like(users), longest[1], [(users, longest[0])])
+
+    @classmethod
+    def by_length(
+        cls, num_support: Ints, num_query: Ints, turning_points: Sequence[int]
+    ) -> "Layout":
+        """One lane, in length buckets (``support_buckets``): few are padded to the longest."""
+        buckets = support_buckets(num_support, turning_points)
+        return replace(cls.plain(num_support, num_query), buckets=buckets)
 
 
 def build_batch(

@@ -56,8 +56,8 @@ class UserGrouping:
             rating = Ragged(rating.values[is_known], offsets)
         return self.prior.assign(item, rating.values)
 
-    def recorded(self, users: UserTasks, *, is_training: bool = False) -> NDArray[np.int32]:
-        """[users] the group of each in reports."""
+    def recorded(self, users: UserTasks) -> NDArray[np.int32]:
+        """[users] the group of each in reports, of users who are not trained on."""
         if users.known_group is not None:
             return users.known_group
-        return self.estimated(users, is_training=is_training)
+        return self.estimated(users, is_training=False)

@@ -70,20 +70,21 @@ class Lane:
         rank[left_out(epoch)] = np.inf
         return np.argsort(rank, kind="stable")[:length]
 
-    def read(self, users: NDArray[np.int64], store: Store, feature_spec: FeatureSpec) -> UserTasks:
-        """The tasks of the chosen users, in that order; only their rows are read."""
+    def records(self, users: NDArray[np.int64]) -> pa.RecordBatch:
+        """The records of the chosen users, in that order; only their rows are read."""
         shard = self.shard_of_user[users]
-        by_shard = [
-            self.shards[s].take(pa.array(self.row_in_shard[users[shard == s]]))
-            for s in np.unique(shard)
-        ]
-        joined = join_batches(by_shard)
-        if (np.diff(shard) < 0).any():
-            # Rows now stand shard by shard: bring them back to the order of ``users``.
-            position = np.empty(len(users), np.int64)
-            position[np.argsort(shard, kind="stable")] = np.arange(len(users))
-            joined = joined.take(pa.array(position))
-        return store.tasks_of(joined, feature_spec)
+        joined = join_batches(
+            [
+                self.shards[s].take(pa.array(self.row_in_shard[users[shard == s]]))
+                for s in np.unique(shard)
+            ]
+        )
+        if (np.diff(shard) >= 0).all():
+            return joined
+        # Rows stand shard by shard: bring them back to the order of ``users``.
+        position = np.empty(len(users), np.int64)
+        position[np.argsort(shard, kind="stable")] = np.arange(len(users))
+        return joined.take(pa.array(position))
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,8 @@ class Lanes:
         self._grouping, self._config = grouping, config
         self._orders: tuple[int, list[NDArray[np.int64]]] = (-1, [])
         self._turning_points = turning_points
+        self._group = np.full(len(self.user_range), -1, np.int32)
+        """[users hosted here] the group that each is taken for; −1 before it is first read."""
         self.lanes_per_batch = 1
         """How many neighbouring lanes pass through a step as one batch, at most."""
         while self._may_share(2 * self.lanes_per_batch):
@@ -144,26 +147,25 @@ class Lanes:
         """
         epoch, step_of_epoch = divmod(number, self.steps_per_epoch)
         first = step_of_epoch * self.users_per_lane
-        lanes = [
-            self._read_lane(lane, order[first : first + self.users_per_lane], number)
-            for lane, order in zip(self.lanes, self._orders_of(epoch), strict=True)
-        ]
+        chosen = [order[first : first + self.users_per_lane] for order in self._orders_of(epoch)]
+        tasks = self._read(chosen, number)
         return StepTasks(
-            StepBatch.of(self._groups(lanes, lanes_per_batch or self.lanes_per_batch)),
-            [token for lane in lanes for token in lane.user],
-            np.concatenate([lane.recorded_group for lane in lanes]),
-            np.concatenate([lane.tasks.support_item.lengths for lane in lanes]),
+            StepBatch.of(self._groups(tasks, lanes_per_batch or self.lanes_per_batch)),
+            tasks.user,
+            tasks.recorded_group,
+            tasks.tasks.support_item.lengths,
         )
 
-    def _groups(self, lanes: Sequence["_LaneTasks"], max_lanes: int) -> list[list[TaskBatch]]:
+    def _groups(self, lanes: "_LaneTasks", max_lanes: int) -> list[list[TaskBatch]]:
         """The batches of each group of lanes that share a batch: whole subtrees of lanes."""
-        if len(lanes) == 1 and lanes[0].query_rows is None:
-            return [self._by_length(lanes[0])]
-        is_alike = len({lane.query_rows for lane in lanes}) == 1
-        if len(lanes) == 1 or (is_alike and lanes[0].query_rows and len(lanes) <= max_lanes):
+        num_lanes, query_rows = len(lanes.query_rows), set(lanes.query_rows)
+        if query_rows == {None} and num_lanes == 1:
+            return [self._by_length(lanes)]
+        is_alike = len(query_rows) == 1 and None not in query_rows
+        if num_lanes == 1 or (is_alike and num_lanes <= max_lanes):
             return [self._batches_of(lanes)]
-        half = len(lanes) // 2
-        return [*self._groups(lanes[:half], max_lanes), *self._groups(lanes[half:], max_lanes)]
+        first, second = lanes.halves()
+        return [*self._groups(first, max_lanes), *self._groups(second, max_lanes)]
 
     def _may_share(self, num_lanes: int) -> bool:
         return num_lanes <= len(self.lanes) and num_lanes * self.users_per_lane <= MAX_USERS
@@ -175,50 +177,69 @@ class Lanes:
             self._orders = (epoch, [lane.order(epoch, length) for lane in self.lanes])
         return self._orders[1]
 
-    def _read_lane(self, lane: Lane, chosen: NDArray[np.int64], number: int) -> "_LaneTasks":
-        """A lane's users in a step, in the order of ``chosen``; by number of rows if they need
+    def _read(self, chosen: list[NDArray[np.int64]], number: int) -> "_LaneTasks":
+        """Each lane's ``chosen`` users in a step, in that order; by number of rows where they need
         batches of their own."""
         config = self._config
-        users = lane.read(chosen, self._store, self._feature_spec)
-        rng = np.random.default_rng([config.seed, 17, lane.number, number])
+        records = [lane.records(of_lane) for lane, of_lane in zip(self.lanes, chosen, strict=True)]
+        users = self._store.tasks_of(join_batches(records), self._feature_spec)
+        rngs = [
+            np.random.default_rng([config.seed, 17, lane.number, number]) for lane in self.lanes
+        ]
         tasks = users.tasks
         if config.resample_support:
-            tasks = resample_support_query(tasks, rng, short_support_rate=config.short_support_rate)
-        group = None
-        if self._collator.target_weights is not None:
-            group = self._grouping.estimated(users, is_training=True)
-        num_query = tasks.query_item.lengths
+            tasks = resample_support_query(
+                tasks, *rngs, short_support_rate=config.short_support_rate
+            )
+        user_index = np.concatenate(
+            [lane.first_user + of_lane for lane, of_lane in zip(self.lanes, chosen, strict=True)]
+        )
+        group, is_weighed = users.known_group, self._collator.target_weights is not None
+        if is_weighed or group is None:
+            group = self._estimated_groups(users, user_index)
+        rate = config.feature_mask_rate
         lane_tasks = _LaneTasks(
             tasks,
             list(users.user),
-            self._grouping.recorded(users, is_training=True),
-            group,
-            lane.first_user + chosen,
-            [FeatureMask(config.feature_mask_rate, rng)] if config.feature_mask_rate else [],
-            next((n for n in QUERY_ROWS if num_query.max(initial=0) <= n), None),
+            group if users.known_group is None else users.known_group,
+            group if is_weighed else None,
+            user_index,
+            [FeatureMask(rate, rng) for rng in rngs] if rate else [],
+            [
+                next((n for n in QUERY_ROWS if longest <= n), None)
+                for longest in tasks.query_item.lengths.reshape(len(rngs), -1).max(1)
+            ],
         )
-        if lane_tasks.query_rows is not None:
-            return lane_tasks
-        return lane_tasks.take(np.argsort(tasks.support_item.lengths + num_query, kind="stable"))
+        return lane_tasks if all(lane_tasks.query_rows) else lane_tasks.sorted_by_length()
 
-    def _batches_of(self, lanes: Sequence["_LaneTasks"]) -> list[TaskBatch]:
+    def _estimated_groups(
+        self, users: UserTasks, user_index: NDArray[np.int64]
+    ) -> NDArray[np.int32]:
+        """[users] the estimated group of each, which is found once in a training: all rows of a
+        user count, however they are split into support and query."""
+        at = user_index - self.user_range.start
+        if (self._group[at] < 0).any():
+            self._group[at] = self._grouping.estimated(users, is_training=True)
+        return self._group[at]
+
+    def _batches_of(self, lanes: "_LaneTasks") -> list[TaskBatch]:
         """One batch of some lanes; of a lane of very many users as many as it takes."""
-        parts = range(0, self.users_per_lane, MAX_USERS)
-        if len(parts) == 1:
-            return [self._batch_of(_LaneTasks.joined(lanes), len(lanes))]
-        (lane,) = lanes
+        if self.users_per_lane <= MAX_USERS:
+            return [self._batch_of(lanes)]
         users = np.arange(self.users_per_lane)
-        return [self._batch_of(lane.take(users[k : k + MAX_USERS]), 1) for k in parts]
+        parts = range(0, self.users_per_lane, MAX_USERS)
+        return [self._batch_of(lanes.take(users[k : k + MAX_USERS])) for k in parts]
 
-    def _batch_of(self, joined: "_LaneTasks", num_lanes: int) -> TaskBatch:
+    def _batch_of(self, lanes: "_LaneTasks") -> TaskBatch:
         """A batch whose queries are all padded alike."""
-        assert joined.query_rows is not None
+        num_lanes, query_rows = len(lanes.query_rows), lanes.query_rows[0]
+        assert query_rows is not None
         layout = Layout(
-            np.repeat(np.arange(num_lanes), len(joined.user) // num_lanes),
-            joined.query_rows,
-            support_buckets(joined.tasks.support_item.lengths, self._turning_points),
+            np.repeat(np.arange(num_lanes), len(lanes.user) // num_lanes),
+            query_rows,
+            support_buckets(lanes.tasks.support_item.lengths, self._turning_points),
         )
-        return self._collate(joined, None, layout)
+        return self._collate(lanes, None, layout)
 
     def _by_length(self, lane: "_LaneTasks") -> list[TaskBatch]:
         """A batch of each length bucket of a lane, whose users stand by number of rows."""
@@ -242,7 +263,7 @@ class Lanes:
 
 @dataclass(frozen=True)
 class _LaneTasks:
-    """Users of a lane in a step, or of several."""
+    """Users of some neighbouring lanes in a step, lane by lane."""
 
     tasks: TaskTable
     user: list[str]
@@ -255,24 +276,34 @@ class _LaneTasks:
     """[users] numbers among all training users."""
     feature_masks: list[FeatureMask]
     """One for each lane, or none."""
-    query_rows: int | None
-    """Of ``QUERY_ROWS``; None if queries are longer."""
+    query_rows: list[int | None]
+    """Of each lane, one of ``QUERY_ROWS``; None if its queries are longer."""
 
-    @classmethod
-    def joined(cls, lanes: Sequence["_LaneTasks"]) -> "_LaneTasks":
-        """The users of several lanes, lane by lane."""
-        if len(lanes) == 1:
-            return lanes[0]
-        groups = [lane.group for lane in lanes if lane.group is not None]
-        return cls(
-            TaskTable.joined([lane.tasks for lane in lanes]),
-            [token for lane in lanes for token in lane.user],
-            np.concatenate([lane.recorded_group for lane in lanes]),
-            np.concatenate(groups) if groups else None,
-            np.concatenate([lane.user_index for lane in lanes]),
-            [mask for lane in lanes for mask in lane.feature_masks],
-            lanes[0].query_rows,
-        )
+    def halves(self) -> list["_LaneTasks"]:
+        """The first and the second half of the lanes."""
+        users, num_lanes = np.arange(len(self.user)), len(self.query_rows)
+        return [
+            replace(
+                self.take(of_half),
+                feature_masks=self.feature_masks[lanes],
+                query_rows=self.query_rows[lanes],
+            )
+            for of_half, lanes in zip(
+                np.split(users, 2),
+                (slice(0, num_lanes // 2), slice(num_lanes // 2, num_lanes)),
+                strict=True,
+            )
+        ]
+
+    def sorted_by_length(self) -> "_LaneTasks":
+        """The same, with the users of each lane whose queries are long by their number of rows."""
+        num_rows = self.tasks.support_item.lengths + self.tasks.query_item.lengths
+        of_lanes = np.split(np.arange(len(self.user)), len(self.query_rows))
+        order = [
+            users[np.argsort(num_rows[users], kind="stable")] if query_rows is None else users
+            for users, query_rows in zip(of_lanes, self.query_rows, strict=True)
+        ]
+        return self.take(np.concatenate(order))
 
     def take(self, order: NDArray[np.int64]) -> "_LaneTasks":
         """The chosen users, in the order asked for."""

@@ -6,6 +6,8 @@ choose code by the shapes of products, and promise nothing: so it is tried out, 
 use.
 """
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -25,10 +27,12 @@ def is_batch_invariant(
     layers: Layers,
     inner: InnerLoop,
     spec: FactorSpec | None,
+    users_per_batch: int,
 ) -> bool:
     """Whether a step's users get the same bits as one batch and lane by lane.
 
-    ``together`` and ``apart`` are the same tasks, in the same order.
+    ``together`` and ``apart`` are the same tasks, in the same order. ``users_per_batch`` is the
+    number of users of the global batch.
     """
     like = next(iter(layers.values()))
     generator = torch.Generator().manual_seed(0)
@@ -39,7 +43,15 @@ def is_batch_invariant(
             torch.cat(list(of_batches))
             for of_batches in zip(
                 *(
-                    _outcome(model, batch, values.index_select(0, at), layers, inner, spec)
+                    _outcome(
+                        model,
+                        batch,
+                        values.index_select(0, at),
+                        layers,
+                        inner,
+                        spec,
+                        users_per_batch,
+                    )
                     for batch, at in zip(step.batches, step.positions, strict=True)
                 ),
                 strict=True,
@@ -57,23 +69,25 @@ def _outcome(
     layers: Layers,
     inner: InnerLoop,
     spec: FactorSpec | None,
+    users_per_batch: int,
 ) -> list[Tensor]:
     """What a step reads from a batch: by user, by lane, or by a lane's row."""
     has_unadapted = spec is not None
     results = task_results(model, batch, rows, layers, inner, has_unadapted=has_unadapted)
-    outcome = [results.losses, *_sums(results.gradients)]
+    outcome = [results.losses, *_sums(results.gradients, users_per_batch)]
     if spec is not None:
         dots = gradient_dots(results)
         factors = read_factors(results, dots, MetaGradient(layers, rows), spec)
         ahead = unadapted_query_gradients(model, batch, rows, layers, inner.loss)
-        outcome += [factors.columns(), *_sums(ahead)]
+        outcome += [factors.columns(), *_sums(ahead, users_per_batch)]
     return outcome
 
 
-def _sums(gradients: TaskGradients) -> list[Tensor]:
+def _sums(gradients: TaskGradients, users_per_batch: int) -> list[Tensor]:
     weights = torch.linspace(0.5, 1.5, 7).to(gradients.rows.user)
     num_users = len(gradients.rows.user)
     per_lane = num_users // gradients.rows.batch.num_lanes
     weights = weights.repeat(-(-per_lane // 7))[:per_lane].repeat(num_users // per_lane)
-    sums: LaneSums = gradients.weighted_sum(weights)
-    return [*sums.layers.values(), sums.rows]
+    sums: LaneSums = gradients.weighted_sum(weights, users_per_batch)
+    factors = itertools.chain.from_iterable(sums.outer_products.values())
+    return [*sums.layers.values(), sums.rows, *factors]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from greatmeta_dist.engine.layers import FlatLayers
+from greatmeta_dist.meta.gradients import Layers
 from greatmeta_dist.meta.scheduler import Scheduler
 from greatmeta_dist.meta.user_statistics import UserStatistics
 from greatmeta_dist.meta.weightings.base import UserWeighting
@@ -116,17 +117,17 @@ class Coordinator:
         self.report = StepReport(first.user_statistics, weights, first.weights)
         return weights
 
-    def step_layers(self, gradient: Tensor) -> None:
-        """One Adam step on A, in place (section 2, step 6). ``average`` comes after it.
-
-        ``gradient`` [N] has the gradients of A's tensors end to end, and perhaps zeros after them.
-        """
+    def step_layers(self, gradient: Layers) -> None:
+        """One Adam step on A, in place (section 2, step 6). ``average`` comes after it."""
         if self._gradient is None:  # a tensor that the optimizer sees through views, made once
             self._gradient = torch.empty_like(self.layers.flat)
-            for name, layer_gradient in self.layers.cut(self._gradient).items():
+            self._gradients = self.layers.cut(self._gradient)
+            for name, layer_gradient in self._gradients.items():
                 self.layers[name].grad = layer_gradient
-        num_entries = len(self.layers.flat)
-        torch.clamp(gradient[:num_entries], -GRADIENT_BOUND, GRADIENT_BOUND, out=self._gradient)
+        torch._foreach_copy_(
+            list(self._gradients.values()), [gradient[name] for name in self._gradients]
+        )
+        self._gradient.clamp_(-GRADIENT_BOUND, GRADIENT_BOUND)
         self.optimizer.step()
 
     def average(self) -> None:

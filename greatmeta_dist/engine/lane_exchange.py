@@ -13,7 +13,9 @@ because every number is computed from the same numbers by the same operations:
    wherever the lane is hosted. The lanes' sums are added along one fixed binary tree over all K
    lanes; rows that a lane does not touch are zeros in it. A worker's lanes are a whole subtree, so
    its own sum is a number of that tree, and the tree over the workers' sums is the rest of it
-   (``tree_sum.py``).
+   (``tree_sum.py``). Of layers that see one row a user no sum is taken by lane while a step has few
+   users: their factors are sent, and all users' are multiplied at once, in the order of the lanes
+   (``layer_sums.py``).
 3. *Who adds.* A sum is taken entry by entry, so different workers may add different entries: each
    worker adds the rows that it owns, and one slice of A. That changes where an addition is done,
    not what is added.
@@ -36,7 +38,8 @@ plan          before a training's  how many rows each worker asks
 fetch rows    always               rows of E from their owners      how many rows the next batch
                                                                     touches; whether to stop
 sum           factors are read     ḡ: row sums to their owners,     slices of A to the workers that
-                                   and back                         add them, and back
+                                   and back                         add them, and back; users' rows
+                                                                    of one-row layers to all
 statistics    always               each user's numbers to the
                                    coordinator
 weights       always               each user's weight back
@@ -44,8 +47,10 @@ sum           φ looks ahead        Σ w g, as ḡ                      as for �
 sum           φ looks ahead        ∇Σ L(θ'), as ḡ                   as for ḡ
 statistics    φ looks ahead        each user's ∂(Σ L)/∂w
 weights       φ looks ahead        each user's new weight back
-outer update  always               row sums to their owners         slices of A; which rows the
-                                                                    next batch touches
+outer update  always               row sums to their owners         slices of A; users' rows of
+                                                                    one-row layers to the
+                                                                    coordinator; which rows the next
+                                                                    batch touches
 outer update  W > 2                sums of slices of A to the
                                    coordinator
 outer update  always               A's new values to all
@@ -62,11 +67,12 @@ plan while A's new values are broadcast.
 
 Shapes: B users of a batch, L its lanes, U distinct rows that the batches hosted here touch
 together, V rows of this worker's block that any worker touches, d embedding width, N numbers of A
-end to end, padded to a multiple of W.
+that are summed by lane, end to end, padded to a multiple of W; K columns as in ``layer_sums.py``.
 """
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -74,11 +80,12 @@ from torch import Tensor
 from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.engine.coordinator import GRADIENT_BOUND, Coordinator
 from greatmeta_dist.engine.embeddings import EmbeddingTable
+from greatmeta_dist.engine.layer_sums import SumLayout
 from greatmeta_dist.engine.layers import FlatLayers
 from greatmeta_dist.engine.routing import NextPlan, Piggyback, RoutingPlan
 from greatmeta_dist.engine.tree_sum import tree_of_lanes, tree_sum
 from greatmeta_dist.meta.batch import StepBatch
-from greatmeta_dist.meta.gradients import LaneSums, MetaGradient
+from greatmeta_dist.meta.gradients import LaneSums, Layers, MetaGradient
 from greatmeta_dist.meta.user_statistics import UserStatistics
 
 
@@ -134,67 +141,90 @@ class LaneExchange:
         Call what is returned to wait for the sum, given at the rows of each batch; all share the
         tensors of A. The gradients are overwritten.
         """
-        wait = self._begin_sum(*self._sum_hosted_lanes(gradients))
+        hosted = self._sum_hosted_lanes(gradients)
+        wait = self._begin_sum(hosted)
 
         def wait_for_sum() -> list[MetaGradient]:
-            flat, rows = wait()
-            layers = self._layers.cut(flat)
+            flat, rows, by_user = wait()
+            layers = hosted.layout.layers(flat, by_user)
             return [MetaGradient(layers, rows.index_select(0, at)) for at in self._step.positions]
 
         return wait_for_sum
 
-    def _begin_sum(self, flat: Tensor, rows: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
-        """Start adding the workers' own sums: of A [N], and of rows [U, d]."""
+    def _begin_sum(self, hosted: "_HostedSums") -> Callable[[], tuple[Tensor, Tensor, Tensor]]:
+        """Start adding the workers' own sums; what is returned waits for those of A [N] and of rows
+        [U, d], and for all users' rows [B, K]."""
         if self._communicator.is_fast:
-            return self._begin_fast_sum(flat, rows)
+            return self._begin_fast_sum(hosted)
         if self._communicator.size == 2:
-            return self._begin_sum_of_two(flat, rows)
-        return self._begin_sliced_sum(flat, rows)
+            return self._begin_sum_of_two(hosted)
+        return self._begin_sliced_sum(hosted)
 
-    def _begin_sliced_sum(self, flat: Tensor, rows: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
+    def _begin_sliced_sum(
+        self, hosted: "_HostedSums"
+    ) -> Callable[[], tuple[Tensor, Tensor, Tensor]]:
         """Each worker adds a slice of A as it adds its own rows: two messages, there and back.
 
         Were all of A added by one worker, it would receive W times N numbers while the others
         idle. In slices each link carries about N there and N back, as in the best all-reduces.
         A lone worker comes here too: its only slice is all of A, and no message leaves it.
         """
-        size, plan = self._communicator.size, self._plan
-        slices = flat.chunk(size)
-        slice_shapes = [[tuple(slices[0].shape)]] * size
-        piggyback = Piggyback([[piece] for piece in slices], slice_shapes)
-        wait = plan.begin_sum(rows, "sum", piggyback)
+        size, plan, by_user = self._communicator.size, self._plan, hosted.by_user
+        slices = hosted.flat.chunk(size)
+        slice_shape = tuple(slices[0].shape)
+        wait = plan.begin_sum(
+            hosted.rows,
+            "sum",
+            Piggyback(
+                [[piece, by_user] for piece in slices],
+                [[slice_shape, tuple(by_user.shape)]] * size,
+            ),
+        )
 
-        def wait_for_sums() -> tuple[Tensor, Tensor]:
-            row_sums, slice_terms = wait()
-            piggyback = Piggyback([tree_sum(slice_terms)] * size, slice_shapes)
+        def wait_for_sums() -> tuple[Tensor, Tensor, Tensor]:
+            row_sums, received = wait()
+            slice_sum = tree_sum([slice_term] for slice_term, _ in received)
+            piggyback = Piggyback([slice_sum] * size, [[slice_shape]] * size)
             rows_here, slice_sums = plan.return_sums(row_sums, "sum", piggyback)
-            return torch.cat([piece for (piece,) in slice_sums]), rows_here
+            flat = torch.cat([piece for (piece,) in slice_sums])
+            return flat, rows_here, torch.cat([of_worker for _, of_worker in received])
 
         return wait_for_sums
 
-    def _begin_sum_of_two(self, flat: Tensor, rows: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
+    def _begin_sum_of_two(
+        self, hosted: "_HostedSums"
+    ) -> Callable[[], tuple[Tensor, Tensor, Tensor]]:
         """Two workers tell each other everything and both add it: one message.
 
         As many bytes as in slices, N to the other and N from it, and one latency less. The other's
         sum is added to one's own, on rank 1 in the reverse order: a + b and b + a are the same
         bits, so both have the tree's.
         """
-        communicator = self._communicator
-        piggyback = Piggyback([[flat]] * 2, [[tuple(flat.shape)]] * 2)
-        wait = self._plan.begin_sum_of_two(rows, "sum", piggyback)
+        here = [hosted.flat, hosted.by_user]
+        piggyback = Piggyback([here] * 2, [[tuple(tensor.shape) for tensor in here]] * 2)
+        wait = self._plan.begin_sum_of_two(hosted.rows, "sum", piggyback)
 
-        def wait_for_sums() -> tuple[Tensor, Tensor]:
+        def wait_for_sums() -> tuple[Tensor, Tensor, Tensor]:
             rows_here, received = wait()
-            (others_flat,) = received[1 - communicator.rank]
-            return flat.add_(others_flat), rows_here
+            others_flat, _ = received[1 - self._communicator.rank]
+            by_user = torch.cat([of_worker for _, of_worker in received])
+            return hosted.flat.add_(others_flat), rows_here, by_user
 
         return wait_for_sums
 
-    def _begin_fast_sum(self, flat: Tensor, rows: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
+    def _begin_fast_sum(self, hosted: "_HostedSums") -> Callable[[], tuple[Tensor, Tensor, Tensor]]:
         """The library adds A, in whatever order; rows are added by their owners as ever."""
-        flat = self._communicator.all_reduce(flat, "sum")
-        wait = self._plan.begin_sum(rows, "sum")
-        return lambda: (flat, self._plan.return_sums(wait()[0], "sum")[0])
+        size, by_user = self._communicator.size, hosted.by_user
+        flat = self._communicator.all_reduce(hosted.flat, "sum")
+        piggyback = Piggyback([[by_user]] * size, [[tuple(by_user.shape)]] * size)
+        wait = self._plan.begin_sum(hosted.rows, "sum", piggyback)
+
+        def wait_for_sums() -> tuple[Tensor, Tensor, Tensor]:
+            row_sums, received = wait()
+            rows_here, _ = self._plan.return_sums(row_sums, "sum")
+            return flat, rows_here, torch.cat([of_worker for (of_worker,) in received])
+
+        return wait_for_sums
 
     def compute_weights(self, user_statistics: list[UserStatistics]) -> list[Tensor]:
         """The coordinator's weights [B] of each batch's users, from what is known of all users."""
@@ -230,9 +260,9 @@ class LaneExchange:
 
         The gradients are overwritten.
         """
-        flat, row_sums, requests = self._sum_for_update(*self._sum_hosted_lanes(gradients))
-        if self._coordinator is not None and flat is not None:
-            self._coordinator.step_layers(flat)
+        layers, row_sums, requests = self._sum_for_update(self._sum_hosted_lanes(gradients))
+        if self._coordinator is not None and layers is not None:
+            self._coordinator.step_layers(layers)
         wait = self._communicator.begin_broadcast(self._layers.flat, "outer update")
         # The rest does not need A's new values, so it is done while they travel.
         if self._coordinator is not None:
@@ -242,30 +272,35 @@ class LaneExchange:
         self.next_plan = self._next.plan(requests)
         wait()
 
-    def _sum_for_update(
-        self, flat: Tensor, rows: Tensor
-    ) -> tuple[Tensor | None, Tensor, list[Tensor]]:
-        """Add the workers' own sums, of A [N] and of rows [U, d], to where θ is updated.
+    def _sum_for_update(self, hosted: "_HostedSums") -> tuple[Layers | None, Tensor, list[Tensor]]:
+        """Add the workers' own sums to where θ is updated.
 
-        Returns A's sum [N] on rank 0, None elsewhere; the sums at the rows requested of this worker
+        Returns A's sum on rank 0, None elsewhere; the sums at the rows requested of this worker
         [V, d]; and the next batch's requests [W].
         """
-        communicator, piggyback = self._communicator, self._next_requests
-        is_first = communicator.is_first
+        communicator, flat = self._communicator, hosted.flat
+        is_first, size = communicator.is_first, communicator.size
         if communicator.is_fast:
             flat = communicator.all_reduce(flat, "outer update")
+            slices = (flat[:0],) * size
         else:
             slices = self._slices_for_update(flat)
-            shape = tuple(slices[communicator.rank].shape)
-            piggyback = piggyback.and_also(slices, [shape] * communicator.size)
-        row_sums, received = self._plan.begin_sum(rows, "outer update", piggyback)()
+        by_user = hosted.by_user
+        to_first = [by_user, *[by_user[:0]] * (size - 1)]
+        piggyback = self._next_requests.and_also(
+            slices, [tuple(slices[communicator.rank].shape)] * size
+        ).and_also(to_first, [tuple(to_first[communicator.rank].shape)] * size)
+        row_sums, received = self._plan.begin_sum(hosted.rows, "outer update", piggyback)()
         requests = [tensors[0] for tensors in received]
-        if communicator.is_fast:
-            return flat if is_first else None, row_sums, requests
-        (slice_sum,) = tree_sum([slice_term] for _, slice_term in received)
-        if communicator.size <= 2:
-            return slice_sum if is_first else None, row_sums, requests
-        return communicator.gather(slice_sum, "outer update"), row_sums, requests
+        if not communicator.is_fast:
+            (flat,) = tree_sum([slice_term] for _, slice_term, _ in received)
+        if size > 2 and not communicator.is_fast:
+            gathered = communicator.gather(flat, "outer update")
+            flat = flat if gathered is None else gathered
+        if not is_first:
+            return None, row_sums, requests
+        everyone = torch.cat([of_worker for *_, of_worker in received])
+        return hosted.layout.layers(flat, everyone), row_sums, requests
 
     def _slices_for_update(self, flat: Tensor) -> tuple[Tensor, ...]:
         """The slice of A's sum [N] that each worker is to add.
@@ -277,30 +312,49 @@ class LaneExchange:
             return flat, flat[:0]
         return flat.chunk(self._communicator.size)
 
-    def _sum_hosted_lanes(self, gradients: Iterable[LaneSums]) -> tuple[Tensor, Tensor]:
-        """Add gradients over the batches of each group of lanes, and then over the lanes here.
-
-        Returns the sums of A end to end [N], with zeros behind them so that all workers' slices
-        are equally long, and of the rows [U, d].
-        """
-        terms = self._aligned_terms(gradients)
+    def _sum_hosted_lanes(self, gradients: Iterable[LaneSums]) -> "_HostedSums":
+        """Add gradients over the batches of each group of lanes, and then over the lanes here."""
+        batches: list[tuple[SumLayout, Tensor]] = []
+        terms = self._aligned_terms(gradients, batches)
         sums = (
             tree_of_lanes(tree_sum(itertools.islice(terms, num_batches)))
             for num_batches in self._step.batches_per_group
         )
         flat, rows = tree_sum(sums, self._step.group_heights)
         num_zeros = -len(flat) % self._communicator.size
-        return torch.cat((flat, flat.new_zeros(num_zeros))) if num_zeros else flat, rows
+        if num_zeros:
+            flat = torch.cat((flat, flat.new_zeros(num_zeros)))
+        (layout, _), *_ = batches
+        return _HostedSums(layout, flat, rows, torch.cat([by_user for _, by_user in batches]))
 
-    def _aligned_terms(self, gradients: Iterable[LaneSums]) -> Iterator[list[Tensor]]:
+    def _aligned_terms(
+        self, gradients: Iterable[LaneSums], batches: list[tuple[SumLayout, Tensor]]
+    ) -> Iterator[list[Tensor]]:
         """Each batch's sums by lane as tensors that can be added: A [L, N], and rows [L, U, d].
 
-        A lane's sum has zeros at the rows that only other lanes touch.
+        A lane's sum has zeros at the rows that only other lanes touch. What is not summed by lane
+        is noted in ``batches``.
         """
         num_rows = len(self._step.rows)
         for gradient, at in zip(gradients, self._step.lane_positions, strict=True):
-            flat = torch.cat([gradient.layers[name].flatten(1) for name in self._layers], 1)
+            layout = SumLayout.of(gradient, self._layers)
+            batches.append((layout, layout.by_user(gradient)))
+            flat = layout.flat(gradient)
             rows, num_lanes, width = gradient.rows, len(flat), gradient.rows.shape[1]
             if at is not None:
                 rows = rows.new_zeros(num_lanes * num_rows, width).index_copy_(0, at, rows)
             yield [flat, rows.view(num_lanes, num_rows, width)]
+
+
+@dataclass(frozen=True)
+class _HostedSums:
+    """Gradients of the lanes hosted here, added as far as they can be."""
+
+    layout: SumLayout
+    flat: Tensor
+    """[N] sums of A end to end, with zeros behind them so that all workers' slices are equally
+    long."""
+    rows: Tensor
+    """[U, d] sums of rows."""
+    by_user: Tensor
+    """[B, K] what is summed by one product over all users, of those hosted here."""

@@ -23,13 +23,16 @@ class FlatLayers(dict[str, Tensor]):
         self.update(self.cut(self.flat))
 
     def cut(self, values: Tensor) -> dict[str, Tensor]:
-        """Views of values [N or more], by name and of the shapes of A's tensors.
+        """Views of values [N], by name and of the shapes of A's tensors."""
+        return cut_flat(values, {name: tensor.shape for name, tensor in self.items()})
 
-        Values behind the first N are ignored.
-        """
-        sizes = [tensor.numel() for tensor in self.values()]
-        views = values[: sum(sizes)].split(sizes)
-        return {
-            name: view.view(tensor.shape)
-            for (name, tensor), view in zip(self.items(), views, strict=True)
-        }
+
+def cut_flat(values: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """Views of values that stand end to end, by name and of these shapes; what is left over is
+    ignored."""
+    sizes = [shape.numel() for shape in shapes.values()]
+    views = values[: sum(sizes)].split(sizes)
+    return {
+        name: view if len(shape) == 1 else view.view(shape)
+        for (name, shape), view in zip(shapes.items(), views, strict=True)
+    }

@@ -166,6 +166,7 @@ class Worker:
                 layers=self.layers,
                 inner=self.inner,
                 spec=self.weighting.factor_spec,
+                users_per_batch=self._step.settings.users_per_batch,
             )
 
     def step(

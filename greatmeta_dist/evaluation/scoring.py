@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from greatmeta_dist.batching.collate import Collator
+from greatmeta_dist.batching.collate import Collator, Layout
 from greatmeta_dist.batching.grouping import UserGrouping
 from greatmeta_dist.batching.read import read_split
 from greatmeta_dist.data.store import FeatureSpec, Store, UserTasks
@@ -29,6 +29,7 @@ from greatmeta_dist.evaluation.metrics.lists import (
 )
 from greatmeta_dist.evaluation.metrics.log_loss import log_loss_of_users
 from greatmeta_dist.evaluation.metrics.ndcg import chance_of
+from greatmeta_dist.meta.batch import TaskBatch
 
 USERS_PER_BATCH = 256
 MAX_VALID_USERS = 4096
@@ -69,7 +70,7 @@ class Scorer:
 
     def predict_model(self, tasks: TaskTable) -> dict[str, NDArray[np.float64]]:
         """The same, by the model alone: not blended."""
-        batch = self.collator.collate(tasks)
+        batch = self.collated(tasks)
         predictions = self.worker.predict(batch)
         assert predictions is not None
         is_row = batch.query.row_weight.numpy() > 0
@@ -78,6 +79,12 @@ class Scorer:
             name: to_rating(prediction.cpu().numpy()[is_row])
             for name, prediction in zip(("unadapted", "adapted"), predictions, strict=True)
         }
+
+    def collated(self, tasks: TaskTable) -> TaskBatch:
+        """The batch of users to predict for."""
+        support, query = tasks.support_item.lengths, tasks.query_item.lengths
+        layout = Layout.by_length(support, query, self.worker.turning_points)
+        return self.collator.collate(tasks, layout=layout)
 
     def alone(self) -> "Scorer":
         """The same scorer with nothing blended into the model's predictions."""

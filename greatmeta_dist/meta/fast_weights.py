@@ -20,10 +20,7 @@ from greatmeta_dist.meta.gradients import Layers
 from greatmeta_dist.meta.layer_input import LayerInput, LayerWeight
 from greatmeta_dist.meta.linear_gradients import LinearGradients
 from greatmeta_dist.meta.losses import Loss
-from greatmeta_dist.meta.model import Recommender
-
-ONE_ROW_LAYERS = ("encoder", "film")
-"""They see one row a user, however long the sets are."""
+from greatmeta_dist.meta.model import ONE_ROW_LAYERS, Recommender
 
 
 @dataclass(frozen=True)
@@ -290,6 +287,8 @@ def joined_inputs(by_bucket: Sequence[LayerInput], batch: TaskBatch) -> LayerInp
 
 def turning_points(model: Recommender, num_steps: int) -> list[int]:
     """Numbers of support rows up to which the delta of some layer is a low-rank one."""
+    if num_steps == 0:
+        return []
     first = next(name for name in model.layers if name not in ONE_ROW_LAYERS)
     return [
         _most_low_rank_rows(

@@ -21,13 +21,14 @@ Shapes: B users, L lanes of a batch, P tensors of A, F embedding fields, U disti
 of a batch, d their width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from greatmeta_dist.meta.layer_input import user_norms
 from greatmeta_dist.meta.linear_gradients import LinearGradients
+from greatmeta_dist.meta.model import ONE_ROW_LAYERS
 from greatmeta_dist.meta.row_gradients import RowGradients
 
 Layers = dict[str, Tensor]
@@ -45,12 +46,16 @@ class MetaGradient:
 
 @dataclass(frozen=True)
 class LaneSums:
-    """Sums over each lane's users of gradients of θ, formed."""
+    """Sums over each lane's users of gradients of θ; or what the sum over all users is made of."""
 
     layers: Layers
-    """[L, …] of the tensors of A."""
+    """[L, …] of the tensors of A, formed."""
     rows: Tensor
     """[U, d] of the distinct rows that each lane touches, lane by lane."""
+    outer_products: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """w_i δ_i [B, out] and v_i [B, in] of every user, by layer. These layers see one row a user,
+    so Σ_i w_i δ_i v_iᵀ is one product over all users of the global batch, and while these are few
+    their δ's and v's are fewer numbers than the layer's weights."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,11 @@ class TaskGradients:
     """By layer: ``encoder``, ``film``, ``hidden_1``, …, ``output``, ``kernel``."""
     rows: RowGradients
 
-    def weighted_sum(self, weights: Tensor) -> LaneSums:
-        """Σ_i w_i g_i over each lane's users, for weights [B]."""
+    def weighted_sum(self, weights: Tensor, users_per_batch: int) -> LaneSums:
+        """Σ_i w_i g_i over each lane's users, for weights [B].
+
+        ``users_per_batch`` is the number of users of the global batch.
+        """
         num_lanes, layers = self.rows.batch.num_lanes, self.layers.values()
         # All layers side by side: few large operations. Σ_r δ_r [L, users of a lane, ·] first.
         sizes = [grads.delta_sum.shape[1] for grads in layers]
@@ -73,16 +81,20 @@ class TaskGradients:
         of_rows = [grads.delta for grads in layers if grads.delta.shape[1] > 1]
         weighted = iter(weighted_rows(of_rows, weights, num_lanes) if of_rows else ())
         totals: Layers = {}
+        outer_products: dict[str, tuple[Tensor, Tensor]] = {}
         for (name, grads), weighted_sum, bias in zip(
             self.layers.items(), weighted_sums, biases, strict=True
         ):
-            is_one_row = grads.delta.shape[1] == 1
-            totals[f"{name}.weight"] = grads.lane_sums(
-                weighted_sum if is_one_row else next(weighted), weighted_sum
-            )
+            if name in ONE_ROW_LAYERS and grads.are_few(users_per_batch):
+                outer_products[name] = (weighted_sum.flatten(0, 1), grads.inputs.rows.squeeze(1))
+            else:
+                is_one_row = grads.delta.shape[1] == 1
+                totals[f"{name}.weight"] = grads.lane_sums(
+                    weighted_sum if is_one_row else next(weighted), weighted_sum
+                )
             if grads.has_bias:
                 totals[f"{name}.bias"] = bias
-        return LaneSums(totals, self.rows.weighted_sum(weights))
+        return LaneSums(totals, self.rows.weighted_sum(weights), outer_products)
 
     def dots_with(self, other: MetaGradient) -> Tensor:
         """⟨g_i,p , G_p⟩ of every tensor: [B, F + P], fields first."""

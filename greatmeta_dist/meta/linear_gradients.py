@@ -94,6 +94,12 @@ class LinearGradients:
             return dots
         return torch.cat((dots, (self.delta_sum * bias).sum(1, keepdim=True)), 1)
 
+    def are_few(self, num_users: int) -> bool:
+        """Whether so many users' δ's and v's of one row are fewer numbers than two copies of the
+        layer's weights: lanes' sums go to those who add them and come back."""
+        num_out, num_in = self.delta.shape[2], self.inputs.width
+        return num_users * (num_out + num_in) <= 2 * num_out * num_in
+
     def lane_sums(self, weighted: Tensor, weighted_sum: Tensor) -> Tensor:
         """Σ_i w_i g_i of the layer's weight, over each lane's users: [L, out, in].
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 KERNEL_START = 2.0
 """Weight of each feature in a fresh kernel."""
+ONE_ROW_LAYERS = ("encoder", "film")
+"""They see one row a user, however long the sets are."""
 CONTEXT_COLUMNS = 16
 """First columns of each item field of the context that the scheduler sees."""
 

@@ -9,6 +9,7 @@ Shapes as in ``batch.py``; r rows that a layer sees, h width of a hidden layer.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -44,7 +45,7 @@ class Pass:
     linear: list[Tensor]
     """[B, n, h] output of each hidden layer, before its modulation."""
     modulated: list[Tensor]
-    """[B, n, h] after it."""
+    """[B, n, h] after it; where the activation's gradient does without, overwritten."""
     hidden: list[Tensor]
     """[B, n, h] after the activation."""
     prediction: Tensor
@@ -64,10 +65,11 @@ def forward(model: Recommender, set_input: SetInput, weights: Weights) -> Pass:
     if model.has_encoder:
         assert set_input.context is not None
         film = apply("film", LayerInput(apply("encoder", set_input.context)))
-        stacked = film.split(model.layers["film"].splits, 2)
-        scales, shifts = list(stacked[0::2]), list(stacked[1::2])
+        splits = model.layers["film"].splits
         if model.is_film_residual:
-            scales = [1 + scale for scale in scales]
+            film = film + _ones_at_scales(splits, film.dtype, film.device)
+        stacked = film.split(splits, 2)
+        scales, shifts = list(stacked[0::2]), list(stacked[1::2])
     linear, modulated, hidden = [], [], []
     value = set_input.x
     for k in range(len(model.hidden)):
@@ -75,7 +77,9 @@ def forward(model: Recommender, set_input: SetInput, weights: Weights) -> Pass:
         linear.append(z)
         if scales:
             z = torch.addcmul(shifts[k], scales[k], z)
-        h = activation.forward(z)
+            h = activation.forward_in_place(z)
+        else:
+            h = activation.forward(z)
         modulated.append(z)
         hidden.append(h)
         value = LayerInput(h)
@@ -83,6 +87,13 @@ def forward(model: Recommender, set_input: SetInput, weights: Weights) -> Pass:
     if set_input.kernel_input is not None:
         prediction = prediction + apply("kernel", set_input.kernel_input)
     return Pass(set_input, inputs, scales, linear, modulated, hidden, prediction.squeeze(2))
+
+
+@lru_cache(maxsize=16)
+def _ones_at_scales(splits: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[Σ splits] 1 for each entry of γ₁, γ₂, …, and 0 for each of β₁, β₂, …"""
+    ones = [torch.full((n,), float(k % 2 == 0)) for k, n in enumerate(splits)]
+    return torch.cat(ones).to(device, dtype)
 
 
 def backward(
@@ -148,7 +159,7 @@ class _BackwardWalk:
             delta_sum = delta.sum(1)
             if record.scales:
                 d_film = [(delta * record.linear[k]).sum(1), delta_sum, *d_film]
-                delta = delta * record.scales[k]
+                delta = delta.mul_(record.scales[k])
                 delta_sum = delta.sum(1)
             self.keep(name, delta, delta_sum)
             if k > 0:

@@ -61,7 +61,7 @@ class MetaStep:
             weights = exchange.compute_weights(user_statistics)
             # Step 5: where a step with these weights would lead, and what φ learns from it.
             if self.weighting.looks_ahead:
-                outer_gradient = exchange.sum(weighted_sums(results, weights))()
+                outer_gradient = exchange.sum(self._weighted_sums(results, weights))()
                 gradient_ahead = self._gradient_ahead(
                     batches, rows, layers, outer_gradient, exchange
                 )
@@ -69,7 +69,7 @@ class MetaStep:
                 weights = exchange.update_scheduler(weight_gradients)
         # Step 6: move θ along the weighted gradients, which are still those of step 2.
         with record_function("meta/outer update"):
-            exchange.apply(weighted_sums(results, weights))
+            exchange.apply(self._weighted_sums(results, weights))
 
     def _task_results(
         self, batches: Sequence[TaskBatch], rows: list[Tensor], layers: Layers
@@ -106,7 +106,7 @@ class MetaStep:
         equal_weights = [
             torch.full_like(result.loss, 1 / self.settings.users_per_batch) for result in results
         ]
-        await_mean_gradient = exchange.sum(weighted_sums(results, equal_weights))
+        await_mean_gradient = exchange.sum(self._weighted_sums(results, equal_weights))
         dots = [gradient_dots(result) for result in results]  # while the sums are on their way
         columns = [
             read_factors(result, batch_dots, mean_gradient, spec).columns()
@@ -151,7 +151,10 @@ class MetaStep:
             values.new_ones(batch.num_users)
             for batch, values in zip(batches, rows_ahead, strict=True)
         ]
-        return exchange.sum(g.weighted_sum(w) for g, w in zip(gradients, ones, strict=True))()
+        num_users = self.settings.users_per_batch
+        return exchange.sum(
+            g.weighted_sum(w, num_users) for g, w in zip(gradients, ones, strict=True)
+        )()
 
     def _weight_gradients(
         self, results: list[TaskResults], gradient_ahead: list[MetaGradient]
@@ -163,11 +166,15 @@ class MetaStep:
             for result, gradient in zip(results, gradient_ahead, strict=True)
         ]
 
+    def _weighted_sums(
+        self, results: list[TaskResults], weights: list[Tensor]
+    ) -> Iterator[LaneSums]:
+        """Σ_i w_i g_i over the users of each batch's lanes, each made when it is asked for."""
+        return (
+            result.gradients.weighted_sum(w, self.settings.users_per_batch)
+            for result, w in zip(results, weights, strict=True)
+        )
+
     def precision(self, like: Tensor) -> torch.autocast:
         """The precision of passes through the model, on the device of ``like``."""
         return torch.autocast(like.device.type, torch.bfloat16, enabled=self.settings.is_bf16)
-
-
-def weighted_sums(results: list[TaskResults], weights: list[Tensor]) -> Iterator[LaneSums]:
-    """Σ_i w_i g_i over the users of each batch's lanes, each made when it is asked for."""
-    return (result.gradients.weighted_sum(w) for result, w in zip(results, weights, strict=True))

@@ -159,7 +159,7 @@ class CatalogueScorer:
             "model.context=support",
         )
         unasked = tasks.asking(np.empty((len(tasks), 0), np.int64))
-        networks = self.scorer.worker.adapted_networks(self.scorer.collator.collate(unasked))
+        networks = self.scorer.worker.adapted_networks(self.scorer.collated(unasked))
         return AdaptedUsers(tasks, networks, self.linear.user_vectors(tasks))
 
     def _exact(self, users: AdaptedUsers, index: Tensor) -> Floats:

@@ -29,7 +29,7 @@ def fitted(synthetic):
 def test_reports_go_by_the_true_groups_of_synthetic_data(synthetic, fitted):
     grouping, users = grouping_of(synthetic, fitted), synthetic.split("train", CHOICE)
     assert grouping.names == ["group_0", "group_1", "group_2", "group_3"]
-    assert np.array_equal(grouping.recorded(users, is_training=True), users.known_group)
+    assert np.array_equal(grouping.recorded(users), users.known_group)
     sizes = np.bincount(users.known_group, minlength=4)
     assert grouping.minority == minority_groups(sizes, grouping.minority_share)
 

@@ -38,7 +38,7 @@ def test_an_epoch_visits_nobody_twice_and_the_left_out_come_first_next(
             assert left_out <= set(seen)
             for lane in lanes.lanes:
                 order = lane.order(epoch, lanes.steps_per_epoch * lanes.users_per_lane)
-                users = lane.read(order, store, CHOICE).user
+                users = store.tasks_of(lane.records(order), CHOICE).user
                 mine = [u for u in users if u in left_out]
                 assert users[: len(mine)] == mine
         previous = set(seen)
@@ -94,14 +94,14 @@ def test_a_lane_reads_only_its_own_shards(store, make_lanes):
     for lane in lanes.lanes:
         users = {u for s in (lane.number, lane.number + 4) for u in
                  store.tasks_of(store.shard("train", s), CHOICE).user}  # fmt: skip
-        assert set(lane.read(np.arange(len(lane)), store, CHOICE).user) == users
+        assert set(store.tasks_of(lane.records(np.arange(len(lane))), CHOICE).user) == users
 
 
 def test_reading_keeps_the_order_asked_for(store):
     lane = Lane(store, 0, 1, seed=0, first_user=0)
     users = np.array([70, 3, 41, 3, 12])
-    alone = [lane.read(np.array([u]), store, CHOICE) for u in users]
-    together = lane.read(users, store, CHOICE)
+    alone = [store.tasks_of(lane.records(np.array([u])), CHOICE) for u in users]
+    together = store.tasks_of(lane.records(users), CHOICE)
     assert together.user == [p.user[0] for p in alone]
     items = np.concatenate([p.tasks.support_item.values for p in alone])
     assert (together.tasks.support_item.values == items).all()

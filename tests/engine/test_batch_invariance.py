@@ -90,3 +90,10 @@ def test_supports_are_padded_to_lengths_that_sums_bear():
         assert len({length <= 42 for length in lengths[users]}) == 1
         if num_rows > 192:
             assert num_rows in (288, 432, 648, 972, 1458)
+
+
+def test_without_inner_steps_a_step_is_taken(store):
+    worker, lanes = trained_by(store, "inner.steps=0")
+    report = worker.step(lanes.step(0).batch)
+    assert report.is_finite.all()
+    assert torch.equal(*report.user_statistics.losses.unbind(1))

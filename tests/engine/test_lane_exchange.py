@@ -1,5 +1,7 @@
 """Workers that share lanes get the bits of one worker that has them all, in few messages."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,9 +18,9 @@ from greatmeta_dist.engine.routing import RoutingPlan
 from greatmeta_dist.meta.batch import StepBatch
 from greatmeta_dist.meta.gradients import LaneSums
 
-LANES = ([[0, 1]], [[2], [3]], [[4, 5]], [[6]])
+LANES = ([[0, 1]], [[2], [3]], [[4, 5]], [[6], [0]])
 """Users of each length bucket of each of four lanes."""
-OF_PAIR = ([[0, 1, 2, 3]], [[4, 5, 6]])
+OF_PAIR = ([[0, 1, 2]], [[4, 5, 6]])
 """The same of two lanes."""
 
 
@@ -60,7 +62,9 @@ class Hosted:
         weight = torch.zeros(tasks.num_rows, width)
         self.table = Table(weight[first : first + block], rate=0.1, first=first, block=block)
         self.table.events = getattr(communicator, "events", [])
-        self.layers = FlatLayers({"a": torch.zeros(3, 5), "b": torch.zeros(1)})
+        self.layers = FlatLayers(
+            {"a": torch.zeros(3, 5), "few.weight": torch.zeros(4, 7), "b": torch.zeros(1)}
+        )
         self.coordinator = None
         if communicator.is_first:
             self.coordinator = Coordinator(
@@ -80,14 +84,17 @@ class Hosted:
             layers = {
                 name: scale * torch.randn((1, *p.shape), generator=generator)
                 for name, p in self.layers.items()
+                if name != "few.weight"
             }
             rows = scale * torch.randn(len(batch.rows), width, generator=generator)
-            yield LaneSums(layers, rows)
+            delta = scale * torch.randn(batch.num_users, 4, generator=generator)
+            inputs = torch.randn(batch.num_users, 7, generator=generator)
+            yield LaneSums(layers, rows, {"few": (delta, inputs)})
 
     def copies(self):
         """The gradients, for those who overwrite them."""
         return [
-            LaneSums({k: v.clone() for k, v in g.layers.items()}, g.rows.clone())
+            replace(g, layers={k: v.clone() for k, v in g.layers.items()}, rows=g.rows.clone())
             for g in self.gradients
         ]
 
@@ -199,9 +206,14 @@ def test_two_workers_sum_in_one_message(width):
     for rows, _, total, events in by_worker:
         assert events.count("sum") == 1
         assert torch.equal(total.rows, expected[rows])
-        for name, value in total.layers.items():
+        for name in ("a", "b"):
             terms = [gradient.layers[name][0] for _, gradient, *_ in by_worker]
-            assert torch.equal(value, terms[0] + terms[1])
+            assert torch.equal(total.layers[name], terms[0] + terms[1])
+        delta, inputs = (
+            torch.cat(values)
+            for values in zip(*(g.outer_products["few"] for _, g, *_ in by_worker), strict=True)
+        )
+        assert torch.equal(total.layers["few.weight"], delta.T @ inputs)
 
 
 def test_rows_are_updated_while_a_is_on_its_way():
@@ -220,10 +232,8 @@ def test_rows_are_updated_while_a_is_on_its_way():
 
 
 def test_weights_come_back_to_the_buckets_whose_users_they_are_of():
-    lanes = ([[0, 1]], [[2], [3]], [[4, 5]], [[6], [0]])
-
     def act(communicator):
-        hosted = Hosted(communicator, lanes)
+        hosted = Hosted(communicator, LANES)
         if hosted.coordinator:
             hosted.coordinator.update_scheduler = lambda values: 2 * values
         values = torch.arange(2.0) + 10 * communicator.rank

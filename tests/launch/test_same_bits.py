@@ -106,7 +106,7 @@ def test_priors_have_the_same_bits_whoever_trains(uneven, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [2, 4])
-def test_bytes_are_those_of_the_rows_the_slices_of_a_and_the_users(uneven, tmp_path, workers):
+def test_bytes_are_those_of_the_rows_the_sums_of_a_and_the_users(uneven, tmp_path, workers):
     steps = 6
     config = config_for(
         uneven, workers, "train.users_per_batch=8", f"train.steps={steps}", "train.valid_every=1000"
@@ -125,17 +125,21 @@ def test_bytes_are_those_of_the_rows_the_slices_of_a_and_the_users(uneven, tmp_p
         return sum(int((touched // block != rank).sum()) for rank, touched in enumerate(rows))
 
     in_a = sum(p.numel() for p in model.worker.layers.values())
-    of_a, others = 4 * -(-in_a // workers), workers * (workers - 1)
+    products = [model.worker.layers[f"{name}.weight"] for name in ("encoder", "film")]
+    by_lane = in_a - sum(weight.numel() for weight in products)
+    of_a, others = 4 * -(-by_lane // workers), workers * (workers - 1)
+    of_users = 4 * (8 // workers) * sum(sum(weight.shape) for weight in products)
     width = 4 * config.model.embedding_dim
     columns = 3 + model.worker.factor_sizes.total
     users_away = 8 * (workers - 1) // workers
     # Sums of A: slices to all, then to the first; or, of two, all from the second to the first.
     moved = of_a * workers if workers == 2 else of_a * (others + workers - 1)
+    moved += of_users * (workers - 1)
     for number in range(steps):
         now, following = away(number), away(number + 1)
         expected = {
             "fetch_rows": now * width + 8 * others,
-            "sum": 2 * now * width + 2 * of_a * others,
+            "sum": 2 * now * width + (2 * of_a + of_users) * others,
             "statistics": users_away * columns * 4,
             "weights": users_away * 4,
             "outer_update": now * width + following * 4 + moved + in_a * 4,

@@ -93,7 +93,7 @@ def measure(programs: list[Program], work: Path, options: argparse.Namespace) ->
             run = work / f"run-{program.name}-{num_loops}-{number}"
             store = work / f"store-{program.name}"
             with busy_loops(num_loops):
-                rates = train_for(program, store, run, options.seconds)
+                rates = train_for(program, store, run, options.seconds).users_per_s
             rate, num_steps = statistics.harmonic_mean(rates), len(rates) * LOG_EVERY
             measurements.append(Measurement(program.name, num_loops, number, rate, num_steps))
             detail = f"{program.name} beside {num_loops}: {rate:.0f} users/s"

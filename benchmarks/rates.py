@@ -1,10 +1,12 @@
-"""The users per second of a whole training, measured for a while and then stopped."""
+"""Users per second and memory of a whole training, measured for a while and then stopped."""
 
 import re
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.checkout import Program, kill_group
 from benchmarks.unchanged.compare import read_scalar
@@ -19,8 +21,17 @@ STEPS = 1_000_000
 """More than any training takes before it is stopped."""
 
 
-def train_for(program: Program, store: Path, run: Path, seconds: float, *words: str) -> list[float]:
-    """Users/s of a training that is stopped after so long, one for every ``LOG_EVERY`` steps.
+class Rates(NamedTuple):
+    """What was measured of a training."""
+
+    users_per_s: list[float]
+    """One for every ``LOG_EVERY`` steps."""
+    mib: float
+    """The most memory that each of its processes ever had, added up."""
+
+
+def train_for(program: Program, store: Path, run: Path, seconds: float, *words: str) -> Rates:
+    """Rates of a training that is stopped after so long.
 
     ``words`` are further options. The first steps are left out. Raises ``RuntimeError`` where it
     ends by itself or never reaches its measured steps.
@@ -35,6 +46,7 @@ def train_for(program: Program, store: Path, run: Path, seconds: float, *words: 
     process = program.start("train", *common, *words, log=log)
     try:
         _wait_until_measured(process, run, log, seconds)
+        mib = _peak_mib(process.pid)
         process.send_signal(signal.SIGTERM)
         # It stops after a step, and writes its records, now undisturbed.
         process.wait(MAX_SECONDS)
@@ -44,7 +56,19 @@ def train_for(program: Program, store: Path, run: Path, seconds: float, *words: 
     rates = [rate for step, rate in read_scalar(run, "perf/users_per_s") if step > WARM_UP_STEPS]
     if not rates:
         raise RuntimeError(f"{program.name} took too few steps: {log.read_text()[-2000:]}")
-    return rates
+    return Rates(rates, mib)
+
+
+def _peak_mib(session: int) -> float:
+    """The most memory that each process of a session ever had, added up."""
+    total = 0.0
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            # Fields of ``stat`` behind the command's name, which may hold spaces.
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[3]) == session:
+                status = (folder / "status").read_text()
+                total += sum(map(int, re.findall(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)))
+    return total / 1024
 
 
 def _wait_until_measured(

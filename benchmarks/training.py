@@ -1,10 +1,12 @@
 """How fast are whole trainings: one process, two and four workers, and an earlier commit?
 
 ``python -m benchmarks.training [--commit d9985ce] [--ml-100k FOLDER] [--users 32 128] [--rounds 3]
-[--seconds 8] [--json FILE] [--quick]``. Trains on the store of ``make train``, and on MovieLens
-100K where its folder is given. All programs and groups of a case take turns, so that they meet the
-same machine. Each training is stopped when it has been measured for ``--seconds``. Rates are its
-own users/s: reading, steps and messages, without the first steps and without validation.
+[--seconds 8] [--interactions 40] [--json FILE] [--quick]``. Trains on the store of ``make train``,
+and on MovieLens 100K where its folder is given. All programs and groups of a case take turns, so
+that they meet the same machine. Each training is stopped when it has been measured for
+``--seconds``. Rates are its own users/s: reading, steps and messages, without the first steps and
+without validation. Memory is the most that each of its processes had, priors' fit included, added
+up. ``--interactions`` is the mean of the store of ``make train``, whose users are long-tailed.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from benchmarks.checkout import (
 )
 from benchmarks.environment import write_result
 from benchmarks.rates import train_for
+from greatmeta_dist.config import DataConfig
 from greatmeta_dist.display import Display
 
 NO_VALIDATION = "train.valid_every=1000000"
@@ -65,6 +68,7 @@ class Measurement:
     group: str
     round: int
     users_per_s: float
+    mib: float
 
 
 def main() -> None:
@@ -74,12 +78,14 @@ def main() -> None:
     parser.add_argument("--users", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each training")
+    parser.add_argument("--interactions", type=float, default=DataConfig().mean_interactions)
     parser.add_argument("--quick", action="store_true", help="one round, few users, one second")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.seconds, options.users = 1, 1.0, options.users[:1]
-    sources = QUICK if options.quick else {"synthetic": ["data=synthetic"]}
+    synthetic = ["data=synthetic", f"data.mean_interactions={options.interactions}"]
+    sources = QUICK if options.quick else {"synthetic": synthetic}
     if options.ml_100k:
         sources["ml-100k"] = ["data=recbole", f"data.path={options.ml_100k.resolve()}"]
     with tempfile.TemporaryDirectory() as folder:
@@ -114,9 +120,9 @@ def measure(
     with Display(Console(stderr=True)).bar("training", len(turns), "trainings") as bar:
         for number, (source, users, round_number, group) in enumerate(turns):
             store, run = work / f"{source}-{group.program.name}", work / f"run-{number}"
-            rates = train_for(group.program, store, run, options.seconds, *group.words(users))
+            rates, mib = train_for(group.program, store, run, options.seconds, *group.words(users))
             rate = statistics.harmonic_mean(rates)
-            measurements.append(Measurement(source, users, group.name, round_number, rate))
+            measurements.append(Measurement(source, users, group.name, round_number, rate, mib))
             bar.update(len(measurements), f"{source}, {group.name}: {rate:.0f} users/s")
     return measurements
 
@@ -124,6 +130,7 @@ def measure(
 def summary(measurements: list[Measurement], groups: list[Group]) -> list[dict[str, Any]]:
     """By store, users a step and group: the median rate, and medians of ratios within a round."""
     rates = {(m.store, m.users, m.group, m.round): m.users_per_s for m in measurements}
+    mib = {(m.store, m.users, m.group, m.round): m.mib for m in measurements}
     cases = sorted({(m.store, m.users) for m in measurements}, reverse=True)
     rounds = sorted({m.round for m in measurements})
     before, _, alone, *_ = groups
@@ -140,6 +147,7 @@ def summary(measurements: list[Measurement], groups: list[Group]) -> list[dict[s
                 )
                 for name, other in (("over_before", before), ("over_alone", alone))
             },
+            "mib": statistics.median(mib[store, users, group.name, r] for r in rounds),
         }
         for store, users in cases
         for group in groups
@@ -149,6 +157,7 @@ def summary(measurements: list[Measurement], groups: list[Group]) -> list[dict[s
 def show(rows: list[dict[str, Any]]) -> None:
     table = Table(
         "store", "users a step", "workers x threads", "users/s", "over before", "over 1 x 1",
+        "MiB",
         box=SIMPLE,
     )  # fmt: skip
     for row in rows:
@@ -159,6 +168,7 @@ def show(rows: list[dict[str, Any]]) -> None:
             f"{row['users_per_s']:,.0f}",
             f"{row['over_before']:.2f}",
             f"{row['over_alone']:.2f}",
+            f"{row['mib']:.0f}",
         )
     Console(width=100).print(table)
 

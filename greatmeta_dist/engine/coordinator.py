@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from greatmeta_dist.engine.adam import Adam
 from greatmeta_dist.engine.layers import FlatLayers
 from greatmeta_dist.meta.gradients import Layers
 from greatmeta_dist.meta.scheduler import Scheduler
@@ -58,16 +59,15 @@ class Coordinator:
         with 0 they use A.
         """
         self.layers = layers
-        self._gradient: Tensor | None = None
+        self._gradient = FlatLayers(layers)
+        """A's, of the step at hand."""
         self.ema_decay = ema_decay
         self.averaged_layers = FlatLayers(layers) if ema_decay else layers
         self.weighting = weighting
         self.scheduler = scheduler
-        self.optimizer = torch.optim.Adam(list(layers.values()), lr=outer_rate, fused=True)
+        self.optimizer = Adam(layers, outer_rate)
         self.scheduler_optimizer = (
-            torch.optim.Adam(scheduler.parameters(), lr=scheduler_rate, fused=True)
-            if scheduler
-            else None
+            Adam(dict(scheduler.named_parameters()), scheduler_rate) if scheduler else None
         )
 
     def compute_weights(self, columns: Tensor) -> Tensor:
@@ -102,16 +102,20 @@ class Coordinator:
         """One Adam step on φ along ∂L_φ/∂w [B]; the weights [B] under the φ it moved."""
         assert self.scheduler is not None
         assert self.scheduler_optimizer is not None
-        self.scheduler_optimizer.zero_grad()
+        self.scheduler.zero_grad()
         first = self.report
         # What all users' gradients have in common moves nothing through a softmax. Taking it out
         # first keeps its rounding error out of φ's tiny gradients.
         common = (first.weights * weight_gradients).sum()
         self._weights.backward(weight_gradients - common)
-        gradients = [param.grad for param in self.scheduler.parameters() if param.grad is not None]
-        torch._foreach_clamp_min_(gradients, -GRADIENT_BOUND)
-        torch._foreach_clamp_max_(gradients, GRADIENT_BOUND)
-        self.scheduler_optimizer.step()
+        gradients = {
+            name: param.grad
+            for name, param in self.scheduler_optimizer.params.items()
+            if param.grad is not None
+        }
+        torch._foreach_clamp_min_(list(gradients.values()), -GRADIENT_BOUND)
+        torch._foreach_clamp_max_(list(gradients.values()), GRADIENT_BOUND)
+        self.scheduler_optimizer.step(gradients)
         with torch.no_grad():
             weights = self.weighting.compute_weights(first.user_statistics, self.scheduler)
         self.report = StepReport(first.user_statistics, weights, first.weights)
@@ -119,16 +123,11 @@ class Coordinator:
 
     def step_layers(self, gradient: Layers) -> None:
         """One Adam step on A, in place (section 2, step 6). ``average`` comes after it."""
-        if self._gradient is None:  # a tensor that the optimizer sees through views, made once
-            self._gradient = torch.empty_like(self.layers.flat)
-            self._gradients = self.layers.cut(self._gradient)
-            for name, layer_gradient in self._gradients.items():
-                self.layers[name].grad = layer_gradient
         torch._foreach_copy_(
-            list(self._gradients.values()), [gradient[name] for name in self._gradients]
+            list(self._gradient.values()), [gradient[name] for name in self._gradient]
         )
-        self._gradient.clamp_(-GRADIENT_BOUND, GRADIENT_BOUND)
-        self.optimizer.step()
+        self._gradient.flat.clamp_(-GRADIENT_BOUND, GRADIENT_BOUND)
+        self.optimizer.step(self._gradient)
 
     def average(self) -> None:
         """Take A, which has moved, into its running mean, in place."""

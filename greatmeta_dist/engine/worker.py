@@ -258,11 +258,10 @@ class Worker:
         state = {f"theta.{k}": v.detach() for k, v in self.layers.items()}
         if coordinator.ema_decay:
             state |= {f"mean.{k}": v for k, v in coordinator.averaged_layers.items()}
-        state |= _optimizer_state("theta", self.layers, coordinator.optimizer)
+        state |= coordinator.optimizer.state("theta")
         if coordinator.scheduler is not None and coordinator.scheduler_optimizer is not None:
-            named = dict(coordinator.scheduler.named_parameters())
             state |= {f"phi.{k}": v.detach() for k, v in coordinator.scheduler.state_dict().items()}
-            state |= _optimizer_state("phi", named, coordinator.scheduler_optimizer)
+            state |= coordinator.scheduler_optimizer.state("phi")
         return state
 
     def blocks(self) -> dict[str, Block]:
@@ -289,12 +288,11 @@ class Worker:
                     if coordinator.ema_decay:
                         coordinator.averaged_layers[name].copy_(dense[f"mean.{name}"])
                 scheduler = coordinator.scheduler
-                named = dict(scheduler.named_parameters()) if scheduler else {}
                 for name, tensor in scheduler.state_dict().items() if scheduler else ():
                     tensor.copy_(dense[f"phi.{name}"])
-            _load_optimizer("theta", self.layers, coordinator.optimizer, dense)
+            coordinator.optimizer.load_state("theta", dense)
             if coordinator.scheduler_optimizer is not None:
-                _load_optimizer("phi", named, coordinator.scheduler_optimizer, dense)
+                coordinator.scheduler_optimizer.load_state("phi", dense)
         self.communicator.broadcast(self.layers.flat, "load")
         self.broadcast_averaged_params()
 
@@ -336,29 +334,6 @@ def _make_recommender(options: ModelConfig, facts: StoreFacts) -> Recommender:
         is_film_residual=options.is_film_residual,
         has_kernel=options.has_kernel,
     )
-
-
-def _optimizer_state(
-    prefix: str, named: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
-) -> dict[str, Tensor]:
-    """Adam's state under names, e.g. ``theta.output.bias.exp_avg``; empty before the first step."""
-    return {
-        f"{prefix}.{name}.{key}": torch.as_tensor(value)
-        for name, param in named.items()
-        for key, value in optimizer.state[param].items()
-    }
-
-
-def _load_optimizer(
-    prefix: str,
-    named: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    state: dict[str, Tensor],
-) -> None:
-    for name, param in named.items():
-        start = f"{prefix}.{name}."
-        of_param = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
-        optimizer.state[param] = {k: v.to(param.device, copy=True) for k, v in of_param.items()}
 
 
 def _add_start_in_place(rows: Tensor, start: RowStart, first: int, std: float) -> None:

@@ -16,8 +16,10 @@ def test_optimizer_state_is_loaded_to_where_its_parameters_are():
     here.coordinator.compute_weights(torch.ones(4, here.factor_sizes.total + 3))
     there.load(here.dense_state(), {k: v.tensors for k, v in here.blocks().items()})
     for optimizer in (there.coordinator.optimizer, there.coordinator.scheduler_optimizer):
-        for state in optimizer.state.values():
-            assert {name: value.device for name, value in state.items()} == dict.fromkeys(
-                ("step", "exp_avg", "exp_avg_sq"), META
-            )
-        assert len(optimizer.state) == len(optimizer.param_groups[0]["params"])
+        state = optimizer.state("of")
+        assert {value.device for value in state.values()} == {META}
+        assert state.keys() == {
+            f"of.{name}.{key}"
+            for name in optimizer.params
+            for key in ("step", "exp_avg", "exp_avg_sq")
+        }

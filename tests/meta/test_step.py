@@ -226,8 +226,7 @@ def check(
     if has_kernel and not is_balanced:
         # Some entries of φ's gradient are next to nothing here. Adam divides by their size, and
         # would make a rounding error as large as a step.
-        for optimizer in (coordinator.scheduler_optimizer, reference.phi):
-            optimizer.param_groups[0]["eps"] = 1e-4
+        coordinator.scheduler_optimizer.eps = reference.phi.param_groups[0]["eps"] = 1e-4
     averages = None
     if is_averaging:
         averages = FactorAverages(len(tasks.users), sizes, torch.device("cpu"), first_user=100)

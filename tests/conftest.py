@@ -1,6 +1,7 @@
 """Shared fixtures."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,15 @@ def ml100k() -> Path:
 def kuberay() -> Path:
     """The folder of KubeRay's published schemas; fails in CI without it."""
     return _named_by("GREATMETA_KUBERAY", "KubeRay's schemas")
+
+
+@pytest.fixture(scope="session")
+def s3_environment(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """An S3 server with one bucket: the environment in which programs find it."""
+    from s3_server import s3_server  # which imports pyarrow
+
+    with s3_server(tmp_path_factory.mktemp("s3")) as environment:
+        yield environment
 
 
 def _named_by(variable: str, what: str) -> Path:

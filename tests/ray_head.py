@@ -49,6 +49,10 @@ class Head:
     token: str
     folder: Path
     """Of Ray's sessions and logs."""
+    of_head: dict[str, str] = field(default_factory=dict)
+    """Environment variables of the head, and of jobs, which it runs."""
+    of_nodes: dict[str, str] = field(default_factory=dict)
+    """Environment variables of the other nodes."""
     nodes: list[subprocess.Popen] = field(default_factory=list)
 
     @property
@@ -65,7 +69,9 @@ class Head:
                     sys.executable, "-m", "ray.scripts.scripts", "start", "--block",
                     "--num-cpus=1", "--num-gpus=0", "--object-store-memory=100000000", *options,
                 ],
-                env=self.environment | SETTINGS,
+                env=self.environment
+                | SETTINGS
+                | (self.of_head if "--head" in options else self.of_nodes),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -121,13 +127,17 @@ class Head:
 
 
 @contextmanager
-def ray_head() -> Iterator[Head]:
-    """Start a cluster; it ends with the block."""
+def ray_head(**variables: dict[str, str]) -> Iterator[Head]:
+    """Start a cluster; it ends with the block. ``variables`` are ``of_head`` and ``of_nodes``."""
     ports = _free_ports(7)
     # Ray's sockets have names of at most 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="gm-ray-", dir="/tmp"))
     head = Head(
-        f"http://127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}", secrets.token_hex(32), folder
+        f"http://127.0.0.1:{ports[0]}",
+        f"127.0.0.1:{ports[1]}",
+        secrets.token_hex(32),
+        folder,
+        **variables,
     )
     started: list[subprocess.Popen] = []
     try:

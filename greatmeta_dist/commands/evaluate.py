@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from greatmeta_dist.commands.log_to_evaluate import prepare_log
 from greatmeta_dist.config import Config, EvaluateConfig
 from greatmeta_dist.data.other_store import OtherStore
 from greatmeta_dist.data.split import SCENARIOS
@@ -141,6 +140,9 @@ def _store_of(config: Config, typed: Collection[str], display: Display) -> Itera
         yield config.store or None
         return
     require(not config.store, "store=DIR and users=LOG are both set; evaluate on one of the two")
+    # It is imported where it is needed: all forms of logs come with it.
+    from greatmeta_dist.commands.log_to_evaluate import prepare_log
+
     catalogue = Predictor.load(config.run or "", warn=display.say).catalogue
     with TemporaryDirectory(prefix="greatmeta-evaluate-") as folder:
         store, recipe = Path(folder) / "store", catalogue.manifest.recipe

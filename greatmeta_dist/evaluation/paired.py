@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from greatmeta_dist.errors import require
 from greatmeta_dist.evaluation.evaluate import Evaluation
@@ -62,6 +61,8 @@ def paired_test(ours: Rows, theirs: Rows) -> dict[str, Any]:
     are means over them, and ``interval`` that of their ``difference``. ``p_value`` is two-sided:
     None where fewer than two users differ. What two users or more would tell is None with fewer.
     """
+    from scipy import stats  # half a second, and few evaluations compare
+
     is_both = np.isfinite(ours) & np.isfinite(theirs)
     ours, theirs = ours[is_both], theirs[is_both]
     difference = ours - theirs

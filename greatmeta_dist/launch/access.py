@@ -70,6 +70,11 @@ def prepare_to_join(cluster: ClusterConfig) -> None:
         f"cluster.address={address} is where jobs are submitted; submit this one: "
         f"greatmeta submit cluster.address={address} -- …, or name the cluster's own HOST:PORT",
     )
+    require(
+        not address.startswith("ray://"),
+        f"cluster.address={address} is of Ray's client, which has no part in a cluster; name the "
+        "cluster's own HOST:PORT on one of its nodes, or submit the command: greatmeta submit",
+    )
     is_auto = address == "auto"
     address = _of_this_machine() if is_auto else address
     host, _, port = address.rpartition(":")
@@ -169,9 +174,10 @@ def _accepts(address: str, token: Token | None) -> bool:
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.UNAUTHENTICATED:
                 return False
-            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                reason = "what listens there is no Ray cluster"
-                raise no_answer(address, reason) from error
+            if error.code() == grpc.StatusCode.UNAVAILABLE:
+                raise no_answer(address, "what listens there is no Ray cluster") from error
+            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise no_answer(address, f"it says nothing for {CONNECT_S:g} s") from error
     return True
 
 

@@ -14,10 +14,7 @@ def is_there(place: str) -> bool:
         with suppress(OSError):
             os.listdir(Path(place).parent)  # network file systems keep an older listing for a while
         return Path(place).exists()
-    from pyarrow.fs import FileType
-
-    system, path = ObjectFolder(place).system
-    return bool(system.get_file_info(path).type != FileType.NotFound)
+    return ObjectFolder(place).exists()
 
 
 def write_mark(place: str, made: list[Path]) -> str:

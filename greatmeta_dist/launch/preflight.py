@@ -16,6 +16,7 @@ from greatmeta_dist.display import Silent
 from greatmeta_dist.errors import InputError, require
 from greatmeta_dist.launch.places import delete_mark, is_there, write_mark
 from greatmeta_dist.launch.waiting import Need, needed
+from greatmeta_dist.storage.objects import is_url
 
 NODE_S = 120.0
 """How long a node may take to look."""
@@ -83,7 +84,8 @@ def _check_nodes(folders: Folders) -> int:
         looks = {node: _look_on(node, folders, marks) for node in nodes}
         # A look that is under way when the job ends is a line of Ray's own in its log.
         ray.wait(list(looks.values()), num_returns=len(looks), timeout=NODE_S)
-        for node, look in looks.items():
+        # What is seen nowhere is said of this node, which comes first.
+        for node, look in sorted(looks.items(), key=lambda item: item[0] != here):
             where = f"node {nodes[node]}" + (", where the job runs" if node == here else "")
             _require_seen(look, where, folders)
         return len(nodes)
@@ -148,6 +150,14 @@ def _require_seen(look: "ray.ObjectRef", where: str, folders: Folders) -> None:
     for name, reason in unseen.items():
         require(
             False,
-            f"{name}={paths[name]} is not seen by {where} ({reason}); name a folder that all nodes "
-            "share",
+            f"{name}={paths[name]} is not seen by {where} ({reason}); {_remedy(paths[name])}",
         )
+
+
+def _remedy(place: str) -> str:
+    if is_url(place):
+        return (
+            "check its name, and that every node has the object store's address and credentials "
+            "in its environment"
+        )
+    return "name a folder that all nodes share"

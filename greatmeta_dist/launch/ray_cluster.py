@@ -4,6 +4,8 @@ Imported before anything of Ray: Ray reads its settings when it is imported.
 """
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,7 +31,6 @@ OBJECT_STORE_BYTES = 200 << 20
 """Of a local Ray; nothing large goes through it."""
 MANY_PROCESSES = "worker processes have been started on node"
 """Of a warning to whoever has a node with few CPUs and a few trainings, whose actors take none."""
-_show_all = ray._private.worker.print_to_stdstream
 
 
 @contextmanager
@@ -43,23 +44,56 @@ def connected(cluster: ClusterConfig, display: Display) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    ray._private.worker.print_to_stdstream = _show
     address = address_to_join(cluster)
+    with _fewer_reports():
+        try:
+            with _sigterm_kept():
+                if address is not None:
+                    _join(address)
+                else:
+                    display.say("starting a local Ray")
+                    _start(cluster)
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _fewer_reports() -> Iterator[None]:
+    """Show what a cluster reports to all drivers, such as want of memory, but for one warning.
+
+    Ray has no setting for that, so its printer is another one while in the block.
+    """
+    worker = ray._private.worker
+    show_all = worker.print_to_stdstream
+
+    def show(data: dict[str, Any], ignore_prefix: bool) -> None:
+        if not any(MANY_PROCESSES in line for line in data["lines"]):
+            show_all(data, ignore_prefix)
+
+    worker.print_to_stdstream = show
     try:
-        if address is not None:
-            _join(address)
-        else:
-            display.say("starting a local Ray")
-            _start(cluster)
         yield
     finally:
-        ray.shutdown()
+        worker.print_to_stdstream = show_all
 
 
-def _show(data: dict[str, Any], ignore_prefix: bool) -> None:
-    """Show what a cluster reports to all drivers, such as want of memory."""
-    if not any(MANY_PROCESSES in line for line in data["lines"]):
-        _show_all(data, ignore_prefix)
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Have SIGTERM do after the block what it did before, and in it what Ctrl-C does.
+
+    Ray sets a handler that ends the process with code 15 and says nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _join(address: str) -> None:

@@ -21,6 +21,14 @@ PIECE = 1 << 23
 PATIENCE_S = 60.0
 """How long a store that does not answer is asked again, where much would be lost."""
 RETRY_S = 2.0
+URI_OPTIONS = {
+    # Small objects are written by one request, in place of three for an upload in parts.
+    "s3": "?allow_delayed_open=true",
+    # Else it is asked for a quarter of an hour, in which no signal is received.
+    "gs": "?retry_limit_seconds=20",
+    "gcs": "?retry_limit_seconds=20",
+}
+"""pyarrow's own, by scheme."""
 Answer = TypeVar("Answer")
 
 
@@ -60,6 +68,14 @@ class ObjectFolder:
         }
         alone = self.listed(under) if under and not objects else None
         return objects if alone is None else {under: alone}
+
+    def exists(self) -> bool:
+        """Whether there is an object of this name, or any below it."""
+        from pyarrow.fs import FileType
+
+        system, root = self.system
+        with _errors_of(self.url):
+            return bool(system.get_file_info(root).type != FileType.NotFound)
 
     def listed(self, name: str) -> Listed | None:
         """What a list would say of one object; None where there is none."""
@@ -151,7 +167,7 @@ class ObjectFolder:
         scheme, _, rest = self.url.partition("://")
         try:
             with _errors_of(self.url):
-                system, path = FileSystem.from_uri(_with_options(self.url, scheme))
+                system, path = FileSystem.from_uri(self.url + URI_OPTIONS.get(scheme, ""))
         except ArrowInvalid as error:
             if "nrecognized filesystem type" not in str(error):
                 raise InputError(f"{self.url} is no folder of an object store: {error}") from error
@@ -173,13 +189,6 @@ def patiently(ask: Callable[[], Answer], *, patience_s: float = PATIENCE_S) -> A
             time.sleep(RETRY_S)
 
 
-def _with_options(url: str, scheme: str) -> str:
-    """Small objects of S3 are written by one request, in place of three for an upload in parts."""
-    if scheme != "s3":
-        return url
-    return f"{url}?allow_delayed_open=true"
-
-
 def _by_fsspec(url: str, scheme: str) -> Any:
     """A file system that pyarrow does not know itself."""
     import fsspec
@@ -196,13 +205,14 @@ def _by_fsspec(url: str, scheme: str) -> Any:
 
 @contextmanager
 def _errors_of(url: str) -> Iterator[None]:
-    """Errors of pyarrow in a line that names the folder."""
+    """Errors of pyarrow as ``OSError``, in a line that names the folder."""
+    from pyarrow import ArrowException, ArrowInvalid
+
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, ArrowInvalid):
         raise
-    except OSError as error:
+    except (OSError, ArrowException) as error:  # Azure's are of the second kind
         cause = " ".join(str(error).split())
-        raise OSError(
-            f"{url}: {cause}; check the address (AWS_ENDPOINT_URL), the bucket and the credentials"
-        ) from error
+        address = "the address (AWS_ENDPOINT_URL), " if url.startswith("s3:") else ""
+        raise OSError(f"{url}: {cause}; check {address}the bucket and the credentials") from error

@@ -1,5 +1,6 @@
 """Which cluster is joined, with which token; nothing of it needs Ray."""
 
+import socket
 import subprocess
 import sys
 
@@ -46,6 +47,7 @@ def test_a_token_is_looked_for_where_ray_looks_for_it(monkeypatch, tmp_path):
     "address, reason",
     [
         ("http://127.0.0.1:8265", "is where jobs are submitted; submit this one"),
+        ("ray://127.0.0.1:10001", "is of Ray's client, .*submit the command"),
         ("127.0.0.1:1", "no Ray cluster answers at cluster.address=127.0.0.1:1"),
         ("127.0.0.1:99999", "no Ray cluster answers"),
         ("no.invalid:6379", "no Ray cluster answers"),
@@ -54,6 +56,14 @@ def test_a_token_is_looked_for_where_ray_looks_for_it(monkeypatch, tmp_path):
 def test_an_address_without_a_cluster_is_one_line(address, reason):
     with pytest.raises(InputError, match=reason):
         prepare_to_join(ClusterConfig(kind="ray", address=address))
+
+
+def test_a_listener_that_never_answers_is_one_line_and_in_time(monkeypatch):
+    monkeypatch.setattr(access, "CONNECT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(InputError, match=r"no Ray cluster .* \(it says nothing for 0.5 s\)"):
+            prepare_to_join(ClusterConfig(kind="ray", address=address))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def nodes(monkeypatch):
     def look_on(node, folders, marks):
         return looks.get(node, preflight._unseen)(folders.read, marks)
 
-    alive = [{"NodeID": n, "NodeManagerAddress": f"10.0.0.{n}", "Alive": True} for n in "123"]
+    alive = [{"NodeID": n, "NodeManagerAddress": f"10.0.0.{n}", "Alive": True} for n in "312"]
     here = SimpleNamespace(get_node_id=lambda: "1")
     ray = SimpleNamespace(
         nodes=lambda: [*alive, {"NodeID": "4", "NodeManagerAddress": "gone", "Alive": False}],
@@ -81,7 +81,8 @@ def test_a_store_that_a_node_cannot_reach_says_why(nodes, tmp_path, monkeypatch)
 
     monkeypatch.setattr(preflight, "is_there", refuse)
     with pytest.raises(
-        InputError, match=r"not seen by node 10.0.0.1, where the job runs .s3://buc"
+        InputError,
+        match=r"not seen by node 10.0.0.1, where the job runs .s3://buc.*credentials in its env",
     ):
         _check_nodes(Folders({"store": "s3://bucket/store/manifest.json"}, {}))
     (tmp_path / "file").touch()

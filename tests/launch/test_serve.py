@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from s3_server import BUCKET, upload
 from small_training import prepare_store, small
 
 from greatmeta_dist.display import Display
@@ -23,6 +24,7 @@ from greatmeta_dist.predict import Predictor
 from greatmeta_dist.training.loop import train
 
 START_S = 240.0
+SERVED = f"s3://{BUCKET}/serve/run"
 
 
 @dataclass
@@ -44,13 +46,18 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory):
+def service(tmp_path_factory, s3_environment):
+    """Serves a run from an object store; ``run`` is the same one on disk."""
     folder = tmp_path_factory.mktemp("serve")
     run = folder / "run"
     train(small(prepare_store(folder)), run, Display())
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_environment.items():
+            patch.setenv(name, value)
+        upload(run, SERVED)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    words = ["serve", f"run={run}", f"serve.port={port}", "serve.max_batch=4"]
+    words = ["serve", f"run={SERVED}", f"serve.port={port}", "serve.max_batch=4"]
     log = folder / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -58,6 +65,7 @@ def service(tmp_path_factory):
             stdout=out,
             stderr=out,
             start_new_session=True,
+            env=os.environ | s3_environment | {"GREATMETA_CACHE": str(folder / "cache")},
         )
     deadline = time.monotonic() + START_S
     while "stop with Ctrl-C" not in log.read_text():
@@ -91,6 +99,7 @@ def test_requests_that_come_together_have_the_answers_of_the_predictor(service):
     assert scored["scores"] == pytest.approx(predictor.score(user(5), ["i1", "i2"]), abs=1e-5)
     health = service.ask("/health")
     assert (health["status"], health["step"]) == ("ok", predictor.step)
+    assert health["run"] == SERVED
     assert health["items"] == len(predictor.catalogue.item_tokens())
 
 

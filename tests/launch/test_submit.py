@@ -18,9 +18,11 @@ from pathlib import Path
 
 import pytest
 from documents import Document
+from logs import write_log
 from proxy import Proxy
 from ray_head import NUM_NODES, Head, ray_head
 from reader import in_folder
+from s3_server import BUCKET, KEY, SECRET
 from small_training import CHEAP_PRIORS, prepare_store
 
 from benchmarks.chaos import digest
@@ -29,6 +31,7 @@ from greatmeta_dist.commands import jobs as jobs_command
 from greatmeta_dist.display import Silent
 from greatmeta_dist.launch.local import launch
 from greatmeta_dist.options.compose import compose_config
+from greatmeta_dist.storage.objects import ObjectFolder
 from greatmeta_dist.training.history import History
 
 # Of what Ray's client calls in aiohttp.
@@ -46,8 +49,18 @@ START_S = 240.0
 
 
 @pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
-    with ray_head() as head:
+def credentials(tmp_path_factory) -> Path:
+    """Where nodes look for their credentials of S3; there are none yet."""
+    return tmp_path_factory.mktemp("aws") / "credentials"
+
+
+@pytest.fixture(scope="module")
+def head(s3_environment, credentials, tmp_path_factory) -> Iterator[Head]:
+    """A cluster whose head alone has credentials of S3."""
+    of_head = s3_environment | {"GREATMETA_CACHE": str(tmp_path_factory.mktemp("cache"))}
+    none = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+    of_nodes = s3_environment | none | {"AWS_SHARED_CREDENTIALS_FILE": str(credentials)}
+    with ray_head(of_head=of_head, of_nodes=of_nodes) as head:
         yield head
 
 
@@ -157,22 +170,39 @@ def test_the_readme_s_commands_train_through_a_dead_node_evaluate_and_recommend(
     assert all("SUCCEEDED" in line for line in listed)
 
 
-@pytest.mark.parametrize(
-    "more, reason",
-    [
-        (("cluster.gpus_per_worker=1",), "1 worker needs 1 GPU, and it has 0"),
-        (("store=/nowhere/store",), "store=/nowhere/store/manifest.json is not seen by node"),
-    ],
-)
-def test_a_job_that_can_never_run_ends_with_code_2_and_says_why(
-    run, uneven, tmp_path, more, reason
-):
-    words = {"store": f"store={uneven}"} | {word.partition("=")[0]: word for word in more}
-    done = run("submit", "--", "train", f"run={tmp_path / 'run'}", *words.values(), *SMALL)
+def test_a_job_that_can_never_run_ends_with_code_2_and_says_why(run, uneven, tmp_path):
+    words = [f"store={uneven}", f"run={tmp_path / 'run'}", "cluster.gpus_per_worker=1"]
+    done = run("submit", "--", "train", *words, *SMALL)
     assert done.code == 2
-    assert reason in done.out.splitlines()[-1]
+    assert "1 worker needs 1 GPU, and it has 0" in done.out.splitlines()[-1]
     assert done.err == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_prepare_is_a_job_once_all_nodes_reach_the_object_store_it_writes_to(
+    run, s3_environment, credentials, tmp_path, monkeypatch
+):
+    for name, value in s3_environment.items():
+        monkeypatch.setenv(name, value)
+    folder = f"s3://{BUCKET}/jobs"
+    words = ["data=csv", f"data.path={write_log(tmp_path)}", f"store={folder}/store"]
+    words.append("data.columns={user: u, item: i, rating: r, timestamp: t}")
+    refused = run("submit", "--", "prepare", *words)
+    assert refused.code == 2
+    assert refused.err == ""
+    line = refused.out.splitlines()[-1]
+    assert line.startswith(f"greatmeta: store={folder}/store is not seen by node ")
+    assert "where the job runs" not in line
+    assert line.endswith("has the object store's address and credentials in its environment")
+    assert ObjectFolder(folder).files() == {}
+
+    credentials.write_text(f"[default]\naws_access_key_id={KEY}\naws_secret_access_key={SECRET}\n")
+    done = run("submit", "--", "prepare", *words)
+    assert done.code == 0, done
+    assert "nodes see data.path and store" in done.out
+    names = ObjectFolder(folder).files()
+    assert "store/manifest.json" in names
+    assert not [name for name in names if ".greatmeta-" in name]
 
 
 def test_a_head_without_the_package_is_one_line(run, uneven, tmp_path):

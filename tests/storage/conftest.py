@@ -1,11 +1,11 @@
-"""An S3 server for the folder's tests, and a store on it."""
+"""A store on an S3 server, and trainings on it."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from s3_server import BUCKET, s3_server, upload
+from s3_server import BUCKET, upload
 from small_training import prepare_store, small
 
 from greatmeta_dist.config import Config
@@ -14,18 +14,11 @@ from greatmeta_dist.launch.local import launch
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory) -> Iterator[dict[str, str]]:
-    """The environment in which programs find the server."""
-    with s3_server(tmp_path_factory.mktemp("s3")) as environment:
-        yield environment
-
-
-@pytest.fixture(scope="session")
-def s3(server, tmp_path_factory) -> Iterator[str]:
+def s3(s3_environment, tmp_path_factory) -> Iterator[str]:
     """The URL of a bucket, which this process and those that it starts can reach."""
     cache = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**server, "GREATMETA_CACHE": str(cache)}.items():
+        for name, value in {**s3_environment, "GREATMETA_CACHE": str(cache)}.items():
             patch.setenv(name, value)
         yield f"s3://{BUCKET}"
 

@@ -94,12 +94,15 @@ def test_other_things_are_not_written_over(s3, words, empty_cache, capsys):
 
 
 @pytest.mark.parametrize("out", ["parts", "one.parquet"])
-def test_recommendations_are_there(s3, on_disk, tmp_path, empty_cache, capsys, out):
+def test_recommendations_of_a_run_there_are_there(
+    s3, whole, on_disk, tmp_path, empty_cache, capsys, out
+):
     url = f"{s3}/recommended/{out}"
     users = tmp_path / "users.csv"
     users.write_text("user,item,rating\n" + "".join(f"u{k},i{k % 50},4\n" for k in range(30)))
-    words = ["recommend", f"run={on_disk}", f"users={users}", "k=3"]
-    assert main([*words, f"out={tmp_path}/{out}"]) == 0
+    words = ["recommend", f"users={users}", "k=3"]
+    assert main([*words, f"run={on_disk}", f"out={tmp_path}/{out}"]) == 0
+    words.append(f"run={whole}")
     assert main([*words, f"out={url}"]) == 0
     assert f"are in {url}" in capsys.readouterr().out
     written = pl.read_parquet(tmp_path / out)

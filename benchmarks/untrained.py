@@ -37,7 +37,7 @@ def training_lanes(
         config.train,
         rank=communicator.rank,
         world_size=communicator.size,
-        turning_points=model.worker.turning_points,
+        padding=model.worker.padding,
     )
     model.worker.keep_averages(lanes.user_range, lanes.num_users)
     return lanes

@@ -16,6 +16,7 @@ from greatmeta_dist.batching.length_buckets import support_buckets
 from greatmeta_dist.batching.target_transform import TargetTransform
 from greatmeta_dist.data.tasks import FeatureMask, Features, Floats, Slots, TaskTable, slot_starts
 from greatmeta_dist.meta.batch import RowSet, SlotTable, SupportBucket, TaskBatch
+from greatmeta_dist.meta.padding import Padding
 from greatmeta_dist.ragged import Grouped, Ints, Ragged
 
 CLICK_CONTEXT_SCALE = 2.0
@@ -42,11 +43,9 @@ class Layout:
         return cls(np.zeros_like(users), longest[1], [(users, longest[0])])
 
     @classmethod
-    def by_length(
-        cls, num_support: Ints, num_query: Ints, turning_points: Sequence[int]
-    ) -> "Layout":
+    def by_length(cls, num_support: Ints, num_query: Ints, padding: Padding) -> "Layout":
         """One lane, in length buckets (``support_buckets``): few are padded to the longest."""
-        buckets = support_buckets(num_support, turning_points)
+        buckets = support_buckets(num_support, padding)
         return replace(cls.plain(num_support, num_query), buckets=buckets)
 
 

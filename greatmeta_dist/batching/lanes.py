@@ -6,7 +6,6 @@ anything random: each draw's seed is made of what it is for (lane, epoch or step
 makes it or of what was drawn before.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,13 +15,19 @@ from numpy.typing import NDArray
 from greatmeta_dist.batching.collate import Collator, Layout
 from greatmeta_dist.batching.grouping import UserGrouping
 from greatmeta_dist.batching.lane_counts import checked_lane_sizes
-from greatmeta_dist.batching.length_buckets import length_buckets, support_buckets
+from greatmeta_dist.batching.length_buckets import (
+    LONGEST_SUM,
+    PLAIN,
+    length_buckets,
+    support_buckets,
+)
 from greatmeta_dist.batching.resample import resample_support_query
 from greatmeta_dist.config import TrainConfig
 from greatmeta_dist.data.arrow import join_batches
 from greatmeta_dist.data.store import FeatureSpec, Store, UserTasks
 from greatmeta_dist.data.tasks import FeatureMask, TaskTable
 from greatmeta_dist.meta.batch import StepBatch, TaskBatch
+from greatmeta_dist.meta.padding import Padding
 from greatmeta_dist.ragged import offsets_of
 
 MAX_USERS = 256
@@ -113,10 +118,10 @@ class Lanes:
         *,
         rank: int = 0,
         world_size: int = 1,
-        turning_points: Sequence[int] = (),
+        padding: Padding = PLAIN,
     ):
         """Worker ``rank`` of ``world_size`` hosts neighbouring lanes, as many as every other.
-        ``turning_points`` are the model's, as ``support_buckets`` takes them.
+        ``padding`` is the model's, as ``support_buckets`` takes it.
 
         Raises ``InputError`` where the users do not suffice for the lanes that the options ask for.
         """
@@ -132,7 +137,7 @@ class Lanes:
         self._store, self._collator, self._feature_spec = store, collator, feature_spec
         self._grouping, self._config = grouping, config
         self._orders: tuple[int, list[NDArray[np.int64]]] = (-1, [])
-        self._turning_points = turning_points
+        self._padding = padding
         self._group = np.full(len(self.user_range), -1, np.int32)
         """[users hosted here] the group that each is taken for; −1 before it is first read."""
         self.lanes_per_batch = 1
@@ -140,35 +145,41 @@ class Lanes:
         while self._may_share(2 * self.lanes_per_batch):
             self.lanes_per_batch *= 2
 
-    def step(self, number: int, *, lanes_per_batch: int | None = None) -> StepTasks:
+    def step(
+        self, number: int, *, lanes_per_batch: int | None = None, is_furthest: bool = False
+    ) -> StepTasks:
         """A step's tasks: a function of its number alone.
 
-        ``lanes_per_batch`` is the attribute where not given.
+        ``lanes_per_batch`` is the attribute where not given. ``is_furthest`` pads supports as far
+        as any batch would.
         """
         epoch, step_of_epoch = divmod(number, self.steps_per_epoch)
         first = step_of_epoch * self.users_per_lane
         chosen = [order[first : first + self.users_per_lane] for order in self._orders_of(epoch)]
         tasks = self._read(chosen, number)
         return StepTasks(
-            StepBatch.of(self._groups(tasks, lanes_per_batch or self.lanes_per_batch)),
+            StepBatch.of(self._groups(tasks, lanes_per_batch or self.lanes_per_batch, is_furthest)),
             tasks.user,
             tasks.recorded_group,
             tasks.tasks.support_item.lengths,
         )
 
-    def _groups(self, lanes: "_LaneTasks", max_lanes: int) -> list[list[TaskBatch]]:
+    def _groups(
+        self, lanes: "_LaneTasks", max_lanes: int, is_furthest: bool
+    ) -> list[list[TaskBatch]]:
         """The batches of each group of lanes that share a batch: whole subtrees of lanes."""
         num_lanes, query_rows = len(lanes.query_rows), set(lanes.query_rows)
         if query_rows == {None} and num_lanes == 1:
             return [self._by_length(lanes)]
         is_alike = len(query_rows) == 1 and None not in query_rows
         if num_lanes == 1 or (is_alike and num_lanes <= max_lanes):
-            return [self._batches_of(lanes)]
-        first, second = lanes.halves()
-        return [*self._groups(first, max_lanes), *self._groups(second, max_lanes)]
+            return [self._batches_of(lanes, is_furthest)]
+        halves = lanes.halves()
+        return [group for half in halves for group in self._groups(half, max_lanes, is_furthest)]
 
     def _may_share(self, num_lanes: int) -> bool:
-        return num_lanes <= len(self.lanes) and num_lanes * self.users_per_lane <= MAX_USERS
+        is_small = num_lanes <= len(self.lanes) and num_lanes * self.users_per_lane <= MAX_USERS
+        return is_small and self._padding.fewest <= LONGEST_SUM
 
     def _orders_of(self, epoch: int) -> list[NDArray[np.int64]]:
         """Each lane's order of users in an epoch; the last epoch's is kept."""
@@ -222,22 +233,24 @@ class Lanes:
             self._group[at] = self._grouping.estimated(users, is_training=True)
         return self._group[at]
 
-    def _batches_of(self, lanes: "_LaneTasks") -> list[TaskBatch]:
+    def _batches_of(self, lanes: "_LaneTasks", is_furthest: bool) -> list[TaskBatch]:
         """One batch of some lanes; of a lane of very many users as many as it takes."""
         if self.users_per_lane <= MAX_USERS:
-            return [self._batch_of(lanes)]
+            return [self._batch_of(lanes, is_furthest)]
         users = np.arange(self.users_per_lane)
         parts = range(0, self.users_per_lane, MAX_USERS)
-        return [self._batch_of(lanes.take(users[k : k + MAX_USERS])) for k in parts]
+        return [self._batch_of(lanes.take(users[k : k + MAX_USERS]), is_furthest) for k in parts]
 
-    def _batch_of(self, lanes: "_LaneTasks") -> TaskBatch:
+    def _batch_of(self, lanes: "_LaneTasks", is_furthest: bool) -> TaskBatch:
         """A batch whose queries are all padded alike."""
         num_lanes, query_rows = len(lanes.query_rows), lanes.query_rows[0]
         assert query_rows is not None
         layout = Layout(
             np.repeat(np.arange(num_lanes), len(lanes.user) // num_lanes),
             query_rows,
-            support_buckets(lanes.tasks.support_item.lengths, self._turning_points),
+            support_buckets(
+                lanes.tasks.support_item.lengths, self._padding, is_furthest=is_furthest
+            ),
         )
         return self._collate(lanes, None, layout)
 

@@ -5,35 +5,36 @@ worker hosts. What is computed for the user must not. Two things would make it:
 
 - A sum of products over more than ``LONGEST_SUM`` rows is cut into blocks by its length, as matrix
   libraries hold so many rows in a cache. So longer supports are padded to lengths of a fixed grid.
-- Products of very few rows go through other code. So a support is padded to ``FEWEST_ROWS`` at
+- Products of very few rows go through other code. So a support is padded to ``Padding.fewest`` at
   least.
 
 And the model computes some layers of an adapted user in one of two ways, by the number of rows: no
 bucket has users on both sides of such a number.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
+from greatmeta_dist.meta.padding import FEWEST_ROWS, Padding
+
+PLAIN = Padding()
 BUCKET_COST_ROWS = 1024
 """Padding rows that cost a step as much as one more bucket."""
-FEWEST_ROWS = 16
 LONGEST_SUM = 192
 GRID_RATIO = 1.5
 """Of the lengths that long supports are padded to."""
 
 
 def support_buckets(
-    num_support: NDArray[np.int64], turning_points: Sequence[int] = ()
+    num_support: NDArray[np.int64], padding: Padding = PLAIN, *, is_furthest: bool = False
 ) -> list[tuple[NDArray[np.int64], int]]:
     """Cut users by the length of their supports [B]; no bucket is empty.
 
-    ``turning_points`` are the numbers of rows up to which the model computes a layer in one way.
-    Returns each bucket's users, ascending, and the rows that their supports are padded to.
+    ``is_furthest`` pads them as far as any batch would. Returns each bucket's users, ascending, and
+    the rows that their supports are padded to.
     """
-    tops = sorted({*(n for n in turning_points if FEWEST_ROWS <= n < LONGEST_SUM), LONGEST_SUM})
+    points = [n for n in padding.turning_points if FEWEST_ROWS <= n < LONGEST_SUM]
+    tops = sorted({*points, LONGEST_SUM})
     while tops[-1] < num_support.max(initial=0):
         tops.append(int(tops[-1] * GRID_RATIO))
     order = np.argsort(num_support, kind="stable")
@@ -43,9 +44,9 @@ def support_buckets(
         for bucket in length_buckets(num_support[of_top]) if len(of_top) else ():
             users = np.sort(of_top[bucket])
             num_rows = top
-            if top <= LONGEST_SUM:
+            if top <= LONGEST_SUM and not is_furthest:
                 longest = int(num_support[users].max())
-                num_rows = min(max(FEWEST_ROWS, -(-longest // 8) * 8), top)
+                num_rows = min(max(padding.fewest, -(-longest // 8) * 8), top)
             buckets.append((users, num_rows))
     return _merged(buckets)
 

@@ -22,9 +22,10 @@ from greatmeta_dist.meta.adapt import adapted_networks, predict_query
 from greatmeta_dist.meta.batch import SlotTable, StepBatch, TaskBatch, to_device
 from greatmeta_dist.meta.factor_averages import FactorAverages
 from greatmeta_dist.meta.factors import FactorSizes
-from greatmeta_dist.meta.fast_weights import InnerLoop, turning_points
+from greatmeta_dist.meta.fast_weights import InnerLoop
 from greatmeta_dist.meta.losses import Loss
 from greatmeta_dist.meta.model import Recommender
+from greatmeta_dist.meta.padding import Padding
 from greatmeta_dist.meta.pooling import pool_slots
 from greatmeta_dist.meta.step import MetaStep, StepSettings
 from greatmeta_dist.meta.user_networks import UserNetworks
@@ -152,9 +153,9 @@ class Worker:
             self._step, self._num_users = replace(self._step, averages=averages), num_users
 
     @property
-    def turning_points(self) -> list[int]:
-        """Numbers of support rows at which adaptation goes another way: ``support_buckets``."""
-        return turning_points(self.model, self.inner.num_steps)
+    def padding(self) -> Padding:
+        """How far supports may be padded."""
+        return Padding.of(self.model, self.inner.num_steps)
 
     def is_batch_invariant(self, together: StepBatch, apart: StepBatch) -> bool:
         """Whether a step's users get the same bits as one batch and lane by lane."""

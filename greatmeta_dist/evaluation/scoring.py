@@ -83,7 +83,7 @@ class Scorer:
     def collated(self, tasks: TaskTable) -> TaskBatch:
         """The batch of users to predict for."""
         support, query = tasks.support_item.lengths, tasks.query_item.lengths
-        layout = Layout.by_length(support, query, self.worker.turning_points)
+        layout = Layout.by_length(support, query, self.worker.padding)
         return self.collator.collate(tasks, layout=layout)
 
     def alone(self) -> "Scorer":

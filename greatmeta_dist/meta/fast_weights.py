@@ -4,7 +4,7 @@ The gradient of an inner step is Σ_r δ_r v_rᵀ (``gradients.py``), so after T
 W + Σ −α δ vᵀ over the rows of all steps: a *low-rank delta*, kept as its δ's and v's. Applied to an
 input x it gives W x + Σ (−α δ)(v·x): the shared layer's output, for all users in one product, and a
 Gram matrix of inputs times δ's. Where the rows are many and the layer small, W + Σ −α δ vᵀ formed
-for every user is the smaller form, a *dense delta*; ``_most_low_rank_rows`` decides.
+for every user is the smaller form, a *dense delta*; ``most_low_rank_rows`` decides.
 
 Shapes: B users, r rows that a layer saw, in and out its widths, T inner steps at rate α.
 """
@@ -20,7 +20,6 @@ from greatmeta_dist.meta.gradients import Layers
 from greatmeta_dist.meta.layer_input import LayerInput, LayerWeight
 from greatmeta_dist.meta.linear_gradients import LinearGradients
 from greatmeta_dist.meta.losses import Loss
-from greatmeta_dist.meta.model import ONE_ROW_LAYERS, Recommender
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,7 @@ class FastWeights:
         num_in = self.shared.layers[f"{name}.weight"].shape[1]
         num_rows, num_out = grad.delta.shape[1:]
         is_fixed = grad.inputs.is_fixed
-        if num_rows > _most_low_rank_rows(num_in, num_out, inner.num_steps, is_fixed=is_fixed):
+        if num_rows > most_low_rank_rows(num_in, num_out, inner.num_steps, is_fixed=is_fixed):
             return self._dense_moved(name, grad, before, inner.learning_rate)
         rate, inputs = inner.learning_rate, grad.inputs
         if isinstance(before, LowRankDelta) and before.inputs is inputs:
@@ -285,21 +284,7 @@ def joined_inputs(by_bucket: Sequence[LayerInput], batch: TaskBatch) -> LayerInp
     )
 
 
-def turning_points(model: Recommender, num_steps: int) -> list[int]:
-    """Numbers of support rows up to which the delta of some layer is a low-rank one."""
-    if num_steps == 0:
-        return []
-    first = next(name for name in model.layers if name not in ONE_ROW_LAYERS)
-    return [
-        _most_low_rank_rows(
-            shape.num_in, sum(shape.splits), num_steps, is_fixed=name in (first, "kernel")
-        )
-        for name, shape in model.layers.items()
-        if name not in ONE_ROW_LAYERS
-    ]
-
-
-def _most_low_rank_rows(num_in: int, num_out: int, num_steps: int, *, is_fixed: bool) -> int:
+def most_low_rank_rows(num_in: int, num_out: int, num_steps: int, *, is_fixed: bool) -> int:
     """Up to how many rows r a layer's delta costs less as δ's and v's than as a copy of the layer
     for every user.
 

@@ -112,7 +112,7 @@ class Training:
             config.train,
             rank=communicator.rank,
             world_size=communicator.size,
-            turning_points=model.worker.turning_points,
+            padding=model.worker.padding,
         )
         model.worker.keep_averages(lanes.user_range, lanes.num_users)
         validation = Validation(scorer, store)
@@ -128,20 +128,25 @@ class Training:
     def _check_batches(self, first_step: int) -> None:
         """Try out on the first steps whether lanes may share a batch; else part them.
 
-        Each worker finds out for itself: a lane's results are the same either way.
+        All workers call it together, and part them where one has to.
         """
         lanes = self.lanes
         if lanes.lanes_per_batch == 1:
             return
-        for number in range(first_step, first_step + CHECKED_STEPS):
-            apart = lanes.step(number, lanes_per_batch=1).batch
-            if not self.worker.is_batch_invariant(lanes.step(number).batch, apart):
-                lanes.lanes_per_batch = 1
-                self.display.say(
-                    "lanes are computed one after another, which takes longer: with this model and "
-                    "this machine's libraries a user's results depend on who shares the batch"
-                )
-                return
+        is_invariant = all(
+            self.worker.is_batch_invariant(lanes.step(number).batch, other.batch)
+            for number in range(first_step, first_step + CHECKED_STEPS)
+            for other in (
+                lanes.step(number, lanes_per_batch=1),
+                lanes.step(number, is_furthest=True),
+            )
+        )
+        if not self.worker.communicator.all_true(is_invariant):
+            lanes.lanes_per_batch = 1
+            self.display.say(
+                "lanes are computed one after another, which takes longer: with this model and "
+                "this machine's libraries a user's results depend on who shares the batch"
+            )
 
     def run(self, requests: Requests) -> dict[str, Any]:
         """Resume, train, and leave the run ready to predict; what ``metrics.json`` holds."""

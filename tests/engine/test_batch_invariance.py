@@ -8,10 +8,12 @@ import torch
 
 from benchmarks.operations import count_step
 from benchmarks.untrained import training_lanes, untrained_model
+from greatmeta_dist.batching.length_buckets import support_buckets
 from greatmeta_dist.config import DataConfig
 from greatmeta_dist.data.prepare import prepare
 from greatmeta_dist.data.store import Store
 from greatmeta_dist.engine import batch_invariance
+from greatmeta_dist.meta.padding import Padding
 from greatmeta_dist.options.compose import compose_config
 
 MAX_OPERATIONS = 1500
@@ -55,6 +57,31 @@ def test_users_get_the_same_bits_as_one_batch_and_lane_by_lane(store, users):
         assert max(lengths) > 192
 
 
+@pytest.mark.parametrize(("width", "hidden", "fewest"), [(4, 8, 50), (8, 16, 25), (16, 32, 16)])
+def test_users_of_narrow_models_get_the_same_bits_however_far_they_are_padded(
+    store, width, hidden, fewest
+):
+    words = [f"model.embedding_dim={width}", f"model.hidden=[{hidden}]"]
+    worker, lanes = trained_by(store, "train.lanes=4", "train.users_per_batch=16", *words)
+    assert worker.padding.fewest == fewest
+    lengths = []
+    for number in range(12):
+        together = lanes.step(number)
+        lengths += together.num_support.tolist()
+        for other in (
+            lanes.step(number, lanes_per_batch=1),
+            lanes.step(number, is_furthest=True),
+        ):
+            assert worker.is_batch_invariant(together.batch, other.batch)
+    assert min(lengths) < 16
+    assert max(lengths) > 50
+
+
+def test_lanes_of_models_that_are_too_narrow_share_no_batch(store):
+    _, lanes = trained_by(store, "train.lanes=4", "model.hidden=[2]")
+    assert lanes.lanes_per_batch == 1
+
+
 def test_a_users_dependence_on_its_batch_is_seen(store, monkeypatch):
     worker, lanes = trained_by(store, "train.lanes=8")
     original = batch_invariance.task_results
@@ -79,10 +106,8 @@ def test_a_step_dispatches_few_operations_whatever_the_number_of_lanes(tmp_path,
 
 
 def test_supports_are_padded_to_lengths_that_sums_bear():
-    from greatmeta_dist.batching.length_buckets import support_buckets
-
     lengths = np.array([1, 3, 40, 44, 190, 193, 250, 500, 1000])
-    buckets = support_buckets(lengths, turning_points=[42])
+    buckets = support_buckets(lengths, Padding(turning_points=(42,)))
     assert sorted(np.concatenate([users for users, _ in buckets]).tolist()) == list(range(9))
     for users, num_rows in buckets:
         assert num_rows >= 16

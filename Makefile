@@ -21,9 +21,9 @@ train: install
 # Many tests wait for other processes, so three parts of about the same length run at once. Beside
 # busy processes a second thread waits in a loop for the first and takes more time than it saves.
 test test-ray test-groups test-others: export OMP_NUM_THREADS := 1
-ON_RAY := tests/launch tests/storage tests/sweep
-OF_GROUPS := $(addprefix tests/launch/test_,same_bits.py local.py torchrun.py)
-OF_GROUPS += tests/test_docs.py tests/test_ml_100k.py
+ON_RAY := tests/launch
+OF_GROUPS := $(addprefix tests/launch/test_,same_bits.py local.py torchrun.py serve.py)
+OF_GROUPS += tests/storage tests/sweep tests/test_docs.py tests/test_ml_100k.py
 
 test: install
 	$(MAKE) --jobs=3 test-ray test-groups test-others

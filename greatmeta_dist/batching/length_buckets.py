@@ -15,7 +15,8 @@ bucket has users on both sides of such a number.
 import numpy as np
 from numpy.typing import NDArray
 
-from greatmeta_dist.meta.padding import FEWEST_ROWS, Padding
+from greatmeta_dist.meta.layer_input import FEWEST_ROWS
+from greatmeta_dist.meta.padding import Padding
 
 PLAIN = Padding()
 BUCKET_COST_ROWS = 1024

@@ -11,7 +11,8 @@ differentially private training are the same idea):
 
 - ‖g_i‖² and ⟨g_i, g⁰_i⟩, from Gram matrices of the δ's and v's: ``LinearGradients.dots``.
 - ⟨g_i, G⟩ for one G and all users, Σ_r δ_r·(G v_r): ``LinearGradients.dots_with``.
-- Σ_i w_i g_i, one matrix product (w ⊙ Δ)ᵀ V: ``LinearGradients.weighted_sum``.
+- Σ_i w_i g_i, one matrix product (w ⊙ Δ)ᵀ V of each lane: ``LinearGradients.lane_sums``; or, of
+  layers that see one row a user, one of all users (``LaneSums.outer_products``).
 
 Embedding rows are no linear layer; ``row_gradients.py`` keeps the gradient of the features pooled
 from them. ``layer_input.py`` keeps the v's, ``fast_weights.py`` applies the same idea to adapted

@@ -7,10 +7,9 @@ result, as long as all that is computed for the user goes the same way with more
 from dataclasses import dataclass
 
 from greatmeta_dist.meta.fast_weights import most_low_rank_rows
+from greatmeta_dist.meta.layer_input import FEWEST_ROWS
 from greatmeta_dist.meta.model import ONE_ROW_LAYERS, Recommender
 
-FEWEST_ROWS = 16
-"""Products of fewer rows with one matrix go through other code of matrix libraries."""
 FEWEST_QUERY_ROWS = 10
 """Queries are padded to no fewer rows."""
 SMALLEST_PRODUCT = 400

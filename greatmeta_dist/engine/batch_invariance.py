@@ -7,6 +7,7 @@ use.
 """
 
 import itertools
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from greatmeta_dist.meta.factors import FactorSpec, gradient_dots, read_factors
 from greatmeta_dist.meta.fast_weights import InnerLoop
 from greatmeta_dist.meta.gradients import LaneSums, Layers, MetaGradient, TaskGradients
 from greatmeta_dist.meta.model import Recommender
+
+ROUNDING = 1e-3
+"""Share of the largest number by which results of two ways may differ."""
 
 
 def is_batch_invariant(
@@ -34,10 +38,7 @@ def is_batch_invariant(
     ``together`` and ``apart`` are the same tasks, in the same order. ``users_per_batch`` is the
     number of users of the global batch.
     """
-    like = next(iter(layers.values()))
-    generator = torch.Generator().manual_seed(0)
-    values = torch.randn(len(together.rows), model.embedding_dim, generator=generator)
-    values = 0.1 * values.to(like)
+    values = _random_rows(len(together.rows), model, layers)
     outcomes = [
         [
             torch.cat(list(of_batches))
@@ -62,6 +63,34 @@ def is_batch_invariant(
     return all(torch.equal(*both) for both in zip(*outcomes, strict=True))
 
 
+def is_native_right(
+    step: StepBatch, *, model: Recommender, layers: Layers, inner: InnerLoop
+) -> bool:
+    """Whether compiled code adapts a step's users as torch does, but for rounding."""
+    for batch in step.batches:
+        rows = _random_rows(len(batch.rows), model, layers)
+        native, by_torch = (
+            task_results(
+                model, batch, rows, layers, replace(inner, is_native=is_native), has_unadapted=False
+            )
+            for is_native in (True, False)
+        )
+        pairs = [(native.losses, by_torch.losses)]
+        for name, gradients in by_torch.gradients.layers.items():
+            pairs.append((native.gradients.layers[name].delta, gradients.delta))
+        for found, expected in pairs:
+            if not (found - expected).abs().max() <= ROUNDING * expected.abs().max():
+                return False
+    return True
+
+
+def _random_rows(num_rows: int, model: Recommender, layers: Layers) -> Tensor:
+    """[U, d] embedding rows to try out."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(num_rows, model.embedding_dim, generator=generator)
+    return 0.1 * values.to(next(iter(layers.values())))
+
+
 def _outcome(
     model: Recommender,
     batch: TaskBatch,
@@ -78,7 +107,7 @@ def _outcome(
     if spec is not None:
         dots = gradient_dots(results)
         factors = read_factors(results, dots, MetaGradient(layers, rows), spec)
-        ahead = unadapted_query_gradients(model, batch, rows, layers, inner.loss)
+        ahead = unadapted_query_gradients(model, batch, rows, layers, inner)
         outcome += [factors.columns(), *_sums(ahead, users_per_batch)]
     return outcome
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from greatmeta_dist.config import Config, ModelConfig
-from greatmeta_dist.engine.batch_invariance import is_batch_invariant
+from greatmeta_dist.engine.batch_invariance import is_batch_invariant, is_native_right
 from greatmeta_dist.engine.checkpoint import Block
 from greatmeta_dist.engine.communicator import Communicator
 from greatmeta_dist.engine.coordinator import Coordinator, StepReport
@@ -25,6 +25,7 @@ from greatmeta_dist.meta.factors import FactorSizes
 from greatmeta_dist.meta.fast_weights import InnerLoop
 from greatmeta_dist.meta.losses import Loss
 from greatmeta_dist.meta.model import Recommender
+from greatmeta_dist.meta.native import library
 from greatmeta_dist.meta.padding import Padding
 from greatmeta_dist.meta.pooling import pool_slots
 from greatmeta_dist.meta.step import MetaStep, StepSettings
@@ -74,7 +75,12 @@ class Worker:
         self.device = device
         self.communicator = communicator or Communicator()
         self.model = _make_recommender(config.model, facts)
-        self.inner = InnerLoop(config.inner.steps, config.inner.learning_rate, facts.loss)
+        self.inner = InnerLoop(
+            config.inner.steps,
+            config.inner.learning_rate,
+            facts.loss,
+            is_native=config.cluster.adaptation == "native" and library.is_available(),
+        )
         # Both draw from one generator, the layers first.
         generator = torch.Generator().manual_seed(train.seed)
         layers = self.model.init_layers(generator)
@@ -156,6 +162,21 @@ class Worker:
     def padding(self) -> Padding:
         """How far supports may be padded."""
         return Padding.of(self.model, self.inner.num_steps)
+
+    def is_native_right(self, batch: StepBatch) -> bool:
+        """Whether the compiled code is here and adapts users as torch does, but for rounding; also
+        where neither this model nor this device uses it."""
+        if not library.suits(self.model, self.layers.flat):
+            return True
+        if not self.inner.is_native:
+            return False
+        here = to_device(batch, self.device)
+        return is_native_right(here, model=self.model, layers=self.layers, inner=self.inner)
+
+    def adapt_by_torch(self) -> None:
+        """From now on, without the compiled code."""
+        self.inner = replace(self.inner, is_native=False)
+        self._step = replace(self._step, inner=self.inner)
 
     def is_batch_invariant(self, together: StepBatch, apart: StepBatch) -> bool:
         """Whether a step's users get the same bits as one batch and lane by lane."""

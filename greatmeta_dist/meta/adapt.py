@@ -12,13 +12,22 @@ from torch.profiler import record_function
 from greatmeta_dist.meta.batch import RowSet, TaskBatch
 from greatmeta_dist.meta.fast_weights import FastWeights, InnerLoop, SharedWeights, joined
 from greatmeta_dist.meta.gradients import Layers, TaskGradients
-from greatmeta_dist.meta.layer_input import all_finite
+from greatmeta_dist.meta.layer_input import LayerInput, all_finite
 from greatmeta_dist.meta.linear_gradients import LinearGradients
-from greatmeta_dist.meta.losses import Loss, loss_gradient, set_loss
+from greatmeta_dist.meta.losses import loss_gradient, set_loss
 from greatmeta_dist.meta.model import Recommender
-from greatmeta_dist.meta.passes import Pass, Weights, backward, forward
+from greatmeta_dist.meta.native.library import suits
+from greatmeta_dist.meta.native.query import query_pass
+from greatmeta_dist.meta.native.row_layers import RowLayers
+from greatmeta_dist.meta.passes import backward, encoder_gradients, forward, modulation
 from greatmeta_dist.meta.row_gradients import row_gradients
-from greatmeta_dist.meta.set_input import SetInput, batch_inputs, context_features
+from greatmeta_dist.meta.set_input import (
+    BatchInputs,
+    InputGradients,
+    SetInput,
+    batch_inputs,
+    context_features,
+)
 from greatmeta_dist.meta.user_networks import UserNetworks
 
 
@@ -66,16 +75,41 @@ def adapt(
 def adapt_all(
     model: Recommender,
     batch: TaskBatch,
-    supports: list[SetInput],
+    inputs: BatchInputs,
     shared: SharedWeights,
     inner: InnerLoop,
 ) -> FastWeights:
     """``adapt`` for every user of a batch, bucket by bucket."""
+    if inner.is_native and inner.num_steps and suits(model, inputs.query.x.rows):
+        return _adapt_all_natively(model, batch, inputs, shared, inner)
     by_bucket = [
         adapt(model, bucket.rows, support, shared, inner)
-        for bucket, support in zip(batch.supports, supports, strict=True)
+        for bucket, support in zip(batch.supports, inputs.supports, strict=True)
     ]
     return joined(by_bucket, batch)
+
+
+def _adapt_all_natively(
+    model: Recommender,
+    batch: TaskBatch,
+    inputs: BatchInputs,
+    shared: SharedWeights,
+    inner: InnerLoop,
+) -> FastWeights:
+    """The same, in C but for encoder and FiLM, which are products of all users at once."""
+    row_layers = RowLayers(model, batch, inputs.supports, shared, inner)
+    one_row_layers = FastWeights(shared, {})
+    for _ in range(inner.num_steps):
+        if inputs.context is None:
+            row_layers.step(None)
+            continue
+        seen: dict[str, LayerInput] = {}
+        film = modulation(model, inputs.context, one_row_layers, seen)
+        d_film = row_layers.step(film.squeeze(1))
+        assert d_film is not None
+        grads, _ = encoder_gradients(model, seen, one_row_layers, d_film, to_inputs=False)
+        one_row_layers = one_row_layers.sgd_step(grads, inner)
+    return FastWeights(shared, {**one_row_layers.deltas, **row_layers.deltas()})
 
 
 def task_results(
@@ -95,29 +129,27 @@ def task_results(
         inputs = batch_inputs(model, batch, rows)
     shared = SharedWeights(layers)
     with record_function("meta/inner loop"):
-        fast = adapt_all(model, batch, inputs.supports, shared, inner)
+        fast = adapt_all(model, batch, inputs, shared, inner)
     with record_function("meta/query"):
-        record = forward(model, inputs.query, fast)
-        gradients = _backward_to_theta(model, batch, record, fast, inner.loss)
-        loss = set_loss(record.prediction, batch.query, inner.loss)
+        prediction, gradients = _query_gradients(model, batch, inputs.query, fast, inner)
+        loss = set_loss(prediction, batch.query, inner.loss)
         features = context_features(model, inputs.context)
         if not has_unadapted:
             return _zero_nonfinite(TaskResults(loss.unsqueeze(1), gradients, None, features))
-        record = forward(model, inputs.query, shared)
-        d_prediction = loss_gradient(record.prediction, batch.query, inner.loss)
-        unadapted_layers, _ = backward(model, record, d_prediction, shared, to_inputs=False)
-        loss_before = set_loss(record.prediction, batch.query, inner.loss)
+        prediction, unadapted_layers, _ = _pass(
+            model, batch, inputs.query, shared, inner, to_inputs=False
+        )
+        loss_before = set_loss(prediction, batch.query, inner.loss)
     losses = torch.stack((loss, loss_before), 1)
     return _zero_nonfinite(TaskResults(losses, gradients, unadapted_layers, features))
 
 
 def unadapted_query_gradients(
-    model: Recommender, batch: TaskBatch, rows: Tensor, layers: Layers, loss: Loss
+    model: Recommender, batch: TaskBatch, rows: Tensor, layers: Layers, inner: InnerLoop
 ) -> TaskGradients:
     """Every user's ∇_θ L(Q_i; θ), without adaptation; zeros where it is not finite."""
     query = batch_inputs(model, batch, rows).query
-    shared = SharedWeights(layers)
-    gradients = _backward_to_theta(model, batch, forward(model, query, shared), shared, loss)
+    _, gradients = _query_gradients(model, batch, query, SharedWeights(layers), inner)
     is_nonfinite = ~gradients.is_finite()
     return gradients.zero_users(is_nonfinite) if _may_be_any(is_nonfinite) else gradients
 
@@ -128,7 +160,7 @@ def predict_query(
     """Predictions [B, n] for every user's query rows: unadapted, and after adaptation."""
     inputs = batch_inputs(model, batch, rows)
     shared = SharedWeights(layers)
-    fast = adapt_all(model, batch, inputs.supports, shared, inner)
+    fast = adapt_all(model, batch, inputs, shared, inner)
     unadapted = forward(model, inputs.query, shared).prediction
     return unadapted, forward(model, inputs.query, fast).prediction
 
@@ -138,18 +170,39 @@ def adapted_networks(
 ) -> UserNetworks:
     """Every user's adapted model as a function of an item's features; no query is read."""
     inputs = batch_inputs(model, batch, rows)
-    fast = adapt_all(model, batch, inputs.supports, SharedWeights(layers), inner)
+    fast = adapt_all(model, batch, inputs, SharedWeights(layers), inner)
     return UserNetworks.of(model, inputs.query, fast)
 
 
-def _backward_to_theta(
-    model: Recommender, batch: TaskBatch, record: Pass, weights: Weights, loss: Loss
-) -> TaskGradients:
-    """Every user's gradient of θ of the query loss, from a pass over the query sets."""
-    d_prediction = loss_gradient(record.prediction, batch.query, loss)
-    grads, d_inputs = backward(model, record, d_prediction, weights, to_inputs=True)
+def _query_gradients(
+    model: Recommender,
+    batch: TaskBatch,
+    query: SetInput,
+    weights: SharedWeights | FastWeights,
+    inner: InnerLoop,
+) -> tuple[Tensor, TaskGradients]:
+    """Predictions [B, n] of the query sets, and every user's gradient of θ of its query loss."""
+    prediction, layers, d_inputs = _pass(model, batch, query, weights, inner, to_inputs=True)
     assert d_inputs is not None
-    return TaskGradients(grads, row_gradients(model, batch, d_inputs))
+    return prediction, TaskGradients(layers, row_gradients(model, batch, d_inputs))
+
+
+def _pass(
+    model: Recommender,
+    batch: TaskBatch,
+    query: SetInput,
+    weights: SharedWeights | FastWeights,
+    inner: InnerLoop,
+    *,
+    to_inputs: bool,
+) -> tuple[Tensor, dict[str, LinearGradients], InputGradients | None]:
+    """The same, of A and of what the query sets give the model; as ``passes.backward``."""
+    if inner.is_native and suits(model, query.x.rows):
+        return query_pass(model, batch, query, weights, inner.loss, to_inputs=to_inputs)
+    record = forward(model, query, weights)
+    d_prediction = loss_gradient(record.prediction, batch.query, inner.loss)
+    grads, d_inputs = backward(model, record, d_prediction, weights, to_inputs=to_inputs)
+    return record.prediction, grads, d_inputs
 
 
 def _zero_nonfinite(results: TaskResults) -> TaskResults:

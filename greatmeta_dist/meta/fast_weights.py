@@ -29,6 +29,8 @@ class InnerLoop:
     num_steps: int
     learning_rate: float
     loss: Loss = "mse"
+    is_native: bool = False
+    """Whether ``native/`` computes it, where it can."""
 
 
 class SharedWeights:
@@ -177,7 +179,7 @@ class FastWeights:
 
     def sgd_step(self, grads: dict[str, LinearGradients], inner: InnerLoop) -> "FastWeights":
         """One inner step for every user: A_i − α g_i; in full precision."""
-        with torch.autocast(grads["output"].delta.device.type, enabled=False):
+        with torch.autocast(next(iter(grads.values())).delta.device.type, enabled=False):
             moved: dict[str, Delta] = {
                 name: self._moved(name, grad, inner) for name, grad in grads.items()
             }

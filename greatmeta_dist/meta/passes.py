@@ -62,13 +62,9 @@ def forward(model: Recommender, set_input: SetInput, weights: Weights) -> Pass:
         return weights.apply(name, value)
 
     scales, shifts = [], []
-    if model.has_encoder:
-        assert set_input.context is not None
-        film = apply("film", LayerInput(apply("encoder", set_input.context)))
-        splits = model.layers["film"].splits
-        if model.is_film_residual:
-            film = film + _ones_at_scales(splits, film.dtype, film.device)
-        stacked = film.split(splits, 2)
+    if set_input.context is not None:
+        film = modulation(model, set_input.context, weights, inputs)
+        stacked = film.split(model.layers["film"].splits, 2)
         scales, shifts = list(stacked[0::2]), list(stacked[1::2])
     linear, modulated, hidden = [], [], []
     value = set_input.x
@@ -89,6 +85,21 @@ def forward(model: Recommender, set_input: SetInput, weights: Weights) -> Pass:
     return Pass(set_input, inputs, scales, linear, modulated, hidden, prediction.squeeze(2))
 
 
+def modulation(
+    model: Recommender, context: LayerInput, weights: Weights, inputs: dict[str, LayerInput]
+) -> Tensor:
+    """The context's scales and shifts of all hidden layers [B, 1, 2 Σ h]: γ₁ (or 1 + γ₁), β₁, γ₂, …
+
+    What encoder and FiLM see is noted among ``inputs``.
+    """
+    inputs["encoder"] = context
+    inputs["film"] = LayerInput(weights.apply("encoder", context))
+    film = weights.apply("film", inputs["film"])
+    if not model.is_film_residual:
+        return film
+    return film + _ones_at_scales(model.layers["film"].splits, film.dtype, film.device)
+
+
 @lru_cache(maxsize=16)
 def _ones_at_scales(splits: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """[Σ splits] 1 for each entry of γ₁, γ₂, …, and 0 for each of β₁, β₂, …"""
@@ -103,16 +114,18 @@ def backward(
 
     With ``to_inputs`` also the gradients of the set's features and context, else None.
     """
-    walk = _BackwardWalk(model, record, weights, d_prediction.dtype)
+    walk = _BackwardWalk(model, record.inputs, weights, d_prediction.dtype)
     delta = d_prediction.unsqueeze(2)
     delta_sum = row_sums(d_prediction)
     walk.keep("output", delta, delta_sum)
     if model.has_kernel:
         walk.keep("kernel", delta, delta_sum)
     d_film, d_x = walk.through_hidden_layers(
-        walk.vjp("output", delta, delta_sum).rows, to_inputs=to_inputs
+        record, walk.vjp("output", delta, delta_sum).rows, to_inputs=to_inputs
     )
-    d_context = walk.through_encoder(d_film, to_inputs=to_inputs) if model.has_encoder else None
+    d_context = None
+    if model.has_encoder:
+        d_context = walk.through_encoder(torch.cat(d_film, 1), to_inputs=to_inputs)
     grads = {name: walk.grads[name] for name in model.layers}
     if d_x is None:
         return grads, None
@@ -123,15 +136,38 @@ def backward(
     return grads, d_inputs
 
 
+def encoder_gradients(
+    model: Recommender,
+    inputs: dict[str, LayerInput],
+    weights: Weights,
+    d_film: Tensor,
+    *,
+    to_inputs: bool,
+) -> tuple[dict[str, LinearGradients], Tensor | None]:
+    """Gradients of encoder and FiLM by user, from those of ``modulation`` [B, 2 Σ h].
+
+    ``inputs`` is what they saw. With ``to_inputs`` also the context's [B, C], else None.
+    """
+    walk = _BackwardWalk(model, inputs, weights, d_film.dtype)
+    d_context = walk.through_encoder(d_film, to_inputs=to_inputs)
+    return walk.grads, d_context
+
+
 class _BackwardWalk:
     """A backward pass under way: keeps the gradients of the layers it came through."""
 
-    def __init__(self, model: Recommender, record: Pass, weights: Weights, dtype: torch.dtype):
-        self.model, self.record, self.weights, self.dtype = model, record, weights, dtype
+    def __init__(
+        self,
+        model: Recommender,
+        inputs: dict[str, LayerInput],
+        weights: Weights,
+        dtype: torch.dtype,
+    ):
+        self.model, self.inputs, self.weights, self.dtype = model, inputs, weights, dtype
         self.grads: dict[str, LinearGradients] = {}
 
     def vjp(self, name: str, delta: Tensor, delta_sum: Tensor) -> LayerInput:
-        return self.weights.vjp(name, self.record.inputs[name], delta, delta_sum)
+        return self.weights.vjp(name, self.inputs[name], delta, delta_sum)
 
     def keep(self, name: str, delta: Tensor, delta_sum: Tensor) -> None:
         """Note a layer's gradients.
@@ -141,16 +177,16 @@ class _BackwardWalk:
         self.grads[name] = LinearGradients(
             delta.to(self.dtype),
             delta_sum.to(self.dtype),
-            self.record.inputs[name].to(self.dtype),
+            self.inputs[name].to(self.dtype),
             self.model.layers[name].has_bias,
             self.model.layers[name].splits,
         )
 
     def through_hidden_layers(
-        self, d_hidden: Tensor, *, to_inputs: bool
+        self, record: Pass, d_hidden: Tensor, *, to_inputs: bool
     ) -> tuple[list[Tensor], LayerInput | None]:
         """From ∂L/∂h of the last [B, n, h]: ∂L/∂(γ₁, β₁, γ₂, …) [B, h] each, and ∂L/∂x."""
-        record, backward = self.record, ACTIVATIONS[self.model.activation].backward
+        backward = ACTIVATIONS[self.model.activation].backward
         d_film: list[Tensor] = []
         d_x = None
         for k in reversed(range(len(self.model.hidden))):
@@ -168,12 +204,11 @@ class _BackwardWalk:
                 d_x = self.vjp(name, delta, delta_sum)
         return d_film, d_x
 
-    def through_encoder(self, d_film: list[Tensor], *, to_inputs: bool) -> Tensor | None:
+    def through_encoder(self, d_film: Tensor, *, to_inputs: bool) -> Tensor | None:
         """Through FiLM and encoder, which see one row a user: ∂L/∂context [B, C]."""
-        delta_sum = torch.cat(d_film, 1)
-        delta = delta_sum.unsqueeze(1)
-        self.keep("film", delta, delta_sum)
-        delta = self.vjp("film", delta, delta_sum).rows
+        delta = d_film.unsqueeze(1)
+        self.keep("film", delta, d_film)
+        delta = self.vjp("film", delta, d_film).rows
         delta_sum = delta.squeeze(1)
         self.keep("encoder", delta, delta_sum)
         if not to_inputs:

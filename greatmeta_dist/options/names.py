@@ -71,7 +71,7 @@ class Command:
         return (*groups, EXPERIMENT) if groups else ()
 
 
-OF_TRAINING = ("reduction", "threads", "precision")
+OF_TRAINING = ("reduction", "threads", "adaptation", "precision")
 """Options of ``cluster`` that only a training reads."""
 OF_SPLITS = (
     "from", "keep_log", "split", "split_at", "split_last", "valid_fraction", "test_fraction",

@@ -148,6 +148,23 @@ class Training:
                 "this machine's libraries a user's results depend on who shares the batch"
             )
 
+    def _check_native(self, first_step: int) -> None:
+        """Try out on the first step whether the compiled code is everywhere, and right; else adapt
+        without it.
+
+        All workers call it together, for their bits must not depend on who adapts a user.
+        """
+        if self.config.cluster.adaptation != "native":
+            return
+        is_right = self.worker.is_native_right(self.lanes.step(first_step).batch)
+        if not self.worker.communicator.all_true(is_right):
+            self.worker.adapt_by_torch()
+            self.display.say(
+                "users adapt by torch's operations, which takes longer: not every worker has the "
+                "compiled code that agrees with them; greatmeta_dist compiles it where it is "
+                "installed with a C compiler (gcc)"
+            )
+
     def run(self, requests: Requests) -> dict[str, Any]:
         """Resume, train, and leave the run ready to predict; what ``metrics.json`` holds."""
         communicator = self.worker.communicator
@@ -159,6 +176,7 @@ class Training:
             self.checkpoints.start_from(earlier, self.config)
         if step < self.config.train.steps:
             self._say_start()
+            self._check_native(step)
             self._check_batches(step)
             communicator.use_short_timeout()
             step = self._train(step, requests, is_new=is_new)

@@ -36,6 +36,19 @@ CASES = list(
 )
 
 
+@pytest.fixture(params=["native", "torch"], autouse=True)
+def adaptation(request, monkeypatch) -> None:
+    """Users adapt by compiled code, and by torch."""
+    monkeypatch.setattr(sys.modules[__name__], "IS_NATIVE", request.param == "native")
+
+
+IS_NATIVE = False
+
+
+def inner_loop(rate: float, loss: str = "mse") -> InnerLoop:
+    return InnerLoop(3, rate, loss, is_native=IS_NATIVE)
+
+
 @pytest.mark.parametrize("lanes", [[1], [1, 1], [2, 1]], ids=str)
 @pytest.mark.parametrize("form, kind, magnitude, loss", CASES)
 def test_step_equals_naive_loop(form, kind, magnitude, loss, lanes):
@@ -100,7 +113,7 @@ def test_fixed_weights_are_what_they_say(kind):
     coordinator = Coordinator(
         layers, None, weighting=weighting, outer_rate=0.01, scheduler_rate=0.0
     )
-    step = MetaStep(model, InnerLoop(3, 0.02), weighting, StepSettings(7, 0.01))
+    step = MetaStep(model, inner_loop(0.02), weighting, StepSettings(7, 0.01))
     exchange = LaneExchange(StepBatch.of([[batch]]), table, layers, coordinator, Communicator())
     step([batch], layers, exchange=exchange)
     report = coordinator.report
@@ -143,7 +156,7 @@ def test_user_whose_loss_is_not_finite_counts_nothing(kind, is_support):
             layers, scheduler, weighting=weighting, outer_rate=0.01, scheduler_rate=0.01
         )
         table = EmbeddingTable(weight.clone(), rate=0.01)
-        step = MetaStep(model, InnerLoop(3, 0.02), weighting, StepSettings(7, 0.01))
+        step = MetaStep(model, inner_loop(0.02), weighting, StepSettings(7, 0.01))
         for _ in range(2):
             planned = StepBatch.of([[batch]])
             step(
@@ -231,7 +244,7 @@ def check(
     if is_averaging:
         averages = FactorAverages(len(tasks.users), sizes, torch.device("cpu"), first_user=100)
         averages.mean = averages.mean.double()
-    step = MetaStep(model, InnerLoop(3, rate, loss), weighting, StepSettings(8, 0.01), averages)
+    step = MetaStep(model, inner_loop(rate, loss), weighting, StepSettings(8, 0.01), averages)
     for _ in range(3 if is_averaging else 2):
         buckets = [
             build_batch(

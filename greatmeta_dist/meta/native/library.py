@@ -1,0 +1,277 @@
+"""``row_layers.c`` as compiled where the package was installed, and the structures it is given."""
+
+import ctypes
+import importlib.util
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from greatmeta_dist.meta.batch import RowSet
+from greatmeta_dist.meta.fast_weights import DenseDelta, LowRankDelta
+from greatmeta_dist.meta.losses import Loss
+from greatmeta_dist.meta.model import Recommender
+from greatmeta_dist.meta.set_input import SetInput
+
+LIBRARY = "greatmeta_dist.meta.native._row_layers"
+MOST_HIDDEN = 8
+VECTOR_BYTES = 64
+"""The widest vectors that it uses, where the processor has them."""
+ACTIVATIONS = {"none": 0, "relu": 1, "tanh": 2}
+LOSSES: dict[Loss, int] = {"mse": 0, "bce": 1}
+
+_int, _pointer = ctypes.c_int64, ctypes.c_void_p
+_pointers = ctypes.c_void_p * MOST_HIDDEN
+
+
+class Call(ctypes.Structure):
+    """As in ``row_layers.h``; the others too."""
+
+    _fields_ = (
+        ("is_double", _int),
+        ("vector_bytes", _int),
+        ("num_threads", _int),
+        ("scratch_bytes", _int),
+        ("scratch", _pointer),
+        ("activation", _int),
+        ("loss", _int),
+        ("num_hidden", _int),
+        ("width", _int * MOST_HIDDEN),
+        ("num_columns", _int),
+        ("num_shared", _int),
+        ("num_users", _int),
+        ("users", _pointer),
+    )
+
+
+class Sets(ctypes.Structure):
+    _fields_ = (
+        ("num_rows", _int),
+        ("rows", _pointer),
+        ("shared", _pointer),
+        ("kernel_rows", _pointer),
+        ("kernel_shared", _pointer),
+        ("label", _pointer),
+        ("row_weight", _pointer),
+        ("logit", _pointer),
+        ("first_output", _pointer),
+        ("film", _pointer),
+        ("d_film", _pointer),
+    )
+
+
+class Layers(ctypes.Structure):
+    _fields_ = (
+        ("is_own", _int),
+        ("weight", _pointers),
+        ("bias", _pointers),
+        ("output", _pointer),
+        ("output_bias", _pointer),
+        ("kernel", _pointer),
+        ("kernel_shared", _pointer),
+    )
+
+
+class First(ctypes.Structure):
+    _fields_ = (
+        ("num_rows", _int),
+        ("rows", _pointer),
+        ("weights", _pointer),
+        ("scaled_delta", _pointer),
+        ("shared", _pointer),
+        ("weight", _pointer),
+        ("bias", _pointer),
+    )
+
+
+class InnerStep(ctypes.Structure):
+    _fields_ = (
+        ("call", Call),
+        ("sets", Sets),
+        ("layers", Layers),
+        ("first", First),
+        ("is_first_step", _int),
+        ("rate", ctypes.c_double),
+        ("gram", _pointer),
+    )
+
+
+class Query(ctypes.Structure):
+    _fields_ = (
+        ("call", Call),
+        ("sets", Sets),
+        ("layers", Layers),
+        ("first", First),
+        ("prediction", _pointer),
+        ("d_prediction", _pointer),
+        ("d_total", _pointer),
+        ("hidden", _pointers),
+        ("delta", _pointers),
+        ("delta_sum", _pointers),
+        ("first_weight", _pointer),
+        ("mean", _pointer),
+        ("d_rows", _pointer),
+        ("d_shared", _pointer),
+        ("d_mean", _pointer),
+    )
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """None where it was not compiled, or for another machine."""
+    spec = importlib.util.find_spec(LIBRARY)
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        return ctypes.CDLL(spec.origin)
+    except OSError:
+        return None
+
+
+def is_available() -> bool:
+    """Whether it was compiled for this machine."""
+    return _library() is not None
+
+
+def suits(model: Recommender, like: Tensor) -> bool:
+    """Whether it computes such a model on such tensors."""
+    return (
+        like.is_cpu
+        and like.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled("cpu")
+        and 0 < len(model.hidden) <= MOST_HIDDEN
+        and model.activation in ACTIVATIONS
+    )
+
+
+def inner_step(work: InnerStep) -> None:
+    library = _library()
+    assert library is not None
+    library.greatmeta_inner_step(ctypes.byref(work))
+
+
+def query(work: Query) -> None:
+    library = _library()
+    assert library is not None
+    library.greatmeta_query(ctypes.byref(work))
+
+
+class Tensors:
+    """Keeps tensors alive while structures point to them."""
+
+    def __init__(self) -> None:
+        self._kept: list[Tensor] = []
+
+    def pointer(self, tensor: Tensor | None) -> int | None:
+        if tensor is None:
+            return None
+        assert tensor.is_contiguous()
+        self._kept.append(tensor)
+        return tensor.data_ptr()
+
+    def pointers(self, tensors: Sequence[Tensor | None]) -> Any:
+        return _pointers(*map(self.pointer, tensors))
+
+    def call(
+        self,
+        model: Recommender,
+        x: Tensor,
+        num_shared: int,
+        loss: Loss,
+        *,
+        users: Tensor | None,
+        num_users: int,
+        num_support_rows: int,
+    ) -> Call:
+        """``x`` [·, n, c] are the rows of users' sets."""
+        num_threads, num_rows = torch.get_num_threads(), x.shape[1]
+        size = _scratch_size(model, num_rows, num_support_rows, lanes(x))
+        scratch = x.new_empty(num_threads, size)
+        return Call(
+            is_double=x.dtype == torch.float64,
+            vector_bytes=VECTOR_BYTES,
+            num_threads=num_threads,
+            scratch_bytes=size * x.element_size(),
+            scratch=self.pointer(scratch),
+            activation=ACTIVATIONS[model.activation],
+            loss=LOSSES[loss],
+            num_hidden=len(model.hidden),
+            width=(_int * MOST_HIDDEN)(*model.hidden),
+            num_columns=x.shape[2],
+            num_shared=num_shared,
+            num_users=num_users,
+            users=self.pointer(users),
+        )
+
+    def sets(self, given: SetInput, rows: RowSet, first_output: Tensor) -> Sets:
+        """Without film."""
+        kernel_input = given.kernel_input
+        return Sets(
+            num_rows=given.x.rows.shape[1],
+            rows=self.pointer(given.x.rows),
+            shared=self.pointer(given.x.shared),
+            kernel_rows=self.pointer(kernel_input.rows if kernel_input else None),
+            kernel_shared=self.pointer(kernel_input.shared if kernel_input else None),
+            label=self.pointer(rows.label),
+            row_weight=self.pointer(rows.row_weight),
+            logit=self.pointer(rows.logit),
+            first_output=self.pointer(first_output),
+        )
+
+    def layers(self, layers: dict[str, DenseDelta], num_hidden: int, *, is_own: bool) -> Layers:
+        """All but the first."""
+        hidden = [layers.get(f"hidden_{k + 1}") for k in range(num_hidden)]
+        output, kernel = layers["output"], layers.get("kernel")
+        return Layers(
+            is_own=is_own,
+            weight=self.pointers([layer.weight.rows if layer else None for layer in hidden]),
+            bias=self.pointers([layer.bias if layer else None for layer in hidden]),
+            output=self.pointer(output.weight.rows),
+            output_bias=self.pointer(output.bias),
+            kernel=self.pointer(kernel.weight.rows if kernel else None),
+            kernel_shared=self.pointer(kernel.weight.shared if kernel else None),
+        )
+
+    def first(self, moved: LowRankDelta | DenseDelta, row_weight: Tensor) -> First:
+        """``row_weight`` [b, r] is that of the supports that the layer moved by."""
+        if isinstance(moved, DenseDelta):
+            return First(
+                shared=self.pointer(moved.weight.shared),
+                weight=self.pointer(moved.weight.rows),
+                bias=self.pointer(moved.bias),
+            )
+        return First(
+            num_rows=row_weight.shape[1],
+            rows=self.pointer(moved.inputs.rows),
+            weights=self.pointer(row_weight),
+            scaled_delta=self.pointer(moved.scaled_delta),
+        )
+
+
+def lanes(like: Tensor) -> int:
+    """Numbers in the widest vector."""
+    return VECTOR_BYTES // like.element_size()
+
+
+def filled_up(count: int, like: Tensor) -> int:
+    """A number of numbers, up to whole vectors."""
+    return -(-count // lanes(like)) * lanes(like)
+
+
+def _scratch_size(model: Recommender, n: int, r: int, num_lanes: int) -> int:
+    """Numbers that a thread needs, for sets of n rows and supports of r, each filled up to whole
+    vectors."""
+    first, widest, depth = model.hidden[0], max(model.hidden), len(model.hidden)
+    columns = model.num_item_fields * model.embedding_dim
+    n, r = n + num_lanes, r + num_lanes
+    of_layers = 3 * n * (sum(model.hidden) + depth * num_lanes) + 2 * n
+    copies = max(
+        first * (columns + 1) + num_lanes,  # a first layer of one's own, turned
+        widest * widest,  # another layer, turned
+        columns * max(n, r),  # rows, turned
+        columns * n + r * n,  # the same, and a Gram matrix
+        (n + first) * r + num_lanes,  # coefficients, and a delta, turned
+    )
+    return of_layers + sum(model.hidden) + depth * num_lanes + copies + num_lanes

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def test_no_module_imports_itself_through_others():
 
 
 def test_meta_imports_torch_and_the_standard_library_only():
-    allowed = {"torch", "collections", "dataclasses", "functools", "typing", "math"}
+    allowed = {"torch", *sys.stdlib_module_names}
     for path in (PACKAGE / "meta").rglob("*.py"):
         for name in imports(path):
             is_meta = name.startswith("greatmeta_dist.meta")

@@ -23,6 +23,7 @@ from greatmeta_dist.meta.factor_averages import FactorAverages
 from greatmeta_dist.meta.factors import FactorSizes
 from greatmeta_dist.meta.fast_weights import InnerLoop
 from greatmeta_dist.meta.model import Recommender
+from greatmeta_dist.meta.native import library
 from greatmeta_dist.meta.scheduler import Scheduler
 from greatmeta_dist.meta.step import MetaStep, StepSettings
 from greatmeta_dist.meta.weightings.balanced import Balanced
@@ -48,7 +49,7 @@ class Case:
         self, shape: Shape, form: str, num_users: int, device: torch.device, precision: str
     ):
         self.model = make_model(shape, form)
-        self.inner = InnerLoop(shape.num_steps, RATE)
+        self.inner = InnerLoop(shape.num_steps, RATE, is_native=library.is_available())
         self.batch = to_device(make_batch(shape, self.model, num_users), device)
         self.layers = self.model.init_layers(torch.Generator().manual_seed(0))
         generator = torch.Generator().manual_seed(1)

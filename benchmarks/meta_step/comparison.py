@@ -22,6 +22,7 @@ from benchmarks.meta_step.timing import median_seconds
 from greatmeta_dist.engine.embeddings import EmbeddingTable
 from greatmeta_dist.meta.batch import to_device
 from greatmeta_dist.meta.fast_weights import InnerLoop
+from greatmeta_dist.meta.native import library
 from greatmeta_dist.meta.weightings.uniform import Uniform
 
 PHASES = ("embed", "inner loop", "query", "factors", "scheduler", "outer update")
@@ -94,7 +95,7 @@ def compare_table_sizes(
     shape = SHAPES[1]
     model = make_model(shape, "paper")
     layers = model.init_layers(torch.Generator().manual_seed(0))
-    inner = InnerLoop(shape.num_steps, RATE)
+    inner = InnerLoop(shape.num_steps, RATE, is_native=library.is_available())
     calls, results = [], []
     for num_rows in table_sizes:
         scale = num_rows // shape.num_rows

@@ -38,8 +38,8 @@ class ClusterConfig:
     """torch threads of each worker. More workers use more cores better than more threads do, and
     threads are slow beside other busy processes."""
     adaptation: str = choice("native", ("native", "torch"))
-    """How users adapt on a CPU. ``native``: by compiled C code, where all workers have it. ``torch``:
-    by torch's operations, which takes longer. They agree but for rounding."""
+    """How users adapt on a CPU. ``native``: by compiled code, where all workers have it. ``torch``:
+    by torch's operations, which takes longer. Both agree but for rounding."""
     precision: str = choice("float32", ("float32", "tf32", "bf16"))
     """Precision of matrix products. ``tf32`` is faster than ``float32`` on GPUs, and rounds more.
     ``bf16`` computes the model, and only the model, in bfloat16."""

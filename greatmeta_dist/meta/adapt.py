@@ -17,7 +17,7 @@ from greatmeta_dist.meta.linear_gradients import LinearGradients
 from greatmeta_dist.meta.losses import loss_gradient, set_loss
 from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.native.library import suits
-from greatmeta_dist.meta.native.query import query_pass
+from greatmeta_dist.meta.native.query import predict, query_pass
 from greatmeta_dist.meta.native.row_layers import RowLayers
 from greatmeta_dist.meta.passes import backward, encoder_gradients, forward, modulation
 from greatmeta_dist.meta.row_gradients import row_gradients
@@ -161,6 +161,11 @@ def predict_query(
     inputs = batch_inputs(model, batch, rows)
     shared = SharedWeights(layers)
     fast = adapt_all(model, batch, inputs, shared, inner)
+    if inner.is_native and suits(model, inputs.query.x.rows):
+        unadapted, adapted = (
+            predict(model, batch, inputs.query, weights, inner) for weights in (shared, fast)
+        )
+        return unadapted, adapted
     unadapted = forward(model, inputs.query, shared).prediction
     return unadapted, forward(model, inputs.query, fast).prediction
 
@@ -198,7 +203,7 @@ def _pass(
 ) -> tuple[Tensor, dict[str, LinearGradients], InputGradients | None]:
     """The same, of A and of what the query sets give the model; as ``passes.backward``."""
     if inner.is_native and suits(model, query.x.rows):
-        return query_pass(model, batch, query, weights, inner.loss, to_inputs=to_inputs)
+        return query_pass(model, batch, query, weights, inner, to_inputs=to_inputs)
     record = forward(model, query, weights)
     d_prediction = loss_gradient(record.prediction, batch.query, inner.loss)
     grads, d_inputs = backward(model, record, d_prediction, weights, to_inputs=to_inputs)

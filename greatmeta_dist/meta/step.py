@@ -142,9 +142,7 @@ class MetaStep:
         ]
         with self.precision(rows[0]):
             gradients = [
-                unadapted_query_gradients(
-                    self.model, batch, batch_rows, layers_ahead, self.inner
-                )
+                unadapted_query_gradients(self.model, batch, batch_rows, layers_ahead, self.inner)
                 for batch, batch_rows in zip(batches, rows_ahead, strict=True)
             ]
         ones = [

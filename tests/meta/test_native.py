@@ -12,26 +12,34 @@ from random_tasks import make_tasks
 from greatmeta_dist.batching.collate import build_batch
 from greatmeta_dist.meta.adapt import predict_query, task_results
 from greatmeta_dist.meta.batch import TaskBatch
-from greatmeta_dist.meta.fast_weights import BucketDeltas, InnerLoop, SharedWeights
+from greatmeta_dist.meta.fast_weights import (
+    BucketDeltas,
+    DenseDelta,
+    InnerLoop,
+    LowRankDelta,
+    SharedWeights,
+)
 from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.native import library
 from greatmeta_dist.meta.native.row_layers import RowLayers
 from greatmeta_dist.meta.set_input import batch_inputs
 
 INNER = InnerLoop(3, 0.02)
-SHIPPED = {"context": "support", "has_kernel": True, "is_film_residual": True}
+CONTEXT = {"context": "support"}
+SHIPPED = {**CONTEXT, "has_kernel": True, "is_film_residual": True}
 FORMS = {
     "shipped": dict(hidden=(64, 64), embedding_dim=16, activation="tanh", **SHIPPED),
     "odd widths": dict(hidden=(7, 13, 5), embedding_dim=3, activation="tanh", **SHIPPED),
     "wide": dict(hidden=(70, 33), embedding_dim=7, activation="relu", **SHIPPED),
-    "one layer": dict(hidden=(6,), embedding_dim=4, activation="relu", context="own"),
-    "no encoder": dict(hidden=(6, 9), embedding_dim=4, activation="none", has_encoder=False),
-    "no kernel": dict(hidden=(10, 4), embedding_dim=8, activation="tanh", context="support"),
+    "one layer": {"hidden": (6,), "embedding_dim": 4, "activation": "relu", "context": "own"},
+    "no encoder": {"hidden": (6, 9), "embedding_dim": 4, "has_encoder": False},
+    "no kernel": dict(hidden=(10, 4), embedding_dim=8, activation="tanh", **CONTEXT),
+    "low-rank layers": dict(hidden=(150, 160), embedding_dim=4, activation="tanh", **SHIPPED),
     "own first layer": dict(hidden=(5, 6), embedding_dim=1, activation="tanh", **SHIPPED),
 }
 
 
-def made(form: str, *, longest=40, loss="mse", users=None, dtype=torch.float64, nonfinite=None):
+def made(form: str, *, longest=20, loss="mse", users=None, dtype=torch.float64, nonfinite=None):
     """A model, its layers and embedding rows, and a batch."""
     model = Recommender(2, 3, **FORMS[form])
     tasks = make_tasks(
@@ -97,17 +105,18 @@ def test_adaptation_matters_in_these_tests():
     assert float((unadapted[0] - read(*made_of, INNER)[0]).abs().max()) > 1e-2
 
 
-def test_both_forms_of_the_first_layer_are_tried():
+def test_both_forms_of_deltas_are_tried():
     kinds = set()
-    for form in ("shipped", "own first layer"):
+    for form in FORMS:
         model, layers, rows, batch = made(form)
         inputs = batch_inputs(model, batch, rows)
         shared = SharedWeights(layers)
         adapted = RowLayers(model, batch, inputs.supports, shared, INNER)
-        deltas = adapted.deltas()["hidden_1"]
-        parts = deltas.deltas if isinstance(deltas, BucketDeltas) else [deltas]
-        kinds |= {type(part) for part in parts}
-    assert len(kinds) == 2
+        for name, deltas in adapted.deltas().items():
+            parts = deltas.deltas if isinstance(deltas, BucketDeltas) else [deltas]
+            kinds |= {(name, type(part)) for part in parts}
+    for name in ("hidden_1", "hidden_2"):
+        assert {(name, LowRankDelta), (name, DenseDelta)} <= kinds
 
 
 @pytest.mark.parametrize("form", ["shipped", "odd widths", "own first layer"])

@@ -13,10 +13,11 @@ import torch
 from small_training import Lines, assert_same, final_state, small
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from greatmeta_dist.config import InnerConfig, SchedulerConfig
+from greatmeta_dist.config import ClusterConfig, InnerConfig, SchedulerConfig
 from greatmeta_dist.display import Display
 from greatmeta_dist.engine import checkpoint
 from greatmeta_dist.engine.communicator import Communicator
+from greatmeta_dist.meta.native import library, row_layers
 from greatmeta_dist.predict import Predictor
 from greatmeta_dist.training import loop
 from greatmeta_dist.training.history import History
@@ -62,6 +63,45 @@ def test_where_users_depend_on_their_batch_lanes_go_one_after_another_and_it_is_
     train(small(store, lanes=4), tmp_path / "apart", lines)
     assert sum("lanes are computed one after another" in line for line in lines.lines) == 1
     assert_same(final_state(tmp_path / "together"), final_state(tmp_path / "apart"))
+
+
+def trained_with(adaptation: str, store, run) -> tuple[Lines, dict[str, torch.Tensor]]:
+    lines = Lines()
+    config = replace(small(store), cluster=ClusterConfig(adaptation=adaptation))
+    train(config, run, lines)
+    return lines, final_state(run)
+
+
+def said_of_torch(lines: Lines) -> int:
+    return sum("users adapt by torch's operations" in line for line in lines.lines)
+
+
+def test_without_compiled_code_users_adapt_by_torch_and_it_is_said(tmp_path, store, monkeypatch):
+    lines, native = trained_with("native", store, tmp_path / "native")
+    assert not said_of_torch(lines)
+    lines, expected = trained_with("torch", store, tmp_path / "torch")
+    assert not said_of_torch(lines)
+    monkeypatch.setattr(library, "_library", lambda: None)
+    lines, found = trained_with("native", store, tmp_path / "without")
+    assert said_of_torch(lines) == 1
+    assert_same(found, expected)
+    assert not all(torch.equal(found[k], native[k]) for k in found)
+    for name, tensor in native.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-3)
+
+
+def test_compiled_code_that_is_wrong_is_not_used(tmp_path, store, monkeypatch):
+    _, expected = trained_with("torch", store, tmp_path / "torch")
+    original = library.inner_step
+
+    def wrong(work):
+        work.rate *= 1.1
+        original(work)
+
+    monkeypatch.setattr(row_layers, "inner_step", wrong)
+    lines, found = trained_with("native", store, tmp_path / "wrong")
+    assert said_of_torch(lines) == 1
+    assert_same(found, expected)
 
 
 def test_steps_in_which_nobody_counts_are_recorded(tmp_path, store):

@@ -2,7 +2,7 @@
 
 import ctypes
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from greatmeta_dist.meta.batch import RowSet
-from greatmeta_dist.meta.fast_weights import DenseDelta, LowRankDelta
+from greatmeta_dist.meta.fast_weights import DenseDelta, LowRankDelta, SharedWeights
+from greatmeta_dist.meta.layer_input import LayerInput
 from greatmeta_dist.meta.losses import Loss
 from greatmeta_dist.meta.model import Recommender
 from greatmeta_dist.meta.set_input import SetInput
@@ -21,6 +22,9 @@ VECTOR_BYTES = 64
 """The widest vectors that it uses, where the processor has them."""
 ACTIVATIONS = {"none": 0, "relu": 1, "tanh": 2}
 LOSSES: dict[Loss, int] = {"mse": 0, "bce": 1}
+
+OwnDelta = LowRankDelta | DenseDelta
+"""How far a layer has moved for each user of a bucket."""
 
 _int, _pointer = ctypes.c_int64, ctypes.c_void_p
 _pointers = ctypes.c_void_p * MOST_HIDDEN
@@ -62,27 +66,28 @@ class Sets(ctypes.Structure):
     )
 
 
+class Moved(ctypes.Structure):
+    _fields_ = (
+        ("num_rows", _int),
+        ("rows", _pointer),
+        ("scaled_delta", _pointer),
+        ("weight", _pointer),
+        ("shared", _pointer),
+        ("bias", _pointer),
+    )
+
+
 class Layers(ctypes.Structure):
     _fields_ = (
-        ("is_own", _int),
         ("weight", _pointers),
         ("bias", _pointers),
+        ("moved", Moved * MOST_HIDDEN),
+        ("num_steps", _int),
+        ("is_own", _int),
         ("output", _pointer),
         ("output_bias", _pointer),
         ("kernel", _pointer),
         ("kernel_shared", _pointer),
-    )
-
-
-class First(ctypes.Structure):
-    _fields_ = (
-        ("num_rows", _int),
-        ("rows", _pointer),
-        ("weights", _pointer),
-        ("scaled_delta", _pointer),
-        ("shared", _pointer),
-        ("weight", _pointer),
-        ("bias", _pointer),
     )
 
 
@@ -91,8 +96,6 @@ class InnerStep(ctypes.Structure):
         ("call", Call),
         ("sets", Sets),
         ("layers", Layers),
-        ("first", First),
-        ("is_first_step", _int),
         ("rate", ctypes.c_double),
         ("gram", _pointer),
     )
@@ -103,14 +106,14 @@ class Query(ctypes.Structure):
         ("call", Call),
         ("sets", Sets),
         ("layers", Layers),
-        ("first", First),
+        ("num_support_rows", _int),
+        ("support_weight", _pointer),
         ("prediction", _pointer),
         ("d_prediction", _pointer),
         ("d_total", _pointer),
         ("hidden", _pointers),
         ("delta", _pointers),
         ("delta_sum", _pointers),
-        ("first_weight", _pointer),
         ("mean", _pointer),
         ("d_rows", _pointer),
         ("d_shared", _pointer),
@@ -177,30 +180,29 @@ class Tensors:
     def call(
         self,
         model: Recommender,
-        x: Tensor,
-        num_shared: int,
+        x: LayerInput,
         loss: Loss,
         *,
         users: Tensor | None,
         num_users: int,
-        num_support_rows: int,
+        num_delta_rows: int,
     ) -> Call:
-        """``x`` [·, n, c] are the rows of users' sets."""
-        num_threads, num_rows = torch.get_num_threads(), x.shape[1]
-        size = _scratch_size(model, num_rows, num_support_rows, lanes(x))
-        scratch = x.new_empty(num_threads, size)
+        """``x`` [·, n, ·] are the rows of users' sets; ``num_delta_rows`` are the most rows of a
+        low-rank delta."""
+        like, num_threads = x.rows, torch.get_num_threads()
+        size = _scratch_size(model, like.shape[1], num_delta_rows, lanes(like))
         return Call(
-            is_double=x.dtype == torch.float64,
+            is_double=like.dtype == torch.float64,
             vector_bytes=VECTOR_BYTES,
             num_threads=num_threads,
-            scratch_bytes=size * x.element_size(),
-            scratch=self.pointer(scratch),
+            scratch_bytes=size * like.element_size(),
+            scratch=self.pointer(like.new_empty(num_threads, size)),
             activation=ACTIVATIONS[model.activation],
             loss=LOSSES[loss],
             num_hidden=len(model.hidden),
             width=(_int * MOST_HIDDEN)(*model.hidden),
-            num_columns=x.shape[2],
-            num_shared=num_shared,
+            num_columns=like.shape[2],
+            num_shared=x.num_shared or 0,
             num_users=num_users,
             users=self.pointer(users),
         )
@@ -220,34 +222,56 @@ class Tensors:
             first_output=self.pointer(first_output),
         )
 
-    def layers(self, layers: dict[str, DenseDelta], num_hidden: int, *, is_own: bool) -> Layers:
-        """All but the first."""
-        hidden = [layers.get(f"hidden_{k + 1}") for k in range(num_hidden)]
-        output, kernel = layers["output"], layers.get("kernel")
+    def layers(
+        self,
+        model: Recommender,
+        shared: SharedWeights,
+        deltas: dict[str, OwnDelta],
+        *,
+        num_steps: int,
+        num_shared: int | None,
+    ) -> Layers:
+        """``deltas`` are those of all row layers, after so many inner steps; or of none."""
+        hidden = [f"hidden_{k + 1}" for k in range(len(model.hidden))]
+        moved = [self._moved(deltas[name]) if deltas else Moved() for name in hidden]
+        output = deltas.get("output") or DenseDelta(
+            shared.weight("output", None), shared.bias("output")
+        )
+        kernel = deltas.get("kernel")
+        if model.has_kernel and kernel is None:
+            kernel = DenseDelta(shared.weight("kernel", num_shared), None)
+        assert isinstance(output, DenseDelta)
+        assert kernel is None or isinstance(kernel, DenseDelta)
         return Layers(
-            is_own=is_own,
-            weight=self.pointers([layer.weight.rows if layer else None for layer in hidden]),
-            bias=self.pointers([layer.bias if layer else None for layer in hidden]),
+            weight=self.pointers([shared.layers[f"{name}.weight"] for name in hidden]),
+            bias=self.pointers([shared.bias(name) for name in hidden]),
+            moved=(Moved * MOST_HIDDEN)(*moved),
+            num_steps=num_steps,
+            is_own=bool(deltas),
             output=self.pointer(output.weight.rows),
             output_bias=self.pointer(output.bias),
             kernel=self.pointer(kernel.weight.rows if kernel else None),
             kernel_shared=self.pointer(kernel.weight.shared if kernel else None),
         )
 
-    def first(self, moved: LowRankDelta | DenseDelta, row_weight: Tensor) -> First:
-        """``row_weight`` [b, r] is that of the supports that the layer moved by."""
-        if isinstance(moved, DenseDelta):
-            return First(
-                shared=self.pointer(moved.weight.shared),
-                weight=self.pointer(moved.weight.rows),
-                bias=self.pointer(moved.bias),
+    def _moved(self, delta: OwnDelta) -> Moved:
+        if isinstance(delta, DenseDelta):
+            return Moved(
+                weight=self.pointer(delta.weight.rows),
+                shared=self.pointer(delta.weight.shared),
+                bias=self.pointer(delta.bias),
             )
-        return First(
-            num_rows=row_weight.shape[1],
-            rows=self.pointer(moved.inputs.rows),
-            weights=self.pointer(row_weight),
-            scaled_delta=self.pointer(moved.scaled_delta),
+        return Moved(
+            num_rows=delta.scaled_delta.shape[1],
+            rows=self.pointer(delta.inputs.rows),
+            scaled_delta=self.pointer(delta.scaled_delta),
         )
+
+
+def num_delta_rows(deltas: Iterable[OwnDelta]) -> int:
+    """The most rows of a low-rank delta."""
+    rows = [d.scaled_delta.shape[1] for d in deltas if isinstance(d, LowRankDelta)]
+    return max(rows, default=0)
 
 
 def lanes(like: Tensor) -> int:
@@ -260,18 +284,21 @@ def filled_up(count: int, like: Tensor) -> int:
     return -(-count // lanes(like)) * lanes(like)
 
 
-def _scratch_size(model: Recommender, n: int, r: int, num_lanes: int) -> int:
-    """Numbers that a thread needs, for sets of n rows and supports of r, each filled up to whole
+def _scratch_size(model: Recommender, n: int, m: int, num_lanes: int) -> int:
+    """Numbers that a thread needs, for sets of n rows and deltas of m, each filled up to whole
     vectors."""
     first, widest, depth = model.hidden[0], max(model.hidden), len(model.hidden)
     columns = model.num_item_fields * model.embedding_dim
-    n, r = n + num_lanes, r + num_lanes
+    widest_in = max(columns, widest)
+    n, m = n + num_lanes, m + num_lanes
     of_layers = 3 * n * (sum(model.hidden) + depth * num_lanes) + 2 * n
     copies = max(
-        first * (columns + 1) + num_lanes,  # a first layer of one's own, turned
+        first * (columns + 1),  # a first layer of one's own, turned
+        first + (columns + 2 * first) * n,  # or its rows, and what it makes of them
         widest * widest,  # another layer, turned
-        columns * max(n, r),  # rows, turned
-        columns * n + r * n,  # the same, and a Gram matrix
-        (n + first) * r + num_lanes,  # coefficients, and a delta, turned
+        3 * widest * n,  # or its rows, and what it makes of them
+        columns * n,  # rows, turned
+        widest_in * n + m * n,  # the same, and what a delta's rows make of them
+        widest * m + n * m,  # a delta, turned, and its coefficients
     )
-    return of_layers + sum(model.hidden) + depth * num_lanes + copies + num_lanes
+    return of_layers + sum(model.hidden) + (depth + 5) * num_lanes + copies

@@ -6,16 +6,14 @@ from torch import Tensor
 from greatmeta_dist.meta.batch import SupportBucket, TaskBatch
 from greatmeta_dist.meta.fast_weights import (
     BucketDeltas,
-    DenseDelta,
     FastWeights,
-    LowRankDelta,
+    InnerLoop,
     SharedWeights,
 )
 from greatmeta_dist.meta.layer_input import LayerInput
 from greatmeta_dist.meta.linear_gradients import LinearGradients
-from greatmeta_dist.meta.losses import Loss
 from greatmeta_dist.meta.model import ONE_ROW_LAYERS, Recommender
-from greatmeta_dist.meta.native.library import First, Query, Tensors, query
+from greatmeta_dist.meta.native.library import OwnDelta, Query, Tensors, num_delta_rows, query
 from greatmeta_dist.meta.passes import encoder_gradients, modulation
 from greatmeta_dist.meta.set_input import InputGradients, SetInput
 
@@ -25,7 +23,7 @@ def query_pass(
     batch: TaskBatch,
     given: SetInput,
     weights: SharedWeights | FastWeights,
-    loss: Loss,
+    inner: InnerLoop,
     *,
     to_inputs: bool,
 ) -> tuple[Tensor, dict[str, LinearGradients], InputGradients | None]:
@@ -34,60 +32,61 @@ def query_pass(
 
     ``given`` is what the query sets give the model. Weights that moved were adapted in C.
     """
-    is_moved = isinstance(weights, FastWeights) and bool(weights.deltas)
-    shared = weights.shared if isinstance(weights, FastWeights) else weights
     inputs: dict[str, LayerInput] = {}
     film = None
     if given.context is not None:
         film = modulation(model, given.context, weights, inputs).squeeze(1)
     results = _Results(model, given, film, to_inputs=to_inputs)
-    tensors = Tensors()
-    layers = _others(model, weights, given.x.num_shared)
-    for bucket, moved in _buckets(batch, weights) if is_moved else [(None, None)]:
-        first, users, num_support_rows = First(), None, 0
-        num_users = batch.num_users
-        if bucket is not None and moved is not None:
-            first, users = tensors.first(moved, bucket.rows.row_weight), bucket.users
-            num_users, num_support_rows = bucket.rows.row_weight.shape
-        work = Query(
-            call=tensors.call(
-                model,
-                given.x.rows,
-                given.x.num_shared or 0,
-                loss,
-                users=users,
-                num_users=num_users,
-                num_support_rows=num_support_rows,
-            ),
-            sets=tensors.sets(given, batch.query, shared.apply("hidden_1", given.x)),
-            layers=tensors.layers(layers, len(model.hidden), is_own=is_moved),
-            first=first,
-            first_weight=tensors.pointer(shared.layers["hidden_1.weight"]),
-            **results.pointers(tensors),
-        )
-        work.sets.film = tensors.pointer(film)
-        work.sets.d_film = tensors.pointer(results.d_film)
-        query(work)
+    _run(model, batch, given, weights, inner, film, results)
     return _gradients(model, given, weights, inputs, results)
+
+
+def predict(
+    model: Recommender,
+    batch: TaskBatch,
+    given: SetInput,
+    weights: SharedWeights | FastWeights,
+    inner: InnerLoop,
+) -> Tensor:
+    """The predictions [B, n] alone."""
+    film = None
+    if given.context is not None:
+        film = modulation(model, given.context, weights, {}).squeeze(1)
+    results = _Results(model, given, None, to_inputs=False, has_gradients=False)
+    _run(model, batch, given, weights, inner, film, results)
+    return results.prediction
 
 
 class _Results:
     """What a pass writes."""
 
     def __init__(
-        self, model: Recommender, given: SetInput, film: Tensor | None, *, to_inputs: bool
+        self,
+        model: Recommender,
+        given: SetInput,
+        film: Tensor | None,
+        *,
+        to_inputs: bool,
+        has_gradients: bool = True,
     ):
         x = given.x.rows
         num_users, num_rows, num_columns = x.shape
         num_shared = given.x.num_shared or 0
         self.prediction = x.new_empty(num_users, num_rows)
-        self.d_prediction = x.new_empty(num_users, num_rows)
+        self.d_prediction, self.d_total = None, None
+        self.hidden: list[Tensor] = []
+        self.delta: list[Tensor] = []
+        self.delta_sum: list[Tensor] = []
+        self.d_film = None
+        self.mean, self.d_rows, self.d_shared, self.d_mean = None, None, None, None
+        if not has_gradients:
+            return
+        self.d_prediction = torch.empty_like(self.prediction)
         self.d_total = x.new_empty(num_users, 1)
         self.hidden = [x.new_empty(num_users, num_rows, width) for width in model.hidden]
-        self.delta = [x.new_empty(num_users, num_rows, width) for width in model.hidden]
+        self.delta = [torch.empty_like(hidden) for hidden in self.hidden]
         self.delta_sum = [x.new_empty(num_users, width) for width in model.hidden]
         self.d_film = None if film is None else torch.empty_like(film)
-        self.mean, self.d_rows, self.d_shared, self.d_mean = None, None, None, None
         if not to_inputs:
             return
         self.d_rows = x.new_empty(num_users, num_rows, num_columns)
@@ -106,34 +105,58 @@ class _Results:
         }
 
 
-def _buckets(
+def _run(
+    model: Recommender,
+    batch: TaskBatch,
+    given: SetInput,
+    weights: SharedWeights | FastWeights,
+    inner: InnerLoop,
+    film: Tensor | None,
+    results: _Results,
+) -> None:
+    """Write ``results``, bucket by bucket where layers have moved, else at once."""
+    tensors, x = Tensors(), given.x
+    shared = weights.shared if isinstance(weights, FastWeights) else weights
+    pointers = results.pointers(tensors)
+    for bucket, deltas in _by_bucket(batch, weights):
+        rows = None if bucket is None else bucket.rows.row_weight
+        work = Query(
+            call=tensors.call(
+                model,
+                x,
+                inner.loss,
+                users=None if bucket is None else bucket.users,
+                num_users=batch.num_users if rows is None else len(rows),
+                num_delta_rows=num_delta_rows(deltas.values()),
+            ),
+            sets=tensors.sets(given, batch.query, shared.apply("hidden_1", x)),
+            layers=tensors.layers(
+                model, shared, deltas, num_steps=inner.num_steps, num_shared=x.num_shared
+            ),
+            num_support_rows=0 if rows is None else rows.shape[1],
+            support_weight=tensors.pointer(rows),
+            **pointers,
+        )
+        work.sets.film = tensors.pointer(film)
+        work.sets.d_film = tensors.pointer(results.d_film)
+        query(work)
+
+
+def _by_bucket(
     batch: TaskBatch, weights: SharedWeights | FastWeights
-) -> list[tuple[SupportBucket, LowRankDelta | DenseDelta]]:
-    """The length buckets, and how far each one's first layers have moved."""
-    assert isinstance(weights, FastWeights)
-    moved = weights.deltas["hidden_1"]
-    if isinstance(moved, BucketDeltas):
-        return moved.buckets()
-    return [(batch.supports[0], moved)]
-
-
-def _others(
-    model: Recommender, weights: SharedWeights | FastWeights, num_shared: int | None
-) -> dict[str, DenseDelta]:
-    """All row layers but the first: each user's, or the shared ones."""
-    layers: dict[str, DenseDelta] = {}
-    for name in model.layers:
-        if name in (*ONE_ROW_LAYERS, "hidden_1"):
-            continue
-        if isinstance(weights, FastWeights) and weights.deltas:
-            moved = weights.deltas[name]
-            assert isinstance(moved, DenseDelta)
-            layers[name] = moved
-        else:
-            shared = weights.shared if isinstance(weights, FastWeights) else weights
-            cut = shared.weight(name, num_shared if name == "kernel" else None)
-            layers[name] = DenseDelta(cut, shared.bias(name))
-    return layers
+) -> list[tuple[SupportBucket | None, dict[str, OwnDelta]]]:
+    """Each length bucket, and how far its users' row layers have moved; one entry where none
+    has."""
+    if isinstance(weights, SharedWeights) or not weights.deltas:
+        return [(None, {})]
+    of_rows = {k: v for k, v in weights.deltas.items() if k not in ONE_ROW_LAYERS}
+    return [
+        (
+            bucket,
+            {k: v.deltas[at] if isinstance(v, BucketDeltas) else v for k, v in of_rows.items()},
+        )
+        for at, bucket in enumerate(batch.supports)
+    ]
 
 
 def _gradients(
@@ -157,6 +180,8 @@ def _gradients(
             results.delta[k], results.delta_sum[k], value, True, (model.hidden[k],)
         )
         value = LayerInput(hidden)
+    assert results.d_prediction is not None
+    assert results.d_total is not None
     delta = results.d_prediction.unsqueeze(2)
     grads["output"] = LinearGradients(delta, results.d_total, value, True, (1,))
     if given.kernel_input is not None:

@@ -30,7 +30,7 @@ typedef struct {
     const int64_t *users; /* [b] which of the batch's users they are; NULL: all, in order */
 } Call;
 
-/* Users' sets; the first dimension of all is `num_sets`. */
+/* Users' sets; the first dimension is that of `Call`'s users, or of the batch. */
 typedef struct {
     int64_t num_rows;          /* n */
     const void *rows;          /* [., n, c] */
@@ -45,52 +45,53 @@ typedef struct {
     void *d_film;              /* [B, F] dL/dfilm; written */
 } Sets;
 
-/* The layers but the first, each user's own or the same for all. */
+/* How far a hidden layer has moved for each user: as a sum of c_r v_r' over rows r, which is not
+   formed, or as a copy of the layer. All NULL where it has not moved. `in` leaves shared columns
+   out, which only the first layer has. */
 typedef struct {
-    int64_t is_own;            /* whether there is a first dimension of B users */
-    void *weight[MOST_HIDDEN]; /* [B, h, in]; none of the first layer */
-    void *bias[MOST_HIDDEN];   /* [B, h]; none of the first layer */
-    void *output;              /* [B, h of the last] */
-    void *output_bias;         /* [B] */
-    void *kernel;              /* [B, c]; NULL without kernel */
-    void *kernel_shared;       /* [B, k] */
+    int64_t num_rows;   /* R, for how many rows there is room */
+    void *rows;         /* [b, R, in] v_r; in the first layer those of the support */
+    void *scaled_delta; /* [b, R, h] c_r */
+    void *weight;       /* [b, h, in] the copy */
+    void *shared;       /* [b, h, k] its shared columns */
+    void *bias;         /* [b, h] */
+} Moved;
+
+typedef struct {
+    const void *weight[MOST_HIDDEN]; /* [h, in], the same for all; of the first [h_1, k + c] */
+    const void *bias[MOST_HIDDEN];   /* [h]; none of the first, whose `first_output` has it */
+    Moved moved[MOST_HIDDEN];
+    int64_t num_steps; /* inner steps that moved them */
+    int64_t is_own;    /* whether what follows has a first dimension of b users */
+    void *output;      /* [., h of the last] */
+    void *output_bias; /* [.] */
+    void *kernel;      /* [., c]; NULL without kernel */
+    void *kernel_shared; /* [., k] */
 } Layers;
 
-/* How the first layer has moved: as rows of its delta, or as a copy for each user. */
-typedef struct {
-    int64_t num_rows;    /* r */
-    const void *rows;    /* [b, r, c] that the layer moved by */
-    const void *weights; /* [b, r] their weights */
-    void *scaled_delta;  /* [b, r, h_1]; NULL where it is a copy, or has not moved */
-    void *shared;        /* [b, h_1, k] the copy; NULL where it is none */
-    void *weight;        /* [b, h_1, c] */
-    void *bias;          /* [b, h_1] */
-} First;
-
-/* One inner step on the supports of a bucket: `sets` has b entries. All `layers` are own. */
+/* One inner step on the supports of a bucket: `sets` has b entries. */
 typedef struct {
     Call call;
     Sets sets;
     Layers layers;
-    First first;
-    int64_t is_first_step;
     double rate;
     void *gram; /* [b, r, r, filled up to whole vectors] of the first layer's inputs, 1 added */
 } InnerStep;
 
-/* Passes forward and backward over the queries of a bucket's users: `sets` has B entries. */
+/* Passes over the queries of a bucket's users, forward, and backward where asked for: `sets` has B
+   entries, and so has what is written. */
 typedef struct {
     Call call;
     Sets sets;
     Layers layers;
-    First first;
+    int64_t num_support_rows;     /* r */
+    const void *support_weight;   /* [b, r] weights of the supports' rows; NULL: nothing moved */
     void *prediction;             /* [B, n] */
     void *d_prediction;           /* [B, n] */
     void *d_total;                /* [B] its sum */
     void *hidden[MOST_HIDDEN];    /* [B, n, h] */
-    void *delta[MOST_HIDDEN];     /* [B, n, h] dL/dz */
+    void *delta[MOST_HIDDEN];     /* [B, n, h] dL/dz; NULL where no gradient is asked for */
     void *delta_sum[MOST_HIDDEN]; /* [B, h] */
-    const void *first_weight;     /* [h_1, k + c] of the shared first layer */
     const void *mean;             /* [B, k + c] what the kernel multiplies rows with */
     void *d_rows;                 /* [B, n, c]; NULL where gradients of inputs are not asked for */
     void *d_shared;               /* [B, k] */

@@ -16,9 +16,16 @@ from greatmeta_dist.meta.fast_weights import (
     SharedWeights,
     most_low_rank_rows,
 )
-from greatmeta_dist.meta.layer_input import LayerWeight
+from greatmeta_dist.meta.layer_input import LayerInput, LayerWeight
 from greatmeta_dist.meta.model import ONE_ROW_LAYERS, Recommender
-from greatmeta_dist.meta.native.library import InnerStep, Tensors, filled_up, inner_step
+from greatmeta_dist.meta.native.library import (
+    InnerStep,
+    OwnDelta,
+    Tensors,
+    filled_up,
+    inner_step,
+    num_delta_rows,
+)
 from greatmeta_dist.meta.set_input import SetInput
 
 
@@ -36,15 +43,9 @@ class RowLayers:
         shared: SharedWeights,
         inner: InnerLoop,
     ):
-        num_shared = supports[0].x.num_shared
         self._batch = batch
-        self._others: dict[str, DenseDelta] = {
-            name: _copies(shared, name, batch.num_users, num_shared if name == "kernel" else None)
-            for name in model.layers
-            if name not in (*ONE_ROW_LAYERS, "hidden_1")
-        }
         self._buckets = [
-            _Bucket(model, bucket, support, shared, inner, self._others)
+            _Bucket(model, bucket, support, shared, inner)
             for bucket, support in zip(batch.supports, supports, strict=True)
         ]
 
@@ -60,10 +61,12 @@ class RowLayers:
 
     def deltas(self) -> dict[str, Delta]:
         """How far every layer has moved."""
-        first = [bucket.first for bucket in self._buckets]
+        by_bucket = [bucket.deltas for bucket in self._buckets]
+        if len(by_bucket) == 1:
+            return dict(by_bucket[0])
         return {
-            "hidden_1": first[0] if len(first) == 1 else BucketDeltas(first, self._batch),
-            **self._others,
+            name: BucketDeltas([deltas[name] for deltas in by_bucket], self._batch)
+            for name in by_bucket[0]
         }
 
 
@@ -77,35 +80,31 @@ class _Bucket:
         support: SetInput,
         shared: SharedWeights,
         inner: InnerLoop,
-        others: dict[str, DenseDelta],
     ):
-        x, width = support.x, model.hidden[0]
-        num_users, num_rows, _ = x.rows.shape
-        most = most_low_rank_rows(x.width, width, inner.num_steps, is_fixed=True)
-        self.first: LowRankDelta | DenseDelta
-        """How far the first layer has moved."""
+        x = support.x
+        self.deltas = {
+            name: _unmoved(model, name, support, shared, inner)
+            for name in model.layers
+            if name not in ONE_ROW_LAYERS
+        }
         gram = None
-        if num_rows <= most:
-            self.first = LowRankDelta(x.rows.new_zeros(num_users, num_rows, width), x, True)
-            if inner.num_steps > 1:
-                gram = x.rows.new_empty(num_users, num_rows, filled_up(num_rows, x.rows))
-        else:
-            self.first = _copies(shared, "hidden_1", num_users, x.num_shared)
+        if isinstance(self.deltas["hidden_1"], LowRankDelta) and inner.num_steps > 1:
+            num_users, num_rows, _ = x.rows.shape
+            gram = x.rows.new_empty(num_users, num_rows, filled_up(num_rows, x.rows))
         self._tensors = Tensors()
         self._work = InnerStep(
             call=self._tensors.call(
                 model,
-                x.rows,
-                x.num_shared or 0,
+                x,
                 inner.loss,
                 users=bucket.users,
-                num_users=num_users,
-                num_support_rows=num_rows,
+                num_users=len(x.rows),
+                num_delta_rows=num_delta_rows(self.deltas.values()),
             ),
             sets=self._tensors.sets(support, bucket.rows, shared.apply("hidden_1", x)),
-            layers=self._tensors.layers(others, len(model.hidden), is_own=True),
-            first=self._tensors.first(self.first, bucket.rows.row_weight),
-            is_first_step=True,
+            layers=self._tensors.layers(
+                model, shared, self.deltas, num_steps=0, num_shared=x.num_shared
+            ),
             rate=inner.learning_rate,
             gram=self._tensors.pointer(gram),
         )
@@ -115,12 +114,27 @@ class _Bucket:
         self._work.sets.film = self._tensors.pointer(film)
         self._work.sets.d_film = self._tensors.pointer(d_film)
         inner_step(self._work)
-        self._work.is_first_step = False
+        self._work.layers.num_steps += 1
 
 
-def _copies(
-    shared: SharedWeights, name: str, num_users: int, num_shared: int | None
-) -> DenseDelta:
+def _unmoved(
+    model: Recommender, name: str, support: SetInput, shared: SharedWeights, inner: InnerLoop
+) -> OwnDelta:
+    """A layer's delta before the first step, with room for all: low-rank where that is less."""
+    x, shape = support.x, model.layers[name]
+    num_users, num_rows, _ = x.rows.shape
+    is_fixed, num_out = name in ("hidden_1", "kernel"), sum(shape.splits)
+    most = most_low_rank_rows(shape.num_in, num_out, inner.num_steps, is_fixed=is_fixed)
+    if not name.startswith("hidden") or num_rows > most:
+        return _copies(shared, name, num_users, x.num_shared if is_fixed else None)
+    if is_fixed:
+        return LowRankDelta(x.rows.new_zeros(num_users, num_rows, num_out), x, shape.has_bias)
+    room = num_users, inner.num_steps * num_rows
+    rows = LayerInput(x.rows.new_zeros(*room, shape.num_in))
+    return LowRankDelta(x.rows.new_zeros(*room, num_out), rows, shape.has_bias)
+
+
+def _copies(shared: SharedWeights, name: str, num_users: int, num_shared: int | None) -> DenseDelta:
     """A copy of a layer for every user."""
     weight, bias = shared.weight(name, num_shared).of_each(num_users), shared.bias(name)
     common = None if weight.shared is None else _copy(weight.shared)

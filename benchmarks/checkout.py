@@ -75,7 +75,7 @@ def this_program(environ: Mapping[str, str] | None = None) -> Program:
 def check_out(commit: str, folder: Path, environ: Mapping[str, str] | None = None) -> Program:
     """Write the program of a commit into a new folder. The repository is left as it is.
 
-    Raises ``CalledProcessError`` where there is no such commit.
+    Raises ``CalledProcessError`` where there is no such commit, or it cannot be compiled.
     """
     command = [
         "git",
@@ -84,6 +84,8 @@ def check_out(commit: str, folder: Path, environ: Mapping[str, str] | None = Non
         "archive",
         "--format=tar",
         commit,
+        "pyproject.toml",
+        "README.md",
         "greatmeta_dist",
         "configs",
     ]
@@ -94,6 +96,10 @@ def check_out(commit: str, folder: Path, environ: Mapping[str, str] | None = Non
     # ``greatmeta_dist.configs`` is this folder by a line of pyproject.toml alone: without the link
     # Python would find the configs of the version that is installed.
     (folder / "greatmeta_dist" / "configs").symlink_to("../configs")
+    if (folder / "greatmeta_dist" / "meta" / "native").exists():
+        build = "from setuptools import setup; setup()"
+        command = [sys.executable, "-c", build, "-q", "build_ext", "--inplace"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return Program(commit, folder, dict(os.environ) if environ is None else environ)
 
 

@@ -46,16 +46,21 @@ class Group:
     program: Program
     workers: int
     threads: int
+    is_compiled: bool = True
+    """Whether users adapt by compiled code, in programs that have it."""
 
     @property
     def name(self) -> str:
-        return f"{self.program.name}, {self.workers} x {self.threads}"
+        program = self.program.name if self.is_compiled else f"{self.program.name} by torch"
+        return f"{program}, {self.workers} x {self.threads}"
 
     def words(self, users: int) -> list[str]:
         """Options of a training of so many users a step."""
         option = USERS_OPTION.get(self.program.name, "train.users_per_batch")
         threads = [f"cluster.threads={self.threads}", f"{option}={users}", NO_VALIDATION]
-        return threads if self.workers == 1 else [*threads, f"cluster.workers={self.workers}"]
+        form = [] if self.is_compiled else ["cluster.adaptation=torch"]
+        workers = [] if self.workers == 1 else [f"cluster.workers={self.workers}"]
+        return [*threads, *form, *workers]
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ def main() -> None:
         before, now = check_out(options.commit, work / "checkout", environ), this_program(environ)
         groups = [
             Group(before, 1, 1), Group(before, 1, 2),
+            Group(now, 1, 1, is_compiled=False),
             Group(now, 1, 1), Group(now, 1, 2), Group(now, 2, 1), Group(now, 4, 1),
         ]  # fmt: skip
         for source, program in itertools.product(sources, (before, now)):

@@ -1,6 +1,7 @@
 """The production meta step reproduces the traces of the authors' implementation."""
 
 import itertools
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,15 @@ def rename_scheduler(name: str) -> str:
     return f"{LSTM_NAMES[head]}.{rest}"
 
 
+@pytest.fixture(params=["native", "torch"], autouse=True)
+def adaptation(request, monkeypatch) -> None:
+    """Users adapt by compiled code, and by torch."""
+    monkeypatch.setattr(sys.modules[__name__], "IS_NATIVE", request.param == "native")
+
+
+IS_NATIVE = False
+
+
 class RecordedWeights(Coordinator):
     """Learns as ever, but lets θ move by the trace's own w*: the two trajectories stay together."""
 
@@ -144,7 +154,8 @@ class Run:
             outer_rate=2e-3,
             scheduler_rate=2e-3,
         )
-        step = MetaStep(model, InnerLoop(3, 2e-3), weighting, StepSettings(16, 2e-3))
+        inner = InnerLoop(3, 2e-3, is_native=IS_NATIVE)
+        step = MetaStep(model, inner, weighting, StepSettings(16, 2e-3))
         tasks, items = load_tasks(trace, first_row)
         self.loss, first, final, factors = [], [], [], []
         offsets = trace["batch_offsets"]

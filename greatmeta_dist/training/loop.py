@@ -160,9 +160,9 @@ class Training:
         if not self.worker.communicator.all_true(is_right):
             self.worker.adapt_by_torch()
             self.display.say(
-                "users adapt by torch's operations, which takes longer: not every worker has the "
-                "compiled code that agrees with them; greatmeta_dist compiles it where it is "
-                "installed with a C compiler (gcc)"
+                "users adapt by torch's operations, which takes longer: a worker lacks the compiled "
+                "code, or gets other results from it; installing greatmeta_dist where there is a C "
+                "compiler (gcc) compiles it"
             )
 
     def run(self, requests: Requests) -> dict[str, Any]:

@@ -162,15 +162,17 @@ def query(work: Query) -> None:
 
 
 class Tensors:
-    """Keeps tensors alive while structures point to them."""
+    """Keeps tensors alive while structures point to them; all are of one precision."""
 
-    def __init__(self) -> None:
+    def __init__(self, like: Tensor):
+        self._like = like
         self._kept: list[Tensor] = []
 
     def pointer(self, tensor: Tensor | None) -> int | None:
         if tensor is None:
             return None
         assert tensor.is_contiguous()
+        assert tensor.dtype in (self._like.dtype, torch.int64)
         self._kept.append(tensor)
         return tensor.data_ptr()
 

@@ -115,7 +115,7 @@ def _run(
     results: _Results,
 ) -> None:
     """Write ``results``, bucket by bucket where layers have moved, else at once."""
-    tensors, x = Tensors(), given.x
+    tensors, x = Tensors(given.x.rows), given.x
     shared = weights.shared if isinstance(weights, FastWeights) else weights
     pointers = results.pointers(tensors)
     for bucket, deltas in _by_bucket(batch, weights):

@@ -91,7 +91,7 @@ class _Bucket:
         if isinstance(self.deltas["hidden_1"], LowRankDelta) and inner.num_steps > 1:
             num_users, num_rows, _ = x.rows.shape
             gram = x.rows.new_empty(num_users, num_rows, filled_up(num_rows, x.rows))
-        self._tensors = Tensors()
+        self._tensors = Tensors(x.rows)
         self._work = InnerStep(
             call=self._tensors.call(
                 model,

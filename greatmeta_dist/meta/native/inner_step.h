@@ -13,7 +13,7 @@ static void P(first_layer)(const InnerStep *s, const P(user) *u, int64_t positio
     memcpy(first->z, (const real *)s->sets.first_output + position * r * h, n * h * sizeof(real));
     if (!is_moved)
         return;
-    const int64_t leading = (r + LANES - 1) / LANES * LANES;
+    const int64_t leading = P(filled_up)(r);
     P(matrix) gram = {part(s->gram, position, r * leading), leading, 1};
     P(add_product)(first->z, h, gram, first->scaled_delta, h, n, h, n, 1);
 }
@@ -65,14 +65,10 @@ static void P(move)(const P(user) *u, int64_t num_steps, real rate)
 static void P(make_gram)(const InnerStep *s, const P(user) *u, int64_t position, real *free)
 {
     const int64_t r = s->sets.num_rows, n = u->n, c = u->columns;
-    const int64_t leading = (r + LANES - 1) / LANES * LANES;
-    const int64_t padded = (n + LANES - 1) / LANES * LANES;
+    const int64_t leading = P(filled_up)(r), padded = P(filled_up)(n);
     real *gram = part(s->gram, position, r * leading);
     const real common = 1 + P(dot)(u->shared, u->shared, u->shared_columns);
-    for (int64_t j = 0; j < c; j++)
-        for (int64_t i = n; i < padded; i++)
-            free[j * padded + i] = 0;
-    P(transpose)(free, padded, u->x, n, c);
+    P(turn)(free, u->x, n, c);
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < padded; j++)
             gram[i * leading + j] = common;

@@ -74,7 +74,7 @@ static int64_t P(count_rows)(const real *row_weight, int64_t r)
 static real *P(take)(real **scratch, int64_t count)
 {
     real *taken = *scratch;
-    *scratch += (count + LANES - 1) / LANES * LANES;
+    *scratch += P(filled_up)(count);
     return taken;
 }
 
@@ -90,7 +90,7 @@ static void P(repeat)(real *to, const real *row, int64_t n, int64_t width)
 static void P(apply_layer)(real *z, const real *v, const real *weight, int64_t n, int64_t in,
                            int64_t out, real *free)
 {
-    const int64_t padded = (n + LANES - 1) / LANES * LANES;
+    const int64_t padded = P(filled_up)(n);
     if (padded * (in + out) >= in * out) {
         P(transpose)(free, out, weight, out, in);
         P(add_product)(z, out, (P(matrix)){v, in, 1}, free, out, n, out, in, 1);
@@ -98,10 +98,7 @@ static void P(apply_layer)(real *z, const real *v, const real *weight, int64_t n
     }
     real *turned = P(take)(&free, in * padded), *result = P(take)(&free, out * padded);
     real *back = P(take)(&free, out * padded);
-    for (int64_t j = 0; j < in; j++)
-        for (int64_t i = n; i < padded; i++)
-            turned[j * padded + i] = 0;
-    P(transpose)(turned, padded, v, n, in);
+    P(turn)(turned, v, n, in);
     memset(result, 0, out * padded * sizeof(real));
     P(add_product)(result, padded, (P(matrix)){weight, in, 1}, turned, padded, out, padded, in, 1);
     P(transpose)(back, out, result, out, padded);
@@ -113,12 +110,9 @@ static void P(add_low_rank)(const P(layer) *layer, const real *v, int64_t n, rea
                             real *free)
 {
     const int64_t in = layer->in, out = layer->out, m = layer->m;
-    const int64_t padded = (n + LANES - 1) / LANES * LANES;
+    const int64_t padded = P(filled_up)(n);
     real *gram = P(take)(&free, m * padded); /* [m, n] */
-    for (int64_t j = 0; j < in; j++)
-        for (int64_t i = n; i < padded; i++)
-            free[j * padded + i] = 0;
-    P(transpose)(free, padded, v, n, in);
+    P(turn)(free, v, n, in);
     for (int64_t j = 0; j < m * padded; j++)
         gram[j] = common;
     P(add_product)(gram, padded, (P(matrix)){layer->rows, in, 1}, free, padded, m, padded, in, 1);
@@ -130,12 +124,9 @@ static void P(add_low_rank)(const P(layer) *layer, const real *v, int64_t n, rea
 static void P(through_low_rank)(const P(layer) *layer, real *d_v, int64_t n, real *free)
 {
     const int64_t in = layer->in, out = layer->out, m = layer->m;
-    const int64_t padded = (m + LANES - 1) / LANES * LANES;
+    const int64_t padded = P(filled_up)(m);
     real *coefficients = P(take)(&free, n * padded); /* [n, m] */
-    for (int64_t j = 0; j < out; j++)
-        for (int64_t i = m; i < padded; i++)
-            free[j * padded + i] = 0;
-    P(transpose)(free, padded, layer->scaled_delta, m, out);
+    P(turn)(free, layer->scaled_delta, m, out);
     memset(coefficients, 0, n * padded * sizeof(real));
     P(add_product)(coefficients, padded, (P(matrix)){layer->delta, out, 1}, free, padded, n, padded,
                    out, 1);

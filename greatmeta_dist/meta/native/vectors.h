@@ -170,6 +170,22 @@ static void P(transpose)(real *to, int64_t to_row, const real *from, int64_t row
             to[j * to_row + i] = from[i * columns + j];
 }
 
+/* A number of numbers, up to whole vectors. */
+INLINE int64_t P(filled_up)(int64_t count)
+{
+    return (count + LANES - 1) / LANES * LANES;
+}
+
+/* to [columns, rows filled up] from [rows, columns], with zeros behind. */
+static void P(turn)(real *to, const real *from, int64_t rows, int64_t columns)
+{
+    const int64_t padded = P(filled_up)(rows);
+    for (int64_t j = 0; j < columns; j++)
+        for (int64_t i = rows; i < padded; i++)
+            to[j * padded + i] = 0;
+    P(transpose)(to, padded, from, rows, columns);
+}
+
 INLINE real P(dot)(const real *a, const real *b, int64_t n)
 {
     vector sums = {0};

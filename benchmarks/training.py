@@ -139,7 +139,7 @@ def summary(measurements: list[Measurement], groups: list[Group]) -> list[dict[s
     mib = {(m.store, m.users, m.group, m.round): m.mib for m in measurements}
     cases = sorted({(m.store, m.users) for m in measurements}, reverse=True)
     rounds = sorted({m.round for m in measurements})
-    before, _, alone, *_ = groups
+    before, _, _, alone, *_ = groups
     return [
         {
             "store": store,

@@ -11,8 +11,11 @@ import torch.distributed as dist
 
 from greatmeta_dist.config import ClusterConfig
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 """As malloc.h has them."""
+DEFAULT_MMAP_MAX = 65_536
+HEAP_ROOM = 512 << 20
+"""Bytes. They take no memory before they are written."""
 ALLOCATIONS_PER_COLLECTION = 100_000
 """Objects made, less those freed, before Python looks for cycles; its own default is 700."""
 
@@ -52,6 +55,23 @@ def _keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, 1 << 30)
         mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that older ones allow
+
+
+def make_heap_room() -> None:
+    """Before the first step: room in the heap for blocks above the allocator's threshold.
+
+    glibc maps such a block anew each time it is asked for, unless the heap has room for it. Sums of
+    64 lanes' rows are such blocks: clearing their pages was a third of a step.
+    """
+    libc = ctypes.CDLL(None)
+    mallopt = getattr(libc, "mallopt", None)
+    if mallopt is None:
+        return
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
+    libc.free.restype, libc.free.argtypes = None, (ctypes.c_void_p,)
+    mallopt(M_MMAP_MAX, 0)
+    libc.free(libc.malloc(HEAP_ROOM))
+    mallopt(M_MMAP_MAX, DEFAULT_MMAP_MAX)
 
 
 @contextmanager

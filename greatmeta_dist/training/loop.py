@@ -21,7 +21,7 @@ from greatmeta_dist.files import locked, write_json_atomically
 from greatmeta_dist.signals import StopRequest, noted_stop_signals
 from greatmeta_dist.storage.local_copy import local_folder
 from greatmeta_dist.training.build import Model, build_model
-from greatmeta_dist.training.device import rare_garbage_collection
+from greatmeta_dist.training.device import make_heap_room, rare_garbage_collection
 from greatmeta_dist.training.earlier_run import EarlierRun
 from greatmeta_dist.training.history import History
 from greatmeta_dist.training.nonfinite import NonfiniteUsers
@@ -160,9 +160,9 @@ class Training:
         if not self.worker.communicator.all_true(is_right):
             self.worker.adapt_by_torch()
             self.display.say(
-                "users adapt by torch's operations, which takes longer: a worker lacks the compiled "
-                "code, or gets other results from it; installing greatmeta_dist where there is a C "
-                "compiler (gcc) compiles it"
+                "users adapt by torch's operations, which takes longer: a worker lacks the "
+                "compiled code, or gets other results from it; installing greatmeta_dist where "
+                "there is a C compiler (gcc) compiles it"
             )
 
     def run(self, requests: Requests) -> dict[str, Any]:
@@ -208,6 +208,7 @@ class Training:
         its best, and from here on it does not need the other run.
         """
         steps = self.config.train.steps
+        make_heap_room()
         tracker = open_tracker(self.run_folder, self.config, self.worker, start=start)
         with (
             closing(tracker),

@@ -16,7 +16,7 @@ from greatmeta_dist.engine import batch_invariance
 from greatmeta_dist.meta.padding import Padding
 from greatmeta_dist.options.compose import compose_config
 
-MAX_OPERATIONS = {"native": 1100, "torch": 1500}
+MAX_OPERATIONS = {"native": 1000, "torch": 1500}
 """Of torch, by how users adapt, in a step of the shipped form with up to two length buckets,
 whatever the number of lanes."""
 PRIORS = (

@@ -166,8 +166,9 @@ class Worker:
     def is_native_right(self, batch: StepBatch) -> bool:
         """Whether the compiled code is here and adapts users as torch does, but for rounding; also
         where neither this model nor this device uses it."""
-        if not library.suits(self.model, self.layers.flat):
-            return True
+        with self._step.precision(self.layers.flat):
+            if not library.suits(self.model, self.layers.flat):
+                return True
         if not self.inner.is_native:
             return False
         here = to_device(batch, self.device)

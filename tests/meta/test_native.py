@@ -1,6 +1,7 @@
 """Users adapt by compiled code as by torch, alone or among others; ``test_step.py`` compares both
 with a naive loop."""
 
+import ctypes
 import itertools
 from dataclasses import replace
 
@@ -82,6 +83,14 @@ def test_it_was_compiled():
     assert library.is_available()
 
 
+def test_code_of_other_structures_is_not_used(monkeypatch):
+    class Query(ctypes.Structure):
+        _fields_ = (*library.Query._fields_, ("more", ctypes.c_int64))
+
+    monkeypatch.setattr(library, "Query", Query)
+    assert library._library.__wrapped__() is None
+
+
 @pytest.mark.parametrize("vector_bytes", [16, 32, 64])
 @pytest.mark.parametrize("loss", ["mse", "bce"])
 @pytest.mark.parametrize("form", FORMS)
@@ -135,13 +144,13 @@ def test_a_user_alone_adapts_as_among_others_and_theta_stays(form):
 
 def test_threads_change_no_bit():
     native = replace(INNER, is_native=True)
-    made_of = made("shipped", dtype=torch.float32)
+    model, layers, rows, batch = made("shipped", dtype=torch.float32)
     before = torch.get_num_threads()
     try:
         found = []
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            found.append(predict_query(*made_of[:1], made_of[3], made_of[2], made_of[1], native)[1])
+            found.append(predict_query(model, batch, rows, layers, native)[1])
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found[0], found[1])
@@ -161,13 +170,12 @@ def test_what_is_not_finite_stays_with_its_user(activation, monkeypatch):
     assert torch.equal(found[others], expected[others])
 
 
-def test_large_inputs_of_tanh_do_not_overflow(monkeypatch):
+def test_large_inputs_of_tanh_do_not_overflow():
     model, layers, rows, batch = made("no kernel", dtype=torch.float32)
     layers["hidden_1.weight"] = layers["hidden_1.weight"] * 1e4
-    made_of = (model, layers, rows, batch)
     inner = replace(INNER, learning_rate=1e-3)
     expected = predict_query(model, batch, rows, layers, inner)[1]
-    found = predict_query(*made_of[:1], batch, rows, layers, replace(inner, is_native=True))[1]
+    found = predict_query(model, batch, rows, layers, replace(inner, is_native=True))[1]
     assert expected.isfinite().all()
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 

@@ -123,14 +123,17 @@ class Query(ctypes.Structure):
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """None where it was not compiled, or for another machine."""
+    """None where it was not compiled, or for another machine, or from another version's source, as
+    an editable installation keeps it until it is made anew."""
     spec = importlib.util.find_spec(LIBRARY)
     if spec is None or spec.origin is None:
         return None
     try:
-        return ctypes.CDLL(spec.origin)
-    except OSError:
+        library = ctypes.CDLL(spec.origin)
+        sizes = library.greatmeta_inner_step_bytes(), library.greatmeta_query_bytes()
+    except (OSError, AttributeError):
         return None
+    return library if sizes == (ctypes.sizeof(InnerStep), ctypes.sizeof(Query)) else None
 
 
 def is_available() -> bool:

@@ -77,6 +77,11 @@ static void for_each_user(const Call *call, const void *work, of_user *function)
 #endif
 #define CHOOSE_OF(call, stem, kind) ((call)->is_double ? stem##_double_##kind : stem##_float_##kind)
 
+/* For the caller to see whether it means the same structures. */
+int64_t greatmeta_inner_step_bytes(void) { return sizeof(InnerStep); }
+
+int64_t greatmeta_query_bytes(void) { return sizeof(Query); }
+
 void greatmeta_inner_step(const InnerStep *step)
 {
     for_each_user(&step->call, step, CHOOSE(&step->call, inner_step));
